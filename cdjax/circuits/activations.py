@@ -1,5 +1,7 @@
 """What a model says and does at the answer position of each problem."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,15 +38,31 @@ def collect_answer_activations(
     dataset: Dataset,
     *,
     mesh: Mesh,
+    layers: tuple[int, ...] | None = None,
     batch_size: int = 512,
     description: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `answer_activations` of a whole data set on the host: `[N, V]` and `[N, L, F]`."""
+    """Returns `answer_activations` of a whole data set on the host: `[N, V]` and `[N, L, F]`.
+
+    With `layers` the neurons are those of these layers, `[N, len(layers), F]`.
+    """
     rows = {'tokens': dataset.tokens, 'lengths': dataset.lengths}
     return map_rows(
-        _answer_rows, model, rows, mesh=mesh, batch_size=batch_size, description=description
+        answer_rows(layers),
+        model,
+        rows,
+        mesh=mesh,
+        batch_size=batch_size,
+        description=description,
     )
 
 
-def _answer_rows(model, rows):
-    return answer_activations(model, rows['tokens'], rows['lengths'])
+@functools.lru_cache
+def answer_rows(layers: tuple[int, ...] | None):
+    """Returns the function of model and rows that `collect_answer_activations` maps."""
+
+    def rows_of(model, rows):
+        logits, neurons_BxLxF = answer_activations(model, rows['tokens'], rows['lengths'])
+        return logits, neurons_BxLxF if layers is None else neurons_BxLxF[:, jnp.array(layers)]
+
+    return rows_of

@@ -1,6 +1,7 @@
 """Latent classes of problems: an encoding from the model's own activations, and a classifier."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -63,35 +64,46 @@ def encode(
     return map_rows(function, model, {'tokens': dataset.tokens}, mesh=mesh, batch_size=batch_size)
 
 
+@functools.lru_cache
 def _encode_rows(layer: int, positions: tuple[int, ...]):
     """Returns the function that `map_rows` compiles, one and the same for equal arguments."""
-    key = layer, positions
-    if key not in _ENCODERS:
 
-        def encode_rows(model, rows):
-            _, activations = model(
-                rows['tokens'], capture=('residual',), positions=positions, logits_at=-1
-            )
-            residual_BxTxd = activations['residual'][layer].astype(jnp.float32)
-            return residual_BxTxd.reshape(residual_BxTxd.shape[0], -1)
+    def encode_rows(model, rows):
+        _, activations = model(
+            rows['tokens'], capture=('residual',), positions=positions, logits_at=-1
+        )
+        residual_BxTxd = activations['residual'][layer].astype(jnp.float32)
+        return residual_BxTxd.reshape(residual_BxTxd.shape[0], -1)
 
-        _ENCODERS[key] = encode_rows
-    return _ENCODERS[key]
+    return encode_rows
 
 
-_ENCODERS = {}
-
-
-def standardization(encoding_NxE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def standardization(features_NxE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean and the inverse deviation of each feature, float32 `[E]`, over N problems.
 
     A feature that does not vary (BOS, the equals sign) has inverse deviation 0: it is left out.
     """
-    mean = encoding_NxE.mean(axis=0, dtype=np.float64)
-    deviation = encoding_NxE.std(axis=0, dtype=np.float64)
+    mean, deviation = (np.empty(features_NxE.shape[1]) for _ in range(2))
+    for columns in _blocks(features_NxE):
+        block = features_NxE[:, columns].astype(np.float64)
+        mean[columns], deviation[columns] = block.mean(axis=0), block.std(axis=0)
     varies = deviation > 1e-5 * (np.abs(mean) + 1e-5)
     inverse = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0)
     return mean.astype(np.float32), inverse.astype(np.float32)
+
+
+def standardize(features_NxE: np.ndarray) -> None:
+    """Standardises features over N problems where they stand, in their own dtype."""
+    mean, inverse = standardization(features_NxE)
+    for columns in _blocks(features_NxE):
+        features_NxE[:, columns] = (features_NxE[:, columns] - mean[columns]) * inverse[columns]
+
+
+def _blocks(features_NxE: np.ndarray):
+    """Yields slices of columns: the neurons of a large model fill the host's memory once."""
+    width = max(2**23 // max(len(features_NxE), 1), 1)
+    for start in range(0, features_NxE.shape[1], width):
+        yield slice(start, start + width)
 
 
 class Classifier(nnx.Module):
@@ -113,7 +125,7 @@ class Classifier(nnx.Module):
 
 
 def straight_through_gumbel_softmax(
-    key: jax.Array, logits: jax.Array, temperature: float
+    noise: jax.Array, logits: jax.Array, temperature: float
 ) -> jax.Array:
     """Samples one-hot rows whose gradient is that of the relaxed sample.
 
@@ -121,14 +133,13 @@ def straight_through_gumbel_softmax(
     maximum, backward the gradient of y.
 
     Args:
-        key: PRNG key of the noise.
+        noise: float `[N, K]`, `jax.random.gumbel`.
         logits: float `[N, K]`.
         temperature: τ > 0.
 
     Returns:
         float32 `[N, K]`, one-hot rows.
     """
-    noise = jax.random.gumbel(key, logits.shape)
     soft = jax.nn.softmax((logits + noise) / temperature)
     hard = jax.nn.one_hot(jnp.argmax(soft, -1), logits.shape[-1])
     # In brackets, for `hard + soft - soft` is 1 up to rounding only.

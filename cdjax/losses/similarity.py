@@ -22,6 +22,7 @@ from cdjax.losses.numerics import (
     row_weights,
     safe_ratio,
     safe_sqrt,
+    unit_peak,
     unit_scale,
 )
 
@@ -44,25 +45,29 @@ CENTERINGS = (None, 'double', 'u')
 COMPARISONS = ('pearson', 'cosine', 'spearman')
 
 
+def _squared_distances(x: jax.Array) -> jax.Array:
+    """Returns the [N, N] squared distances of centred rows [N, P], about -1e-7 for equal ones."""
+    square = jnp.sum(jnp.square(x), axis=1)
+    return square[:, None] + square[None] - 2 * product('np,mp->nm', x, x)
+
+
 def _dissimilarity(x: jax.Array, weights: jax.Array, distance: str) -> jax.Array:
     """Returns the [N, N] matrix of pairwise dissimilarities of rows."""
-    x = (
-        center(x, weights)
-        if distance.endswith('euclidean')
-        else jnp.where(weights[:, None] > 0, x.astype(jnp.float32), 0.0)
-    )
+    if distance.endswith('euclidean'):
+        x, _ = unit_scale(center(x, weights))
+        squared = _squared_distances(x)
+        return squared if distance == 'sqeuclidean' else safe_sqrt(squared)
+    x = jnp.where(weights[:, None] > 0, x.astype(jnp.float32), 0.0)
     if distance == 'correlation':
         # A row that is constant over its features has no correlation: it is centred to zero.
         x = center(x.T, jnp.ones(x.shape[1], jnp.float32)).T
-    if distance in ('correlation', 'cosine'):
-        norms = safe_sqrt(jnp.sum(jnp.square(x), axis=1, keepdims=True))
-        x = safe_ratio(x, norms)
-        return 1 - product('np,mp->nm', x, x)
-    x, _ = unit_scale(x)
-    square = jnp.sum(jnp.square(x), axis=1)
-    squared = square[:, None] + square[None] - 2 * product('np,mp->nm', x, x)
-    # Rounding leaves about -1e-7 for equal rows; safe_sqrt takes anything below 0 as 0.
-    return squared if distance == 'sqeuclidean' else safe_sqrt(squared)
+    x = unit_peak(x)
+    norms = safe_sqrt(jnp.sum(jnp.square(x), axis=1, keepdims=True))
+    directions = center(safe_ratio(x, norms), weights)
+    # 1 - u·v = ½‖u - v‖² of unit rows, and centred: where all rows lie far from 0 in much the same
+    # direction every cosine is .999, and 1 - u·v keeps three digits. A zero row has cosine 0.
+    half_if_zero = jnp.where(norms > 0, 0.0, 0.5)
+    return _squared_distances(directions) / 2 + half_if_zero + half_if_zero.T
 
 
 def _double_center(matrix: jax.Array, weights: jax.Array) -> jax.Array:

@@ -87,11 +87,9 @@ def _batches(jitted, constants, rows, mesh, batch_size, description):
 
 @functools.lru_cache(maxsize=64)
 def _jitted(function, mesh):
-    # Replicated, so that each process holds the whole of a result.
-    return jax.jit(
-        lambda constants, rows, _: function(constants, rows),
-        out_shardings=NamedSharding(mesh, PartitionSpec()),
-    )
+    # One process reads the parts of a result where they lie; of several, each needs the whole.
+    everywhere = NamedSharding(mesh, PartitionSpec()) if jax.process_count() > 1 else None
+    return jax.jit(lambda constants, rows, _: function(constants, rows), out_shardings=everywhere)
 
 
 @functools.lru_cache(maxsize=64)
@@ -108,4 +106,4 @@ def _summed(function, mesh):
 
 
 def _fetch(x):
-    return np.asarray(x.addressable_data(0))
+    return np.asarray(x if x.is_fully_addressable else x.addressable_data(0))

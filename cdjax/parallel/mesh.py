@@ -40,6 +40,9 @@ REPLICATED_RULES: tuple[tuple[str, P], ...] = ((r'', P()),)
 
 Rules = Sequence[tuple[str, P]]
 
+# Arrays of a batch whose last axis counts neurons.
+_WIDE = re.compile(r'(neurons|activations)$')
+
 
 def path_name(path: tuple) -> str:
     """Returns the name of a leaf, keys joined by '.', for a key path of `jax.tree_util`.
@@ -177,16 +180,27 @@ def optimizer_shardings(
     )
 
 
-def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
-    """Returns the sharding of a batch array of rank `ndim`: rows over 'fsdp'."""
-    return NamedSharding(mesh, P(FSDP) if ndim else P())
+def batch_sharding(mesh: Mesh, name: str, shape: Sequence[int]) -> NamedSharding:
+    """Returns the sharding of one array of a batch: rows over 'fsdp', neurons over 'tensor'.
+
+    Args:
+        mesh: the mesh.
+        name: of the array in its batch; where it ends in `neurons` or `activations`, the last axis
+            counts neurons and is split over 'tensor'.
+        shape: of the array, rows first; () for a scalar, which is replicated.
+    """
+    if not shape:
+        return NamedSharding(mesh, P())
+    wide = len(shape) > 1 and _WIDE.search(name)
+    axes = (FSDP, *(None,) * (len(shape) - 2), TENSOR) if wide else (FSDP,)
+    return NamedSharding(mesh, _fitting(axes, shape, dict(mesh.shape)))
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Puts a batch on the mesh, rows over 'fsdp'; scalars are replicated.
+    """Puts a batch on the mesh as `batch_sharding` says.
 
     Every process holds the same global batch in host memory (batches are a pure function of
-    seed and step) and copies only the rows of its own devices to them.
+    seed and step) and copies only the part of its own devices to them.
 
     Args:
         batch: a pytree of arrays [B, ...], the same on every process.
@@ -198,20 +212,48 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     Raises:
         InputError: the number of rows does not divide over 'fsdp'.
     """
-    ways = mesh.shape[FSDP]
 
-    def put(leaf):
+    def put(path, leaf):
         if isinstance(leaf, jax.Array) and getattr(leaf.sharding, 'mesh', None) == mesh:
             return leaf
         shape = np.shape(leaf)
-        if shape and shape[0] % ways:
-            raise InputError(
-                f'a batch of {shape[0]} rows does not divide over the {ways} devices of mesh '
-                f'axis fsdp: choose a batch size that is a multiple of {ways}'
-            )
-        return _put(leaf, batch_sharding(mesh, len(shape)))
+        if shape:
+            check_batch(shape[0], mesh)
+        return _put(leaf, batch_sharding(mesh, path_name(path), shape))
 
-    return jax.tree.map(put, batch)
+    return jax.tree_util.tree_map_with_path(put, batch)
+
+
+def check_batch(rows: int, mesh: Mesh, *, microbatches: int = 1, name: str = 'batch_size') -> None:
+    """Raises InputError where a batch does not divide over the mesh, or a microbatch of it.
+
+    Args:
+        rows: of the batch.
+        mesh: the mesh.
+        microbatches: parts of the batch that are computed one after the other.
+        name: of the flag to name.
+    """
+    ways = mesh.shape[FSDP]
+    if rows % (ways * microbatches):
+        parts = f' in {microbatches} microbatches' if microbatches > 1 else ''
+        raise InputError(
+            f'{name}={rows}{parts} does not divide over the {ways} devices of mesh axis fsdp: '
+            f'choose a multiple of {ways * microbatches}'
+        )
+
+
+def split_neurons(tree: Any, mesh: Mesh) -> Any:
+    """Puts arrays that every process holds alike on the mesh, their last axis over 'tensor'.
+
+    For what has one entry a neuron and is no parameter: masks, means, the shift of an edit.
+    """
+
+    def put(leaf):
+        shape = np.shape(leaf)
+        axes = (*(None,) * (len(shape) - 1), TENSOR)
+        return _put(leaf, NamedSharding(mesh, _fitting(axes, shape, dict(mesh.shape))))
+
+    return jax.tree.map(put, tree)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -6,6 +6,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cdjax.errors import InputError
+
+
+def check_batch_size(batch_size: int, microbatches: int) -> None:
+    """Raises InputError unless a batch has rows that divide into its microbatches."""
+    if batch_size < 1:
+        raise InputError(f'batch_size={batch_size}: at least 1 problem a step is needed')
+    if microbatches < 1 or batch_size % microbatches:
+        raise InputError(
+            f'microbatches={microbatches} does not divide batch_size={batch_size}: choose one of '
+            f'{[n for n in range(1, batch_size + 1) if batch_size % n == 0]}'
+        )
+
 
 def accumulate_gradients(
     loss_and_grad: Callable[..., Any], microbatches: int
@@ -13,7 +26,8 @@ def accumulate_gradients(
     """Wraps a gradient function such that it sees a batch in parts, one after the other.
 
     Activations of one part are alive at a time. Where the loss is a mean over rows, the result
-    is that of the whole batch, up to the order of the sum.
+    is that of the whole batch, up to the order of the sum. A term that compares rows with each
+    other (CKA, similarity, usage) compares those of a part, and is averaged over the parts.
 
     Row r goes to part r mod `microbatches`: every device keeps the rows that it has.
 

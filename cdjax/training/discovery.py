@@ -7,7 +7,7 @@ the other, so that their circuits are paired by construction.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from cdjax.circuits.classifier import (
     Encoding,
     encode,
     standardization,
+    standardize,
     straight_through_gumbel_softmax,
 )
 from cdjax.circuits.masks import MaskGenerator, binarize
@@ -38,7 +39,9 @@ from cdjax.losses import (
     discovery_loss,
 )
 from cdjax.models import Llama
-from cdjax.parallel.mesh import TENSOR, replicate
+from cdjax.models.flops import forward_flops
+from cdjax.parallel.mesh import TENSOR, check_batch, replicate, split_neurons
+from cdjax.training.accumulation import accumulate_gradients, check_batch_size
 from cdjax.training.diagnostics import GradientReport, gradient_report
 from cdjax.training.loop import Point, TrainState, fit, init_state
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
@@ -73,6 +76,10 @@ class DiscoveryConfig:
         sparsity_from: part of the steps after which the sparsity term, which makes masks binary,
             is faded in.
         batch_size: problems a step.
+        microbatches: parts of a batch that are computed one after the other, in the memory of one;
+            similarity and usage then compare the problems of a part.
+        remat: what the backward pass through a model keeps, a key of
+            `cdjax.models.llama.REMAT_POLICIES`.
         seed: of the initial weights, of the order of the problems and of the Gumbel noise.
     """
 
@@ -88,6 +95,8 @@ class DiscoveryConfig:
     encoding: Encoding = dataclasses.field(default_factory=Encoding)
     sparsity_from: float = 0.5
     batch_size: int = 128
+    microbatches: int = 1
+    remat: str = 'none'
     seed: int = 0
 
     def __post_init__(self):
@@ -108,10 +117,13 @@ class DiscoveryConfig:
                 f'hidden={self.hidden} is below the {self.num_classes} classes, whose masks could '
                 f'then not differ freely: choose at least {self.num_classes}'
             )
-        if self.batch_size < 2 * self.num_classes:
+        check_batch_size(self.batch_size, self.microbatches)
+        least = 2 * self.num_classes * self.microbatches
+        if self.batch_size < least:
             raise InputError(
                 f'batch_size={self.batch_size} leaves classes without a pair of problems: choose '
-                f'at least {2 * self.num_classes} for {self.num_classes} classes'
+                f'at least {least} for {self.num_classes} classes in {self.microbatches} '
+                'microbatches'
             )
         if self.seed < 0:
             raise InputError(f'seed={self.seed} must not be negative')
@@ -158,6 +170,7 @@ def discover(
         InputError: a density that is less than one neuron, or prompts of several lengths.
         cdjax.training.diagnostics.GradientError: a weighted term that trains nothing.
     """
+    check_batch(config.batch_size, mesh, microbatches=config.microbatches)
     if classes is not None and classes.max() >= config.num_classes:
         raise ValueError(f'class {classes.max()} of {config.num_classes} classes')
     sizes = {
@@ -177,8 +190,9 @@ def discover(
         name: _build_store(model, learned, config, mesh, f'{description}: {name} activations')
         for name, model in models.items()
     }
+    fills = {name: neuron_means(model, learned, mesh=mesh) for name, model in models.items()}
     frozen = {
-        name: {'model': model, 'fill': jnp.asarray(neuron_means(model, learned, mesh=mesh))}
+        name: {'model': model, 'fill': split_neurons(fills[name], mesh)}
         for name, model in models.items()
     }
 
@@ -232,6 +246,7 @@ def discover(
         workdir=workdir,
         checkpoint_every=checkpoint_every,
         tokens_per_step=config.batch_size * learned.tokens.shape[1] * len(models),
+        flops_per_step=_useful_flops(models.values(), learned.tokens.shape[1], config),
     )
 
     # -- The artefact ---------------------------------------------------------------------------
@@ -253,7 +268,7 @@ def discover(
         circuits[name] = Circuit(
             masks=binarize(scores, sizes[name]),
             scores=scores,
-            fill=np.asarray(frozen[name]['fill']),
+            fill=fills[name],
             assignments=np.asarray(classes, np.int32),
             classifier=classifier,
             encoding=config.encoding,
@@ -275,33 +290,52 @@ def make_step(tx: optax.GradientTransformation, config: DiscoveryConfig):
     and `activations [B, D]`.
     """
 
+    def loss(params, batch, frozen, weights):
+        terms = discovery_terms(params, frozen, batch, config)
+        total = sum(weights.get(name, 0.0) * term for name, term in terms.items())
+        return total, terms
+
+    gradients = accumulate_gradients(jax.value_and_grad(loss, has_aux=True), config.microbatches)
+
     def step(state: TrainState, batch, frozen):
         key = jax.random.fold_in(state.key, state.step)
         weights = _faded(config, state.step)
 
-        def loss(params):
-            terms = discovery_terms(params, frozen, batch, key, config)
-            total = sum(weights.get(name, 0.0) * term for name, term in terms.items())
-            return total, terms
-
-        (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        batch = with_noise(batch, key, config)
+        (value, terms), grads = gradients(state.params, batch, frozen, weights)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {'loss': value, **terms, 'gradient': optax.global_norm(grads)}
+        metrics = {'loss': value, **terms, 'gradient': optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
     return step
 
 
-def discovery_terms(params, frozen, batch, key, config: DiscoveryConfig) -> dict[str, jax.Array]:
-    """Returns the terms of the objective before weighting, each the mean over the models."""
+def with_noise(batch, key: jax.Array, config: DiscoveryConfig):
+    """Returns the batch with the Gumbel `noise [B, K]` that samples its classes, where learned.
+
+    It is drawn for the whole batch, so that its microbatches sample what the whole would.
+    """
+    if 'classes' in batch:
+        return batch
+    shape = (len(batch['encoding']), config.num_classes)
+    return batch | {'noise': jax.random.gumbel(key, shape)}
+
+
+def discovery_terms(params, frozen, batch, config: DiscoveryConfig) -> dict[str, jax.Array]:
+    """Returns the terms of the objective before weighting, each the mean over the models.
+
+    Where classes are learned, `batch` is what `with_noise` returns.
+    """
     if 'classes' in batch:
         assignments_BxK = jax.nn.one_hot(batch['classes'], config.num_classes)
         probabilities_BxK = assignments_BxK
     else:
         logits_BxK = params['classifier'](batch['encoding'])
         probabilities_BxK = jax.nn.softmax(logits_BxK)
-        assignments_BxK = straight_through_gumbel_softmax(key, logits_BxK, config.temperature)
+        assignments_BxK = straight_through_gumbel_softmax(
+            batch['noise'], logits_BxK, config.temperature
+        )
 
     collected = []
     for name, generator in params['generators'].items():
@@ -325,7 +359,7 @@ def discovery_terms(params, frozen, batch, key, config: DiscoveryConfig) -> dict
             def answer(masks_BxLxF, model=model, fill_LxTxF=frozen[name]['fill']):
                 edits = {'neurons': keep_only(masks_BxLxF, fill_LxTxF[:, None])}
                 at = batch['lengths'] - 1
-                return model(batch['tokens'], edits=edits, logits_at=at)[0]
+                return model(batch['tokens'], edits=edits, logits_at=at, remat=config.remat)[0]
 
             _, terms = causal_discovery_loss(
                 store['activations'],
@@ -356,6 +390,18 @@ def _faded(config: DiscoveryConfig, step: jax.Array) -> dict[str, jax.Array]:
     return weights
 
 
+def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig) -> int | None:
+    """Returns the FLOPs of the ablated models in a step; None where the objective runs none.
+
+    Once forward, and once backward to the masks: frozen weights take no gradient.
+    """
+    if config.objective == 'published':
+        return None
+    passes = 2 if config.term_weights().completeness else 1
+    rows = config.batch_size
+    return sum(2 * passes * forward_flops(m.config, rows, length, logits=rows) for m in models)
+
+
 def _build_store(model, dataset, config, mesh, description) -> dict[str, np.ndarray]:
     """Returns what the frozen model says: `logits [N, V]` and `activations [N, D]`."""
     logits, neurons_NxLxF = collect_answer_activations(
@@ -363,8 +409,7 @@ def _build_store(model, dataset, config, mesh, description) -> dict[str, np.ndar
     )
     activations = neurons_NxLxF.reshape(len(dataset), -1)
     if config.objective == 'causal':
-        mean, inverse = standardization(activations)
-        activations = (activations - mean) * inverse
+        standardize(activations)
     return {'logits': logits, 'activations': activations}
 
 
@@ -383,11 +428,10 @@ def _check_gradients(params, frozen, batch, key, config: DiscoveryConfig) -> Gra
     if 'classifier' in params and config.num_classes > 1:
         reaches = {task: ('classifier', 'generators')}
     return gradient_report(
-        lambda params, frozen, batch, key: discovery_terms(params, frozen, batch, key, config),
+        lambda params, frozen, batch: discovery_terms(params, frozen, batch, config),
         params,
         frozen,
-        batch,
-        key,
+        with_noise(batch, key, config),
         task=task,
         weights=weights,
         allow_zero=allowed,

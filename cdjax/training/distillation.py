@@ -6,7 +6,7 @@ pays for the student alone.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -24,7 +24,13 @@ from cdjax.losses import ActivationPair, distillation_loss
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
-from cdjax.parallel.mesh import optimizer_shardings, parameter_shardings
+from cdjax.parallel.mesh import (
+    check_batch,
+    optimizer_shardings,
+    parameter_shardings,
+    split_neurons,
+)
+from cdjax.training.accumulation import accumulate_gradients, check_batch_size
 from cdjax.training.diagnostics import gradient_report
 from cdjax.training.loop import Point, TrainState, fit, init_state
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
@@ -40,6 +46,8 @@ class DistillationConfig:
         weight: λ of the alignment.
         temperature: T of the KD.
         batch_size: problems a step.
+        microbatches: parts of a batch that are computed one after the other, in the memory of one;
+            CKA then compares the problems of a part.
         seed: of a new student's weights and of the order of the problems.
         init_std: standard deviation of a new student's matrices. It decides whether a narrow
             student generalises from a small share (README, "Where students start").
@@ -51,6 +59,7 @@ class DistillationConfig:
     weight: float = 1.0
     temperature: float = 2.0
     batch_size: int = 256
+    microbatches: int = 1
     seed: int = 0
     init_std: float = 0.02
     compute_dtype: str = 'float32'
@@ -63,8 +72,7 @@ class DistillationConfig:
             raise InputError(f'init_std={self.init_std} must be above 0')
         if not self.temperature > 0:
             raise InputError(f'temperature={self.temperature} must be above 0')
-        if self.batch_size < 1:
-            raise InputError(f'batch_size={self.batch_size}: at least 1 problem a step is needed')
+        check_batch_size(self.batch_size, self.microbatches)
         if self.seed < 0:
             raise InputError(f'seed={self.seed} must not be negative')
 
@@ -94,21 +102,54 @@ class TeacherStore:
 
     Attributes:
         logits: float32 `[N, V]` at the answer position.
-        neurons: `[N, L, F]` at the answer position.
+        neurons: `[N, len(layers), F]` at the answer position.
+        layers: those whose neurons are stored.
     """
 
     logits: np.ndarray
     neurons: np.ndarray
+    layers: tuple[int, ...]
 
     @classmethod
     def build(
-        cls, teacher: Llama, dataset: Dataset, *, mesh: Mesh, batch_size: int = 512
+        cls,
+        teacher: Llama,
+        dataset: Dataset,
+        *,
+        mesh: Mesh,
+        layers: Iterable[int] | None = None,
+        batch_size: int = 512,
     ) -> 'TeacherStore':
-        """Runs the teacher once over all problems."""
+        """Runs the teacher once over all problems.
+
+        Args:
+            teacher: the teacher.
+            dataset: N problems.
+            mesh: the mesh.
+            layers: whose neurons are kept; all if None.
+            batch_size: problems at once.
+        """
+        chosen = range(teacher.config.num_layers) if layers is None else sorted(set(layers))
         logits, neurons = collect_answer_activations(
-            teacher, dataset, mesh=mesh, batch_size=batch_size, description='teacher activations'
+            teacher,
+            dataset,
+            mesh=mesh,
+            layers=tuple(chosen),
+            batch_size=batch_size,
+            description='teacher activations',
         )
-        return cls(logits, neurons)
+        return cls(logits, neurons, tuple(chosen))
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> 'TeacherStore':
+        """Returns what the teacher says of some of the problems."""
+        return TeacherStore(self.logits[rows], self.neurons[rows], self.layers)
+
+    def neurons_of(self, layers: Iterable[int]) -> np.ndarray:
+        """Returns `[N, len(layers), F]`, the neurons of these layers in this order."""
+        return self.neurons[:, [self.layers.index(layer) for layer in layers]]
 
 
 def distill(
@@ -155,20 +196,24 @@ def distill(
             f'the student has {model_config.vocab_size} tokens and the teacher '
             f'{store.logits.shape[1]}: distillation needs one vocabulary'
         )
-    if alignment is not None and config.batch_size < MIN_ROWS:
+    rows = config.batch_size // config.microbatches
+    if alignment is not None and rows < MIN_ROWS:
+        parts = f' in {config.microbatches} microbatches' if config.microbatches > 1 else ''
         raise InputError(
-            f'batch_size={config.batch_size} is too small: CKA needs at least {MIN_ROWS} problems'
+            f'batch_size={config.batch_size}{parts} is too small: CKA needs at least {MIN_ROWS} '
+            'problems at once'
         )
-    assert len(store.logits) == len(dataset), (len(store.logits), len(dataset))
+    check_batch(config.batch_size, mesh, microbatches=config.microbatches)
+    assert len(store) == len(dataset), (len(store), len(dataset))
     tx = make_optimizer(config.optimizer)
     key = jax.random.key(config.seed)
     if isinstance(student, LlamaConfig):
         state = init_state(lambda key: Llama(student, key, init_std=config.init_std), tx, key, mesh)
     else:
         state = state_of(student, tx, key, mesh)
-    rows, columns = np.arange(len(dataset)), alignment_columns(alignment)
+    rows, columns = np.arange(len(dataset)), alignment_columns(alignment, mesh)
     if alignment is not None:  # taken out once: a step then touches its own rows only
-        paired_NxPxF = store.neurons[:, [teacher for _, teacher in alignment.pairs]]
+        paired_NxPxF = store.neurons_of(teacher for _, teacher in alignment.pairs)
 
     def batch_at(step: int) -> dict[str, Any]:
         index = batch_indices(rows, config.batch_size, seed=config.seed, step=step)
@@ -224,15 +269,17 @@ def make_step(tx: optax.GradientTransformation, config: DistillationConfig, pair
     `alignment_columns` returns.
     """
 
-    def step(state: TrainState, batch, columns):
-        def loss(params):
-            terms = distillation_terms(params, batch, columns, config, pairs)
-            return terms['task'] + config.weight * terms['alignment'], terms
+    def loss(params, batch, columns):
+        terms = distillation_terms(params, batch, columns, config, pairs)
+        return terms['task'] + config.weight * terms['alignment'], terms
 
-        (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    gradients = accumulate_gradients(jax.value_and_grad(loss, has_aux=True), config.microbatches)
+
+    def step(state: TrainState, batch, columns):
+        (value, terms), grads = gradients(state.params, batch, columns)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {'loss': value, **terms, 'gradient': optax.global_norm(grads)}
+        metrics = {'loss': value, **terms, 'gradient': optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
     return step
@@ -274,19 +321,15 @@ def distillation_terms(
     return terms
 
 
-def alignment_columns(alignment: Alignment | None) -> dict[str, jax.Array]:
+def alignment_columns(alignment: Alignment | None, mesh: Mesh) -> dict[str, jax.Array]:
     """Returns the masks of the paired layers: `teacher` and `student`, float32 `[K, pairs, F]`."""
     columns = {}
     if alignment is not None and alignment.classes is not None:
-        student_layers, teacher_layers = zip(*alignment.pairs, strict=True)
-        columns['teacher'] = jnp.asarray(
-            alignment.teacher_masks[:, list(teacher_layers)], jnp.float32
-        )
+        student_layers, teacher_layers = map(list, zip(*alignment.pairs, strict=True))
+        columns['teacher'] = np.asarray(alignment.teacher_masks[:, teacher_layers], np.float32)
         if alignment.student_masks is not None:
-            columns['student'] = jnp.asarray(
-                alignment.student_masks[:, list(student_layers)], jnp.float32
-            )
-    return columns
+            columns['student'] = np.asarray(alignment.student_masks[:, student_layers], np.float32)
+    return split_neurons(columns, mesh)
 
 
 def state_of(model: Llama, tx: optax.GradientTransformation, key: jax.Array, mesh: Mesh):

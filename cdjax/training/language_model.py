@@ -15,6 +15,8 @@ from cdjax.errors import InputError
 from cdjax.losses import cross_entropy
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
+from cdjax.parallel.mesh import check_batch
+from cdjax.training.accumulation import accumulate_gradients, check_batch_size
 from cdjax.training.loop import Point, TrainState, fit, init_state
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from cdjax.training.step import jit_step
@@ -27,6 +29,7 @@ class LanguageModelConfig:
     Attributes:
         optimizer: AdamW and its schedule; its `steps` are the steps of the training.
         batch_size: problems a step.
+        microbatches: parts of a batch that are computed one after the other, in the memory of one.
         seed: of the initial weights and of the order of the problems.
         compute_dtype: dtype of the computation (`bfloat16`); the parameters stay float32.
         remat: what the backward pass keeps, a key of `cdjax.models.llama.REMAT_POLICIES`.
@@ -34,13 +37,13 @@ class LanguageModelConfig:
 
     optimizer: OptimizerConfig
     batch_size: int = 256
+    microbatches: int = 1
     seed: int = 0
     compute_dtype: str = 'float32'
     remat: str = 'none'
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise InputError(f'batch_size={self.batch_size}: at least 1 problem a step is needed')
+        check_batch_size(self.batch_size, self.microbatches)
         if self.seed < 0:
             raise InputError(f'seed={self.seed} must not be negative')
 
@@ -73,6 +76,7 @@ def train_language_model(
     Returns:
         The model and the log points of `fit`.
     """
+    check_batch(config.batch_size, mesh, microbatches=config.microbatches)
     tx = make_optimizer(config.optimizer)
     state = init_state(lambda key: Llama(model_config, key), tx, jax.random.key(config.seed), mesh)
     rows = np.arange(len(dataset))
@@ -87,7 +91,7 @@ def train_language_model(
 
     shape = (config.batch_size, dataset.tokens.shape[1])
     state, history = fit(
-        jit_step(make_step(tx, config.compute_dtype, config.remat), state),
+        jit_step(make_step(tx, config), state),
         state,
         batch_at,
         steps=config.optimizer.steps,
@@ -103,29 +107,29 @@ def train_language_model(
     return state.params, history
 
 
-def make_step(
-    tx: optax.GradientTransformation, compute_dtype: str = 'float32', remat: str = 'none'
-):
+def make_step(tx: optax.GradientTransformation, config: LanguageModelConfig):
     """Returns the training step `(state, batch) -> (state, metrics)`, to be jitted by `jit_step`.
 
     A batch holds `tokens` int32 `[B, T]`, `lengths` and `answers` `[B]`.
     """
 
-    def step(state: TrainState, batch):
-        def loss(model):
-            logits, _ = model(
-                batch['tokens'],
-                logits_at=batch['lengths'] - 1,
-                dtype=jnp.dtype(compute_dtype),
-                remat=remat,
-            )
-            accuracy = jnp.mean(jnp.argmax(logits, -1) == batch['answers'])
-            return cross_entropy(logits, batch['answers']), accuracy
+    def loss(model, batch):
+        logits, _ = model(
+            batch['tokens'],
+            logits_at=batch['lengths'] - 1,
+            dtype=jnp.dtype(config.compute_dtype),
+            remat=config.remat,
+        )
+        accuracy = jnp.mean(jnp.argmax(logits, -1) == batch['answers'])
+        return cross_entropy(logits, batch['answers']), accuracy
 
-        (value, accuracy), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    gradients = accumulate_gradients(jax.value_and_grad(loss, has_aux=True), config.microbatches)
+
+    def step(state: TrainState, batch):
+        (value, accuracy), grads = gradients(state.params, batch)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {'loss': value, 'accuracy': accuracy, 'gradient': optax.global_norm(grads)}
+        metrics = {'loss': value, 'accuracy': accuracy, 'gradient': optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
     return step

@@ -65,9 +65,11 @@ class Result:
 class Run:
     """The processes of one training in one workdir."""
 
-    def __init__(self, workdir: Path, job: str, processes: int, cache: Path, steps: int):
+    def __init__(
+        self, workdir: Path, job: str, processes: int, cache: Path, steps: int, *options: str
+    ):
         self.workdir, self.job, self.count, self.cache = workdir, job, processes, cache
-        self.steps = steps
+        self.steps, self.options = steps, options
         self.processes: list[subprocess.Popen] = []
 
     def start(self) -> None:
@@ -76,7 +78,7 @@ class Run:
         command = [
             sys.executable, str(ROOT / 'tests/faults/job.py'), f'--job={self.job}',
             f'--workdir={self.workdir}', f'--compilation_cache={self.cache}',
-            f'--steps={self.steps}',
+            f'--steps={self.steps}', *self.options,
         ]  # fmt: skip
         if self.count > 1:
             command += [f'--coordinator=127.0.0.1:{_free_port()}', f'--num_processes={self.count}']
@@ -134,24 +136,29 @@ class Run:
         names = [p.name for p in (self.workdir / 'checkpoints').glob('*') if p.name.isdigit()]
         return max(map(int, names), default=None)
 
-    def outcome(self) -> dict:
-        """Returns hashes of all arrays of the last checkpoint, read by Orbax alone, and the log."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns all arrays of the last checkpoint, read by Orbax alone."""
         import orbax.checkpoint as ocp
         from etils import epath
 
-        folder = epath.Path(self.workdir / 'checkpoints' / str(self.latest()))
-        metadata = ocp.PyTreeCheckpointHandler().metadata(folder / 'state')
-        restore = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in metadata.tree}
-        arrays = ocp.PyTreeCheckpointHandler().restore(
-            folder / 'state', args=ocp.args.PyTreeRestore(restore_args=restore)
-        )
+        folder = epath.Path(self.workdir / 'checkpoints' / str(self.latest())) / 'state'
+        handler = ocp.PyTreeCheckpointHandler()
+        names = handler.metadata(folder).tree
+        restore = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+        return handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=restore))
+
+    def log(self) -> list[dict]:
+        """Returns the records of metrics.jsonl without those that depend on the clock."""
+        records = map(json.loads, (self.workdir / 'metrics.jsonl').read_text().splitlines())
+        return [{k: v for k, v in r.items() if not _is_rate(k)} for r in records]
+
+    def outcome(self) -> dict:
+        """Returns the last step, hashes of its arrays, and the log."""
         hashes = {
             name: hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
-            for name, x in arrays.items()
+            for name, x in self.arrays().items()
         }
-        records = map(json.loads, (self.workdir / 'metrics.jsonl').read_text().splitlines())
-        log = [{k: v for k, v in r.items() if not _is_rate(k)} for r in records]
-        return {'step': self.latest(), 'arrays': hashes, 'log': log}
+        return {'step': self.latest(), 'arrays': hashes, 'log': self.log()}
 
 
 def _is_rate(name: str) -> bool:

@@ -8,6 +8,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum('job', None, ['tiny', 'discovery', 'distillation'], 'What to train.')
 flags.DEFINE_string('workdir', None, 'Where.')
 flags.DEFINE_integer('devices', 2, 'Simulated devices of this process.')
+flags.DEFINE_integer('tensor', 1, 'Devices over which neurons are split.')
 flags.DEFINE_integer('steps', 120, 'Steps.')
 flags.DEFINE_integer('checkpoint_every', 8, 'Steps between checkpoints.')
 flags.DEFINE_string('compilation_cache', None, 'Where compiled programs are kept.')
@@ -152,8 +153,9 @@ def main(_):
     if FLAGS.compilation_cache:
         enable_compilation_cache(FLAGS.compilation_cache)
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    mesh = make_mesh(tensor=FLAGS.tensor)
     try:
-        {'tiny': tiny, 'discovery': discovery, 'distillation': distillation}[FLAGS.job](make_mesh())
+        {'tiny': tiny, 'discovery': discovery, 'distillation': distillation}[FLAGS.job](mesh)
     except Preempted as stopped:
         print(stopped, file=sys.stderr)
         return PREEMPTED

@@ -20,23 +20,28 @@ def test_killed_runs_end_bit_for_bit_like_an_unharmed_one(tmp_path):
     assert f'{result.runs} of {result.runs}' in table({('tiny', 1): result})
 
 
-def finished(folder: Path, processes: int) -> dict:
-    run = Run(folder, 'tiny', processes, folder.parent / f'compiled{processes}', 64)
+def finished(folder: Path, processes: int, job: str = 'tiny', steps: int = 64, *options) -> Run:
+    cache = folder.parent / f'compiled{processes}'
+    run = Run(folder, job, processes, cache, steps, *options)
     run.start()
     assert set(run.finish()) == {0}, folder.with_suffix('.log').read_text()
-    return run.outcome()
+    return run
 
 
-def arrays(folder: Path, step: int) -> dict:
-    import orbax.checkpoint as ocp
-    from etils import epath
-
-    path = epath.Path(folder) / 'checkpoints' / str(step) / 'state'
-    names = ocp.PyTreeCheckpointHandler().metadata(path).tree
-    restore = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-    return ocp.PyTreeCheckpointHandler().restore(
-        path, args=ocp.args.PyTreeRestore(restore_args=restore)
-    )
+@pytest.mark.parametrize('job', ['discovery', 'distillation'])
+def test_a_mesh_over_two_processes_agrees_with_one_device(tmp_path, job):
+    one = finished(tmp_path / 'one', 1, job, 20, '--devices=1')
+    two = finished(tmp_path / 'two', 2, job, 20, '--tensor=2')  # 2 x 2 devices
+    assert len(one.log()) == 2
+    for record, other in zip(one.log(), two.log(), strict=True):
+        assert other['loss'] == pytest.approx(record['loss'], rel=1e-5)
+    arrays, others = one.arrays(), two.arrays()
+    assert arrays.keys() == others.keys()
+    parameters = [name for name in arrays if name.startswith('params.')]
+    assert parameters
+    for name in parameters:
+        difference = np.linalg.norm(arrays[name] - others[name])
+        assert difference <= 1e-4 * np.linalg.norm(arrays[name]), name
 
 
 def test_two_processes_stop_together_fall_back_together_and_agree_with_one(tmp_path):
@@ -64,11 +69,10 @@ def test_two_processes_stop_together_fall_back_together_and_agree_with_one(tmp_p
     assert set(run.finish()) == {0}, run.workdir.with_suffix('.log').read_text()
     assert 'step 64 is damaged' in run.workdir.with_suffix('.log').read_text()
     assert (run.workdir / 'checkpoints/damaged-64').exists()
-    assert run.outcome() == unharmed
+    assert run.outcome() == unharmed.outcome()
 
     # One process with as many devices computes the same.
-    finished(tmp_path / 'alone', 1)
-    one, two = arrays(tmp_path / 'alone', 64), arrays(tmp_path / 'unharmed', 64)
+    one, two = finished(tmp_path / 'alone', 1).arrays(), unharmed.arrays()
     assert one.keys() == two.keys()
     for name in one:
         assert one[name] == pytest.approx(two[name], rel=1e-5, abs=1e-7), name

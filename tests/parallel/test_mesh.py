@@ -14,6 +14,7 @@ from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import (
     LLAMA_RULES,
     REPLICATED_RULES,
+    check_batch,
     constrain,
     init_sharded,
     make_mesh,
@@ -21,6 +22,7 @@ from cdjax.parallel.mesh import (
     parameter_shardings,
     put_batch,
     replicate,
+    split_neurons,
 )
 
 
@@ -137,8 +139,27 @@ def test_put_batch_gives_each_device_its_rows():
 
 
 def test_a_batch_that_does_not_divide_says_which_sizes_do():
-    with pytest.raises(InputError, match=r'batch of 6 rows .* multiple of 4'):
+    with pytest.raises(InputError, match=r'batch_size=6 does not divide .* multiple of 4'):
         put_batch({'x': np.zeros((6, 3))}, make_mesh(4, 2))
+    check_batch(24, make_mesh(4, 2), microbatches=3)
+    with pytest.raises(InputError, match=r'rows=16 in 3 microbatches .* multiple of 12'):
+        check_batch(16, make_mesh(4, 2), microbatches=3, name='rows')
+
+
+def test_neurons_of_a_batch_and_of_masks_are_split_over_tensor():
+    mesh = make_mesh(4, 2)
+    neurons = np.arange(8 * 3 * 6).reshape(8, 3, 6)
+    batch = put_batch({'store': {'neurons': neurons}, 'logits': np.zeros((8, 6))}, mesh)
+    assert batch['store']['neurons'].sharding.spec == P('fsdp', None, 'tensor')
+    assert batch['logits'].sharding.spec == P('fsdp')
+    odd = put_batch({'neurons': np.zeros((8, 5))}, mesh)
+    assert odd['neurons'].sharding.spec == P('fsdp')  # 5 neurons do not divide over 2 devices
+    masks = split_neurons({'teacher': neurons[:2]}, mesh)['teacher']
+    assert masks.sharding.spec == P(None, None, 'tensor')
+    for array, host in ((batch['store']['neurons'], neurons), (masks, neurons[:2])):
+        for shard in array.addressable_shards:
+            assert shard.data.shape[-1] == 3
+            np.testing.assert_array_equal(shard.data, host[shard.index])
 
 
 def test_replicate_keeps_values_and_keys():

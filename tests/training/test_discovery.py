@@ -21,13 +21,13 @@ from cdjax.models import Edit
 from cdjax.parallel.mesh import make_mesh
 from cdjax.training import discovery
 from cdjax.training.diagnostics import GradientError
-from cdjax.training.discovery import DiscoveryConfig, discover, discovery_terms
+from cdjax.training.discovery import DiscoveryConfig, discover, discovery_terms, with_noise
 from cdjax.training.loop import Preempted
 from cdjax.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
-STEPS = 12
+STEPS = 20
 CONFIG = DiscoveryConfig(
     OptimizerConfig(STEPS, 3e-2, warmup_steps=1),
     num_classes=toy.K,
@@ -137,7 +137,7 @@ def test_a_stopped_and_continued_discovery_is_the_uninterrupted_one(
     assert toy.compilations('step') == compiled
 
 
-@pytest.mark.parametrize('shape', [(8, 1), (2, 4)])
+@pytest.mark.parametrize('shape', [(8, 1), (4, 2), (2, 4), (1, 8)])
 def test_eight_devices_agree_with_one(reference, monkeypatch, shape):
     step = SharedStep()
     monkeypatch.setattr(discovery, 'jit_step', step)
@@ -155,6 +155,20 @@ def test_eight_devices_agree_with_one(reference, monkeypatch, shape):
     ]:
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a)
     assert np.mean(one.assignments == other.assignments) > 0.99
+
+
+def test_microbatches_and_remat_leave_the_faithfulness_as_it_is():
+    # The one term that is a mean over problems; the noise of a problem is the whole batch's.
+    short = dataclasses.replace(
+        CONFIG,
+        optimizer=OptimizerConfig(4, 3e-2, warmup_steps=1),
+        weights=CausalDiscoveryWeights(usage=0.0, similarity=0.0, sparsity=0.0, overlap=0.0),
+    )
+    whole, history = run(toy.one_device(), short)
+    parts, in_parts = run(make_mesh(2, 4), dataclasses.replace(short, microbatches=4, remat='full'))
+    assert in_parts[-1]['faithfulness'] == pytest.approx(history[-1]['faithfulness'], rel=1e-5)
+    one, other = whole['teacher'].scores, parts['teacher'].scores
+    assert np.linalg.norm(one - other) <= 1e-4 * np.linalg.norm(one)
 
 
 @pytest.fixture(scope='module')
@@ -270,7 +284,9 @@ def batch():
 
 def terms_of(inputs, config, **changes):
     jitted = jax.jit(
-        lambda params, frozen, batch, key: discovery_terms(params, frozen, batch, key, config)
+        lambda params, frozen, batch, key: discovery_terms(
+            params, frozen, with_noise(batch, key, config), config
+        )
     )
     return jitted(**(inputs | changes))
 
@@ -371,9 +387,8 @@ def test_the_masks_carry_the_gradient_of_the_classifier(batch):
 
 
 def test_masks_looked_up_by_argmax_are_caught(batch, monkeypatch):
-    def trap(key, logits, temperature):
-        noisy = logits + jax.random.gumbel(key, logits.shape)
-        return jax.nn.one_hot(jnp.argmax(noisy, -1), logits.shape[-1])
+    def trap(noise, logits, temperature):
+        return jax.nn.one_hot(jnp.argmax(logits + noise, -1), logits.shape[-1])
 
     monkeypatch.setattr(discovery, 'straight_through_gumbel_softmax', trap)
     with pytest.raises(GradientError, match=r'faithfulness .* does not reach classifier'):
@@ -394,6 +409,8 @@ def test_masks_looked_up_by_argmax_are_caught(batch, monkeypatch):
         ({'sparsity_from': 1.5}, r'sparsity_from=1\.5'),
         ({'hidden': 2}, 'hidden=2 is below the 3 classes.*at least 3'),
         ({'batch_size': 5}, 'batch_size=5.*at least 6 for 3 classes'),
+        ({'microbatches': 8}, 'batch_size=32.*at least 48 for 3 classes in 8 microbatches'),
+        ({'microbatches': 3}, 'microbatches=3 does not divide batch_size=32'),
         ({'seed': -1}, 'seed=-1 must not be negative'),
     ],
 )
@@ -409,7 +426,7 @@ def test_wrong_values_that_only_a_model_shows():
         run(toy.one_device(), dataclasses.replace(CONFIG, encoding=Encoding(2)))
 
 
-@pytest.mark.parametrize(('step', 'faded'), [(0, 0.0), (6, 0.0), (9, 0.5), (12, 1.0)])
+@pytest.mark.parametrize(('step', 'faded'), [(0, 0.0), (10, 0.0), (15, 0.5), (20, 1.0)])
 def test_sparsity_is_faded_in_over_the_last_half(step, faded):
     weights = discovery._faded(CONFIG, jnp.int32(step))
     final = CONFIG.term_weights()

@@ -27,7 +27,7 @@ from cdjax.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
-STEPS = 12
+STEPS = 20
 CONFIG = DistillationConfig(OptimizerConfig(STEPS, 1e-2, warmup_steps=1), batch_size=32)
 SHARE = toy.dataset()[toy.rows().share]
 CLASSES = SHARE.labels['operators']
@@ -119,7 +119,7 @@ def test_a_stopped_and_continued_distillation_is_the_uninterrupted_one(
     assert toy.compilations('step') == compiled
 
 
-@pytest.mark.parametrize('shape', [(8, 1), (2, 4)])
+@pytest.mark.parametrize('shape', [(8, 1), (4, 2), (2, 4), (1, 8)])
 def test_eight_devices_agree_with_one(store, reference, monkeypatch, shape):
     step = SharedStep()
     monkeypatch.setattr(distillation, 'jit_step', step)
@@ -223,7 +223,7 @@ def whole(model, tokens):
 
 
 def terms_of(batch, alignment):
-    columns = alignment_columns(alignment)
+    columns = alignment_columns(alignment, toy.one_device())
     jitted = jax.jit(lambda p, b, c: distillation_terms(p, b, c, CONFIG, alignment.pairs))
     return jitted(toy.model(seed=1, student=True), batch, columns)
 
@@ -302,17 +302,17 @@ def test_all_neurons_are_compared_over_all_problems():
     _, student = whole(toy.model(seed=1, student=True), data.tokens)
     logits, teacher = whole(toy.model(), data.tokens)
     alignment = Alignment(((0, 1),))
-    assert alignment_columns(alignment) == {}
+    assert alignment_columns(alignment, toy.one_device()) == {}
     batch = make_batch(rows, np.asarray(teacher)[1][:, None], np.asarray(logits))
     cka = debiased_cka(np.asarray(student[0], np.float64), np.asarray(teacher[1], np.float64))
     np.testing.assert_allclose(terms_of(batch, alignment)['alignment'], 1 - cka, rtol=1e-3)
 
 
 def test_columns_are_those_of_the_paired_layers():
-    columns = alignment_columns(CIRCUITS)
+    columns = alignment_columns(CIRCUITS, toy.one_device())
     np.testing.assert_array_equal(columns['teacher'], CIRCUITS.teacher_masks[:, [1, 0]])
     np.testing.assert_array_equal(columns['student'], CIRCUITS.student_masks[:, [0, 1]])
-    assert alignment_columns(None) == {}
+    assert alignment_columns(None, toy.one_device()) == {}
 
 
 # -- What is refused ------------------------------------------------------------------------------
@@ -342,6 +342,7 @@ def test_models_of_two_vocabularies(store):
         ({'weight': -1.0}, r'weight=-1\.0'),
         ({'temperature': 0.0}, r'temperature=0\.0 must be above 0'),
         ({'batch_size': 0}, 'batch_size=0: at least 1'),
+        ({'microbatches': 5}, r'microbatches=5 does not divide batch_size=32: .*\[1, 2, 4, 8'),
         ({'seed': -1}, 'seed=-1 must not be negative'),
     ],
 )
@@ -353,6 +354,25 @@ def test_wrong_values(changes, message):
 def test_a_batch_too_small_for_cka(store):
     with pytest.raises(InputError, match='batch_size=3 is too small: CKA needs at least 4'):
         run(store, toy.one_device(), dataclasses.replace(CONFIG, batch_size=3))
+
+
+def test_microbatches_too_small_for_cka_or_for_the_mesh(store):
+    config = dataclasses.replace(CONFIG, microbatches=16)
+    with pytest.raises(InputError, match='batch_size=32 in 16 microbatches is too small'):
+        run(store, toy.one_device(), config)
+    with pytest.raises(InputError, match=r'over the 8 devices .* multiple of 128'):
+        run(store, make_mesh(8, 1), config, alignment=None)
+
+
+def test_microbatches_learn_the_answers_as_the_whole_batch_does(store):
+    short = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(5, 1e-2, warmup_steps=1))
+    whole, history = run(store, toy.one_device(), short, alignment=None)
+    parts, in_parts = run(
+        store, make_mesh(4, 2), dataclasses.replace(short, microbatches=4), alignment=None
+    )
+    assert in_parts[-1]['loss'] == pytest.approx(history[-1]['loss'], rel=1e-5)
+    for a, b in zip(leaves(whole), leaves(parts), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a)
 
 
 def test_bfloat16_and_remat_leave_the_masters_float32(store):
