@@ -66,8 +66,8 @@ def _dissimilarity(x: jax.Array, weights: jax.Array, distance: str) -> jax.Array
     directions = center(safe_ratio(x, norms), weights)
     # 1 - u·v = ½‖u - v‖² of unit rows, and centred: where all rows lie far from 0 in much the same
     # direction every cosine is .999, and 1 - u·v keeps three digits. A zero row has cosine 0.
-    half_if_zero = jnp.where(norms > 0, 0.0, 0.5)
-    return _squared_distances(directions) / 2 + half_if_zero + half_if_zero.T
+    nonzero = norms > 0
+    return jnp.where(nonzero & nonzero.T, _squared_distances(directions) / 2, 1.0)
 
 
 def _double_center(matrix: jax.Array, weights: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import loss_references as reference
 import numpy as np
 import pytest
+from jaxprs import largest_array
 from quick_jit import quick_jit
 
 from cdjax import losses
@@ -91,6 +92,13 @@ def test_the_formula_without_centring_has_no_digits_left_at_a_mean_of_30():
     expected = reference.cka(*features(WIDE, mean=30))
     assert abs(naive - expected) > 1e-2
     assert float(measure(x, y, ALL)['debiased']) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_cheaper_of_both_forms_is_taken():
+    gradients = jax.grad(losses.linear_cka, (0, 1))
+    # No Gram matrix of 4096 rows, and no product of 4096 and 2048 features.
+    assert largest_array(gradients, (4096, 16), (4096, 24)) == 4096 * 24
+    assert largest_array(gradients, (16, 4096), (16, 2048)) == 16 * 4096
 
 
 def test_many_more_features_than_rows_keep_their_digits():
@@ -216,7 +224,7 @@ def test_constant_features_are_0_with_gradient_0_and_other_columns_do_not_hide_s
 
 
 def test_minibatches_average_the_hsics_before_the_ratio():
-    batches = [features(NARROW, seed=seed) for seed in range(4)]
+    batches = [features(NARROW, seed=seed, mean=30) for seed in range(4)]
     x, y = (np.stack(side).astype(np.float32) for side in zip(*batches, strict=True))
     where = np.ones((4, N), bool)
     where[3, 7:] = False  # The last minibatch is short,

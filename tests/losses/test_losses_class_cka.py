@@ -67,6 +67,21 @@ def test_each_class_has_the_cka_of_its_rows_and_its_columns():
         assert float(cka.mean()) == pytest.approx(np.mean(kept), abs=1e-4)
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_classes_far_from_0_keep_their_digits(dtype):
+    x, y, z, x_masks, y_masks = problem((20, 20, 20))
+    # Each class has means of its own, of 30 times the spread within it.
+    signs = np.random.default_rng(1).choice([-1.0, 1.0], (K, P + Q))
+    x, y = (f + 30 * f.std() * z @ sign for f, sign in ((x, signs[:, :P]), (y, signs[:, P:])))
+    given = [jnp.asarray(f, dtype) for f in (x, y)]
+    cka = quick_jit(losses.class_conditional_cka)(*given, z, x_masks=x_masks, y_masks=y_masks)
+    assert cka.values.dtype == jnp.float32
+    same_bits = [np.asarray(f, np.float64) for f in given]
+    for arguments, tolerance in ((same_bits, 1e-4), ((x, y), 1e-2)):
+        expected = reference.class_cka(*arguments, z, x_masks, y_masks)
+        np.testing.assert_allclose(cka.values, expected, atol=tolerance)
+
+
 def test_independent_models_score_0_within_classes_and_almost_1_over_mixed_ones():
     # The trap: masks that differ by class put the same pattern of zeros into both models.
     within, mixed = [], []

@@ -205,6 +205,34 @@ def test_distillation_loss_is_the_task_and_the_weighted_alignment(activations):
     assert float(none['alignment']) == 0
 
 
+def test_padding_rows_reach_no_part_of_the_sum(activations):
+    where = np.arange(12) % 5 != 1
+
+    def loss(student_logits, teacher_logits, x, y, z, x_masks, y_masks, labels, where=None):
+        pairs = [(x, y), losses.ActivationPair(x, y, z, x_masks, y_masks)]
+        stored = losses.TopKLogits.from_logits(teacher_logits, 3, temperature=2.0)
+        options = {'weight': 0.5, 'temperature': 2.0, 'where': where, 'min_count': 2}
+        options |= {'debiased': False}
+        return [
+            losses.distillation_loss(student_logits, teacher_logits, pairs, **options),
+            losses.distillation_loss(student_logits, stored, pairs, **options),
+            losses.distillation_loss(student_logits, None, pairs, labels=labels, **options),
+        ]
+
+    rows = ('student_logits', 'teacher_logits', 'x', 'y', 'z', 'labels')
+    valid, padded = dict(activations), dict(activations)
+    for name in rows:
+        valid[name] = activations[name][where]
+        padded[name] = activations[name].copy()
+        # One class of the padding, whatever it is, must not grow by it; a label may be no token.
+        padded[name][~where] = {'z': [1, 0, 0], 'labels': V}.get(name, np.nan)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5),
+        quick_jit(loss)(**padded, where=where),
+        quick_jit(loss)(**valid),
+    )
+
+
 def test_mistakes_name_the_value_and_the_remedy(activations):
     a = activations
     student, teacher = a['student_logits'], a['teacher_logits']

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from cka import cka_from_features
+from cka import cka_from_features, compute_cka
 from quick_jit import quick_jit
 
 from cdjax import losses
@@ -44,12 +44,45 @@ def test_equal_values_and_gradients_on_centred_features(shape):
     np.testing.assert_allclose(gradient, their_gradient, atol=1e-5)
 
 
+def test_equal_over_minibatches():
+    batches = [features('wide', seed) for seed in range(3)]
+    x, y = (torch.tensor(np.stack(side)) for side in zip(*batches, strict=True))
+
+    class Given(torch.nn.Module):
+        """A model whose only layer has these features, one minibatch after the other."""
+
+        def __init__(self, features):
+            super().__init__()
+            self.layer, self.features = torch.nn.Identity(), features
+
+        def forward(self, number):
+            return self.layer(self.features[int(number[0])])
+
+    numbers = torch.utils.data.DataLoader(torch.arange(3).repeat_interleave(16), batch_size=16)
+    (theirs,) = compute_cka(
+        Given(x), Given(y), numbers, layers=['layer'], device='cpu', progress=False
+    )
+    value = quick_jit(losses.minibatch_cka)(x.numpy(), y.numpy())
+    assert float(value) == pytest.approx(theirs.item(), abs=1e-5)
+
+
 def test_theirs_loses_its_digits_far_from_0_and_ours_does_not():
     x, y = features('wide')
     value, _ = ours(x, y)
     far_x, far_y = x + 300, y - 300
     assert float(ours(far_x, far_y)[0]) == pytest.approx(float(value), abs=1e-4)
     assert abs(theirs(far_x, far_y)[0] - float(value)) > 1e-2
+
+
+def test_theirs_is_0_for_small_features_and_nan_in_the_gradient():
+    x, y = features('wide')
+    value, gradient = ours(1e-7 * x, 1e-7 * y)
+    their_value, their_gradient = theirs(1e-7 * x, 1e-7 * y)
+    assert float(value) == pytest.approx(float(ours(x, y)[0]), abs=1e-5)
+    assert np.abs(gradient).max() > 1
+    # The product of the two self-HSICs is below the least float32.
+    assert abs(their_value) < 1e-6
+    assert np.isnan(their_gradient).all()
 
 
 def test_theirs_clips_a_value_below_0_and_with_it_the_gradient():
@@ -71,3 +104,11 @@ def test_theirs_is_nan_in_the_gradient_of_zero_features():
     assert float(value) == their_value == 0
     assert np.isnan(their_gradient).all()
     assert not np.asarray(gradient).any()
+
+
+def test_both_refuse_fewer_than_four_rows():
+    x, y = features('wide')
+    with pytest.raises(ValueError, match='n > 3'):
+        theirs(x[:3], y[:3])
+    with pytest.raises(ValueError, match='give at least 4'):
+        losses.linear_cka(x[:3], y[:3])

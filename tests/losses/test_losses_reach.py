@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxprs import equations
 from quick_jit import quick_jit
 
 from cdjax import losses
@@ -73,11 +74,26 @@ CALLS = {
         ).values
     ),
     'rsa': lambda i: [
-        losses.rsa(i['a'], i['b'], distance=distance, centering=centering, where=i['where'])
-        for distance, centering in (('euclidean', None), ('correlation', 'u'))
+        losses.rsa(
+            i['a'],
+            i['b'],
+            distance=distance,
+            centering=centering,
+            comparison=comparison,
+            where=i['where'],
+        )
+        for distance, centering, comparison in (
+            ('euclidean', None, 'pearson'),
+            ('correlation', 'u', 'cosine'),
+            ('cosine', 'double', 'pearson'),
+            ('sqeuclidean', None, 'spearman'),
+        )
     ],
     'procrustes_distance': lambda i: losses.procrustes_distance(i['a'], i['b'], where=i['where']),
-    'distillation_loss kd_loss alignment_loss cka_loss class_conditional_cka_loss': distill,
+    'distillation_loss alignment_loss cka_loss class_conditional_cka_loss': distill,
+    'kd_loss': lambda i: losses.kd_loss(
+        i['circuit_logits'], i['full_logits'], direction='reverse', where=i['where']
+    ),
     'topk_kd_loss': lambda i: losses.topk_kd_loss(
         i['circuit_logits'], losses.TopKLogits.from_logits(i['full_logits'], 2), where=i['where']
     ),
@@ -117,11 +133,13 @@ def edges():
         'ordinary': {},
         'zero features': dict.fromkeys(rows, 0.0),
         'constant features': dict(zip(rows, (0.1, -1e6, 3.7), strict=True)),
-        'equal rows within a class': {'a': inputs()['z'] @ inputs()['a'][:K]},
-        'large and small features': {'a': inputs()['a'] * 1e9, 'b': inputs()['b'] * 1e-9},
+        'a mean of 30 spreads': {'a': 30 + inputs()['a'], 'b': 30 - inputs()['b']},
+        'a row of zeros': {'a': inputs()['a'] * (np.arange(N) > 0)[:, None].astype(np.float32)},
         'zero masks': {'masks': 0.0, 'b_masks': 0.0},
         'full masks': {'masks': 1.0, 'b_masks': 1.0},
         'binary masks': {'masks': np.eye(K, D), 'b_masks': np.eye(K, E)},
+        'equal rows within a class': {'a': inputs()['z'] @ inputs()['a'][:K]},
+        'large and small features': {'a': inputs()['a'] * 1e9, 'b': inputs()['b'] * 1e-9},
         'all in one class': {'z': one_hot[np.zeros(N, int)], 'p': one_hot[np.zeros(N, int)]},
         'classes of none and one': {'z': one_hot[np.eye(N, dtype=int)[0]]},
         'no class at all': {'z': 0.0},
@@ -204,21 +222,31 @@ def test_rows_sharded_over_eight_devices_give_the_same_values_and_gradients(at_e
             )
 
 
+def test_inside_shard_map_each_device_computes_what_it_would_alone(at_edges):
+    _, cases, results = at_edges
+    # The first eight edges, one for each device. (Ranks of equal distances, which the edges after
+    # them have, are an accident of rounding.)
+    stacked = {key: np.stack([case[key] for case in cases[:8]]) for key in cases[0]}
+    mesh = jax.make_mesh((8,), ('fsdp',), axis_types=(AxisType.Auto,), devices=jax.devices()[:8])
+
+    @jax.shard_map(mesh=mesh, in_specs=PartitionSpec('fsdp'), out_specs=PartitionSpec('fsdp'))
+    def local(stacked):
+        one = {key: array[0] for key, array in stacked.items()}
+        return jax.tree.map(lambda x: x[None], differentiate(one))
+
+    found = jax.device_get(quick_jit(local)(stacked))
+    for alone, mapped, what in zip(results, found, ('value', 'gradient'), strict=True):
+        for name in alone:
+            scale = 1 + np.abs(alone[name][:8]).max()
+            np.testing.assert_allclose(
+                mapped[name] / scale, alone[name][:8] / scale, atol=1e-4, err_msg=f'{what} {name}'
+            )
+
+
 def test_every_product_asks_for_float32():
     # TPUs multiply float32 in bfloat16 by default, and GPUs in TF32; a CPU shows no difference.
-    def products(jaxpr):
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == 'dot_general':
-                yield equation
-            for value in jax.tree.leaves(
-                list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'jaxpr')
-            ):
-                if hasattr(value, 'jaxpr'):
-                    yield from products(getattr(value.jaxpr, 'jaxpr', value.jaxpr))
-                elif hasattr(value, 'eqns'):
-                    yield from products(value)
-
-    found = list(products(jax.make_jaxpr(differentiate)(inputs()).jaxpr))
+    traced = equations(differentiate, inputs())
+    found = [equation for equation in traced if equation.primitive.name == 'dot_general']
     assert len(found) > 30
     highest = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
     assert all(equation.params['precision'] == highest for equation in found)
