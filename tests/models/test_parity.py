@@ -48,8 +48,8 @@ def test_an_equal_model_is_certified(setting, tmp_path):
     assert measured['equal']
     assert max(measured['float32']['worst'].values()) <= 1e-5
     # Our own drift in bfloat16 is real, and no larger than torch's.
-    drift = measured['bfloat16']['logits']['rms']
-    assert 1e-3 < drift <= 1.1 * measured['bfloat16']['reference_drift']['logits']['rms']
+    drift = measured['bfloat16']['logits']['token']
+    assert 1e-3 < drift <= 1.1 * measured['bfloat16']['reference_drift']['logits']['token']
     for dtype in DTYPES:
         assert len(measured[dtype]['layers']) == SMALL.num_layers
     write_certificate(tmp_path / 'sub' / 'parity.json', {'load': measured, 'export': measured})
@@ -69,9 +69,42 @@ def test_drift_is_what_it_says(setting):
     layers = [layer['max'] for layer in measured['float32']['layers']]
     assert layers[1] == pytest.approx(0.25, rel=1e-3)
     assert max(layers[0], layers[2]) < 1e-5
-    expected = 0.25 * scale / np.sqrt((residual[1] ** 2).sum())
-    assert measured['float32']['layers'][1]['rms'] == pytest.approx(expected, rel=1e-3)
     assert not measured['equal']
+
+
+def with_bfloat16(reference, change):
+    """A reference whose bfloat16 results are changed: `change(float32, bfloat16)`."""
+    both = {
+        name: {**arrays, 'bfloat16': change(arrays['float32'], arrays['bfloat16'])}
+        for name, arrays in (('logits', reference.logits), ('residual', reference.residual))
+    }
+    return type(reference)(reference.source, reference.tokens, **both)
+
+
+def test_bfloat16_is_held_to_the_references_own_drift(setting, tmp_path):
+    model, reference, _ = setting
+    worst = measure_parity(model, reference)['bfloat16']['worst']
+    halved = with_bfloat16(reference, lambda exact, rounded: exact + (rounded - exact) / 2)
+    measured = measure_parity(model, halved)
+    for name in worst:
+        assert measured['bfloat16']['worst'][name] == pytest.approx(2 * worst[name], rel=1e-5)
+    with pytest.raises(InputError, match=r'parity refused at load in bfloat16: the drift of the'):
+        write_certificate(tmp_path / 'parity.json', {'load': measured})
+
+
+def test_no_single_token_decides_in_bfloat16(setting):
+    """A reference that is right by luck, or far off, at one token of 256."""
+    model, reference, _ = setting
+    worst = measure_parity(model, reference)['bfloat16']['worst']['residual']
+    for factor in (1e-3, 1e3):
+
+        def change(exact, rounded, factor=factor):
+            out = rounded.copy()
+            out[..., 1, 3, :] = exact[..., 1, 3, :] + factor * (rounded - exact)[..., 1, 3, :]
+            return out
+
+        found = measure_parity(model, with_bfloat16(reference, change))['bfloat16']['worst']
+        assert found['residual'] == pytest.approx(worst * factor ** (-1 / 256), rel=1e-2)
 
 
 @pytest.mark.parametrize('fault', ['neuron', 'nan'])

@@ -76,11 +76,14 @@ def model(folder):
 
 
 def test_all_layers_equal_transformers(model, folder):
-    reference = torch_reference(folder, parity_tokens(model.config)[:, :64])
-    assert reference.residual['float32'].shape == (30, 2, 64, 576)
+    reference = torch_reference(folder, parity_tokens(model.config))
+    assert reference.residual['float32'].shape == (30, 2, 128, 576)
     measured = measure_parity(model, reference)
+    assert measured['equal']
     assert measured['float32']['worst']['logits'] <= 1e-5
+    # Ours is no further from the truth than transformers' own bfloat16, at any layer.
     assert measured['bfloat16']['worst']['logits'] <= 1
+    assert measured['bfloat16']['worst']['residual'] <= 1
 
 
 def test_greedy_generation_equals_transformers(model, folder):
