@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from cdjax.losses.numerics import (
     center,
+    float32,
     product,
     row_weights,
     safe_ratio,
@@ -123,7 +124,8 @@ def hsic(
     Features are centred first: the debiased form does not change by it, but in float32 a
     feature mean of 30 times the spread would leave no digits. Uses Gram matrices, n²(P + Q)
     operations, or feature products, n(P² + PQ + Q²), whichever costs less. A minibatch with
-    fewer than 4 valid rows (2 where biased), or with constant features, adds 0 to each sum.
+    fewer than 4 valid rows (2 where biased), or with constant features, adds 0 to each sum. The
+    sums hold fourth powers: scale features outside 1e-8 to 1e8 first, by one number for all.
 
     Args:
         x: [N, P] features, any float dtype.
@@ -278,6 +280,8 @@ def minibatch_cka(
     chex.assert_equal_shape_prefix([x, y], 2)
     where = jnp.ones(x.shape[:2], bool) if where is None else where
     chex.assert_shape(where, x.shape[:2])
+    # One scale for all minibatches: it leaves the ratio, and the fourth powers in range.
+    x, y = (unit_scale(jnp.where(where[..., None], f, 0.0))[0] for f in float32(x, y))
     batches = jax.lax.map(
         lambda xyw: hsic(*xyw[:2], debiased=debiased, where=xyw[2]), (x, y, where)
     )

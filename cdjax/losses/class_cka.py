@@ -182,7 +182,7 @@ def class_conditional_cka(
         cka = masked_cka(x_k, y_k, debiased=debiased, where=rows, x_mask=x_mask, y_mask=y_mask)
         return cka, rows.sum(dtype=jnp.int32)
 
-    members = _members(jax.lax.stop_gradient(assignments), where).T
+    members = _members(assignments, where).T
     values, counts = jax.lax.map(one_class, (members, x_masks, y_masks, memory))
     valid = counts >= min_count
     return ClassCKA(jnp.where(valid, values, 0.0), counts, valid)

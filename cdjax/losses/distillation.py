@@ -290,10 +290,11 @@ def distillation_loss(
     elif teacher_logits is None:
         raise ValueError('the task needs teacher_logits or labels, and both are None')
     elif isinstance(teacher_logits, TopKLogits):
-        if temperature != teacher_logits.temperature:
+        stored_at = teacher_logits.temperature
+        if not isinstance(temperature, int | float) or temperature != stored_at:
             raise ValueError(
-                f'temperature={temperature} differs from the {teacher_logits.temperature} that '
-                'the teacher was stored at; store it again, or pass that one'
+                f'temperature={temperature} differs from the {stored_at} that the teacher was '
+                'stored at; store it again, or pass that number'
             )
         task = topk_kd_loss(student_logits, teacher_logits, where=where)
     else:

@@ -236,8 +236,13 @@ def test_minibatches_average_the_hsics_before_the_ratio():
         for i, j in ((0, 1), (0, 0), (1, 1))
     )
     expected = xy / np.sqrt(xx * yy)
-    value = quick_jit(losses.minibatch_cka)(x, y, where=where)
-    assert float(value) == pytest.approx(expected, abs=1e-4)
+    minibatch_cka = quick_jit(losses.minibatch_cka)
+    assert float(minibatch_cka(x, y, where=where)) == pytest.approx(expected, abs=1e-4)
+    assert float(minibatch_cka(1e-12 * x, 1e12 * y, where=where)) == pytest.approx(
+        expected, abs=1e-4
+    )
+    bfloat16 = (jnp.asarray(f, jnp.bfloat16) for f in (x, y))
+    assert float(minibatch_cka(*bfloat16, where=where)) == pytest.approx(expected, abs=1e-2)
     assert abs(expected - np.mean([reference.cka(*part) for part in parts])) > 0.01
 
     @quick_jit

@@ -442,10 +442,13 @@ def test_weights_can_be_traced_for_a_schedule_and_zero_leaves_a_term_out():
             full_logits=inputs['full'],
             circuit_logits=impossible,
             weights=losses.CausalDiscoveryWeights(faithfulness=0, sparsity=sparsity),
+            standardized=True,
         )
 
     low, terms = loss(0.0)
     assert jnp.isinf(terms['faithfulness'])
+    similarity = reference.contrastive(inputs['a'], inputs['z'], inputs['m'], standardized=True)
+    assert float(terms['similarity']) == pytest.approx(similarity, abs=1e-5)
     assert float(loss(2.0)[0] - low) == pytest.approx(2 * float(terms['sparsity']), rel=1e-4)
 
 
