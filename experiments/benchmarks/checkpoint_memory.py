@@ -36,8 +36,9 @@ def run(workdir: Path, *, model: str, devices: int) -> dict:
         devices: simulated devices, all on the axis fsdp.
 
     Returns:
-        Bytes of the model; seconds, and peak resident bytes above those before, of `load` and of
-        `save` (which has the model's own bytes in it too); their ratios to the model's bytes.
+        Bytes of the model; resident bytes of the process `before` loading; seconds and peak
+        resident bytes of `load` and of `save`, with the model and the process itself in them;
+        the ratios of those peaks to the model's bytes.
     """
     config = getattr(LlamaConfig, model)()
     return {'model': model, **measure(workdir, config, devices)}
@@ -104,7 +105,6 @@ def _resident(field: str) -> int:
 
 
 def _child(source: str, target: str, devices: str) -> None:
-
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', int(devices))
     from cdjax.models import load_huggingface, save_huggingface
@@ -112,7 +112,7 @@ def _child(source: str, target: str, devices: str) -> None:
 
     mesh = make_mesh()
     jax.device_put(np.zeros(8, np.float32)).block_until_ready()
-    before, found = _resident('VmRSS'), {}
+    found = {'before_bytes': _resident('VmRSS')}
     model = None
     for stage in ('load', 'save'):
         Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
@@ -122,7 +122,7 @@ def _child(source: str, target: str, devices: str) -> None:
         else:
             save_huggingface(model, target)
         found[f'{stage}_seconds'] = time.perf_counter() - start
-        found[f'{stage}_peak_bytes'] = _resident('VmHWM') - before
+        found[f'{stage}_peak_bytes'] = _resident('VmHWM')
     print(json.dumps(found))
 
 

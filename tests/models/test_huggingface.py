@@ -15,7 +15,7 @@ from torch_llama import SMALL, random_torch_llama
 
 from cdjax.data import build_arithmetic_tokenizer, save_tokenizer
 from cdjax.errors import InputError
-from cdjax.models import huggingface_export, load_huggingface, save_huggingface
+from cdjax.models import huggingface, huggingface_export, load_huggingface, save_huggingface
 from cdjax.models.tensor_files import StoredTensor
 from cdjax.parallel.mesh import make_mesh
 
@@ -114,11 +114,48 @@ def test_each_weight_is_read_once_under_replication(saved, monkeypatch):
     assert norms.is_fully_replicated
 
 
+def test_the_host_holds_one_devices_slice_of_a_parameter(saved, monkeypatch):
+    read, sizes = huggingface._SliceReader.__call__, []
+
+    def recording(self, index):
+        host = read(self, index)
+        sizes.append(host.nbytes)
+        return host
+
+    monkeypatch.setattr(huggingface._SliceReader, '__call__', recording)
+    model = load_huggingface(saved, mesh=make_mesh(2, 4))
+    slices = []
+    for leaf in jax.tree.leaves(model):
+        distinct = {str(shard.index): shard.data.nbytes for shard in leaf.addressable_shards}
+        slices += distinct.values()
+    assert sorted(sizes) == sorted(slices)
+    assert max(sizes) == model.layers.mlp.up.weight[...].nbytes // 8
+
+
 def test_large_tensors_are_read_and_written_in_chunks(saved, tmp_path, monkeypatch):
+    """1000 bytes at a time, where the largest tensor has 12,288 and a row at most 384."""
     for module in ('tensor_files', 'huggingface_export'):
         monkeypatch.setattr(f'cdjax.models.{module}.CHUNK_BYTES', 1000)
+    sizes = {'read': [], 'write': []}
+
+    def recording(chunks, kind, part):
+        def record(*args):
+            for chunk in chunks(*args):
+                sizes[kind].append(part(chunk).nbytes)
+                yield chunk
+
+        return record
+
+    read = recording(StoredTensor.chunks, 'read', lambda chunk: chunk[1])
+    write = recording(huggingface_export._host_chunks, 'write', lambda chunk: chunk)
+    monkeypatch.setattr(StoredTensor, 'chunks', read)
+    monkeypatch.setattr(huggingface_export, '_host_chunks', write)
     save_huggingface(load_huggingface(saved, mesh=make_mesh(2, 4)), tmp_path / 'out')
     assert_same_bits(stored(tmp_path / 'out'), stored(saved))
+    whole = sum(array.nbytes for array in stored(saved).values())
+    for kind in ('read', 'write'):
+        assert sum(sizes[kind]) == whole
+        assert 400 < max(sizes[kind]) <= 1000
 
 
 def test_conversion_on_the_way_rounds_as_torch_does(saved, reference):
