@@ -9,6 +9,7 @@ from absl import flags
 
 from cdjax.circuits.circuit import tokenizer_hash
 from cdjax.evaluation.accuracy import predict
+from cdjax.parallel.mesh import check_batch
 from cdjax.studies.inputs import Inputs
 from cdjax.training.discovery import discover
 from cdjax.workdir import open_workdir
@@ -17,15 +18,16 @@ from experiments.flags import (
     define_checkpoint_flags,
     define_discovery_flags,
     define_machine_flags,
+    define_run_flags,
     define_task_flags,
     discovery_from_flags,
     inputs_from_flags,
+    run_options,
     start_machine,
 )
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('workdir', 'runs/discover', 'Folder of the run.')
-flags.DEFINE_integer('checkpoint_every', 200, 'Steps between checkpoints.')
+define_run_flags('runs/discover', checkpoint_every=200)
 define_checkpoint_flags()
 define_task_flags()
 define_discovery_flags()
@@ -34,14 +36,17 @@ define_machine_flags()
 
 def main() -> None:
     """Discovers, saves, and prints what the circuits keep on unseen forms."""
-    config = discovery_from_flags()
+    config, options = discovery_from_flags(), run_options()
     inputs = Inputs(inputs_from_flags())
     config.encoding.check(inputs.teacher_config, inputs.dataset.tokens.shape[1])
     mesh = start_machine()
+    check_batch(
+        config.batch_size, mesh, microbatches=config.microbatches, name='discovery_batch_size'
+    )
     facts = {'inputs': inputs.facts(), 'discovery': dataclasses.asdict(config)}
     workdir = open_workdir(FLAGS.workdir, facts, name='discover')
     models = {'teacher': inputs.load_teacher(mesh)}
-    if inputs.student_path is not None:
+    if inputs.has_student:
         models['student'] = inputs.load_student(mesh)
     circuits, _ = discover(
         models,
@@ -50,7 +55,7 @@ def main() -> None:
         config,
         mesh=mesh,
         workdir=workdir,
-        checkpoint_every=FLAGS.checkpoint_every,
+        **options,
     )
     unseen = inputs.dataset[inputs.split.test]
     for name, circuit in circuits.items():

@@ -14,6 +14,7 @@ from cdjax.circuits.pairing import parse_pairs
 from cdjax.errors import InputError
 from cdjax.evaluation.accuracy import predict
 from cdjax.models import save_huggingface
+from cdjax.parallel.mesh import check_batch
 from cdjax.studies.arms import ARMS, Pairing, alignment_of
 from cdjax.studies.inputs import Inputs
 from cdjax.training.distillation import TeacherStore, distill
@@ -23,19 +24,20 @@ from experiments.flags import (
     define_checkpoint_flags,
     define_distillation_flags,
     define_machine_flags,
+    define_run_flags,
     define_task_flags,
     distillation_from_flags,
     inputs_from_flags,
+    run_options,
     start_machine,
 )
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('workdir', 'runs/distill', 'Folder of the run.')
+define_run_flags('runs/distill', checkpoint_every=500)
 flags.DEFINE_enum('arm', 'circuits', list(ARMS), 'What is aligned beside the KD.')
 flags.DEFINE_string('circuits', None, "The teacher's circuits (.safetensors); not for kd and all.")
 flags.DEFINE_string('student_circuits', None, "The student's circuits of the same classes, if any.")
 flags.DEFINE_integer('seed', 0, "Seed of a new student's weights and of the batches.")
-flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.')
 define_checkpoint_flags()
 define_task_flags()
 define_distillation_flags()
@@ -45,6 +47,7 @@ define_machine_flags()
 def main() -> None:
     """Distils, exports, and prints the accuracy on unseen forms."""
     config = dataclasses.replace(distillation_from_flags(), seed=FLAGS.seed)
+    options = run_options()
     inputs = Inputs(inputs_from_flags())
     pairs = parse_pairs(
         FLAGS.layer_pairs, inputs.student_config.num_layers, inputs.teacher_config.num_layers
@@ -67,6 +70,7 @@ def main() -> None:
     elif FLAGS.arm == 'all':
         alignment = alignment_of('all', Pairing(pairs), rows, FLAGS.seed)
     mesh = start_machine()
+    check_batch(config.batch_size, mesh, microbatches=config.microbatches)
     facts = {
         'inputs': inputs.facts(),
         'distillation': config,
@@ -78,7 +82,7 @@ def main() -> None:
     workdir = open_workdir(FLAGS.workdir, facts, name='distill')
     unseen = inputs.dataset[inputs.split.test]
     share = inputs.dataset[rows]
-    start = inputs.student_config if inputs.student_path is None else inputs.load_student(mesh)
+    start = inputs.load_student(mesh) if inputs.has_student else inputs.student_config
     teacher = inputs.load_teacher(mesh)
     if teacher_circuits is not None and teacher_circuits.info.get('model') != model_hash(teacher):
         raise InputError(
@@ -87,19 +91,19 @@ def main() -> None:
         )
     student, _ = distill(
         start,
-        TeacherStore.build(teacher, share, mesh=mesh),
+        TeacherStore.build(teacher, share, mesh=mesh, layers={layer for _, layer in pairs}),
         share,
         config,
         mesh=mesh,
         alignment=alignment,
         description=f'distill: {FLAGS.arm}',
         workdir=workdir,
-        checkpoint_every=FLAGS.checkpoint_every,
         evaluate=lambda model: {'accuracy': predict(model, unseen, mesh=mesh).accuracy},
         evaluate_every=FLAGS.evaluate_every,
+        **options,
     )
     if not (workdir / 'student').exists():
-        save_huggingface(student, workdir / 'student', tokenizer_from=inputs.teacher_path)
+        save_huggingface(student, workdir / 'student', tokenizer_from=inputs.tokenizer_path)
     accuracy = predict(student, unseen, mesh=mesh).accuracy
     launch.say(
         f'{accuracy:.1%} of {len(unseen)} problems of unseen forms; student in {workdir}/student'

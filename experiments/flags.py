@@ -1,19 +1,22 @@
 """Groups of flags that several launchers share, and what they turn into."""
 
 import dataclasses
+from typing import Any
 
-from absl import flags
+from absl import flags, logging
 from jax.sharding import Mesh
 
 from cdjax.circuits.classifier import Encoding
 from cdjax.data import ArithmeticTask
 from cdjax.errors import InputError
 from cdjax.losses import CausalDiscoveryWeights, DiscoveryWeights
+from cdjax.models.config import PRESETS
+from cdjax.models.llama import REMAT_POLICIES
 from cdjax.parallel import multihost
 from cdjax.parallel.compilation import enable_compilation_cache
 from cdjax.parallel.mesh import make_mesh
 from cdjax.studies.arms import ARMS, STARTS, ArmsConfig
-from cdjax.studies.inputs import InputsConfig
+from cdjax.studies.inputs import TEACHER_DTYPES, InputsConfig
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
@@ -64,12 +67,29 @@ def define_checkpoint_flags() -> None:
     flags.DEFINE_string(
         'teacher', None, 'Checkpoint folder or hub id; the embedded teacher if none.'
     )
-    flags.DEFINE_string('student', None, 'Checkpoint to start from; half the teacher if none.')
+    flags.DEFINE_string(
+        'student', None, 'Checkpoint to start from, or a preset; half the teacher if none.'
+    )
+    flags.DEFINE_enum(
+        'teacher_dtype',
+        'stored',
+        list(TEACHER_DTYPES),
+        "Dtype of the teacher's weights and computation; stored: as the checkpoint has it, and "
+        'bfloat16 for a preset.',
+    )
+    flags.DEFINE_bool(
+        'random_weights',
+        False,
+        'Draw all weights at random, to try speed and memory at full shapes without a checkpoint; '
+        f'--teacher may then be a preset ({", ".join(PRESETS)}) or a folder with a config.json.',
+    )
 
 
 def inputs_from_flags() -> InputsConfig:
     """Returns the inputs of a study."""
     task = task_from_flags()
+    if FLAGS.random_weights:
+        logging.warning('random weights: speed and memory are real, what the models say is not')
     return InputsConfig(
         task=FLAGS.task_file if task is None else task,
         share=FLAGS.share,
@@ -78,6 +98,8 @@ def inputs_from_flags() -> InputsConfig:
         prompt_prefix=FLAGS.prompt_prefix,
         teacher=FLAGS.teacher,
         student=FLAGS.student,
+        teacher_dtype=FLAGS.teacher_dtype,
+        random_weights=FLAGS.random_weights,
     )
 
 
@@ -103,6 +125,12 @@ def define_discovery_flags() -> None:
     flags.DEFINE_list('encode_positions', [], 'Positions that it reads; all if empty.')
     flags.DEFINE_integer('discovery_steps', 500, 'Steps of a discovery.')
     flags.DEFINE_integer('discovery_batch_size', 128, 'Problems a step of a discovery.')
+    flags.DEFINE_integer(
+        'discovery_microbatches', 1, 'Parts of that batch, one after the other: less memory.'
+    )
+    flags.DEFINE_enum(
+        'discovery_remat', 'none', list(REMAT_POLICIES), 'What its backward passes recompute.'
+    )
     flags.DEFINE_float('discovery_learning_rate', 2e-2, 'Peak learning rate of a discovery.')
     flags.DEFINE_integer('discovery_seed', 0, 'Seed of a discovery.')
 
@@ -133,6 +161,8 @@ def discovery_from_flags() -> DiscoveryConfig:
         hidden=FLAGS.mask_hidden,
         encoding=Encoding(FLAGS.encode_layer, positions),
         batch_size=FLAGS.discovery_batch_size,
+        microbatches=FLAGS.discovery_microbatches,
+        remat=FLAGS.discovery_remat,
         seed=FLAGS.discovery_seed,
     )
 
@@ -168,13 +198,31 @@ def define_distillation_flags() -> None:
     flags.DEFINE_float('init_std', 0.02, "Deviation of a new student's first matrices.")
     flags.DEFINE_integer('steps', 1000, 'Steps of a distillation.')
     flags.DEFINE_integer('batch_size', 128, 'Problems a step of a distillation.')
+    define_memory_flags()
     flags.DEFINE_float('learning_rate', 2e-3, 'Peak learning rate of a distillation.')
     flags.DEFINE_float('weight_decay', 1.0, 'Weight decay of a distillation.')
-    flags.DEFINE_enum(
-        'compute_dtype', 'float32', ['float32', 'bfloat16'], 'Dtype of the computation.'
-    )
-    flags.DEFINE_enum('remat', 'none', ['none', 'dots', 'full'], 'What backward passes recompute.')
     flags.DEFINE_integer('evaluate_every', 250, 'Steps between evaluations on unseen forms.')
+
+
+def define_memory_flags() -> None:
+    """Defines what a training of a model trades memory for; see `memory_options`."""
+    flags.DEFINE_integer(
+        'microbatches', 1, 'Parts of a batch, computed one after the other: less memory.'
+    )
+    flags.DEFINE_enum(
+        'compute_dtype',
+        'float32',
+        ['float32', 'bfloat16'],
+        'Dtype of the computation; trained weights stay float32.',
+    )
+    flags.DEFINE_enum(
+        'remat', 'none', list(REMAT_POLICIES), 'What backward passes recompute: less memory.'
+    )
+
+
+def memory_options() -> dict[str, Any]:
+    """Returns the fields of a training's configuration that `define_memory_flags` defines."""
+    return {name: FLAGS[name].value for name in ('microbatches', 'compute_dtype', 'remat')}
 
 
 def distillation_from_flags() -> DistillationConfig:
@@ -189,8 +237,7 @@ def distillation_from_flags() -> DistillationConfig:
         temperature=FLAGS.temperature,
         batch_size=FLAGS.batch_size,
         init_std=FLAGS.init_std,
-        compute_dtype=FLAGS.compute_dtype,
-        remat=FLAGS.remat,
+        **memory_options(),
     )
 
 
@@ -219,9 +266,43 @@ def arms_from_flags() -> ArmsConfig:
         arms=tuple(FLAGS.arms),
         starts=tuple(FLAGS.starts),
         seeds=seeds,
-        head_start=LanguageModelConfig(optimizer, batch_size=FLAGS.batch_size),
+        head_start=LanguageModelConfig(optimizer, batch_size=FLAGS.batch_size, **memory_options()),
         evaluate_every=FLAGS.evaluate_every,
     )
+
+
+def define_run_flags(workdir: str, *, checkpoint_every: int) -> None:
+    """Defines where one training is kept and what is written of it; see `run_options`."""
+    flags.DEFINE_string('workdir', workdir, 'Folder of the run.')
+    flags.DEFINE_integer('checkpoint_every', checkpoint_every, 'Steps between checkpoints.')
+    flags.DEFINE_string(
+        'profile_steps', None, 'FIRST:END, steps of which WORKDIR/profile gets a profiler trace.'
+    )
+
+
+def run_options() -> dict[str, Any]:
+    """Returns the keyword arguments of a training that `define_run_flags` defines.
+
+    Raises:
+        InputError: a value out of range.
+    """
+    if FLAGS.checkpoint_every < 1:
+        raise InputError(f'checkpoint_every={FLAGS.checkpoint_every} must be at least 1')
+    return {'checkpoint_every': FLAGS.checkpoint_every, 'profile_steps': _profile_steps()}
+
+
+def _profile_steps() -> tuple[int, int] | None:
+    if FLAGS.profile_steps is None:
+        return None
+    try:
+        first, end = map(int, FLAGS.profile_steps.split(':'))
+    except ValueError:
+        raise InputError(
+            f'profile_steps={FLAGS.profile_steps}: write FIRST:END, such as 10:15'
+        ) from None
+    if not 0 <= first < end:
+        raise InputError(f'profile_steps={FLAGS.profile_steps}: FIRST from 0, END above it')
+    return first, end
 
 
 def define_machine_flags() -> None:

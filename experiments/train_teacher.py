@@ -17,13 +17,17 @@ from cdjax.workdir import open_workdir
 from experiments import launch
 from experiments.flags import (
     define_machine_flags,
+    define_memory_flags,
+    define_run_flags,
     define_task_flags,
+    memory_options,
+    run_options,
     start_machine,
     task_from_flags,
 )
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('workdir', 'runs/teacher', 'Folder of checkpoints and metrics.')
+define_run_flags('runs/teacher', checkpoint_every=500)
 flags.DEFINE_string('output', None, 'Hugging Face folder to write; WORKDIR/model if not given.')
 flags.DEFINE_integer('hidden_size', 128, 'Width of the residual stream.')
 flags.DEFINE_integer('intermediate_size', 512, 'FFN neurons a layer.')
@@ -36,8 +40,8 @@ flags.DEFINE_integer('batch_size', 256, 'Problems a step.')
 flags.DEFINE_float('learning_rate', 2e-3, 'Peak learning rate.')
 flags.DEFINE_float('weight_decay', 0.3, 'Weight decay of matrices.')
 flags.DEFINE_integer('seed', 0, 'Seed of weights and batches.')
-flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.')
 flags.DEFINE_integer('evaluate_every', 500, 'Steps between evaluations on unseen forms.')
+define_memory_flags()
 define_task_flags()
 define_machine_flags()
 
@@ -66,7 +70,9 @@ def main() -> None:
         OptimizerConfig(FLAGS.steps, FLAGS.learning_rate, weight_decay=FLAGS.weight_decay),
         batch_size=FLAGS.batch_size,
         seed=FLAGS.seed,
+        **memory_options(),
     )
+    options = run_options()
     output = epath.Path(FLAGS.output or epath.Path(FLAGS.workdir) / 'model')
     if output.exists() and not (epath.Path(FLAGS.workdir) / 'config.json').exists():
         raise InputError(
@@ -91,9 +97,9 @@ def main() -> None:
         mesh=mesh,
         description='train teacher',
         workdir=workdir,
-        checkpoint_every=FLAGS.checkpoint_every,
         evaluate=lambda model: {'accuracy': predict(model, unseen, mesh=mesh).accuracy},
         evaluate_every=FLAGS.evaluate_every,
+        **options,
     )
     save_tokenizer(tokenizer, workdir / 'tokenizer')
     if not output.exists():

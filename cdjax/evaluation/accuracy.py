@@ -10,6 +10,7 @@ from cdjax.circuits.ablation import ABLATIONS, keep_only
 from cdjax.data import Dataset
 from cdjax.models import Llama
 from cdjax.parallel.batching import map_rows
+from cdjax.parallel.mesh import split_neurons
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +79,11 @@ def predict(
     }
     constants = {'model': model}
     if masks is not None:
-        constants['masks'] = jnp.asarray(masks, jnp.float32)
+        constants['masks'] = split_neurons(np.asarray(masks, np.float32), mesh)
         zeros = np.zeros(len(dataset), np.int32)
         rows['classes'] = zeros if classes is None else np.asarray(classes, np.int32)
         if ablation == 'mean':
-            constants['fill'] = jnp.asarray(fill, jnp.float32)
+            constants['fill'] = split_neurons(np.asarray(fill, np.float32), mesh)
         elif ablation == 'counterfactual':
             rows['counterfactual_tokens'] = dataset.counterfactual_tokens
     correct, difference = map_rows(

@@ -100,6 +100,11 @@ class LlamaConfig:
         return huggingface_config.write_fields(dataclasses.asdict(self), dtype)
 
     @classmethod
+    def preset(cls, name: str) -> 'LlamaConfig':
+        """Returns the preset of a name in `PRESETS`, such as 'llama32_1b'."""
+        return getattr(cls, name)()
+
+    @classmethod
     def llama3_8b(cls) -> 'LlamaConfig':
         """Llama 3 8B: 8.030 B parameters, no RoPE scaling."""
         return cls(128256, 4096, 14336, 32, 32, 8, 128)
@@ -135,3 +140,6 @@ class LlamaConfig:
     def llama3_70b(cls) -> 'LlamaConfig':
         """Llama 3 70B: 70.55 B parameters, no RoPE scaling."""
         return cls(128256, 8192, 28672, 80, 64, 8, 128)
+
+
+PRESETS = ('llama3_8b', 'llama31_8b', 'llama32_1b', 'llama32_3b', 'llama3_70b')

@@ -8,6 +8,7 @@ import huggingface_hub
 from huggingface_hub import errors
 
 from cdjax.errors import InputError
+from cdjax.models.config import PRESETS, LlamaConfig
 from cdjax.models.huggingface import read_config
 from cdjax.models.huggingface_export import COMPANIONS
 
@@ -17,6 +18,16 @@ _ID = re.compile(r'[\w-][\w.-]*/[\w.-]+')
 _SMALL = ('config.json', *COMPANIONS)
 _WEIGHTS = ('*.safetensors', '*.safetensors.index.json')
 _NOT = ('*/*',)
+
+# Gated repositories whose shapes are presets: they can be planned for before access is given.
+_SHAPES = {
+    'meta-llama/Meta-Llama-3-8B': 'llama3_8b',
+    'meta-llama/Meta-Llama-3-70B': 'llama3_70b',
+    'meta-llama/Llama-3.1-8B': 'llama31_8b',
+    'meta-llama/Meta-Llama-3.1-8B': 'llama31_8b',
+    'meta-llama/Llama-3.2-1B': 'llama32_1b',
+    'meta-llama/Llama-3.2-3B': 'llama32_3b',
+}
 
 
 def resolve_checkpoint(path_or_id: str | os.PathLike) -> Path:
@@ -52,6 +63,32 @@ def resolve_checkpoint(path_or_id: str | os.PathLike) -> Path:
             'give the path of that folder'
         )
     return folder
+
+
+def resolve_shape(name: str | os.PathLike) -> tuple[LlamaConfig, Path | None]:
+    """Returns the shape of a model without its weights, and the folder of its tokenizer if any.
+
+    Args:
+        name: a preset of `LlamaConfig`; a folder with a `config.json`; or the id of a repository
+            on the hub, which is asked only where no preset has its shape.
+
+    Raises:
+        InputError: none of the three, or what `resolve_checkpoint` raises.
+    """
+    if name in PRESETS:
+        return LlamaConfig.preset(name), None
+    folder = Path(name).expanduser()
+    if not folder.exists():
+        text = os.fspath(name)
+        if text.removesuffix('-Instruct') in _SHAPES:
+            return LlamaConfig.preset(_SHAPES[text.removesuffix('-Instruct')]), None
+        if not _ID.fullmatch(text):
+            raise InputError(
+                f'{text} is neither a preset ({", ".join(PRESETS)}), nor a folder, nor the id of a '
+                'repository on the hub (meta-llama/Llama-3.2-1B)'
+            )
+        folder = _fetch(text, _SMALL)
+    return read_config(folder), folder
 
 
 def _fetch(name: str, patterns: tuple[str, ...]) -> Path:

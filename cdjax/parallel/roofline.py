@@ -12,6 +12,9 @@ from cdjax.parallel.targets import Chip
 
 FLOAT32 = 4
 
+# How far a pass goes back, and the arithmetic of it all in forward passes.
+BACKWARD = {'none': 1, 'activations': 2, 'weights': 3}
+
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -50,16 +53,16 @@ def llama_work(
     *,
     fsdp: int,
     tensor: int,
-    training: bool,
+    backward: str,
     remat: str = 'none',
     compute_bytes: int = 2,
     microbatches: int = 1,
 ) -> Work:
-    """Returns the work of a forward pass or a training step with AdamW.
+    """Returns the work of a forward pass, with what goes back behind it.
 
     Weights lie in slices over `fsdp` and are gathered, in the dtype of the computation, for each
-    pass; gradients are summed and scattered in float32; over `tensor` each block sums its two
-    outputs once a pass. Activations are written once and read once.
+    pass; in a training with AdamW gradients are summed and scattered in float32; over `tensor` each
+    block sums its two outputs once a pass. Activations are written once and read once.
 
     Args:
         config: the model.
@@ -68,15 +71,17 @@ def llama_work(
         logit_positions: positions of each row whose logits are computed.
         fsdp: size of the mesh axis.
         tensor: size of the mesh axis.
-        training: forward, backward and update; else forward alone.
+        backward: key of `BACKWARD`: 'none' is a forward pass; 'activations' goes back through
+            frozen weights, to masks; 'weights' is a training step with its update.
         remat: key of `REMAT_POLICIES`; with 'full' the blocks' forward pass runs twice.
         compute_bytes: bytes of a number of the computation.
         microbatches: parts of the batch that run one after the other.
     """
     c = config
     forward = forward_flops(c, rows, length, rows * logit_positions)
-    recomputed = forward_flops(c, rows, length, 0) if training and remat == 'full' else 0
-    passes = (2 if training else 1) + (1 if recomputed else 0)
+    times, training = BACKWARD[backward], backward == 'weights'
+    recomputed = forward_flops(c, rows, length, 0) if times > 1 and remat == 'full' else 0
+    passes = (2 if times > 1 else 1) + (1 if recomputed else 0)
 
     embeddings = c.vocab_size * c.hidden_size * (1 if c.tie_embeddings else 2)
     parameters = block_parameters(c) + embeddings
@@ -91,14 +96,14 @@ def llama_work(
     heads = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
     of_layer = 6 * c.hidden_size + (3 * c.intermediate_size + heads) / tensor
     activations = passes * 2 * compute_bytes * tokens * c.num_layers * of_layer
-    head = (3 if training else 1) * FLOAT32 * c.vocab_size / tensor
+    head = times * FLOAT32 * c.vocab_size / tensor
     head *= rows * logit_positions / fsdp
     summed = 2 * passes * c.num_layers * 2 * (1 - 1 / tensor)
     summed *= tokens * c.hidden_size * compute_bytes
 
     return Work(
-        useful_flops=3 * forward if training else forward,
-        flops=(3 * forward if training else forward) + recomputed,
+        useful_flops=times * forward,
+        flops=times * forward + recomputed,
         traffic=weights_read + gathered + activations + head + (update if training else 0),
         received=gathered + summed + (scattered if training else 0),
     )

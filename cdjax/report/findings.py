@@ -37,6 +37,8 @@ def data(results: Results, config: Results) -> str:
     """Says on what the run was judged."""
     facts, study = results['data'], results['circuits']
     students = min(facts['test'], config['arms']['max_problems'])
+    if config['inputs'].get('random_weights'):
+        return sentence('all weights are random: the times are real, and no figure means anything')
     return sentence(
         f'circuits are judged on {study["problems"]:,} and students on {students:,} of the '
         f'{count(facts["test"], "problem")} whose canonical forms were held out from discovery '

@@ -175,7 +175,7 @@ def run_arm(
     shared = len(split.share)
     model, history = distill(
         student,
-        TeacherStore(store.logits[:shared], store.neurons[:shared]),
+        store[:shared],
         dataset[split.share],
         dataclasses.replace(config.distillation, seed=seed),
         mesh=mesh,
@@ -202,21 +202,23 @@ def run_arm(
             for point in history
             if 'task' in point
         ],
-        **measure_alignment(model, problems, store.neurons[shared:], unseen, pairing, mesh=mesh),
+        **measure_alignment(model, problems, store[shared:], unseen, pairing, mesh=mesh),
     }
 
 
-def measure_alignment(model, problems, teacher_neurons, rows, pairing, *, mesh) -> dict[str, float]:
+def measure_alignment(model, problems, store, rows, pairing, *, mesh) -> dict[str, float]:
     """Returns the debiased CKA of student and teacher, mean over the layer pairs.
 
     `cka_all` compares all neurons over all problems; `cka_circuits` the teacher's circuit of each
     class with the student's neurons (its circuit, where it has one) on that class's problems.
     """
-    _, neurons = collect_answer_activations(model, problems, mesh=mesh)
+    student_layers, teacher_layers = zip(*pairing.pairs, strict=True)
+    _, neurons = collect_answer_activations(model, problems, mesh=mesh, layers=student_layers)
+    teacher_neurons = store.neurons_of(teacher_layers)
     classes = jax.nn.one_hot(pairing.teacher.assignments[rows], pairing.teacher.num_classes)
     over_all, within = [], []
-    for s, t in pairing.pairs:
-        x, y = jnp.asarray(neurons[:, s]), jnp.asarray(teacher_neurons[:, t])
+    for i, (s, t) in enumerate(pairing.pairs):
+        x, y = jnp.asarray(neurons[:, i]), jnp.asarray(teacher_neurons[:, i])
         over_all.append(float(linear_cka(x, y)))
         columns = {'y_masks': jnp.asarray(pairing.teacher.masks[:, t], jnp.float32)}
         if pairing.student is not None:

@@ -1,18 +1,33 @@
 """What a study starts from: checkpoints, tokenizer, problems and their split."""
 
 import dataclasses
+import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import cdjax
 from cdjax.circuits.circuit import tokenizer_hash
-from cdjax.data import ArithmeticTask, Dataset, Split, read_task_file, split
+from cdjax.data import (
+    ArithmeticTask,
+    Dataset,
+    Split,
+    build_arithmetic_tokenizer,
+    read_task_file,
+    split,
+)
 from cdjax.errors import InputError
 from cdjax.models import Llama, LlamaConfig, load_huggingface
-from cdjax.models.hub import resolve_checkpoint
+from cdjax.models.config import PRESETS
+from cdjax.models.hub import resolve_checkpoint, resolve_shape
 from cdjax.models.huggingface import read_config
+from cdjax.parallel.mesh import init_sharded
+
+# None: each tensor keeps the dtype that it is stored in.
+TEACHER_DTYPES = {'stored': None, 'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 EMBEDDED_TEACHER = Path(cdjax.__file__).parent / 'assets' / 'teacher'
 
@@ -28,7 +43,11 @@ class InputsConfig:
         split_seed: of the split by canonical form.
         prompt_prefix: text before each prompt of a task file; a task has its own.
         teacher: a checkpoint folder or a hub id; the embedded teacher if None.
-        student: a checkpoint to start from; if None, half the teacher's width.
+        student: a checkpoint to start from, or a preset's name for a student from nothing of that
+            shape; if None, one from nothing of half the teacher's width.
+        teacher_dtype: key of `TEACHER_DTYPES`, of the teacher's weights and computation.
+        random_weights: draw all weights at random instead of reading them: speed and memory are
+            those of the real models, answers are not. Presets then do for a teacher too.
     """
 
     task: ArithmeticTask | str
@@ -38,6 +57,14 @@ class InputsConfig:
     prompt_prefix: str = ''
     teacher: str | None = None
     student: str | None = None
+    teacher_dtype: str = 'stored'
+    random_weights: bool = False
+
+    def __post_init__(self):
+        if self.teacher_dtype not in TEACHER_DTYPES:
+            raise InputError(
+                f'teacher_dtype={self.teacher_dtype}: choose one of {", ".join(TEACHER_DTYPES)}'
+            )
 
 
 class Inputs:
@@ -45,40 +72,64 @@ class Inputs:
 
     Attributes:
         config: what decides them.
-        teacher_path: the teacher's checkpoint folder.
+        teacher_path: the teacher's checkpoint folder, None for random weights of a preset.
         teacher_config: its shape.
-        student_path: the student's folder, None for a student from nothing.
+        student_path: the student's folder, likewise.
         student_config: its shape.
-        tokenizer: the teacher's.
+        has_student: whether there is a student to start from, rather than one from nothing.
+        tokenizer: the teacher's; with random weights, where its folder has none, one of our own
+            that like Llama 3's has one token for each number.
+        tokenizer_path: the folder that holds it, None for our own.
         dataset: all problems that fit the tokenizer.
         split: their split by canonical form.
 
     Raises:
-        InputError: a folder without config or tokenizer, a student of another vocabulary, a task
-            file with a broken line, a range that leaves the tokenizer's single-token numbers.
+        InputError: a folder without config or tokenizer, a preset where weights are needed, a
+            student of another vocabulary, a task file with a broken line, a range that leaves the
+            tokenizer's single-token numbers.
     """
 
     def __init__(self, config: InputsConfig):
         self.config = config
-        self.teacher_path = resolve_checkpoint(config.teacher or EMBEDDED_TEACHER)
-        self.teacher_config = read_config(self.teacher_path)
-        self.student_path = None
-        if config.student is None:
-            self.student_config = half_width(self.teacher_config)
+        self.teacher_config, self.teacher_path = self._resolve(config.teacher or EMBEDDED_TEACHER)
+        self.has_student = config.student is not None and config.student not in PRESETS
+        if self.has_student:
+            self.student_config, self.student_path = self._resolve(config.student)
         else:
-            self.student_path = resolve_checkpoint(config.student)
-            self.student_config = read_config(self.student_path)
-            if self.student_config.vocab_size != self.teacher_config.vocab_size:
-                raise InputError(
-                    f'the student {self.student_path} has {self.student_config.vocab_size} tokens '
-                    f'and the teacher {self.teacher_config.vocab_size}: name a student of the '
-                    "teacher's vocabulary"
-                )
-        self.tokenizer = _read_tokenizer(self.teacher_path)
+            self.student_path = None
+            self.student_config = (
+                half_width(self.teacher_config)
+                if config.student is None
+                else LlamaConfig.preset(config.student)
+            )
+        if self.student_config.vocab_size != self.teacher_config.vocab_size:
+            raise InputError(
+                f'the student {config.student} has {self.student_config.vocab_size} tokens and the '
+                f"teacher {self.teacher_config.vocab_size}: name a student of the teacher's "
+                'vocabulary'
+            )
+        self.tokenizer_path = self.teacher_path
+        if config.random_weights and not _has_tokenizer(self.teacher_path):
+            self.tokenizer_path = None
+            self.tokenizer = _stand_in_tokenizer(self.teacher_config.vocab_size)
+        else:
+            self.tokenizer = _read_tokenizer(self.teacher_path)
         self.dataset: Dataset = self._encode()
         self.split: Split = split(
             self.dataset, share=config.share, test=config.test, seed=config.split_seed
         )
+
+    def _resolve(self, name: str | Path) -> tuple[LlamaConfig, Path | None]:
+        """Returns the shape of a model and the folder of its checkpoint."""
+        if self.config.random_weights:
+            return resolve_shape(name)
+        if name in PRESETS:
+            raise InputError(
+                f'teacher={name} is a shape without weights: name a checkpoint folder or a hub id, '
+                'or add --random_weights to try speed and memory'
+            )
+        folder = resolve_checkpoint(name)
+        return read_config(folder), folder
 
     def _encode(self) -> Dataset:
         task = self.config.task
@@ -94,15 +145,51 @@ class Inputs:
             'tokenizer': tokenizer_hash(self.tokenizer),
         }
 
+    @property
+    def teacher_dtype(self) -> str:
+        """The dtype of the teacher's weights: as asked for, as its config says, or bfloat16."""
+        if self.config.teacher_dtype != 'stored':
+            return self.config.teacher_dtype
+        if self.teacher_path is None:
+            return 'bfloat16'
+        fields = json.loads((self.teacher_path / 'config.json').read_text())
+        return fields.get('dtype') or fields.get('torch_dtype') or 'float32'
+
     def load_teacher(self, mesh: Mesh) -> Llama:
         """Loads the teacher onto the mesh."""
-        return load_huggingface(self.teacher_path, mesh=mesh)
+        if self.config.random_weights:
+            return _random_model(self.teacher_config, jnp.dtype(self.teacher_dtype), 0, mesh)
+        dtype = TEACHER_DTYPES[self.config.teacher_dtype]
+        return load_huggingface(self.teacher_path, mesh=mesh, dtype=dtype)
 
     def load_student(self, mesh: Mesh) -> Llama:
-        """Loads the student's checkpoint onto the mesh."""
-        if self.student_path is None:
+        """Loads the student to start from onto the mesh, in float32: it is going to be trained.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not self.has_student:
             raise InputError('there is no student checkpoint: name one with --student')
-        return load_huggingface(self.student_path, mesh=mesh)
+        if self.config.random_weights:
+            return _random_model(self.student_config, jnp.float32, 1, mesh)
+        return load_huggingface(self.student_path, mesh=mesh, dtype=jnp.float32)
+
+
+def _random_model(config: LlamaConfig, dtype, seed: int, mesh: Mesh) -> Llama:
+    init = lambda key: Llama(config, key, dtype=dtype)
+    return init_sharded(init, jax.random.key(seed), mesh)
+
+
+def _has_tokenizer(folder: Path | None) -> bool:
+    return folder is not None and any(folder.glob('tokenizer*'))
+
+
+def _stand_in_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
+    """Returns a tokenizer of at most `vocab_size` tokens, with one for each number to 999."""
+    largest = min(999, vocab_size - (len(build_arithmetic_tokenizer(9)) - 9))
+    if largest < 9:
+        raise InputError(f'a vocabulary of {vocab_size} tokens has no room for the digits')
+    return build_arithmetic_tokenizer(largest)
 
 
 def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

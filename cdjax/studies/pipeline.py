@@ -16,6 +16,7 @@ from cdjax.evaluation.accuracy import predict
 from cdjax.evaluation.selectivity import compare_matrices, selectivity, selectivity_matrix
 from cdjax.metrics import MetricsWriter
 from cdjax.models import Llama, LlamaConfig, load_huggingface, save_huggingface
+from cdjax.parallel.mesh import check_batch
 from cdjax.studies.arms import (
     ArmsConfig,
     Pairing,
@@ -105,6 +106,11 @@ class Pipeline:
         self.config, self.mesh = config, mesh
         self.inputs = Inputs(config.inputs)
         self.dataset, self.split = self.inputs.dataset, self.inputs.split
+        for batch, flag in (
+            (config.discovery, 'discovery_batch_size'),
+            (config.arms.distillation, 'batch_size'),
+        ):
+            check_batch(batch.batch_size, mesh, microbatches=batch.microbatches, name=flag)
         config.discovery.encoding.check(self.inputs.teacher_config, self.dataset.tokens.shape[1])
         self.pairs = parse_pairs(
             config.layer_pairs,
@@ -252,14 +258,15 @@ class Pipeline:
     def store(self) -> TeacherStore:
         """What the teacher says of the share and, behind it, of the unseen problems evaluated."""
         rows = np.concatenate([self.split.share, evaluated_rows(self.split, self.config.arms)])
-        return TeacherStore.build(self.teacher, self.dataset[rows], mesh=self.mesh)
+        layers = {teacher for _, teacher in self.pairs}
+        return TeacherStore.build(self.teacher, self.dataset[rows], mesh=self.mesh, layers=layers)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 (a pipeline lives as long as its process)
     def first_student(self, start: str, seed: int) -> Llama | LlamaConfig:
         """Returns what the students of a start and a seed start from."""
         if start == 'nothing':
             return self.inputs.student_config
-        if self.inputs.student_path is not None:
+        if self.inputs.has_student:
             return self.inputs.load_student(self.mesh)
         return train_head_start(
             self.inputs.student_config,
@@ -396,4 +403,4 @@ class Pipeline:
 
     def _save(self, model: Llama, target: epath.Path) -> None:
         if not target.exists():
-            save_huggingface(model, target, tokenizer_from=self.inputs.teacher_path)
+            save_huggingface(model, target, tokenizer_from=self.inputs.tokenizer_path)

@@ -38,7 +38,7 @@ from cdjax.losses import (
     causal_discovery_loss,
     discovery_loss,
 )
-from cdjax.models import Llama
+from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import TENSOR, check_batch, replicate, split_neurons
 from cdjax.training.accumulation import accumulate_gradients, check_batch_size
@@ -146,6 +146,7 @@ def discover(
     description: str = 'discover',
     workdir: epath.PathLike | None = None,
     checkpoint_every: int = 200,
+    profile_steps: tuple[int, int] | None = None,
     check_gradients: bool = True,
 ) -> tuple[dict[str, Circuit], list[Point]]:
     """Searches circuits in one model, or in several at once with classes in common.
@@ -161,6 +162,7 @@ def discover(
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed search continues from it.
         checkpoint_every: steps between checkpoints.
+        profile_steps: see `fit`.
         check_gradients: run the gradient doctor before the first step.
 
     Returns:
@@ -199,23 +201,9 @@ def discover(
     # -- Training -----------------------------------------------------------------------------
     tx = make_optimizer(config.optimizer)
 
-    def init_params(key):
-        keys = jax.random.split(key, len(models) + 1)
-        generators = {
-            name: MaskGenerator(
-                config.num_classes,
-                model.config.num_layers,
-                model.config.intermediate_size,
-                model_key,
-                hidden=config.hidden,
-            )
-            for (name, model), model_key in zip(models.items(), keys[1:], strict=True)
-        }
-        if classes is not None:
-            return {'generators': generators}
-        classifier = Classifier(encodings.shape[1], config.num_classes, keys[0])
-        return {'generators': generators, 'classifier': classifier}
-
+    shapes = {name: model.config for name, model in models.items()}
+    width = encodings.shape[1] if classes is None else None
+    init_params = lambda key: make_params(key, shapes, width, config)
     state = init_state(init_params, tx, jax.random.key(config.seed), mesh, rules=RULES)
 
     def batch_at(step: int) -> dict[str, Any]:
@@ -245,6 +233,7 @@ def discover(
         description=description,
         workdir=workdir,
         checkpoint_every=checkpoint_every,
+        profile_steps=profile_steps,
         tokens_per_step=config.batch_size * learned.tokens.shape[1] * len(models),
         flops_per_step=_useful_flops(models.values(), learned.tokens.shape[1], config),
     )
@@ -280,6 +269,33 @@ def discover(
             },
         )
     return circuits, history
+
+
+def make_params(
+    key: jax.Array, shapes: Mapping[str, LlamaConfig], width: int | None, config: DiscoveryConfig
+) -> dict[str, Any]:
+    """Returns the first parameters: a mask generator for each model, and the classifier.
+
+    Args:
+        key: PRNG key.
+        shapes: name → shape of each model.
+        width: features of an encoding (E); None where the classes are fixed beforehand.
+        config: the search.
+    """
+    keys = jax.random.split(key, len(shapes) + 1)
+    generators = {
+        name: MaskGenerator(
+            config.num_classes,
+            shape.num_layers,
+            shape.intermediate_size,
+            model_key,
+            hidden=config.hidden,
+        )
+        for (name, shape), model_key in zip(shapes.items(), keys[1:], strict=True)
+    }
+    if width is None:
+        return {'generators': generators}
+    return {'generators': generators, 'classifier': Classifier(width, config.num_classes, keys[0])}
 
 
 def make_step(tx: optax.GradientTransformation, config: DiscoveryConfig):

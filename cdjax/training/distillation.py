@@ -163,6 +163,7 @@ def distill(
     description: str = 'distill',
     workdir: epath.PathLike | None = None,
     checkpoint_every: int = 500,
+    profile_steps: tuple[int, int] | None = None,
     evaluate: Callable[[Llama], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     check_gradients: bool = True,
@@ -179,6 +180,7 @@ def distill(
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed distillation continues from it.
         checkpoint_every: steps between checkpoints.
+        profile_steps: see `fit`.
         evaluate: student → scalars, logged as `evaluation/NAME`.
         evaluate_every: steps between evaluations; at the end only if None.
         check_gradients: run the gradient doctor before the first step.
@@ -253,6 +255,7 @@ def distill(
         description=description,
         workdir=workdir,
         checkpoint_every=checkpoint_every,
+        profile_steps=profile_steps,
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         tokens_per_step=shape[0] * shape[1],

@@ -57,6 +57,7 @@ def train_language_model(
     description: str = 'language model',
     workdir: epath.PathLike | None = None,
     checkpoint_every: int = 500,
+    profile_steps: tuple[int, int] | None = None,
     evaluate: Callable[[Llama], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
 ) -> tuple[Llama, list[Point]]:
@@ -70,6 +71,7 @@ def train_language_model(
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed training continues from it.
         checkpoint_every: steps between checkpoints.
+        profile_steps: see `fit`.
         evaluate: model → scalars, logged as `evaluation/NAME`.
         evaluate_every: steps between evaluations; at the end only if None.
 
@@ -99,6 +101,7 @@ def train_language_model(
         description=description,
         workdir=workdir,
         checkpoint_every=checkpoint_every,
+        profile_steps=profile_steps,
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         tokens_per_step=shape[0] * shape[1],

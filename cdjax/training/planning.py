@@ -1,4 +1,4 @@
-"""Says before a weight is loaded whether a distillation fits a machine, and how it does best."""
+"""Says before a weight is loaded whether a job fits a machine, and how it does best."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,9 +12,7 @@ from cdjax.models.parameters import abstract_model
 from cdjax.parallel.fitting import MeshShape, candidate_meshes, largest_batch
 from cdjax.parallel.plan import USABLE, Footprint, compile_for
 from cdjax.parallel.targets import GIB, Chip, Target
-from cdjax.training.programs import DistillationShapes, student_work, teacher_work
-
-BUILDER = 'cdjax.training.programs:distillation_programs'
+from cdjax.training.programs import JobShapes
 
 # Meshes that are compiled before a plan says that nothing fits.
 MESHES_TRIED = 3
@@ -25,20 +23,20 @@ HOST_BASE = 1.2 * GIB
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A distillation on a machine.
+    """A job on a machine.
 
     Attributes:
         shapes: what was planned.
         target: the machine.
         chip: one device of it.
         mesh: the recommended mesh, or the one that was asked for.
-        footprints: the teacher's pass and the student's step, compiled for it.
+        footprints: the programs of the job, compiled for it; the training step is the last.
         largest_batch: rows of the largest training step that fits, confirmed by compilation; 0
             where none fits, None where it was not asked for.
         alternative: a mesh that is faster by formula than the one that was asked for.
     """
 
-    shapes: DistillationShapes
+    shapes: JobShapes
     target: Target
     chip: Chip
     mesh: MeshShape
@@ -54,10 +52,10 @@ class Plan:
     @property
     def loading_bytes(self) -> float:
         """Host memory of a process while it loads the models: one slice at a time, twice."""
-        models = (
-            abstract_model(self.shapes.teacher, jnp.dtype(self.shapes.teacher_dtype)),
-            abstract_model(self.shapes.student),
-        )
+        models = [
+            abstract_model(config, jnp.dtype(dtype))
+            for config, dtype in self.shapes.models.values()
+        ]
         # As stored and as converted. Norms are replicated, matrices lie in slices.
         slices = [x.size * x.dtype.itemsize for x in jax.tree.leaves(models)]
         return HOST_BASE + 2 * max(slices) / self.target.num_devices
@@ -77,7 +75,7 @@ class Plan:
             'largest_batch': self.largest_batch,
             'loading_bytes': self.loading_bytes,
             'store_bytes': self.shapes.store_bytes,
-            'shapes': self.shapes.to_dict(),
+            'shapes': dataclasses.asdict(self.shapes),
             'programs': [
                 {**dataclasses.asdict(f), 'total': f.total, 'seconds': s}
                 for f, s in zip(self.footprints, seconds, strict=True)
@@ -85,18 +83,18 @@ class Plan:
         }
 
 
-def plan_distillation(
-    shapes: DistillationShapes,
+def plan_job(
+    shapes: JobShapes,
     target: Target,
     *,
     mesh: MeshShape | None = None,
     find_largest_batch: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
-    """Compiles a distillation for a machine, and searches mesh and batch.
+    """Compiles a job for a machine, and searches mesh and batch.
 
     Args:
-        shapes: the distillation.
+        shapes: the job.
         target: the machine.
         mesh: the mesh; where None, the fastest by formula that the compiler confirms to fit.
         find_largest_batch: also search the largest batch, with a few more compilations.
@@ -109,21 +107,21 @@ def plan_distillation(
 
     def compiled(mesh: MeshShape, rows: int) -> tuple[tuple[Footprint, ...], Chip]:
         say(f'compiling for {target.name}: fsdp={mesh.fsdp} tensor={mesh.tensor}, batch {rows}')
-        recipe = dataclasses.replace(shapes, batch_size=rows).to_dict()
-        footprints, chip = compile_for(target, mesh.fsdp, mesh.tensor, BUILDER, recipe)
+        recipe = dataclasses.asdict(dataclasses.replace(shapes, batch_size=rows))
+        footprints, chip = compile_for(target, mesh.fsdp, mesh.tensor, shapes.builder, recipe)
         return tuple(footprints), chip
 
     candidates = candidate_meshes(
         target.num_devices,
         lambda mesh: least_seconds(shapes, target, mesh),
-        shapes.batch_size,
-        min(shapes.student.num_kv_heads, shapes.teacher.num_kv_heads),
+        shapes.batch_size // shapes.microbatches,
+        min(config.num_kv_heads for config, _ in shapes.models.values()),
     )
     tried = candidates[:MESHES_TRIED] if mesh is None else [mesh]
     if not tried:
         raise InputError(
             f'batch_size={shapes.batch_size} divides over no mesh of {target.num_devices} devices: '
-            f'choose a multiple of {target.num_devices}'
+            f'choose a multiple of {target.num_devices * shapes.microbatches}'
         )
     for chosen in tried:
         footprints, chip = compiled(chosen, shapes.batch_size)
@@ -140,23 +138,23 @@ def plan_distillation(
             return max(f.total for f in known[rows])
 
         most = max(shapes.num_problems, shapes.batch_size)
+        multiple = chosen.fsdp * shapes.microbatches
         largest = largest_batch(
-            needed, limit_of(chip), first=shapes.batch_size, multiple=chosen.fsdp, most=most
+            needed, limit_of(chip), first=shapes.batch_size, multiple=multiple, most=most
         )
     faster = candidates[0] if mesh is not None and candidates and candidates[0] != mesh else None
     return Plan(shapes, target, chip, chosen, footprints, largest, faster)
 
 
-def least_seconds(shapes: DistillationShapes, target: Target, mesh: MeshShape) -> float:
-    """Returns the least time of a student step on a mesh, by formula.
+def least_seconds(shapes: JobShapes, target: Target, mesh: MeshShape) -> float:
+    """Returns the least time of one call of each program on a mesh, by formula.
 
     Where two meshes are equal in what takes longest, the rest decides.
     """
     if target.platform == 'cpu':
         return float(mesh.tensor)  # the devices of one CPU are one
-    work = student_work(shapes, mesh.fsdp, mesh.tensor) + teacher_work(
-        shapes, mesh.fsdp, mesh.tensor
-    )
+    first, *others = shapes.works(mesh.fsdp, mesh.tensor)
+    work = sum(others, start=first)
     seconds = work.seconds(target.chip, target.num_devices).values()
     return max(seconds) + 0.01 * sum(seconds)
 
@@ -165,11 +163,12 @@ def describe(plan: Plan) -> str:
     """Returns a plan as lines of text for a terminal."""
     shapes, chip, footprints = plan.shapes, plan.chip, plan.footprints
     usable = USABLE * chip.memory
+    parts = f' in {shapes.microbatches} microbatches' if shapes.microbatches > 1 else ''
     lines = [
         f'{plan.target.name}: {plan.target.num_devices} x {chip.kind}, {chip.memory / GIB:.2f} GiB '
         f'each, of which {usable / GIB:.2f} may be used',
-        f'batch {shapes.batch_size} x {shapes.length} positions, mesh fsdp={plan.mesh.fsdp} '
-        f'tensor={plan.mesh.tensor}',
+        f'batch {shapes.batch_size} x {shapes.length} positions{parts}, '
+        f'mesh fsdp={plan.mesh.fsdp} tensor={plan.mesh.tensor}',
         '',
         _row('GiB a device', [f.name for f in footprints]),
     ]

@@ -85,6 +85,19 @@ def mistakes(folder):
             ['discover', new, '--encode_layer=2'],
             ['encode_layer=2', 'layers 0 to 1'],
         ),
+        'preset': (
+            ['distill', new, '--arm=kd', '--teacher=llama3_8b'],
+            ['llama3_8b is a shape without weights', '--random_weights'],
+        ),
+        'microbatches': (
+            ['distill', new, '--arm=kd', '--batch_size=64', '--microbatches=3'],
+            ['microbatches=3 does not divide batch_size=64'],
+        ),
+        'profile': (['discover', new, '--profile_steps=5'], ['profile_steps=5', '10:15']),
+        'plan': (
+            ['plan', '--target=v9:4x4', '--teacher=llama3_8b', '--operands=2'],
+            ['v9:4x4', 'v5e'],
+        ),
         'argument': (['pipeline', new, 'seeds=3'], ["unexpected argument 'seeds=3'"]),
     }
 

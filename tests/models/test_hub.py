@@ -13,7 +13,8 @@ from huggingface_hub import errors
 from torch_llama import SMALL
 
 from cdjax.errors import InputError
-from cdjax.models.hub import resolve_checkpoint
+from cdjax.models.config import LlamaConfig
+from cdjax.models.hub import resolve_checkpoint, resolve_shape
 
 NAME = 'meta-llama/Llama-3.2-1B'
 
@@ -181,3 +182,22 @@ def test_against_a_server_that_answers_as_the_hub_does(tmp_path):
         assert 'local folder' in line
     assert 'them/pickle holds no safetensors on the hub' in lines[4]
     assert not [file for file in given if file.endswith('.bin') or '/' in file]
+
+
+def test_shapes_need_no_weights(monkeypatch, tmp_path):
+    refuse(monkeypatch, AssertionError('the hub was asked'))
+    assert resolve_shape('llama3_70b') == (LlamaConfig.llama3_70b(), None)
+    assert resolve_shape(f'{NAME}-Instruct') == (LlamaConfig.llama32_1b(), None)
+    (tmp_path / 'config.json').write_text(json.dumps(SMALL.to_huggingface()))
+    assert resolve_shape(tmp_path) == (SMALL, tmp_path)
+    asked = []
+
+    def snapshot_download(name, *, allow_patterns, **_):
+        asked.append((name, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot_download)
+    assert resolve_shape('somebody/their-llama') == (SMALL, tmp_path)
+    assert not any('safetensors' in pattern for _, patterns in asked for pattern in patterns)
+    with pytest.raises(InputError, match=r'neither a preset .*llama31_8b.* nor a folder'):
+        resolve_shape('llama3')

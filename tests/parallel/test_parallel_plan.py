@@ -105,19 +105,19 @@ def test_work_of_a_model_by_hand():
     rows, length = 4, 8
     blocks = 2 * (4 * 4 + 2 * 4 * 2 + 4 * 4 + 3 * 4 * 6)
     parameters = blocks + 2 * 10 * 4
-    forward = llama_work(config, rows, length, 1, fsdp=2, tensor=2, training=False)
+    forward = llama_work(config, rows, length, 1, fsdp=2, tensor=2, backward='none')
     assert forward.flops == forward.useful_flops == forward_flops(config, rows, length, rows)
     # Half of the bf16 weights of a tensor slice come from the other fsdp device; the outputs of
     # attention and MLP, of 2 rows, are summed over two tensor devices in each layer.
     sums = 2 * 2 * 2 * (1 / 2) * (2 * 8 * 4) * 2
     assert forward.received == 2 * parameters / 2 / 2 + sums
 
-    step = llama_work(config, rows, length, 1, fsdp=2, tensor=2, training=True, remat='full')
+    step = llama_work(config, rows, length, 1, fsdp=2, tensor=2, backward='weights', remat='full')
     assert step.useful_flops == 3 * forward.flops
     assert step.flops == step.useful_flops + forward_flops(config, rows, length, 0)
     # Three passes, and float32 gradients once.
     assert step.received == 3 * forward.received + 4 * parameters / 2 / 2
-    alone = llama_work(config, rows, length, 1, fsdp=1, tensor=1, training=True)
+    alone = llama_work(config, rows, length, 1, fsdp=1, tensor=1, backward='weights')
     assert alone.received == 0
 
 

@@ -20,7 +20,7 @@ from cdjax.studies.arms import (
     t_interval,
     train_head_start,
 )
-from cdjax.training.distillation import DistillationConfig
+from cdjax.training.distillation import DistillationConfig, TeacherStore
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import OptimizerConfig
 
@@ -184,13 +184,12 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     monkeypatch.setattr(
         arms,
         'collect_answer_activations',
-        lambda *_, **__: (None, stack.astype(np.float32)),
+        lambda *_, layers, **__: (None, stack[:, list(layers)].astype(np.float32)),
     )
     # assignments are of all problems, neurons of `rows` alone
     by_row = lambda circuit: dataclasses.replace(circuit, assignments=classes[np.argsort(rows)])
-    measure = lambda pairing: measure_alignment(
-        None, None, teacher_neurons.astype(np.float32), rows, pairing, mesh=None
-    )
+    store = TeacherStore(np.zeros((n, 1)), teacher_neurons[:, 1:].astype(np.float32), (1,))
+    measure = lambda pairing: measure_alignment(None, None, store, rows, pairing, mesh=None)
     both = measure(Pairing(((1, 1),), by_row(teacher), by_row(student_circuit)))
     assert both['cka_circuits'] == pytest.approx(1, abs=1e-3)
     assert abs(both['cka_all']) < 0.2

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_study as toy
@@ -11,6 +12,7 @@ import toy_study as toy
 from cdjax.data import ArithmeticTask, save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models.huggingface import LlamaConfig
+from cdjax.parallel.mesh import make_mesh
 from cdjax.studies import inputs as inputs_module
 from cdjax.studies.inputs import EMBEDDED_TEACHER, Inputs, InputsConfig, half_width
 
@@ -102,6 +104,54 @@ def test_a_broken_line_of_a_task_file(teacher, tmp_path):
 
 def test_a_task_file_that_is_not_there(teacher, tmp_path):
     check(r'nothing\.jsonl', str(tmp_path / 'nothing.jsonl'), teacher=str(teacher))
+
+
+def test_random_weights_of_presets():
+    config = InputsConfig(toy.TASK, teacher='llama3_8b', student='llama32_1b')
+    inputs = Inputs(dataclasses.replace(config, random_weights=True))
+    assert inputs.teacher_config == LlamaConfig.llama3_8b()
+    assert inputs.student_config == LlamaConfig.llama32_1b()
+    assert not inputs.has_student, 'a preset is a shape to begin from nothing with'
+    assert inputs.tokenizer_path is None
+    assert inputs.teacher_dtype == 'bfloat16'
+    assert inputs.tokenizer.encode('24+980=')[1:] == inputs.tokenizer.convert_tokens_to_ids(
+        ['24', '+', '980', '=']
+    )
+    assert inputs.dataset.tokens.shape == toy.dataset().tokens.shape
+    check('llama3_8b is a shape without weights.*--random_weights', teacher='llama3_8b')
+
+
+def test_random_weights_of_a_folder_and_its_student(teacher):
+    for path in teacher.glob('tokenizer*'):
+        path.unlink()
+    folder = str(teacher)
+    inputs = Inputs(InputsConfig(toy.TASK, teacher=folder, student=folder, random_weights=True))
+    assert inputs.has_student
+    assert len(inputs.tokenizer) <= toy.teacher_config().vocab_size
+    mesh = make_mesh(2, 4)
+    model, student = inputs.load_teacher(mesh), inputs.load_student(mesh)
+    up, other = model.layers.mlp.up.weight[...], student.layers.mlp.up.weight[...]
+    assert up.addressable_shards[0].data.size == up.size // 8
+    assert up.dtype == inputs.teacher_dtype == 'float32', "as the folder's config says"
+    assert other.dtype == 'float32'
+    assert not np.allclose(up, other), 'two models'
+    as_asked = InputsConfig(toy.TASK, teacher=folder, random_weights=True, teacher_dtype='bfloat16')
+    assert Inputs(as_asked).load_teacher(mesh).embed.weight.dtype == 'bfloat16'
+
+
+def test_dtypes_of_a_checkpoint(teacher, monkeypatch):
+    """The teacher is frozen and may stay as it is stored; a student is trained in float32."""
+    asked = []
+    monkeypatch.setattr(
+        inputs_module, 'load_huggingface', lambda *_, mesh, dtype: asked.append(dtype)
+    )
+    config = InputsConfig(toy.TASK, teacher=str(teacher), student=str(teacher))
+    for dtype in ('stored', 'bfloat16'):
+        inputs = Inputs(dataclasses.replace(config, teacher_dtype=dtype))
+        inputs.load_teacher(None)
+        inputs.load_student(None)
+    assert asked == [None, jnp.float32, jnp.bfloat16, jnp.float32]
+    check('teacher_dtype=int8: choose', teacher=str(teacher), teacher_dtype='int8')
 
 
 def test_half_of_a_width_that_has_none():

@@ -18,9 +18,11 @@ from cdjax.parallel.plan import Footprint, compile_for, device_bytes
 from cdjax.parallel.roofline import Work
 from cdjax.parallel.targets import GIB, compiler_environment, parse_target
 from cdjax.training import planning
+from cdjax.training.discovery_programs import DiscoveryShapes, discovery_programs
+from cdjax.training.distillation_programs import DistillationShapes, distillation_programs
 from cdjax.training.loop import init_state
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
-from cdjax.training.programs import DistillationShapes, abstract_state, distillation_programs
+from cdjax.training.programs import abstract_state
 
 TEACHER = LlamaConfig(128, 64, 96, 3, 4, 4, 16)
 STUDENT = LlamaConfig(128, 32, 48, 2, 2, 2, 16)
@@ -31,7 +33,7 @@ def test_abstract_state_is_that_of_a_real_run():
     mesh = make_mesh(2, 4)
     tx = make_optimizer(OptimizerConfig(steps=10, learning_rate=1e-3))
     real = init_state(lambda key: Llama(STUDENT, key), tx, jax.random.key(0), mesh)
-    abstract = abstract_state(STUDENT, tx, mesh)
+    abstract = abstract_state(lambda key: Llama(STUDENT, key), tx, mesh)
     paths, _ = jax.tree_util.tree_flatten_with_path(real)
     for (path, a), b in zip(paths, jax.tree.leaves(abstract), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype), path_name(path)
@@ -39,10 +41,8 @@ def test_abstract_state_is_that_of_a_real_run():
     assert device_bytes(abstract.params) == device_bytes(real.params)
 
 
-def test_the_programs_of_a_plan_run():
-    """What is compiled is what a run does: fed with real arrays of those shapes it trains."""
-    mesh = make_mesh(4, 2)
-    teacher_pass, student_step = distillation_programs(mesh, SHAPES.to_dict())
+def run(program, mesh):
+    """Feeds a program with real arrays of its shapes."""
 
     def real(shape):
         if jax.dtypes.issubdtype(shape.dtype, jax.dtypes.prng_key):
@@ -51,11 +51,34 @@ def test_the_programs_of_a_plan_run():
         return jax.device_put(values.astype(shape.dtype), shape.sharding)
 
     with jax.set_mesh(mesh):
-        logits, neurons = teacher_pass.step(*jax.tree.map(real, teacher_pass.arguments))
-        state, metrics = student_step.step(*jax.tree.map(real, student_step.arguments))
+        return program.step(*jax.tree.map(real, program.arguments))
+
+
+@pytest.mark.parametrize('changes', [{}, {'student': STUDENT, 'microbatches': 2}])
+def test_the_programs_of_a_discovery_run(changes):
+    shapes = DiscoveryShapes(TEACHER, 24, 6, num_problems=100, hidden=8, **changes)
+    mesh = make_mesh(4, 2)
+    *passes, step = discovery_programs(mesh, dataclasses.asdict(shapes))
+    stored = [run(program, mesh) for program in passes]
+    assert shapes.store_bytes == sum(x.nbytes for x in jax.tree.leaves(stored))
+    state, metrics = run(step, mesh)
+    assert {'faithfulness', 'loss'} <= metrics.keys()
+    assert int(state.step) == 2
+    assert state.params['generators'].keys() == shapes.models.keys()
+    fields = dataclasses.asdict(dataclasses.replace(shapes, num_classes=2, microbatches=6))
+    with pytest.raises(InputError, match=r'discovery_batch_size=24 .*multiple of 48'):
+        discovery_programs(make_mesh(8, 1), fields)
+
+
+def test_the_programs_of_a_plan_run():
+    """What is compiled is what a run does: fed with real arrays of those shapes it trains."""
+    mesh = make_mesh(4, 2)
+    teacher_pass, student_step = distillation_programs(mesh, dataclasses.asdict(SHAPES))
+    logits, neurons = run(teacher_pass, mesh)
+    state, metrics = run(student_step, mesh)
     rows = 100  # of 100 problems and 512 a batch, 100 divide over 4
     assert logits.shape == (rows, TEACHER.vocab_size)
-    assert neurons.shape == (rows, TEACHER.num_layers, TEACHER.intermediate_size)
+    assert neurons.shape == (rows, 1, TEACHER.intermediate_size), 'the last layer is paired'
     assert neurons.dtype == 'bfloat16'
     assert SHAPES.store_bytes == logits.nbytes + neurons.nbytes
     assert {'task', 'alignment', 'loss'} <= metrics.keys()
@@ -66,7 +89,9 @@ def test_shapes_survive_json():
     shapes = dataclasses.replace(
         SHAPES, student=dataclasses.replace(LlamaConfig.llama32_1b(), vocab_size=128)
     )
-    assert DistillationShapes.from_dict(json.loads(json.dumps(shapes.to_dict()))) == shapes
+    assert (
+        DistillationShapes.from_dict(json.loads(json.dumps(dataclasses.asdict(shapes)))) == shapes
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +112,7 @@ def test_shapes_that_cannot_be(change, words):
 
 def test_a_batch_that_does_not_divide_is_named():
     with pytest.raises(InputError, match='multiple of 8'):
-        distillation_programs(make_mesh(8), {**SHAPES.to_dict(), 'batch_size': 12})
+        distillation_programs(make_mesh(8), {**dataclasses.asdict(SHAPES), 'batch_size': 12})
 
 
 @pytest.fixture
@@ -110,9 +135,7 @@ def machine(monkeypatch):
 
 def test_a_plan_finds_mesh_and_largest_batch(machine):
     target = parse_target('v5e:4x4')
-    plan = planning.plan_distillation(
-        dataclasses.replace(SHAPES, batch_size=64, num_problems=10**5), target
-    )
+    plan = planning.plan_job(dataclasses.replace(SHAPES, batch_size=64, num_problems=10**5), target)
     limit = 0.9 * 15.75
     mesh = plan.mesh
     assert plan.fits
@@ -132,15 +155,13 @@ def test_a_plan_goes_on_to_a_mesh_that_fits(machine):
     """At 14 rows a device of the first mesh, only one with a larger tensor axis fits."""
     target = parse_target('v5e:4x4')
     shapes = dataclasses.replace(SHAPES, batch_size=16 * 64, num_problems=10**5)
-    plan = planning.plan_distillation(shapes, target, find_largest_batch=False)
+    plan = planning.plan_job(shapes, target, find_largest_batch=False)
     assert plan.largest_batch is None
     tried = [(fsdp, tensor) for fsdp, tensor, _ in machine]
     assert len(tried) == len(set(tried)) <= 3
     assert plan.fits == (plan.footprints[1].total <= 0.9 * 15.75 * GIB)
 
-    asked = planning.plan_distillation(
-        shapes, target, mesh=MeshShape(16, 1), find_largest_batch=False
-    )
+    asked = planning.plan_job(shapes, target, mesh=MeshShape(16, 1), find_largest_batch=False)
     assert asked.mesh == MeshShape(16, 1)
     assert planning.describe(asked).splitlines()[-1] == (
         'it fits' if asked.fits else 'it does NOT fit'
@@ -150,14 +171,14 @@ def test_a_plan_goes_on_to_a_mesh_that_fits(machine):
 def test_a_batch_for_no_mesh(machine):
     shapes = dataclasses.replace(SHAPES, batch_size=1)
     with pytest.raises(InputError, match='multiple of 16'):
-        planning.plan_distillation(shapes, parse_target('v5e:4x4'))
+        planning.plan_job(shapes, parse_target('v5e:4x4'))
     assert machine == []
 
 
 def test_a_plan_for_this_cpu():
     """The whole way, through the other process, without a compiler to install."""
     shapes = dataclasses.replace(SHAPES, keep_teacher=False)
-    plan = planning.plan_distillation(shapes, parse_target('cpu:2'), find_largest_batch=False)
+    plan = planning.plan_job(shapes, parse_target('cpu:2'), find_largest_batch=False)
     assert plan.fits
     _, step = plan.footprints
     # Embedding, head, and two layers of q, k, v, o and gate, up, down in halves; five norms whole.
@@ -179,7 +200,9 @@ def test_8b_to_1b_compiles_and_fits_on_v5e_4x4():
     shapes = DistillationShapes(
         LlamaConfig.llama32_1b(), LlamaConfig.llama3_8b(), 256, 8, num_problems=10000
     )
-    (teacher, student), chip = compile_for(target, 16, 1, planning.BUILDER, shapes.to_dict())
+    (teacher, student), chip = compile_for(
+        target, 16, 1, shapes.builder, dataclasses.asdict(shapes)
+    )
     assert chip.kind == 'TPU v5 lite'
     for footprint in (teacher, student):
         assert footprint.total <= 0.9 * chip.memory, footprint
