@@ -1,6 +1,7 @@
 """What every launcher shares: one line for a user's mistake, a status for the scheduler."""
 
 import sys
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -21,7 +22,11 @@ def say(text: str) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parses the flags and runs `main`, turning an `InputError` into one line and status 1."""
+    """Parses the flags and runs `main`, turning an `InputError` into one line and status 1.
+
+    A warning is one line too, without the place in the code that raised it.
+    """
+    warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
 
     def guarded(argv: list[str]) -> int:
         logging.set_verbosity(logging.WARNING)

@@ -25,6 +25,8 @@ from cdjax.models.parity import (
     torch_reference,
     write_certificate,
 )
+from cdjax.models.target_folder import require_new, require_writable
+from cdjax.workdir import absolute
 
 FORMATS = ('huggingface', 'orbax')
 
@@ -73,11 +75,10 @@ def convert(conversion: Conversion, mesh: Mesh | None = None) -> Path:
             compute the same. Then there is no target, but there is the certificate.
     """
     c = conversion
-    target = Path(c.target).expanduser()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f'{target} exists and is not empty: name another folder, or remove it')
-    from_orbax = is_orbax_folder(c.source)
-    source = Path(c.source) if from_orbax else resolve_checkpoint(c.source)
+    target = absolute(c.target)
+    require_new(target)
+    from_orbax = is_orbax_folder(absolute(c.source))
+    source = absolute(c.source) if from_orbax else resolve_checkpoint(c.source)
     to = c.to or FORMATS[not from_orbax]
     check = c.check or c.golden is not None or c.save_golden is not None
     if check and jax.process_count() > 1:
@@ -87,6 +88,8 @@ def convert(conversion: Conversion, mesh: Mesh | None = None) -> Path:
             '--save_golden stores what transformers computes: it needs a Hugging Face --source '
             'and no --golden'
         )
+    if c.save_golden is not None:
+        require_writable(absolute(c.save_golden))
     golden = None if c.golden is None else load_reference(c.golden)
     certificate = target.parent / f'{target.name}.parity.json'
     stages = {}

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
+from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
 from cdjax.errors import InputError
@@ -41,11 +42,11 @@ def read_config(path: str | os.PathLike) -> LlamaConfig:
     Raises:
         InputError: the folder or its `config.json` is absent, or describes no Llama.
     """
-    folder = Path(path)
+    folder = epath.Path(path)
     if not folder.is_dir():
         raise InputError(f'{folder} is no folder: name the folder of a Hugging Face checkpoint')
     file = folder / 'config.json'
-    if not file.is_file():
+    if not file.exists():
         raise InputError(
             f'{folder} holds no config.json: name the folder of a Hugging Face checkpoint'
         )

@@ -48,6 +48,8 @@ HARMLESS = frozenset(
     """.split()
 )
 
+SIZES = (*(name for name in REQUIRED if name != 'rms_norm_eps'), 'num_key_value_heads', 'head_dim')
+
 ROPE_KEYS = frozenset({'rope_type', 'type', 'rope_theta', 'partial_rotary_factor'})
 LLAMA3_ROPE_KEYS = {
     'factor': 'factor',
@@ -73,6 +75,7 @@ def read_fields(fields: dict[str, Any]) -> dict[str, Any]:
     problems = _refused_fields(fields)
     values = {ours: fields.get(theirs) for theirs, ours in REQUIRED.items()}
     problems += [f'{name} is absent' for name in REQUIRED if fields.get(name) is None]
+    problems += _wrong_values(fields)
     theta, scaling, rope_problems = _read_rope(fields)
     problems += rope_problems
     if problems:
@@ -133,9 +136,33 @@ def _refused_fields(fields):
     return problems
 
 
+def _wrong_values(fields):
+    """Names the values that are of another kind than they must be, such as a size in quotes."""
+    problems = []
+    numbers = {name: fields.get(name) for name in (*SIZES, 'rms_norm_eps', 'rope_theta')}
+    for name in ('rope_scaling', 'rope_parameters'):
+        rope = fields.get(name) or {}
+        if not isinstance(rope, dict):
+            problems.append(f'{name}={rope!r} is no object')
+            continue
+        numbers |= {f'{name}.{key}': rope.get(key) for key in ('rope_theta', *LLAMA3_ROPE_KEYS)}
+    for name, value in numbers.items():
+        kind = 'integer' if name in SIZES else 'number'
+        is_number = isinstance(value, int if kind == 'integer' else (int, float))
+        if value is not None and not (is_number and value > 0 and value is not True):
+            problems.append(f'{name}={value!r} is no positive {kind}')
+    tied = fields.get('tie_word_embeddings')
+    if not isinstance(tied, bool | None):
+        problems.append(f'tie_word_embeddings={tied!r} is neither true nor false')
+    return problems
+
+
 def _read_rope(fields):
     """Returns theta, the scaling and the problems, from either form or from both if they agree."""
-    old, new = fields.get('rope_scaling') or {}, fields.get('rope_parameters') or {}
+    old, new = (
+        rope if isinstance(rope, dict) else {}
+        for rope in (fields.get('rope_scaling'), fields.get('rope_parameters'))
+    )
     problems = []
     named = {
         'rope_theta': fields.get('rope_theta'),
@@ -148,7 +175,7 @@ def _read_rope(fields):
             'rope_theta is absent (Llama 3 has 500000.0): state it, as rope_theta or in '
             'rope_parameters'
         )
-    elif len(set(named.values())) > 1:
+    elif any(theta != next(iter(named.values())) for theta in named.values()):
         problems.append(' but '.join(f'{name}={theta}' for name, theta in named.items()))
     scalings = []
     for name, rope in (('rope_scaling', old), ('rope_parameters', new)):

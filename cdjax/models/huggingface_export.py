@@ -7,7 +7,6 @@ several processes. The folder carries its name only when it is whole.
 import functools
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -26,8 +24,16 @@ from cdjax.models.config import LlamaConfig
 from cdjax.models.huggingface import bounds_of
 from cdjax.models.llama import Llama
 from cdjax.models.parameters import describe_parameters
+from cdjax.models.target_folder import (
+    could_not_write,
+    partial_name,
+    raise_on_all,
+    require_new,
+    require_room,
+    whole_folder,
+)
 from cdjax.models.tensor_files import CHUNK_BYTES, OutgoingTensor, write_tensors
-from cdjax.workdir import is_remote
+from cdjax.workdir import absolute, is_remote
 
 # Files beside the weights that belong to the tokenizer, or say how to generate.
 COMPANIONS = (
@@ -63,7 +69,7 @@ def save_huggingface(
         InputError: the target exists, cannot be written or lacks room; `tokenizer_from` is no
             folder with a tokenizer.
     """
-    target = epath.Path(path)
+    target = absolute(path)
     tensors = list(_outgoing(model))
     writes = jax.process_index() == 0
     prepared, problem = None, None
@@ -72,82 +78,52 @@ def save_huggingface(
             prepared = _prepare(model, target, tokenizer_from, tensors)
         except InputError as error:
             problem = error
-    _raise_on_all(problem, target)
+    raise_on_all(problem, target)
+    partial = partial_name(target)
     try:
         if writes:
-            _write(target, *prepared, tensors, max_shard_bytes)
+            _write(target, partial, *prepared, tensors, max_shard_bytes)
     except OSError as error:
-        problem = InputError(
-            f'{target} could not be written ({error.strerror or error}) and nothing was left '
-            'under that name: free some space or name another folder'
-        )
-        problem.__cause__ = error
+        problem = could_not_write(target, error)
     finally:
         # Gathering a tensor that spans processes takes all of them, whatever became of the files.
         for tensor in tensors:
             for _ in tensor.chunks if jax.process_count() > 1 else ():
                 pass
-    _raise_on_all(problem, target)
+    raise_on_all(problem, target)
 
 
-def _raise_on_all(problem: Exception | None, target: epath.Path) -> None:
-    """Raises process 0's problem on all processes, so that none waits for another."""
-    if jax.process_count() > 1:
-        failed = multihost_utils.broadcast_one_to_all(np.int32(problem is not None))
-        if failed and problem is None:
-            problem = InputError(f'{target} could not be saved; process 0 says why')
-    if problem is not None:
-        raise problem
-
-
-def _write(target, fields, companions, tensors, max_shard_bytes):
-    """Writes a folder under another name and renames it."""
+def _write(target, partial, fields, companions, tensors, max_shard_bytes):
     if is_remote(target):
         # A bucket has no rename: the config, without which nothing is loaded, goes there last.
         with tempfile.TemporaryDirectory() as scratch:
-            _write_files(Path(scratch), fields, companions, tensors, max_shard_bytes)
+            _write_files(epath.Path(scratch), fields, companions, tensors, max_shard_bytes)
             files = sorted(Path(scratch).iterdir(), key=lambda file: file.name == 'config.json')
             target.mkdir(parents=True, exist_ok=True)
             for file in files:
                 epath.Path(file).copy(target / file.name)
         return
-    partial = target.parent / f'.{target.name}.partial-{os.getpid()}'
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(target, partial):
         _write_files(partial, fields, companions, tensors, max_shard_bytes)
-        os.rename(partial, target)  # takes the place of an empty folder, as epath's does not
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_files(folder, fields, companions, tensors, max_shard_bytes):
-    write_tensors(folder, tensors, max_shard_bytes)
+    write_tensors(Path(folder), tensors, max_shard_bytes)
     for file in companions:
-        shutil.copyfile(file, folder / file.name)
+        file.copy(folder / file.name)
     (folder / 'config.json').write_text(json.dumps(fields, indent=2) + '\n')
 
 
 def _prepare(model, target, tokenizer_from, tensors):
     """Returns the content of config.json and the files to copy; refuses what cannot end well."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f'{target} exists and is not empty: name another folder, or remove it')
+    require_new(target)
     fields = checkpoint_fields(model.config, tensors[0].dtype.name, tokenizer_from)
     companions = companion_files(tokenizer_from)
-    scratch = epath.Path(tempfile.gettempdir()) if is_remote(target) else _existing(target)
-    needed, free = sum(tensor.nbytes for tensor in tensors), shutil.disk_usage(scratch).free
-    if needed > free:
-        raise InputError(
-            f'{target} needs {needed:,} bytes and the disk of {scratch} has {free:,} left: '
-            'free some space or name another folder'
-        )
+    require_room(target, sum(tensor.nbytes for tensor in tensors), through_scratch=True)
     return fields, companions
 
 
-def _existing(path: epath.Path) -> epath.Path:
-    return next(folder for folder in epath.Path(os.path.abspath(path)).parents if folder.exists())
-
-
-def companion_files(folder: str | os.PathLike | None) -> list[Path]:
+def companion_files(folder: str | os.PathLike | None) -> list[epath.Path]:
     """Returns the tokenizer and generation files of a checkpoint folder; none of None.
 
     Raises:
@@ -155,7 +131,7 @@ def companion_files(folder: str | os.PathLike | None) -> list[Path]:
     """
     if folder is None:
         return []
-    files = [Path(folder) / name for name in COMPANIONS if (Path(folder) / name).is_file()]
+    files = [file for file in (epath.Path(folder) / name for name in COMPANIONS) if file.exists()]
     if not any(file.name.startswith(('tokenizer', 'vocab')) for file in files):
         raise InputError(f'{folder} holds no tokenizer: name the folder of a checkpoint')
     return files
@@ -164,8 +140,11 @@ def companion_files(folder: str | os.PathLike | None) -> list[Path]:
 def checkpoint_fields(config: LlamaConfig, dtype: str, tokenizer_from) -> dict[str, Any]:
     """Returns a `config.json` with the special tokens of another folder, where one is given."""
     fields = config.to_huggingface(dtype)
-    if tokenizer_from is not None and (Path(tokenizer_from) / 'config.json').is_file():
-        stored = json.loads((Path(tokenizer_from) / 'config.json').read_text())
+    if tokenizer_from is None:
+        return fields
+    beside = epath.Path(tokenizer_from) / 'config.json'
+    if beside.exists():
+        stored = json.loads(beside.read_text())
         fields |= {name: stored[name] for name in TOKEN_IDS if name in stored}
     return fields
 

@@ -2,18 +2,29 @@
 
 import json
 import os
+from contextlib import nullcontext
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.checkpoints import Checkpoints, tree_names
 from cdjax.errors import InputError
-from cdjax.models.config import LlamaConfig
+from cdjax.models.huggingface import read_config
 from cdjax.models.huggingface_export import checkpoint_fields, companion_files
 from cdjax.models.llama import Llama
 from cdjax.models.parameters import abstract_model
+from cdjax.models.target_folder import (
+    could_not_write,
+    partial_name,
+    raise_on_all,
+    require_new,
+    require_room,
+    whole_folder,
+)
 from cdjax.parallel.mesh import make_mesh, parameter_shardings
+from cdjax.workdir import absolute, is_remote
 
 _DTYPES, _PARAMETERS, _PREFIX = 'parameters.json', 'parameters', 'params'
 
@@ -28,7 +39,8 @@ def save_orbax(
 ) -> None:
     """Saves a model with Orbax, each process its own part, to a local folder or a bucket.
 
-    The list of dtypes is written last: a folder without it is not taken for a model.
+    A local folder takes its name when it is whole. In a bucket the list of dtypes is written last:
+    a folder without it is not taken for a model.
 
     Args:
         model: the model.
@@ -36,21 +48,43 @@ def save_orbax(
         tokenizer_from: a checkpoint folder whose tokenizer files are taken over.
 
     Raises:
-        InputError: the target exists, or `tokenizer_from` holds no tokenizer.
+        InputError: the target exists, cannot be written or lacks room; `tokenizer_from` holds no
+            tokenizer.
     """
-    target = epath.Path(path)
-    if target.exists() and any(target.iterdir()):
-        raise InputError(f'{target} exists and is not empty: name another folder, or remove it')
+    target = absolute(path)
+    leaves = jax.tree.leaves(model)
+    writes = jax.process_index() == 0
+    companions, problem = [], None
+    if writes:
+        try:
+            require_new(target)
+            require_room(target, sum(leaf.nbytes for leaf in leaves))
+            companions = companion_files(tokenizer_from)
+        except InputError as error:
+            problem = error
+    raise_on_all(problem, target)
+    named = writes and not is_remote(target)
+    folder = target if is_remote(target) else partial_name(target)
+    try:
+        with whole_folder(target, folder) if named else nullcontext():
+            with Checkpoints(folder / _PARAMETERS) as checkpoints:
+                checkpoints.save(0, {_PREFIX: model}, {}, force=True)
+                checkpoints.wait()
+            if writes:
+                _write_beside(folder, model, companions, tokenizer_from)
+    except (OSError, ValueError) as error:  # TensorStore calls a full disk a ValueError
+        problem = could_not_write(target, error)
+    raise_on_all(problem, target)
+
+
+def _write_beside(folder, model, companions, tokenizer_from):
     leaves = jax.tree.leaves(model)
     dtypes = dict(zip(tree_names(model), (leaf.dtype.name for leaf in leaves), strict=True))
     fields = checkpoint_fields(model.config, leaves[0].dtype.name, tokenizer_from)
-    with Checkpoints(target / _PARAMETERS) as checkpoints:
-        checkpoints.save(0, {_PREFIX: model}, {}, force=True)
-    if jax.process_index() == 0:
-        for file in companion_files(tokenizer_from):
-            (target / file.name).write_bytes(file.read_bytes())
-        (target / 'config.json').write_text(json.dumps(fields, indent=2) + '\n')
-        (target / _DTYPES).write_text(json.dumps(dtypes, indent=2) + '\n')
+    for file in companions:
+        file.copy(folder / file.name)
+    (folder / 'config.json').write_text(json.dumps(fields, indent=2) + '\n')
+    (folder / _DTYPES).write_text(json.dumps(dtypes, indent=2) + '\n')
 
 
 def load_orbax(path: str | os.PathLike, *, mesh: Mesh | None = None) -> Llama:
@@ -66,16 +100,25 @@ def load_orbax(path: str | os.PathLike, *, mesh: Mesh | None = None) -> Llama:
     source = epath.Path(path)
     if not is_orbax_folder(source):
         raise InputError(f'{source} is no folder that experiments.convert made ({_DTYPES} lacks)')
-    config = LlamaConfig.from_huggingface(json.loads((source / 'config.json').read_text()))
-    dtypes = json.loads((source / _DTYPES).read_text())
-    abstract = abstract_model(config)
+    abstract = abstract_model(read_config(source))
+    try:
+        dtypes = json.loads((source / _DTYPES).read_text())
+        dtypes = [jnp.dtype(dtypes[name]) for name in tree_names(abstract)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{source / _DTYPES} is damaged ({error}): convert again') from error
     if mesh is None:
         mesh = make_mesh(devices=jax.local_devices()[:1])
     leaves, treedef = jax.tree.flatten(abstract)
     shardings = jax.tree.leaves(parameter_shardings(abstract, mesh))
     wanted = [
-        jax.ShapeDtypeStruct(leaf.shape, dtypes[name], sharding=sharding)
-        for name, leaf, sharding in zip(tree_names(abstract), leaves, shardings, strict=True)
+        jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
+        for leaf, dtype, sharding in zip(leaves, dtypes, shardings, strict=True)
     ]
     with Checkpoints(source / _PARAMETERS, read_only=True) as checkpoints:
-        return checkpoints.restore_parameters(treedef.unflatten(wanted), _PREFIX)
+        try:
+            return checkpoints.restore_parameters(treedef.unflatten(wanted), _PREFIX)
+        except InputError as error:
+            raise InputError(
+                f'the parameters in {source} are damaged or of another model than its config.json '
+                'says: convert again'
+            ) from error

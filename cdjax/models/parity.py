@@ -114,14 +114,25 @@ def own_reference(model: Llama, tokens: np.ndarray, source: str) -> Reference:
 
 
 def save_reference(reference: Reference, path: str | os.PathLike) -> None:
-    """Writes a golden file (safetensors), to be compared with where there is no torch."""
+    """Writes a golden file (safetensors), to be compared with where there is no torch.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     arrays = {'tokens': reference.tokens}
     for dtype in DTYPES:
         arrays[f'logits.{dtype}'] = reference.logits[dtype]
         arrays[f'residual.{dtype}'] = reference.residual[dtype]
     # safetensors writes a view of other strides in the wrong order, without a word.
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    save_file(arrays, path, metadata={'source': reference.source})
+    path = Path(path).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, path, metadata={'source': reference.source})
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f'the golden file {path} could not be written ({error}): name another'
+        ) from error
 
 
 def load_reference(path: str | os.PathLike) -> Reference:
@@ -131,7 +142,7 @@ def load_reference(path: str | os.PathLike) -> Reference:
         InputError: there is none, or it is something else.
     """
     try:
-        with safe_open(path, framework='np') as file:
+        with safe_open(Path(path).expanduser(), framework='np') as file:
             source = (file.metadata() or {})['source']
             logits = {dtype: file.get_tensor(f'logits.{dtype}') for dtype in DTYPES}
             residual = {dtype: file.get_tensor(f'residual.{dtype}') for dtype in DTYPES}

@@ -96,7 +96,8 @@ def _read_index(folder: Path) -> dict[str, str] | None:
     """Returns tensor name -> file name, or None where the folder holds one file."""
     if (folder / INDEX).is_file():
         try:
-            return dict(json.loads((folder / INDEX).read_text())['weight_map'])
+            files = dict(json.loads((folder / INDEX).read_text())['weight_map'])
+            return {name: str(file) for name, file in files.items()}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f'{folder / INDEX} is no index of safetensors files: {error}'

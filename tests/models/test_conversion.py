@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,10 +92,62 @@ def test_refusals(source, tmp_path):
         convert(Conversion(str(source), str(tmp_path / 'new'), golden=str(tmp_path / 'none')))
     with pytest.raises(InputError, match='--save_golden stores what transformers computes'):
         convert(Conversion(str(source), str(tmp_path / 'new'), golden='a', save_golden='b'))
+    golden = tmp_path / 'full' / 'file' / 'golden'
+    with pytest.raises(InputError, match=r'golden cannot be made: .*full/file is no folder'):
+        convert(Conversion(str(source), str(tmp_path / 'new'), save_golden=str(golden)))
     with pytest.raises(InputError, match='there is no folder'):
         convert(Conversion('/no/such/folder', str(tmp_path / 'new')))
     with pytest.raises(InputError, match='full holds no config'):
         convert(Conversion(str(tmp_path / 'full'), str(tmp_path / 'new')))
+    assert not (tmp_path / 'new').exists()
+
+
+# Orbax leaves a thread behind when a write fails.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+@pytest.mark.parametrize('to', ['orbax', 'huggingface'])
+def test_a_full_disk_leaves_nothing_under_the_name(source, tmp_path, monkeypatch, to):
+    """Before anything is written if that can be known, and in the middle of writing."""
+    conversion = Conversion(str(source), str(tmp_path / 'out'), to=to)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, 'disk_usage', lambda _: usage)
+        with pytest.raises(InputError, match=r'out needs [\d,]+ bytes and .* has 1,000 left'):
+            convert(conversion)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(InputError, match=r'could not be written .*nothing was left under'):
+            convert(conversion)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_that_cannot_be_made(source, tmp_path):
+    (tmp_path / 'file').touch()
+    for to in ('orbax', 'huggingface'):
+        target = tmp_path / 'file' / 'out'
+        with pytest.raises(InputError, match=f'cannot be made: {tmp_path / "file"} is no folder'):
+            convert(Conversion(str(source), str(target), to=to))
+    (tmp_path / 'mine').mkdir()
+    conversion = Conversion(str(source), str(tmp_path / 'mine' / 'out'))
+    with pytest.MonkeyPatch.context() as patch:
+        # The tests may run as root, who may write everywhere.
+        patch.setattr(os, 'access', lambda path, _: 'mine' not in str(path))
+        with pytest.raises(InputError, match='mine may not be written to; name another folder'):
+            convert(conversion)
+
+
+def test_a_damaged_orbax_folder(source, tmp_path):
+    convert(Conversion(str(source), str(tmp_path / 'orbax')))
+    for name, content in (('parameters.json', '{"embed.weight": 5}'), ('config.json', '{')):
+        folder = shutil.copytree(tmp_path / 'orbax', tmp_path / name)
+        (folder / name).write_text(content)
+        with pytest.raises(InputError, match=f'{folder}/{name} is (damaged|not valid JSON)'):
+            convert(Conversion(str(folder), str(tmp_path / 'new')))
+    shutil.rmtree(tmp_path / 'orbax' / 'parameters')
+    with pytest.raises(InputError, match=f'parameters in {tmp_path}/orbax are damaged .*again'):
+        convert(Conversion(str(tmp_path / 'orbax'), str(tmp_path / 'new')))
     assert not (tmp_path / 'new').exists()
 
 

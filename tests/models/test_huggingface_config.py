@@ -201,6 +201,30 @@ def test_other_ropes_are_refused(rope, complaint):
         LlamaConfig.from_huggingface(changed(rope_scaling=rope))
 
 
+@pytest.mark.parametrize(
+    ('change', 'complaint'),
+    [
+        ({'hidden_size': '2048'}, "hidden_size='2048' is no positive integer"),
+        ({'num_hidden_layers': 16.0}, r'num_hidden_layers=16\.0 is no positive integer'),
+        ({'vocab_size': True}, 'vocab_size=True is no positive integer'),
+        ({'num_key_value_heads': -8}, 'num_key_value_heads=-8 is no positive integer'),
+        ({'rms_norm_eps': '1e-5'}, "rms_norm_eps='1e-5' is no positive number"),
+        ({'rope_theta': [500000.0]}, r'rope_theta=\[500000\.0\] is no positive number'),
+        ({'rope_theta': -1.0}, r'rope_theta=-1\.0 is no positive number'),
+        ({'rope_scaling': 'llama3'}, "rope_scaling='llama3' is no object"),
+        (
+            {'rope_scaling': {**LLAMA32_1B['rope_scaling'], 'factor': '32'}},
+            r"rope_scaling\.factor='32' is no positive number",
+        ),
+        ({'tie_word_embeddings': 'no'}, "tie_word_embeddings='no' is neither true nor false"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_named(change, complaint):
+    with pytest.raises(InputError, match=complaint):
+        LlamaConfig.from_huggingface(changed(**change))
+    assert LlamaConfig.from_huggingface(changed(rope_theta=500000)) == LlamaConfig.llama32_1b()
+
+
 def test_all_problems_are_named_at_once():
     with pytest.raises(InputError) as caught:
         LlamaConfig.from_huggingface({**without('rope_theta', 'vocab_size'), 'mlp_bias': True})

@@ -141,9 +141,11 @@ def test_golden_file(setting, tmp_path):
     again = load_reference(tmp_path / 'golden.safetensors')
     assert again.source == reference.source
     assert measure_parity(model, again) == measure_parity(model, reference)
+    (tmp_path / 'text').write_text('golden')
+    with pytest.raises(InputError, match=r'the golden file .*text/golden could not be written'):
+        save_reference(reference, tmp_path / 'text' / 'golden')
     with pytest.raises(InputError, match='absent is no golden file'):
         load_reference(tmp_path / 'absent')
-    (tmp_path / 'text').write_text('golden')
     with pytest.raises(InputError, match='text is no golden file'):
         load_reference(tmp_path / 'text')
 
