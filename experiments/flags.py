@@ -278,6 +278,12 @@ def define_run_flags(workdir: str, *, checkpoint_every: int) -> None:
     flags.DEFINE_string(
         'profile_steps', None, 'FIRST:END, steps of which WORKDIR/profile gets a profiler trace.'
     )
+    flags.DEFINE_integer(
+        'diagnose_every',
+        None,
+        'Steps between reports on the gradient of each term, in metrics.jsonl and '
+        'WORKDIR/gradients; only before the first step if not given.',
+    )
 
 
 def run_options() -> dict[str, Any]:
@@ -286,9 +292,14 @@ def run_options() -> dict[str, Any]:
     Raises:
         InputError: a value out of range.
     """
-    if FLAGS.checkpoint_every < 1:
-        raise InputError(f'checkpoint_every={FLAGS.checkpoint_every} must be at least 1')
-    return {'checkpoint_every': FLAGS.checkpoint_every, 'profile_steps': _profile_steps()}
+    for name in ('checkpoint_every', 'diagnose_every'):
+        if FLAGS[name].value is not None and FLAGS[name].value < 1:
+            raise InputError(f'{name}={FLAGS[name].value} must be at least 1')
+    return {
+        'checkpoint_every': FLAGS.checkpoint_every,
+        'profile_steps': _profile_steps(),
+        'diagnose_every': FLAGS.diagnose_every,
+    }
 
 
 def _profile_steps() -> tuple[int, int] | None:

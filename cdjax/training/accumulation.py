@@ -64,3 +64,8 @@ def accumulate_gradients(
         return jax.tree.map(lambda t, x: (t / microbatches).astype(x.dtype), total, result)
 
     return accumulated
+
+
+def first_microbatch(batch: Any, microbatches: int) -> Any:
+    """Returns the first of a host batch's parts: rows to look at, in the memory of a step."""
+    return jax.tree.map(lambda rows: rows[::microbatches], batch)

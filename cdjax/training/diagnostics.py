@@ -1,12 +1,13 @@
 """The gradient doctor: what each term of a loss asks of each group of parameters.
 
 A loss that is logged need not train anything: a detached student, a mask looked up by argmax, a
-weight of 10 on a term that is constant. `gradient_report` runs once before training (and
-whenever asked) and raises where a weighted term has no gradient, or one that is not finite.
+weight of 10 on a term that is constant. `gradient_report` measures once, and raises where a
+weighted term has no gradient or one that is not finite; `GradientDoctor` is the same to be asked
+again, as `cdjax.training.loop.fit` does before the first step and every so many steps.
 """
 
-import dataclasses
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,101 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdjax.checkpoints import tree_names
+from cdjax.training.gradient_reports import GradientError, GradientReport, TermReport
+
+__all__ = ['GradientDoctor', 'GradientError', 'GradientReport', 'TermReport', 'gradient_report']
 
 # A gradient norm below this is zero: float32 activations of size 1 leave more by rounding.
 ZERO_NORM = 1e-12
 REST = '(rest)'
-
-
-class GradientError(RuntimeError):
-    """A weighted term that cannot train: `failures` says why, `report` is the whole table."""
-
-    def __init__(self, report: 'GradientReport'):
-        self.report = report
-        self.failures = report.failures
-        super().__init__(f'the loss cannot train as it is weighted\n{report}')
-
-
-@dataclasses.dataclass(frozen=True)
-class TermReport:
-    """One term: its value, its weight in the loss, and the gradient it has before weighting.
-
-    Attributes:
-        value: the term.
-        weight: its weight; 0 for a term that is only logged.
-        norm: L2 norm of its gradient over all parameters.
-        group_norms: L2 norm of its gradient in each parameter group.
-        cosine: with the task's gradient, in [-1, 1]; NaN where either is zero or not finite.
-    """
-
-    value: float
-    weight: float
-    norm: float
-    group_norms: Mapping[str, float]
-    cosine: float
-
-    @property
-    def angle(self) -> float:
-        """Returns the angle to the task's gradient in degrees: above 90 they disagree."""
-        if math.isnan(self.cosine):
-            return math.nan
-        return math.degrees(math.acos(min(1.0, max(-1.0, self.cosine))))
-
-
-@dataclasses.dataclass(frozen=True)
-class GradientReport:
-    """What `gradient_report` measured; `str` of it is a table.
-
-    Attributes:
-        task: the name of the task's term.
-        groups: the parameter groups, in order.
-        terms: a `TermReport` for each term.
-        failures: what is wrong, one sentence each; empty where all is well.
-        notes: what is worth knowing, one sentence each.
-    """
-
-    task: str
-    groups: tuple[str, ...]
-    terms: Mapping[str, TermReport]
-    failures: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def scalars(self) -> dict[str, float]:
-        """Returns the figures by name, for a metrics file; those that are not finite left out."""
-        figures = {}
-        for name, term in self.terms.items():
-            figures[f'{name}/value'] = term.value
-            figures[f'{name}/gradient'] = term.norm
-            figures[f'{name}/angle'] = term.angle
-            for group, norm in term.group_norms.items():
-                figures[f'{name}/gradient/{group}'] = norm
-        return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
-
-    def __str__(self) -> str:
-        header = ['term', 'weight', 'value', '|grad|', 'weighted', 'angle', *self.groups]
-        rows = [
-            [
-                f'{name} *' if name == self.task else name,
-                f'{term.weight:.3g}',
-                f'{term.value:.4g}',
-                f'{term.norm:.3g}',
-                f'{abs(term.weight) * term.norm:.3g}',
-                '-' if math.isnan(term.cosine) else f'{term.angle:.0f}°',
-                *(f'{term.group_norms[group]:.3g}' for group in self.groups),
-            ]
-            for name, term in self.terms.items()
-        ]
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = [
-            '  '.join(
-                [row[0].ljust(widths[0])]
-                + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            ).rstrip()
-            for row in [header, *rows]
-        ]
-        legend = '* the task; |grad| by group, before weighting; angle to the gradient of the task'
-        messages = [f'FAIL: {text}' for text in self.failures]
-        return '\n'.join([*lines, legend, *messages, *(f'note: {text}' for text in self.notes)])
 
 
 def _group_of(name: str, prefixes: Sequence[str]) -> str:
@@ -134,7 +47,16 @@ def _group_indices(names: Sequence[str], groups: Sequence[str] | None) -> dict[s
     return members
 
 
-def _square(x: jax.Array, y: jax.Array) -> jax.Array:
+def _is_trained(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def _trained(params: Any) -> list[jax.Array]:
+    """Returns the leaves that can have a gradient."""
+    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(params) if _is_trained(leaf)]
+
+
+def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32))
 
 
@@ -151,7 +73,7 @@ def gradient_report(
     """Measures the gradient of every term of a loss, and raises where a weighted one is no use.
 
     One forward pass and one backward pass for each term, under `jax.jit`; no gradient is kept
-    but the task's.
+    but the task's. To ask again and again, keep a `GradientDoctor`.
 
     Args:
         loss_terms: `(params, *args) -> {name: scalar}`, the terms before weighting.
@@ -177,115 +99,168 @@ def gradient_report(
         ValueError: if `task`, `weights`, `allow_zero` or `reaches` name a term, or `groups` or
             `reaches` a group, that does not exist.
     """
-    allow_zero, reaches = dict(allow_zero or {}), dict(reaches or {})
-    leaves, structure = jax.tree.flatten(params)
-    floating = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
-    trained = [jnp.asarray(leaf) for leaf, use in zip(leaves, floating, strict=True) if use]
-    fixed = [leaf for leaf, use in zip(leaves, floating, strict=True) if not use]
-    names = [name for name, use in zip(tree_names(params), floating, strict=True) if use]
-    members = _group_indices(names, groups)
-
-    order: list[str] = []
-
-    def values(trained: list, fixed: list, args: tuple) -> dict[str, jax.Array]:
-        use_trained, use_fixed = iter(trained), iter(fixed)
-        mixed = [next(use_trained if use else use_fixed) for use in floating]
-        terms = loss_terms(jax.tree.unflatten(structure, mixed), *args)
-        order[:] = terms  # JAX sorts the keys of a dict; the table keeps the caller's order.
-        return {name: jnp.asarray(term, jnp.float32) for name, term in terms.items()}
-
-    shapes = jax.eval_shape(values, trained, fixed, args)
-    _check_names(shapes, members, task, weights, allow_zero, reaches)
-
-    def measure(gradient: list, reference: list) -> dict[str, jax.Array]:
-        squares = [_square(g, g) for g in gradient]
-        groups_squared = {
-            group: sum(squares[i] for i in indices) for group, indices in members.items()
-        }
-        dot = sum(_square(g, t) for g, t in zip(gradient, reference, strict=True))
-        return {'squares': groups_squared, 'dot': dot}
-
-    @jax.jit
-    def all_terms(trained: list, fixed: list, args: tuple):
-        vector, pullback = jax.vjp(
-            lambda p: jnp.stack([values(p, fixed, args)[name] for name in order]), trained
-        )
-        basis = jnp.eye(len(order), dtype=jnp.float32)
-        (reference,) = pullback(basis[order.index(task)])
-        # A map, so that the backward pass is compiled once however many terms there are.
-        return vector, jax.lax.map(lambda one: measure(pullback(one)[0], reference), basis)
-
-    vector, measured = jax.device_get(all_terms(trained, fixed, args))
-    figures = {
-        name: jax.tree.map(lambda stack, i=i: float(stack[i]), measured)
-        for i, name in enumerate(order)
-    }
-    if not all(np.isfinite(list(f['squares'].values())).all() for f in figures.values()):
-        # A cotangent of 0 times an infinite derivative is NaN: above, one bad term spoils all
-        # others. Only terms differentiated one at a time show which it is.
-        def one_term(name: str, trained: list, fixed: list, args: tuple):
-            gradient, reference = (
-                jax.grad(lambda p, term=term: values(p, fixed, args)[term])(trained)
-                for term in (name, task)
-            )
-            return measure(gradient, reference)
-
-        measure_one = jax.jit(one_term, static_argnums=0)
-        figures = {
-            name: jax.tree.map(float, jax.device_get(measure_one(name, trained, fixed, args)))
-            for name in order
-        }
-    terms = {}
-    for value, name in zip(vector, order, strict=True):
-        squares, reference = figures[name]['squares'], figures[task]['squares']
-        norm, task_norm = (math.sqrt(sum(s.values())) for s in (squares, reference))
-        comparable = math.isfinite(norm * task_norm) and norm * task_norm > 0
-        terms[name] = TermReport(
-            value=float(value),
-            weight=float(weights.get(name, 1.0 if name == task else 0.0)),
-            norm=norm,
-            group_norms={group: math.sqrt(square) for group, square in squares.items()},
-            cosine=figures[name]['dot'] / (norm * task_norm) if comparable else math.nan,
-        )
-
-    def depends_on_parameters(name: str) -> bool:
-        """Tells whether the term's value moves with the parameters, gradient or not."""
-        moved = []
-        for leaf in trained:
-            noise = jax.random.normal(jax.random.key(0), leaf.shape)
-            size = 0.1 * (jnp.abs(leaf.astype(jnp.float32)).mean() + 0.01)
-            moved.append((leaf + size * noise).astype(leaf.dtype))
-        return float(jax.jit(values)(moved, fixed, args)[name]) != terms[name].value
-
-    failures = tuple(_failures(terms, allow_zero, reaches, depends_on_parameters))
-    report = GradientReport(
+    doctor = GradientDoctor(
+        loss_terms,
         task=task,
-        groups=tuple(members),
-        terms=terms,
-        failures=failures,
-        notes=tuple(_notes(terms, members, allow_zero)),
+        weights=weights,
+        groups=groups,
+        allow_zero=allow_zero,
+        reaches=reaches,
     )
-    if failures:
+    report = doctor(params, *args)
+    if report.failures:
         raise GradientError(report)
     return report
 
 
-def _check_names(shapes, members, task, weights, allow_zero, reaches) -> None:
-    for what, used in (
-        ('task', [task]),
-        ('weights', weights),
-        ('allow_zero', allow_zero),
-        ('reaches', reaches),
+class GradientDoctor:
+    """Reports on the gradients of one loss as often as it is asked, and is compiled once.
+
+    The arguments are those of `gradient_report`. A call `doctor(params, *args)` returns a
+    `GradientReport`, whose `failures` are for the caller to judge; it raises ValueError as
+    `gradient_report` does, and nothing else.
+    """
+
+    def __init__(
+        self,
+        loss_terms: Callable[..., Mapping[str, jax.Array]],
+        *,
+        task: str,
+        weights: Mapping[str, float],
+        groups: Sequence[str] | None = None,
+        allow_zero: Mapping[str, str] | None = None,
+        reaches: Mapping[str, Sequence[str]] | None = None,
     ):
-        unknown = [name for name in used if name not in shapes]
+        self._loss_terms, self._task, self._weights = loss_terms, task, dict(weights)
+        self._groups = groups
+        self._allow_zero, self._reaches = dict(allow_zero or {}), dict(reaches or {})
+        self._names = None  # of the terms, in the caller's order: known once they are traced
+        self._measure_together = jax.jit(self._together)
+        self._measure_one_by_one = jax.jit(self._one_by_one)
+        self._values_nearby = jax.jit(self._nearby)
+
+    def __call__(self, params: Any, *args: Any) -> GradientReport:
+        """Returns the report on these parameters."""
+        members = self._members(params)
+        if self._names is None:
+            shapes = jax.eval_shape(self._values, _trained(params), params, args)
+            self._check_names(shapes, members)
+            self._names = tuple(shapes)
+        measured = jax.device_get(self._measure_together(params, args))
+        if not all(np.isfinite(list(m['squares'].values())).all() for m in measured.values()):
+            # A cotangent of 0 times an infinite derivative is NaN: above, one bad term spoils all
+            # others. Only terms differentiated one at a time show which it is.
+            measured = jax.device_get(self._measure_one_by_one(params, args))
+        terms = {name: self._term_report(name, measured, tuple(members)) for name in self._names}
+
+        def depends_on_parameters(name: str) -> bool:
+            """Tells whether the term's value moves with the parameters, gradient or not."""
+            here, there = (self._values_nearby(size, params, args)[name] for size in (0.0, 0.1))
+            return float(here) != float(there)
+
+        return GradientReport(
+            task=self._task,
+            groups=tuple(members),
+            terms=terms,
+            failures=tuple(
+                _failures(terms, self._allow_zero, self._reaches, depends_on_parameters)
+            ),
+            notes=tuple(_notes(terms, members, self._allow_zero)),
+        )
+
+    def _members(self, params: Any) -> dict[str, list[int]]:
+        """Returns the positions of each group's leaves among those that are trained."""
+        leaves = zip(tree_names(params), jax.tree.leaves(params), strict=True)
+        return _group_indices([name for name, leaf in leaves if _is_trained(leaf)], self._groups)
+
+    def _values(self, trained: list, params: Any, args: tuple) -> OrderedDict[str, jax.Array]:
+        """Returns the float32 terms, `trained` in the place of the leaves that are."""
+        leaves, structure = jax.tree.flatten(params)
+        replacements = iter(trained)
+        mixed = [next(replacements) if _is_trained(leaf) else leaf for leaf in leaves]
+        terms = self._loss_terms(jax.tree.unflatten(structure, mixed), *args)
+        # Ordered, for JAX sorts the keys of a dict, and the table keeps the caller's order.
+        return OrderedDict((name, jnp.asarray(term, jnp.float32)) for name, term in terms.items())
+
+    def _measure(self, value, gradient: list, reference: list, members) -> dict[str, Any]:
+        """Returns what is kept of one term: its value, its squares by group, and one product."""
+        squares = [_dot(g, g) for g in gradient]
+        return {
+            'value': value,
+            'squares': {group: sum(squares[i] for i in at) for group, at in members.items()},
+            'dot': sum(_dot(g, t) for g, t in zip(gradient, reference, strict=True)),
+        }
+
+    def _together(self, params: Any, args: tuple) -> dict[str, dict]:
+        """Measures all terms, with one forward pass."""
+        members = self._members(params)
+        vector, pullback = jax.vjp(
+            lambda p: jnp.stack(list(self._values(p, params, args).values())), _trained(params)
+        )
+        cotangents = jnp.eye(len(self._names), dtype=jnp.float32)
+        (reference,) = pullback(cotangents[self._names.index(self._task)])
+
+        # A map, so that the backward pass is compiled once however many terms there are.
+        def one(value_and_cotangent):
+            value, cotangent = value_and_cotangent
+            return self._measure(value, pullback(cotangent)[0], reference, members)
+
+        stacked = jax.lax.map(one, (vector, cotangents))
+        return {
+            name: jax.tree.map(lambda x, i=i: x[i], stacked) for i, name in enumerate(self._names)
+        }
+
+    def _one_by_one(self, params: Any, args: tuple) -> dict[str, dict]:
+        """Measures all terms, each with nothing else on its tape."""
+        trained, members = _trained(params), self._members(params)
+
+        def value_and_gradient(name: str):
+            return jax.value_and_grad(lambda p: self._values(p, params, args)[name])(trained)
+
+        _, reference = value_and_gradient(self._task)
+        return {
+            name: self._measure(*value_and_gradient(name), reference, members)
+            for name in self._names
+        }
+
+    def _nearby(self, size: float, params: Any, args: tuple) -> OrderedDict[str, jax.Array]:
+        """Returns the terms at parameters that are off by this part of their size."""
+        moved = []
+        for leaf in _trained(params):
+            noise = jax.random.normal(jax.random.key(0), leaf.shape)
+            scale = jnp.abs(leaf.astype(jnp.float32)).mean() + 0.01
+            moved.append((leaf + size * scale * noise).astype(leaf.dtype))
+        return self._values(moved, params, args)
+
+    def _term_report(self, name: str, measured: Mapping, groups: Sequence[str]) -> TermReport:
+        squares, of_task = measured[name]['squares'], measured[self._task]['squares']
+        norm, task_norm = (math.sqrt(sum(map(float, s.values()))) for s in (squares, of_task))
+        comparable = math.isfinite(norm * task_norm) and norm * task_norm > 0
+        return TermReport(
+            value=float(measured[name]['value']),
+            weight=float(self._weights.get(name, 1.0 if name == self._task else 0.0)),
+            norm=norm,
+            group_norms={group: math.sqrt(float(squares[group])) for group in groups},
+            cosine=float(measured[name]['dot']) / (norm * task_norm) if comparable else math.nan,
+        )
+
+    def _check_names(self, shapes: Mapping, members: Mapping) -> None:
+        """Raises ValueError where a name is no term or no group, or a term no scalar."""
+        for what, used in (
+            ('task', [self._task]),
+            ('weights', self._weights),
+            ('allow_zero', self._allow_zero),
+            ('reaches', self._reaches),
+        ):
+            unknown = [name for name in used if name not in shapes]
+            if unknown:
+                raise ValueError(f'{what} names {unknown}, but the terms are {list(shapes)}')
+        unknown = {group for wanted in self._reaches.values() for group in wanted} - set(members)
         if unknown:
-            raise ValueError(f'{what} names {unknown}, but the terms are {list(shapes)}')
-    unknown = {group for wanted in reaches.values() for group in wanted} - set(members)
-    if unknown:
-        raise ValueError(f'reaches names {sorted(unknown)}, but the groups are {list(members)}')
-    for name, shape in shapes.items():
-        if shape.shape != ():
-            raise ValueError(f'term {name} has shape {shape.shape}; expected a scalar')
+            raise ValueError(f'reaches names {sorted(unknown)}, but the groups are {list(members)}')
+        for name, shape in shapes.items():
+            if shape.shape != ():
+                raise ValueError(f'term {name} has shape {shape.shape}; expected a scalar')
 
 
 def _failures(terms, allow_zero, reaches, depends_on_parameters):

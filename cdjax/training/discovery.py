@@ -40,9 +40,13 @@ from cdjax.losses import (
 )
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
-from cdjax.parallel.mesh import TENSOR, check_batch, replicate, split_neurons
-from cdjax.training.accumulation import accumulate_gradients, check_batch_size
-from cdjax.training.diagnostics import GradientReport, gradient_report
+from cdjax.parallel.mesh import TENSOR, check_batch, put_batch, replicate, split_neurons
+from cdjax.training.accumulation import (
+    accumulate_gradients,
+    check_batch_size,
+    first_microbatch,
+)
+from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.loop import Point, TrainState, fit, init_state
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from cdjax.training.step import jit_step
@@ -148,6 +152,7 @@ def discover(
     checkpoint_every: int = 200,
     profile_steps: tuple[int, int] | None = None,
     check_gradients: bool = True,
+    diagnose_every: int | None = None,
 ) -> tuple[dict[str, Circuit], list[Point]]:
     """Searches circuits in one model, or in several at once with classes in common.
 
@@ -164,6 +169,7 @@ def discover(
         checkpoint_every: steps between checkpoints.
         profile_steps: see `fit`.
         check_gradients: run the gradient doctor before the first step.
+        diagnose_every: steps between further reports of it; see `fit`.
 
     Returns:
         name → `Circuit`, cut to exactly `density` of the neurons; and the log points of `fit`.
@@ -220,9 +226,12 @@ def discover(
             return batch | {'encoding': encodings[rows[index]]}
         return batch | {'classes': np.asarray(classes[rows[index]], np.int32)}
 
-    if check_gradients and (workdir is None or not (epath.Path(workdir) / 'checkpoints').exists()):
-        with jax.set_mesh(mesh):
-            _check_gradients(state.params, frozen, batch_at(0), state.key, config)
+    doctor = gradient_doctor(state.params, config)
+
+    def diagnose(state: TrainState, batch: dict[str, Any]) -> GradientReport:
+        part = put_batch(first_microbatch(batch, config.microbatches), mesh)
+        return doctor(state.params, frozen, part, state.key, state.step)
+
     step = jit_step(make_step(tx, config), state)
     state, history = fit(
         lambda state, batch: step(state, batch, frozen),
@@ -234,6 +243,8 @@ def discover(
         workdir=workdir,
         checkpoint_every=checkpoint_every,
         profile_steps=profile_steps,
+        diagnose=diagnose if check_gradients or diagnose_every is not None else None,
+        diagnose_every=diagnose_every,
         tokens_per_step=config.batch_size * learned.tokens.shape[1] * len(models),
         flops_per_step=_useful_flops(models.values(), learned.tokens.shape[1], config),
     )
@@ -429,27 +440,34 @@ def _build_store(model, dataset, config, mesh, description) -> dict[str, np.ndar
     return {'logits': logits, 'activations': activations}
 
 
-def _check_gradients(params, frozen, batch, key, config: DiscoveryConfig) -> GradientReport:
-    """Runs the gradient doctor on the first batch."""
+def gradient_doctor(params: Any, config: DiscoveryConfig) -> GradientDoctor:
+    """Returns the doctor of a discovery: `doctor(params, frozen, batch, key, step)`.
+
+    Args:
+        params: what `make_params` returns; tells whether there is a classifier to reach.
+        config: the search. Weights are taken as they are at the end, when all are faded in.
+    """
     weights = dict(vars(config.term_weights()))
-    allowed = {}
-    if 'classes' in batch:
+    learned = 'classifier' in params
+    if not learned:
         weights['usage'] = 0.0
-    if config.num_classes == 1:
-        allowed = {'usage': 'one class', 'overlap': 'one class'}
     if not weights.get('completeness', 1.0):
         weights.pop('completeness')
+    single = config.num_classes == 1
     task = 'faithfulness' if config.objective == 'causal' else 'similarity'
-    reaches = {}
-    if 'classifier' in params and config.num_classes > 1:
-        reaches = {task: ('classifier', 'generators')}
-    return gradient_report(
-        lambda params, frozen, batch: discovery_terms(params, frozen, batch, config),
-        params,
-        frozen,
-        with_noise(batch, key, config),
+    groups = [f'generators.{name}' for name in params['generators']]
+    if learned:
+        groups.append('classifier')
+
+    def terms(params, frozen, batch, key, step):
+        batch = with_noise(batch, jax.random.fold_in(key, step), config)
+        return discovery_terms(params, frozen, batch, config)
+
+    return GradientDoctor(
+        terms,
         task=task,
         weights=weights,
-        allow_zero=allowed,
-        reaches=reaches,
+        groups=groups,
+        allow_zero={'usage': 'one class', 'overlap': 'one class'} if single else {},
+        reaches={} if single else {task: groups},
     )

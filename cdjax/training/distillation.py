@@ -28,10 +28,15 @@ from cdjax.parallel.mesh import (
     check_batch,
     optimizer_shardings,
     parameter_shardings,
+    put_batch,
     split_neurons,
 )
-from cdjax.training.accumulation import accumulate_gradients, check_batch_size
-from cdjax.training.diagnostics import gradient_report
+from cdjax.training.accumulation import (
+    accumulate_gradients,
+    check_batch_size,
+    first_microbatch,
+)
+from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.loop import Point, TrainState, fit, init_state
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from cdjax.training.step import jit_step
@@ -167,6 +172,7 @@ def distill(
     evaluate: Callable[[Llama], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     check_gradients: bool = True,
+    diagnose_every: int | None = None,
 ) -> tuple[Llama, list[Point]]:
     """Distils a teacher's answers, and with an alignment its representations, into a student.
 
@@ -184,13 +190,14 @@ def distill(
         evaluate: student → scalars, logged as `evaluation/NAME`.
         evaluate_every: steps between evaluations; at the end only if None.
         check_gradients: run the gradient doctor before the first step.
+        diagnose_every: steps between further reports of it; see `fit`.
 
     Returns:
         The student, and the log points of `fit`.
 
     Raises:
         InputError: a student whose vocabulary is not the teacher's, or a batch too small for CKA.
-        cdjax.training.diagnostics.GradientError: an alignment that trains nothing.
+        cdjax.training.diagnostics.GradientError: a task or an alignment that trains nothing.
     """
     model_config = student if isinstance(student, LlamaConfig) else student.config
     if model_config.vocab_size != store.logits.shape[1]:
@@ -231,19 +238,16 @@ def distill(
         return batch
 
     pairs = () if alignment is None else alignment.pairs
-    fresh = workdir is None or not (epath.Path(workdir) / 'checkpoints').exists()
-    if check_gradients and alignment is not None and config.weight and fresh:
-        with jax.set_mesh(mesh):
-            gradient_report(
-                lambda params, batch, columns: distillation_terms(
-                    params, batch, columns, config, pairs
-                ),
-                state.params,
-                batch_at(0),
-                columns,
-                task='task',
-                weights={'alignment': config.weight},
-            )
+    doctor = GradientDoctor(
+        lambda params, batch, columns: distillation_terms(params, batch, columns, config, pairs),
+        task='task',
+        weights={'alignment': config.weight if pairs else 0.0},
+    )
+
+    def diagnose(state: TrainState, batch: dict[str, Any]) -> GradientReport:
+        part = put_batch(first_microbatch(batch, config.microbatches), mesh)
+        return doctor(state.params, part, columns)
+
     step = jit_step(make_step(tx, config, pairs), state)
     shape = (config.batch_size, dataset.tokens.shape[1])
     state, history = fit(
@@ -258,6 +262,8 @@ def distill(
         profile_steps=profile_steps,
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
+        diagnose=diagnose if check_gradients or diagnose_every is not None else None,
+        diagnose_every=diagnose_every,
         tokens_per_step=shape[0] * shape[1],
         flops_per_step=3 * forward_flops(model_config, *shape, logits=shape[0]),
     )

@@ -1,6 +1,7 @@
 """Trains a Llama on the answers of a task: the embedded teacher, or a student's head start."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -15,8 +16,13 @@ from cdjax.errors import InputError
 from cdjax.losses import cross_entropy
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
-from cdjax.parallel.mesh import check_batch
-from cdjax.training.accumulation import accumulate_gradients, check_batch_size
+from cdjax.parallel.mesh import check_batch, put_batch
+from cdjax.training.accumulation import (
+    accumulate_gradients,
+    check_batch_size,
+    first_microbatch,
+)
+from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.loop import Point, TrainState, fit, init_state
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from cdjax.training.step import jit_step
@@ -60,6 +66,8 @@ def train_language_model(
     profile_steps: tuple[int, int] | None = None,
     evaluate: Callable[[Llama], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
+    check_gradients: bool = True,
+    diagnose_every: int | None = None,
 ) -> tuple[Llama, list[Point]]:
     """Trains a new model with cross-entropy at the answer position.
 
@@ -74,9 +82,14 @@ def train_language_model(
         profile_steps: see `fit`.
         evaluate: model → scalars, logged as `evaluation/NAME`.
         evaluate_every: steps between evaluations; at the end only if None.
+        check_gradients: run the gradient doctor before the first step.
+        diagnose_every: steps between further reports of it; see `fit`.
 
     Returns:
         The model and the log points of `fit`.
+
+    Raises:
+        cdjax.training.diagnostics.GradientError: a model that the loss does not train.
     """
     check_batch(config.batch_size, mesh, microbatches=config.microbatches)
     tx = make_optimizer(config.optimizer)
@@ -91,6 +104,15 @@ def train_language_model(
             'answers': dataset.answers[index],
         }
 
+    doctor = GradientDoctor(
+        lambda model, batch: {'loss': answer_loss(model, batch, config)[0]},
+        task='loss',
+        weights={},
+    )
+
+    def diagnose(state: TrainState, batch: dict[str, np.ndarray]) -> GradientReport:
+        return doctor(state.params, put_batch(first_microbatch(batch, config.microbatches), mesh))
+
     shape = (config.batch_size, dataset.tokens.shape[1])
     state, history = fit(
         jit_step(make_step(tx, config), state),
@@ -104,6 +126,8 @@ def train_language_model(
         profile_steps=profile_steps,
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
+        diagnose=diagnose if check_gradients or diagnose_every is not None else None,
+        diagnose_every=diagnose_every,
         tokens_per_step=shape[0] * shape[1],
         flops_per_step=3 * forward_flops(model_config, *shape, logits=config.batch_size),
     )
@@ -116,16 +140,7 @@ def make_step(tx: optax.GradientTransformation, config: LanguageModelConfig):
     A batch holds `tokens` int32 `[B, T]`, `lengths` and `answers` `[B]`.
     """
 
-    def loss(model, batch):
-        logits, _ = model(
-            batch['tokens'],
-            logits_at=batch['lengths'] - 1,
-            dtype=jnp.dtype(config.compute_dtype),
-            remat=config.remat,
-        )
-        accuracy = jnp.mean(jnp.argmax(logits, -1) == batch['answers'])
-        return cross_entropy(logits, batch['answers']), accuracy
-
+    loss = functools.partial(answer_loss, config=config)
     gradients = accumulate_gradients(jax.value_and_grad(loss, has_aux=True), config.microbatches)
 
     def step(state: TrainState, batch):
@@ -136,3 +151,15 @@ def make_step(tx: optax.GradientTransformation, config: LanguageModelConfig):
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
     return step
+
+
+def answer_loss(model: Llama, batch, config: LanguageModelConfig) -> tuple[jax.Array, jax.Array]:
+    """Returns the cross-entropy of the answers and the accuracy, means over a batch."""
+    logits, _ = model(
+        batch['tokens'],
+        logits_at=batch['lengths'] - 1,
+        dtype=jnp.dtype(config.compute_dtype),
+        remat=config.remat,
+    )
+    accuracy = jnp.mean(jnp.argmax(logits, -1) == batch['answers'])
+    return cross_entropy(logits, batch['answers']), accuracy

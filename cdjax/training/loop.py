@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -25,13 +26,14 @@ from cdjax.metrics import MetricsWriter, progress
 from cdjax.parallel import mesh as mesh_lib
 from cdjax.parallel.hardware import peak_flops
 from cdjax.parallel.preemption import PreemptionNotice
-from cdjax.workdir import make_folder, require_space
+from cdjax.training.gradient_reports import GradientError, GradientReport
+from cdjax.workdir import make_folder, require_space, write_atomically
 
 # Steps that may be queued on the devices: enough to keep them busy, few enough that a SIGTERM is
 # heeded at once and the progress bar tells the truth.
 _IN_FLIGHT = 2
 
-EVALUATION = 'evaluation/'
+EVALUATION, DIAGNOSTICS = 'evaluation/', 'diagnostics/'
 
 Metrics = Mapping[str, jax.Array]
 Point = dict[str, float]
@@ -115,6 +117,8 @@ def fit(
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
+    diagnose: Callable[[Any, Any], GradientReport] | None = None,
+    diagnose_every: int | None = None,
     log_every: int = 10,
     tokens_per_step: int | None = None,
     flops_per_step: float | None = None,
@@ -140,6 +144,10 @@ def fit(
         evaluate_every: steps between evaluations; only after the last step if None.
         best: (name that `evaluate` returns, 'max' or 'min'): a new best is saved at once, and
             kept beside the newest ones.
+        diagnose: (state, host batch) → the report of the gradient doctor, asked for before the
+            first step and at multiples of `diagnose_every`; logged as `diagnostics/TERM/FIGURE`,
+            and kept as a table in `gradients/STEP.txt`.
+        diagnose_every: steps between reports; only before the first step if None.
         log_every: steps between log points; each holds the means over these steps.
         tokens_per_step: tokens of a batch, to log `tokens_per_second`.
         flops_per_step: useful FLOPs of a step over all devices, to log `mfu` where the peak of
@@ -154,11 +162,14 @@ def fit(
 
     Raises:
         InputError: the workdir cannot hold the run, or holds another one.
+        GradientError: before the first step, a weighted term that trains nothing; later, one that
+            is not finite, for a gradient may well vanish on the way: that is a warning.
         Preempted: a SIGTERM came; the state is saved.
     """
     assert steps >= 0, steps
     assert log_every >= 1, log_every
     assert best is None or (evaluate is not None and workdir is not None)
+    assert diagnose_every is None or (diagnose is not None and diagnose_every >= 1)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
 
@@ -183,9 +194,10 @@ def fit(
                 if done == steps:
                     return state, history
                 require_space(workdir, size, 'one more checkpoint')
+                writer.resume_at(done)
             else:
                 require_space(workdir, 2 * size, 'keeping two checkpoints')
-            writer.resume_at(done)
+                writer.resume_at(-1)  # the report before the first step is made again
 
         # -- Steps ----------------------------------------------------------------------------
         bar = stack.enter_context(progress(steps, description, initial=done))
@@ -207,8 +219,23 @@ def fit(
             # The loss, if it is named so, and two more.
             first = sorted(means, key=lambda name: name != 'loss')[:3]
             shown = {name: f'{means[name]:.4g}' for name in first}
-            bar.set_postfix(shown, refresh=False)
+            if not any(name.startswith(DIAGNOSTICS) for name in first):
+                bar.set_postfix(shown, refresh=False)
 
+        def report_gradients(at: int) -> None:
+            report = diagnose(state, batch_at(at))
+            log(at, {f'{DIAGNOSTICS}{k}': v for k, v in report.scalars().items()})
+            if workdir is not None and jax.process_index() == 0:
+                tables = workdir / 'gradients'
+                tables.mkdir(exist_ok=True)
+                write_atomically(tables / f'{at}.txt', f'{report}\n')
+            if report.failures and (at == 0 or not report.finite):
+                raise GradientError(report)
+            for failure in report.failures:
+                logging.warning('%s: after step %d, %s', description, at, failure)
+
+        if diagnose is not None and done == 0 < steps:
+            report_gradients(0)
         while done < steps and not stopped:
             profiler.before(done)
             batch = mesh_lib.put_batch(batch_at(done), mesh)
@@ -230,15 +257,16 @@ def fit(
             evaluating = evaluate is not None and (
                 last or (evaluate_every is not None and done % evaluate_every == 0)
             )
+            diagnosing = diagnose_every is not None and done % diagnose_every == 0
             saving = checkpoints is not None and (
                 last or stopped or done % checkpoint_every == 0 or (evaluating and best is not None)
             )
             if done % log_every == 0 or last:
                 unlogged, window = (done, window), _Window()
-            if unlogged is not None and (evaluating or saving):
+            if unlogged is not None and (evaluating or diagnosing or saving):
                 log(done, unlogged[1].means() | rate.at(done))
                 unlogged = None
-            if evaluating or saving:
+            if evaluating or diagnosing or saving:
                 jax.block_until_ready(metrics)
             with rate.paused():
                 values, improved = None, False
@@ -246,6 +274,8 @@ def fit(
                     values = {k: float(v) for k, v in evaluate(state).items()}
                     improved = best is not None and _improves(values, best, history)
                     log(done, {f'{EVALUATION}{k}': v for k, v in values.items()})
+                if diagnosing:
+                    report_gradients(done)
                 if saving:
                     checkpoints.save(
                         done,

@@ -98,6 +98,10 @@ def mistakes(folder):
             ['plan', '--target=v9:4x4', '--teacher=llama3_8b', '--operands=2'],
             ['v9:4x4', 'v5e'],
         ),
+        'diagnose_every': (
+            ['train_teacher', new, '--diagnose_every=0'],
+            ['diagnose_every=0 must be at least 1'],
+        ),
         'argument': (['pipeline', new, 'seeds=3'], ["unexpected argument 'seeds=3'"]),
     }
 

@@ -24,7 +24,8 @@ from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import OURS, RANDOM, CircuitStudyConfig
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.pipeline import Pipeline, PipelineConfig
-from cdjax.training import discovery, distillation
+from cdjax.training import discovery, distillation, language_model
+from cdjax.training.diagnostics import GradientReport
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
@@ -69,8 +70,9 @@ def finished(teacher, tmp_path_factory):
     workdir = epath.Path(tmp_path_factory.mktemp('runs')) / 'run'
     with pytest.MonkeyPatch.context() as patch:
         # The doctor compiles each step once more, and has tests of its own.
-        patch.setattr(discovery, '_check_gradients', lambda *_: None)
-        patch.setattr(distillation, 'gradient_report', lambda *_, **__: None)
+        no_doctor = lambda *_, **__: lambda *_: GradientReport('loss', (), {})
+        for module in (discovery, distillation, language_model):
+            patch.setattr(module, 'GradientDoctor', no_doctor)
         pipeline = Pipeline(make_config(teacher), workdir, mesh=toy.one_device())
         return pipeline, pipeline.run()
 

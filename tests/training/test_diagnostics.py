@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from cdjax import losses
-from cdjax.training.diagnostics import GradientError, gradient_report
+from cdjax.training.diagnostics import GradientDoctor, GradientError, gradient_report
 
 
 class Model(nnx.Module):
@@ -139,6 +139,7 @@ def test_each_illness_is_named_and_the_healthy_terms_keep_their_figures(model, b
     for name, failure in failures.items():
         assert failure.startswith(f'{name} (weight ')
         assert failure in str(caught.value)
+    assert not caught.value.report.finite
     # One NaN in a sum of terms spoils the gradient of all; the blame stays with its owner.
     terms = caught.value.report.terms
     well = gradient_report(healthy, model, batch, task='task', weights={}).terms['task']
@@ -173,6 +174,30 @@ def test_a_group_that_no_weighted_term_trains_is_noted():
     assert report.terms['decay'].angle == pytest.approx(90) or math.isnan(
         report.terms['decay'].angle
     )
+
+
+def test_a_doctor_is_compiled_once_and_leaves_the_verdict_to_its_caller():
+    traced = []
+
+    def terms(params, x):
+        traced.append(True)
+        return {'task': jnp.sum(params['w'] * x), 'hinge': jnp.sum(jnp.maximum(params['w'], 0))}
+
+    doctor = GradientDoctor(terms, task='task', weights={'hinge': 2.0})
+    x = jnp.array([3.0, 4.0])
+    well = doctor({'w': jnp.array([1.0, -1.0])}, x)
+    assert (well.terms['task'].norm, well.terms['hinge'].norm) == (5, 1)
+    assert well.terms['hinge'].cosine == pytest.approx(3 / 5)
+    assert well.failures == ()
+    before = len(traced)
+    later = doctor({'w': jnp.array([1.0, 1.0])}, 2 * x)
+    assert (later.terms['task'].norm, later.terms['hinge'].value) == (10, 2)
+    assert len(traced) == before
+    # Nothing of the hinge is left; the caller may go on all the same.
+    dead = doctor({'w': jnp.array([-1.0, -1.0])}, x)
+    assert dead.finite
+    (failure,) = dead.failures
+    assert failure.startswith('hinge (weight 2)')
 
 
 def test_bfloat16_parameters_are_measured_in_float32():

@@ -20,8 +20,14 @@ from cdjax.losses import CausalDiscoveryWeights, DiscoveryWeights, discovery_los
 from cdjax.models import Edit
 from cdjax.parallel.mesh import make_mesh
 from cdjax.training import discovery
-from cdjax.training.diagnostics import GradientError
-from cdjax.training.discovery import DiscoveryConfig, discover, discovery_terms, with_noise
+from cdjax.training.diagnostics import GradientReport
+from cdjax.training.discovery import (
+    DiscoveryConfig,
+    discover,
+    discovery_terms,
+    gradient_doctor,
+    with_noise,
+)
 from cdjax.training.loop import Preempted
 from cdjax.training.optimizer import OptimizerConfig
 
@@ -322,6 +328,34 @@ def test_faithfulness_and_completeness_by_hand(batch):
     np.testing.assert_allclose(terms['completeness'], np.exp(-kl['complement']).mean(), rtol=1e-4)
 
 
+def test_corrected_terms_by_hand(batch):
+    config = dataclasses.replace(CONFIG, per_layer=True)
+    terms = terms_of(batch, config)
+    # The information is that of the softmax: the noise of the samples would hide a classifier
+    # that knows nothing.
+    logits = np.asarray(batch['params']['classifier'](batch['batch']['encoding']), np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    entropy = lambda p: -np.sum(p * np.log(p), axis=-1)
+    assert float(terms['usage']) == pytest.approx(
+        entropy(p).mean() - entropy(p.mean(axis=0)), abs=1e-5
+    )
+    masks = 1 / (1 + np.exp(-np.asarray(batch['params']['generators']['teacher'](), np.float64)))
+    density = masks.mean(axis=-1)
+    kl = density * np.log(density / 0.2) + (1 - density) * np.log((1 - density) / 0.8)
+    assert float(terms['density']) == pytest.approx(kl.mean(), rel=1e-4)
+    # The store is standardised over all problems, and the batch is not standardised again.
+    noise = jax.random.gumbel(batch['key'], logits.shape)
+    classes = np.argmax(logits + noise, axis=1)
+    a = np.asarray(batch['batch']['stores']['teacher']['activations'], np.float64)
+    similarity = []
+    for k, mask in enumerate(masks.reshape(toy.K, -1)):
+        unit = mask * a / np.linalg.norm(mask * a, axis=1, keepdims=True)
+        cosines, inside = unit @ unit.T, classes == k
+        within = cosines[np.ix_(inside, inside)][~np.eye(inside.sum(), dtype=bool)]
+        similarity.append(cosines[np.ix_(inside, ~inside)].mean() - within.mean())
+    assert float(terms['similarity']) == pytest.approx(np.mean(similarity), abs=1e-4)
+
+
 @pytest.mark.parametrize('cosine', [False, True])
 def test_published_terms_are_those_of_the_loss(batch, cosine):
     config = dataclasses.replace(CONFIG, objective='published', cosine=cosine)
@@ -374,16 +408,17 @@ def test_the_causal_objective_reads_standardised_activations():
 
 
 def check(batch, config=CONFIG):
-    return discovery._check_gradients(
-        batch['params'], batch['frozen'], batch['batch'], batch['key'], config
-    )
+    doctor = gradient_doctor(batch['params'], config)
+    return doctor(batch['params'], batch['frozen'], batch['batch'], batch['key'], 0)
 
 
 def test_the_masks_carry_the_gradient_of_the_classifier(batch):
     report = check(batch)
+    assert report.failures == ()
+    assert report.groups == ('generators.teacher', 'classifier')
     assert report.terms['faithfulness'].group_norms['classifier'] > 1e-6
-    assert report.terms['faithfulness'].group_norms['generators'] > 1e-6
-    assert report.terms['usage'].group_norms['generators'] == 0
+    assert report.terms['faithfulness'].group_norms['generators.teacher'] > 1e-6
+    assert report.terms['usage'].group_norms['generators.teacher'] == 0
 
 
 def test_masks_looked_up_by_argmax_are_caught(batch, monkeypatch):
@@ -391,8 +426,48 @@ def test_masks_looked_up_by_argmax_are_caught(batch, monkeypatch):
         return jax.nn.one_hot(jnp.argmax(logits + noise, -1), logits.shape[-1])
 
     monkeypatch.setattr(discovery, 'straight_through_gumbel_softmax', trap)
-    with pytest.raises(GradientError, match=r'faithfulness .* does not reach classifier'):
-        check(batch)
+    (failure,) = check(batch).failures
+    assert failure.startswith('faithfulness (weight 10) does not reach classifier')
+
+
+def test_a_mask_generator_that_one_model_does_not_use_is_caught(batch):
+    two = dict(batch)
+    for name in ('params', 'frozen', 'batch'):
+        two[name] = dict(batch[name])
+    spare = MaskGenerator(toy.K, toy.L, toy.F, jax.random.key(5), hidden=8)
+    frozen = jax.tree.map(jnp.asarray, batch['frozen']['teacher'])
+    two['params']['generators'] = dict(batch['params']['generators'], student=spare)
+    # A student whose answers do not depend on its neurons: nothing is left of the masks.
+    deaf = dict(frozen, model=jax.tree.map(jnp.zeros_like, frozen['model']))
+    two['frozen'] = dict(batch['frozen'], student=deaf)
+    two['batch']['stores'] = dict(
+        batch['batch']['stores'], student=batch['batch']['stores']['teacher']
+    )
+    (failure,) = check(two).failures
+    assert failure.startswith('faithfulness (weight 10) does not reach generators.student')
+
+
+def test_it_is_asked_at_the_start_and_on_request(monkeypatch):
+    batches = []
+    doctor = lambda params, config: (
+        lambda params, frozen, batch, key, step: (
+            batches.append((int(step), batch)) or GradientReport('faithfulness', (), {})
+        )
+    )
+    monkeypatch.setattr(discovery, 'gradient_doctor', doctor)
+    monkeypatch.setattr(
+        discovery, 'jit_step', lambda step, state: lambda state, *_: (next_step(state), {})
+    )
+    next_step = lambda state: dataclasses.replace(state, step=state.step + 1)
+    config = dataclasses.replace(CONFIG, microbatches=2)
+    run(toy.one_device(), config, check_gradients=True)
+    assert [step for step, _ in batches] == [0]
+    run(toy.one_device(), config, diagnose_every=STEPS // 2)
+    assert [step for step, _ in batches] == [0, 0, STEPS // 2, STEPS]
+    # One microbatch of the two, as much as fits beside the training.
+    assert all(batch['tokens'].shape == (16, toy.T) for _, batch in batches)
+    run(toy.one_device(), config)
+    assert len(batches) == 4
 
 
 # -- What the configuration refuses -------------------------------------------------------------

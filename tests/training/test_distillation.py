@@ -330,6 +330,33 @@ def test_a_detached_student_is_caught(store, monkeypatch):
         run(store, toy.one_device(), check_gradients=True)
 
 
+def test_the_gradient_doctor_looks_at_the_start_and_on_request(store, monkeypatch, tmp_path):
+    # Steps that do nothing: the reports are of the start.
+    monkeypatch.setattr(
+        distillation, 'jit_step', lambda step, state: lambda state, *_: (state, {'loss': 0.0})
+    )
+    config = dataclasses.replace(CONFIG, microbatches=2)
+    _, history = run(store, toy.one_device(), config, workdir=tmp_path, diagnose_every=8)
+    reports = {p['step']: p for p in history if 'diagnostics/task/value' in p}
+    assert list(reports) == [0, 8, 16]
+    index = batch_indices(np.arange(len(SHARE)), 32, seed=0, step=0)[::2]
+    alignment = dataclasses.replace(CIRCUITS, classes=CIRCUITS.classes[index])
+    neurons = store.neurons[index][:, [1, 0]]
+    batch = {
+        'tokens': SHARE.tokens[index],
+        'lengths': SHARE.lengths[index],
+        'teacher_logits': store.logits[index],
+        'teacher_neurons': neurons,
+        'classes': alignment.classes,
+    }
+    terms = terms_of(batch, alignment)
+    for name in ('task', 'alignment'):
+        value = reports[0][f'diagnostics/{name}/value']
+        assert value == pytest.approx(float(terms[name]), rel=1e-4), name
+        assert reports[0][f'diagnostics/{name}/gradient/layers'] > 0
+    assert (tmp_path / 'gradients' / '8.txt').read_text().startswith('term')
+
+
 def test_models_of_two_vocabularies(store):
     other = dataclasses.replace(toy.student_config(), vocab_size=50)
     with pytest.raises(InputError, match='the student has 50 tokens and the teacher 30'):

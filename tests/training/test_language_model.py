@@ -58,6 +58,7 @@ def trained():
             mesh=toy.one_device(),
             evaluate=recorder.evaluate,
             evaluate_every=20,
+            diagnose_every=30,
         )
     return model, history, recorder
 
@@ -68,11 +69,23 @@ def test_the_step_compiles_once(trained):
 
 def test_it_learns_and_evaluates(trained):
     model, history, recorder = trained
-    assert history[-1]['loss'] < 0.8 * history[0]['loss']
+    losses = [point['loss'] for point in history if 'loss' in point]
+    assert losses[-1] < 0.8 * losses[0]
     logged = [p['evaluation/accuracy'] for p in history if 'evaluation/accuracy' in p]
     assert logged == recorder.accuracies
     assert len(logged) == 2
     assert accuracy(model) == logged[-1] > 1.5 / 19
+
+
+def test_the_gradient_doctor_looks_at_the_start_and_on_request(trained):
+    _, history, recorder = trained
+    reports = {p['step']: p for p in history if 'diagnostics/loss/value' in p}
+    assert list(reports) == [0, 30]
+    metrics = recorder.metrics[0]  # of the same parameters and the same batch
+    assert reports[0]['diagnostics/loss/value'] == pytest.approx(float(metrics['loss']), rel=1e-5)
+    norm = float(metrics['gradient'])
+    assert reports[0]['diagnostics/loss/gradient'] == pytest.approx(norm, rel=1e-4)
+    assert reports[0]['diagnostics/loss/gradient/layers'] < norm
 
 
 def test_answers_are_those_of_the_prompts(trained):

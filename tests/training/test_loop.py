@@ -18,6 +18,7 @@ from cdjax.errors import InputError
 from cdjax.metrics import read_metrics
 from cdjax.parallel import hardware
 from cdjax.parallel.mesh import REPLICATED_RULES, make_mesh
+from cdjax.training.diagnostics import GradientDoctor, GradientError
 from cdjax.training.loop import Preempted, TrainState, fit, init_state
 
 TX = optax.adam(0.1)
@@ -212,7 +213,7 @@ def test_refused_before_the_first_step(mesh, tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     with pytest.raises(InputError, match='cannot be written'):
         run(mesh, tmp_path / 'file' / 'below', step=never)
-    with pytest.raises(InputError, match='batch of 6 rows'):
+    with pytest.raises(InputError, match='batch_size=6 does not divide'):
         run(mesh, batches=lambda n: {'x': np.zeros((6, 4))}, step=never)
     full = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(workdir_lib.shutil, 'disk_usage', lambda path: full)
@@ -320,3 +321,83 @@ def test_steps_run_under_the_mesh(mesh):
     fit(step, 0, lambda n: {}, steps=1, mesh=mesh, description='x')
     assert meshes == [('fsdp', 'tensor')]
     assert jax.sharding.get_abstract_mesh().empty
+
+
+# -- The gradient doctor --------------------------------------------------------------------------
+
+
+DOCTOR = GradientDoctor(
+    lambda params, x, scale: {
+        'task': jnp.sum((params['w'] - x.mean(0)) ** 2),
+        'extra': scale * jnp.sum(params['w']),
+    },
+    task='task',
+    weights={'extra': 1.0},
+)
+
+
+def examine(scale_of=lambda step: 1.0):
+    """A gradient doctor with a second term whose gradient is twice its scale, set by the step."""
+    return lambda state, batch: DOCTOR(state.params, batch['x'], scale_of(int(state.step)))
+
+
+def diagnostics_of(points):
+    found = {p['step']: p.get('diagnostics/extra/gradient/w') for p in points}
+    return {step: figure for step, figure in found.items() if figure is not None}
+
+
+def test_reports_are_made_before_the_first_step_and_at_multiples(mesh, tmp_path, uninterrupted):
+    state, history = run(mesh, tmp_path, diagnose=examine(lambda n: 1.0 + n), diagnose_every=6)
+    # ‖∂(scale · Σ w)‖ of four weights is 2 · scale.
+    expected = {step: pytest.approx(2.0 * (1 + step)) for step in (0, 6, 12, 18)}
+    assert diagnostics_of(history) == expected
+    assert diagnostics_of(read_metrics(tmp_path)) == expected
+    steps = [record['step'] for record in read_metrics(tmp_path)]
+    assert steps == [0, 4, 6, 8, 12, 12, 16, 18, 20, 23]
+    tables = {path.name: path.read_text() for path in (tmp_path / 'gradients').iterdir()}
+    assert sorted(tables) == ['0.txt', '12.txt', '18.txt', '6.txt']
+    assert [line.split()[0] for line in tables['6.txt'].splitlines()[:3]] == [
+        'term',
+        'task',
+        'extra',
+    ]
+    # Looking changes nothing.
+    plain = [p for p in history if p['step'] not in (0, 6, 18)]
+    plain = [{k: v for k, v in p.items() if not k.startswith('diagnostics/')} for p in plain]
+    assert_same((state, plain), uninterrupted)
+
+
+def test_a_continued_run_has_each_report_once(mesh, tmp_path):
+    asked = []
+    diagnose = examine(lambda n: asked.append(n) or 1.0)
+    for stop in (2, 9):
+        with pytest.raises(Stop):
+            run(mesh, tmp_path, batches=raising_at(stop), diagnose=diagnose, diagnose_every=4)
+    run(mesh, tmp_path, diagnose=diagnose, diagnose_every=4)
+    assert asked == [0, 0, 4, 8, 8, 12, 16, 20]
+    records = [r['step'] for r in read_metrics(tmp_path) if 'diagnostics/task/value' in r]
+    assert records == [0, 4, 8, 12, 16, 20]
+
+
+def test_a_term_that_trains_nothing_stops_a_run_before_its_first_step(mesh, tmp_path):
+    with pytest.raises(GradientError, match=r'extra \(weight 1\) has a zero gradient'):
+        run(mesh, tmp_path, step=never, diagnose=examine(lambda n: 0.0))
+    assert 'FAIL: extra (weight 1)' in (tmp_path / 'gradients' / '0.txt').read_text()
+
+
+def test_a_gradient_that_vanishes_on_the_way_is_a_warning(mesh, tmp_path, caplog):
+    state, history = run(
+        mesh, tmp_path, diagnose=examine(lambda n: float(n < 12)), diagnose_every=6
+    )
+    assert int(state.step) == 23
+    assert diagnostics_of(history) == {0: 2, 6: 2, 12: 0, 18: 0}
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(warnings) == 2
+    assert warnings[0].startswith('test: after step 12, extra (weight 1) has a zero gradient')
+    assert 'FAIL: extra' in (tmp_path / 'gradients' / '12.txt').read_text()
+
+
+def test_a_gradient_that_is_not_finite_stops_a_run_on_the_way(mesh):
+    scale = lambda n: float('nan') if n == 12 else 1.0
+    with pytest.raises(GradientError, match=r'extra \(weight 1\) is nan'):
+        run(mesh, batches=raising_at(14), diagnose=examine(scale), diagnose_every=6)
