@@ -75,7 +75,8 @@ def whole_folder(target: epath.Path, partial: epath.Path) -> Iterator[None]:
 
 def could_not_write(target: epath.Path, error: Exception) -> InputError:
     """Returns what a user is told when writing failed in the middle."""
-    reason = getattr(error, 'strerror', None) or str(error).strip().splitlines()[0]
+    # TensorStore ends a long chain of contexts with the system's own words.
+    reason = getattr(error, 'strerror', None) or str(error).strip().split(': ')[-1]
     problem = InputError(
         f'{target} could not be written ({reason}) and nothing was left under that name: free '
         'some space or name another folder'
