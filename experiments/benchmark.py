@@ -9,10 +9,10 @@ from pathlib import Path
 
 from absl import flags
 
+from cdjax.models.config import PRESETS
 from experiments import launch
 from experiments.benchmarks import checkpoint_memory
 
-PRESETS = ('llama3_8b', 'llama31_8b', 'llama32_1b', 'llama32_3b', 'llama3_70b')
 SUITES = {
     'checkpoint_memory': lambda folder: checkpoint_memory.run(
         folder, model=FLAGS.model, devices=FLAGS.devices

@@ -1,7 +1,6 @@
 """Conversion between Hugging Face and Orbax folders, with the parity certificate if asked for."""
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from jax.sharding import Mesh
 from cdjax.errors import InputError
 from cdjax.models.hub import resolve_checkpoint
 from cdjax.models.huggingface import load_huggingface
-from cdjax.models.huggingface_export import MAX_SHARD_BYTES, companion_files, save_huggingface
+from cdjax.models.huggingface_export import MAX_SHARD_BYTES, save_huggingface
 from cdjax.models.llama import Llama
 from cdjax.models.orbax_folder import is_orbax_folder, load_orbax, save_orbax
 from cdjax.models.parity import (
@@ -108,13 +107,11 @@ def convert(conversion: Conversion, mesh: Mesh | None = None) -> Path:
     if c.dtype is not None:
         model = _cast(model, c.dtype)
 
-    tokenizer_from = source if _has_tokenizer(source) else None
+    beside = {'tokenizer_from': source, 'require_tokenizer': False}
     if to == 'huggingface':
-        save_huggingface(
-            model, target, tokenizer_from=tokenizer_from, max_shard_bytes=c.max_shard_bytes
-        )
+        save_huggingface(model, target, max_shard_bytes=c.max_shard_bytes, **beside)
     else:
-        save_orbax(model, target, tokenizer_from=tokenizer_from)
+        save_orbax(model, target, **beside)
     if check:
         reference = _export_reference(model, target, to, golden if c.dtype is None else None)
         del model
@@ -144,10 +141,3 @@ def _export_reference(model: Llama, target: Path, to: str, golden: Reference | N
 def _cast(model: Llama, dtype: str) -> Llama:
     cast = jax.jit(lambda x: x.astype(jnp.dtype(dtype)))
     return jax.tree.map(cast, model)
-
-
-def _has_tokenizer(folder: str | os.PathLike) -> bool:
-    try:
-        return bool(companion_files(folder))
-    except InputError:
-        return False

@@ -50,6 +50,7 @@ def save_huggingface(
     path: str | os.PathLike,
     *,
     tokenizer_from: str | os.PathLike | None = None,
+    require_tokenizer: bool = True,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Saves a Llama as a Hugging Face checkpoint folder, which transformers 4.x and 5.x load.
@@ -63,6 +64,7 @@ def save_huggingface(
         path: the folder to make, local or in a bucket; must not exist, or be empty.
         tokenizer_from: a checkpoint folder whose tokenizer and generation files, and the ids of
             its special tokens, are taken over.
+        require_tokenizer: whether it is a mistake if there is no tokenizer in that folder.
         max_shard_bytes: largest size of one file.
 
     Raises:
@@ -75,7 +77,7 @@ def save_huggingface(
     prepared, problem = None, None
     if writes:
         try:
-            prepared = _prepare(model, target, tokenizer_from, tensors)
+            prepared = _prepare(model, target, tokenizer_from, require_tokenizer, tensors)
         except InputError as error:
             problem = error
     raise_on_all(problem, target)
@@ -114,25 +116,28 @@ def _write_files(folder, fields, companions, tensors, max_shard_bytes):
     (folder / 'config.json').write_text(json.dumps(fields, indent=2) + '\n')
 
 
-def _prepare(model, target, tokenizer_from, tensors):
+def _prepare(model, target, tokenizer_from, require_tokenizer, tensors):
     """Returns the content of config.json and the files to copy; refuses what cannot end well."""
     require_new(target)
     fields = checkpoint_fields(model.config, tensors[0].dtype.name, tokenizer_from)
-    companions = companion_files(tokenizer_from)
+    companions = companion_files(tokenizer_from, require_tokenizer)
     require_room(target, sum(tensor.nbytes for tensor in tensors), through_scratch=True)
     return fields, companions
 
 
-def companion_files(folder: str | os.PathLike | None) -> list[epath.Path]:
+def companion_files(
+    folder: str | os.PathLike | None, require_tokenizer: bool = True
+) -> list[epath.Path]:
     """Returns the tokenizer and generation files of a checkpoint folder; none of None.
 
     Raises:
-        InputError: the folder holds no tokenizer.
+        InputError: the folder holds no tokenizer, where one is required.
     """
     if folder is None:
         return []
     files = [file for file in (epath.Path(folder) / name for name in COMPANIONS) if file.exists()]
-    if not any(file.name.startswith(('tokenizer', 'vocab')) for file in files):
+    found = any(file.name.startswith(('tokenizer', 'vocab')) for file in files)
+    if require_tokenizer and not found:
         raise InputError(f'{folder} holds no tokenizer: name the folder of a checkpoint')
     return files
 

@@ -35,7 +35,11 @@ def is_orbax_folder(path: str | os.PathLike) -> bool:
 
 
 def save_orbax(
-    model: Llama, path: str | os.PathLike, *, tokenizer_from: str | os.PathLike | None = None
+    model: Llama,
+    path: str | os.PathLike,
+    *,
+    tokenizer_from: str | os.PathLike | None = None,
+    require_tokenizer: bool = True,
 ) -> None:
     """Saves a model with Orbax, each process its own part, to a local folder or a bucket.
 
@@ -45,7 +49,8 @@ def save_orbax(
     Args:
         model: the model.
         path: the folder to make; must not exist, or be empty.
-        tokenizer_from: a checkpoint folder whose tokenizer files are taken over.
+        tokenizer_from: a checkpoint folder whose tokenizer and generation files are taken over.
+        require_tokenizer: whether it is a mistake if there is no tokenizer in that folder.
 
     Raises:
         InputError: the target exists, cannot be written or lacks room; `tokenizer_from` holds no
@@ -59,7 +64,7 @@ def save_orbax(
         try:
             require_new(target)
             require_room(target, sum(leaf.nbytes for leaf in leaves))
-            companions = companion_files(tokenizer_from)
+            companions = companion_files(tokenizer_from, require_tokenizer)
         except InputError as error:
             problem = error
     raise_on_all(problem, target)

@@ -40,8 +40,7 @@ def run(workdir: Path, *, model: str, devices: int) -> dict:
         resident bytes of `load` and of `save`, with the model and the process itself in them;
         the ratios of those peaks to the model's bytes.
     """
-    config = getattr(LlamaConfig, model)()
-    return {'model': model, **measure(workdir, config, devices)}
+    return {'model': model, **measure(workdir, LlamaConfig.preset(model), devices)}
 
 
 def measure(workdir: Path, config: LlamaConfig, devices: int) -> dict:

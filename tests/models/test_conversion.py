@@ -83,6 +83,19 @@ def test_a_model_that_is_not_equal_is_not_written(source, tmp_path, monkeypatch)
     assert not target.exists()
 
 
+def test_what_is_beside_the_weights_comes_along_without_a_tokenizer(source, tmp_path):
+    plain = shutil.copytree(source, tmp_path / 'plain')
+    for file in plain.glob('*token*'):
+        file.unlink()
+    fields = json.loads((plain / 'config.json').read_text())
+    (plain / 'config.json').write_text(json.dumps(fields | {'eos_token_id': [5, 6]}))
+    (plain / 'generation_config.json').write_text('{"temperature": 0.5}')
+    convert(Conversion(str(plain), str(tmp_path / 'orbax')))
+    convert(Conversion(str(tmp_path / 'orbax'), str(tmp_path / 'back')))
+    assert (tmp_path / 'back' / 'generation_config.json').read_text() == '{"temperature": 0.5}'
+    assert json.loads((tmp_path / 'back' / 'config.json').read_text())['eos_token_id'] == [5, 6]
+
+
 def test_refusals(source, tmp_path):
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'file').touch()

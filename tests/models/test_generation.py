@@ -9,6 +9,7 @@ from torch_llama import SMALL, random_torch_llama
 from cdjax.data import build_arithmetic_tokenizer
 from cdjax.models import Edit, load_huggingface
 from cdjax.models.generation import generate, generate_text
+from cdjax.parallel.mesh import make_mesh
 
 LENGTHS = np.array([3, 6, 1])
 NEW = 8
@@ -52,6 +53,12 @@ def test_greedy_tokens_of_prompts_of_several_lengths(pair, prompts, expected):
     assert tokens.dtype == jnp.int32
     assert tokens.tolist() == expected
     assert len({token for row in expected for token in row}) > 5  # no trivial repetition
+
+
+def test_the_same_tokens_from_a_sharded_model(pair, prompts, expected, tmp_path):
+    pair[1].save_pretrained(tmp_path)
+    model = load_huggingface(tmp_path, mesh=make_mesh(4, 2))
+    assert generate(model, prompts, LENGTHS, max_new_tokens=NEW).tolist() == expected
 
 
 def test_padding_does_not_matter(pair, prompts, expected):
