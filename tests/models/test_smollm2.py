@@ -39,7 +39,7 @@ PROMPTS = (
     'The quick brown fox',
     'Two plus three is',
 )
-NEW_TOKENS = 6
+NEW_TOKENS = 16
 
 
 @pytest.fixture(scope='module')
