@@ -125,7 +125,7 @@ def hsic(
     feature mean of 30 times the spread would leave no digits. Uses Gram matrices, n²(P + Q)
     operations, or feature products, n(P² + PQ + Q²), whichever costs less. A minibatch with
     fewer than 4 valid rows (2 where biased), or with constant features, adds 0 to each sum. The
-    sums hold fourth powers: scale features outside 1e-8 to 1e8 first, by one number for all.
+    sums hold fourth powers: scale features outside 1e-7 to 1e7 first, by one number for all.
 
     Args:
         x: [N, P] features, any float dtype.
