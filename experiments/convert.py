@@ -9,7 +9,8 @@ does not compute the same is refused.
 
 from absl import flags
 
-from cdjax.models.conversion import FORMATS, Conversion, convert
+from cdjax.models.conversion import FORMATS, Conversion, certificate_path, convert
+from cdjax.models.parity import describe_certificate
 from experiments import launch
 from experiments.flags import define_machine_flags, start_machine
 
@@ -36,7 +37,7 @@ flags.register_validator('max_shard_gb', lambda gb: gb > 0, 'must be above 0')
 def main() -> None:
     """Converts one checkpoint."""
     mesh = start_machine()
-    target = convert(
+    convert(
         Conversion(
             source=FLAGS.source,
             target=FLAGS.target,
@@ -49,7 +50,9 @@ def main() -> None:
         ),
         mesh,
     )
-    launch.say(f'wrote {target}')
+    launch.say(f'wrote {FLAGS.target}')
+    if FLAGS.check or FLAGS.golden is not None or FLAGS.save_golden is not None:
+        launch.say(describe_certificate(certificate_path(FLAGS.target)))
 
 
 if __name__ == '__main__':

@@ -1,11 +1,12 @@
 """Conversion between Hugging Face and Orbax folders, with the parity certificate if asked for."""
 
 import dataclasses
-import shutil
+import os
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.errors import InputError
@@ -90,7 +91,7 @@ def convert(conversion: Conversion, mesh: Mesh | None = None) -> Path:
     if c.save_golden is not None:
         require_writable(absolute(c.save_golden))
     golden = None if c.golden is None else load_reference(c.golden)
-    certificate = target.parent / f'{target.name}.parity.json'
+    certificate = certificate_path(target)
     stages = {}
 
     # A check at load wants the weights as they are stored.
@@ -120,9 +121,15 @@ def convert(conversion: Conversion, mesh: Mesh | None = None) -> Path:
         try:
             write_certificate(certificate, stages)
         except InputError:
-            shutil.rmtree(target)
+            target.rmtree()
             raise
     return target
+
+
+def certificate_path(target: str | os.PathLike) -> epath.Path:
+    """Returns where the certificate of a target is: TARGET.parity.json, beside the folder."""
+    target = epath.Path(target).expanduser()
+    return target.with_name(f'{target.name}.parity.json')
 
 
 def _load(source: Path, mesh: Mesh | None, c: Conversion, check: bool) -> Llama:

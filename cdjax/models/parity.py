@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -251,6 +252,18 @@ def _ratio(ours, theirs):
     return min(ours['token'] / theirs['token'], TOP)
 
 
+def describe_certificate(path: str | os.PathLike) -> str:
+    """Returns the verdict of a certificate, a line for each stage and dtype."""
+    body = json.loads(epath.Path(path).read_text())
+    lines = [f'{path}: {"equal" if body["equal"] else "not equal"}']
+    for stage, measured in body['stages'].items():
+        for dtype in DTYPES:
+            worst, limits = measured[dtype]['worst'], measured[dtype]['limits']
+            found = (f'{name} {worst[name]:.2g} (limit {limits[name]:.2g})' for name in limits)
+            lines.append(f'  {stage}, {dtype}: {", ".join(found)}, against {measured["reference"]}')
+    return '\n'.join(lines)
+
+
 def write_certificate(path: str | os.PathLike, stages: dict[str, dict[str, Any]]) -> None:
     """Writes the measurements of `measure_parity`, by stage (`load`, `export`), as JSON.
 
@@ -258,7 +271,7 @@ def write_certificate(path: str | os.PathLike, stages: dict[str, dict[str, Any]]
         InputError: a stage is not within its limits. The file is written all the same.
     """
     body = {'equal': all(stage['equal'] for stage in stages.values()), 'stages': stages}
-    path = Path(path)
+    path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body, indent=2) + '\n')
     for stage, measured in stages.items():

@@ -10,6 +10,7 @@ from cdjax.errors import InputError
 from cdjax.models import load_huggingface
 from cdjax.models.parity import (
     DTYPES,
+    describe_certificate,
     load_reference,
     measure_parity,
     parity_tokens,
@@ -55,6 +56,11 @@ def test_an_equal_model_is_certified(setting, tmp_path):
     write_certificate(tmp_path / 'sub' / 'parity.json', {'load': measured, 'export': measured})
     written = json.loads((tmp_path / 'sub' / 'parity.json').read_text())
     assert written == {'equal': True, 'stages': {'load': measured, 'export': measured}}
+    verdict, *lines = describe_certificate(tmp_path / 'sub' / 'parity.json').splitlines()
+    assert verdict == f'{tmp_path}/sub/parity.json: equal'
+    assert len(lines) == 4
+    drift = f'{measured["float32"]["worst"]["logits"]:.2g}'
+    assert lines[2].startswith(f'  export, float32: logits {drift} (limit 1e-05), residual ')
 
 
 def test_drift_is_what_it_says(setting):
@@ -123,6 +129,7 @@ def test_a_model_that_differs_is_refused_and_the_file_says_where(setting, tmp_pa
         write_certificate(path, {'load': measured})
     body = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
     assert not body['equal']
+    assert describe_certificate(path).startswith(f'{path}: not equal\n  load, float32: logits ')
     first, second, third = [x['max'] for x in body['stages']['load']['float32']['layers']]
     assert max(first, second) < 1e-5 < third  # a layer's input; the fault is in the second layer
 
