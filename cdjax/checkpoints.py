@@ -27,6 +27,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import path_name
+from cdjax.parallel.multihost import in_order
 from cdjax.workdir import absolute
 
 _STATE, _PROGRESS = 'state', 'progress'
@@ -331,7 +332,7 @@ def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
         everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
         # One small program for each shape rather than a large one for all leaves: it compiles
         # in a fraction of the time, and the moments of an optimizer share their parameter's.
-        sums[name] = jax.jit(_fold, out_shardings=everywhere)(array)
+        sums[name] = in_order(jax.jit(_fold, out_shardings=everywhere)(array))
     return {name: ''.join(f'{int(half):08x}' for half in x) for name, x in _fetch(sums).items()}
 
 

@@ -14,6 +14,7 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
+from cdjax.buckets import check_client, is_remote
 from cdjax.errors import InputError
 
 CONFIG = 'config.json'
@@ -36,8 +37,10 @@ def open_workdir(path: str | epath.PathLike, config: dict[str, Any], *, name: st
 
     Raises:
         InputError: the folder holds another run or foreign files, cannot be written, or is not
-            shared by all hosts. Nothing in it has been changed.
+            shared by all hosts, or lies in a bucket that cannot be reached. Nothing in it has
+            been changed.
     """
+    check_client(path)
     workdir = absolute(path)
     wanted = json.loads(json.dumps({'name': name, **config}, default=_plain))
     problem = None
@@ -101,11 +104,6 @@ def absolute(path: epath.PathLike) -> epath.Path:
     """Returns a path that means the same from every folder; one in an object store as it is."""
     path = epath.Path(path).expanduser()
     return path if is_remote(path) else epath.Path(Path.cwd() / str(path))
-
-
-def is_remote(path: epath.PathLike) -> bool:
-    """Says whether a path lies in an object store, where files cannot be appended to."""
-    return '://' in str(path)
 
 
 def write_atomically(path: epath.Path, content: str | bytes) -> None:

@@ -8,6 +8,7 @@ import jax
 from absl import app, logging
 
 from cdjax.errors import InputError
+from cdjax.training.diagnostics import GradientError
 from cdjax.training.loop import Preempted
 
 # 0 done, 1 the user's mistake, 75 stopped by a signal after saving (EX_TEMPFAIL of sysexits.h:
@@ -36,6 +37,9 @@ def run(main: Callable[[], None]) -> None:
             main()
         except InputError as error:
             print(f'error: {error}', file=sys.stderr)
+            return EXIT_INPUT
+        except GradientError as error:
+            print(f'error: a term of the objective trains nothing\n{error}', file=sys.stderr)
             return EXIT_INPUT
         except Preempted as stopped:
             print(f'stopped: {stopped}; the same command continues', file=sys.stderr)

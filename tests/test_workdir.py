@@ -11,8 +11,9 @@ import pytest
 from etils import epath
 
 from cdjax import workdir
+from cdjax.buckets import is_remote
 from cdjax.errors import InputError
-from cdjax.workdir import is_remote, open_workdir, require_space, write_atomically
+from cdjax.workdir import open_workdir, require_space, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,11 +6,12 @@ joins it to an operator, but not to a number), and the post-processor puts one B
 """
 
 import json
-from pathlib import Path
 
+from etils import epath
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from cdjax.buckets import outgoing_folder
 from cdjax.data.expressions import OPERATORS
 from cdjax.errors import InputError
 
@@ -55,13 +56,14 @@ def build_arithmetic_tokenizer(max_number: int = 99) -> PreTrainedTokenizerFast:
     )
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: epath.PathLike) -> None:
     """Saves a tokenizer so that transformers 4 and 5 both load it with `AutoTokenizer`.
 
     transformers 5 writes down a class name that transformers 4 does not know; the older name
     means the same class to both.
     """
-    tokenizer.save_pretrained(folder)
-    path = Path(folder) / 'tokenizer_config.json'
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, 'tokenizer_class': 'PreTrainedTokenizerFast'}, indent=2))
+    with outgoing_folder(folder) as local:
+        tokenizer.save_pretrained(local)
+        path = local / 'tokenizer_config.json'
+        config = json.loads(path.read_text()) | {'tokenizer_class': 'PreTrainedTokenizerFast'}
+        path.write_text(json.dumps(config, indent=2))

@@ -18,6 +18,7 @@ import tqdm
 from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
+from cdjax.buckets import local_folder
 from cdjax.errors import InputError
 from cdjax.metrics import progress
 from cdjax.models.config import LlamaConfig
@@ -69,7 +70,8 @@ def load_huggingface(path: str | os.PathLike, *, mesh: Mesh | None = None, dtype
     it. Beside the arrays, host memory holds one device's slice of one parameter at a time.
 
     Args:
-        path: a local folder; `resolve_checkpoint` makes one of a hub id.
+        path: a local folder (`resolve_checkpoint` makes one of a hub id), or one in a bucket, of
+            which each process makes a copy on its disk meanwhile.
         mesh: the mesh to place the parameters on (`LLAMA_RULES`); the default device where None.
         dtype: dtype of all parameters; where None each keeps the dtype it is stored in (layers
             stored in several dtypes take the one that holds them all).
@@ -84,7 +86,11 @@ def load_huggingface(path: str | os.PathLike, *, mesh: Mesh | None = None, dtype
     Warns:
         UserWarning: a weight is NaN or infinite; the tensors are named.
     """
-    folder = Path(path)
+    with local_folder(path) as folder:
+        return _load(folder, mesh, dtype)
+
+
+def _load(folder: Path, mesh: Mesh | None, dtype) -> Llama:
     config = read_config(folder)
     tensors = list_tensors(folder)
     parameters = describe_parameters(config)

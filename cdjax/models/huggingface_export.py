@@ -7,7 +7,6 @@ several processes. The folder carries its name only when it is whole.
 import functools
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cdjax.buckets import is_remote, outgoing_folder
 from cdjax.errors import InputError
 from cdjax.models.config import LlamaConfig
 from cdjax.models.huggingface import bounds_of
@@ -33,7 +33,7 @@ from cdjax.models.target_folder import (
     whole_folder,
 )
 from cdjax.models.tensor_files import CHUNK_BYTES, OutgoingTensor, write_tensors
-from cdjax.workdir import absolute, is_remote
+from cdjax.workdir import absolute
 
 # Files beside the weights that belong to the tokenizer, or say how to generate.
 COMPANIONS = (
@@ -98,12 +98,8 @@ def save_huggingface(
 def _write(target, partial, fields, companions, tensors, max_shard_bytes):
     if is_remote(target):
         # A bucket has no rename: the config, without which nothing is loaded, goes there last.
-        with tempfile.TemporaryDirectory() as scratch:
-            _write_files(epath.Path(scratch), fields, companions, tensors, max_shard_bytes)
-            files = sorted(Path(scratch).iterdir(), key=lambda file: file.name == 'config.json')
-            target.mkdir(parents=True, exist_ok=True)
-            for file in files:
-                epath.Path(file).copy(target / file.name)
+        with outgoing_folder(target, last='config.json') as folder:
+            _write_files(epath.Path(folder), fields, companions, tensors, max_shard_bytes)
         return
     with whole_folder(target, partial):
         _write_files(partial, fields, companions, tensors, max_shard_bytes)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
+from cdjax.buckets import is_remote
 from cdjax.checkpoints import Checkpoints, tree_names
 from cdjax.errors import InputError
 from cdjax.models.huggingface import read_config
@@ -24,7 +25,7 @@ from cdjax.models.target_folder import (
     whole_folder,
 )
 from cdjax.parallel.mesh import make_mesh, parameter_shardings
-from cdjax.workdir import absolute, is_remote
+from cdjax.workdir import absolute
 
 _DTYPES, _PARAMETERS, _PREFIX = 'parameters.json', 'parameters', 'params'
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cdjax.metrics import progress
 from cdjax.parallel.mesh import FSDP, put_batch
+from cdjax.parallel.multihost import in_order
 
 
 def map_rows(
@@ -78,6 +79,7 @@ def _batches(jitted, constants, rows, mesh, batch_size, description):
             batch = jax.tree.map(lambda x, index=index: x[np.minimum(index, total - 1)], rows)
             kept = min(size, total - start)
             result = jitted(constants, put_batch(batch, mesh), put_batch(index < total, mesh))
+            in_order(result)
             if waiting is not None:  # handed out while the devices work on its successor
                 yield waiting
             waiting = result, kept

@@ -11,6 +11,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from typing import Any
 
 import jax
 from absl import logging
@@ -79,6 +80,18 @@ def initialize(
         num_processes=num_processes,
         process_id=process_id,
     )
+
+
+def in_order(tree: Any) -> Any:
+    """Returns a tree of results, waited for where programs on several processes might overtake.
+
+    Programs that exchange data must meet in the same order on all processes. Accelerators run them
+    as they were launched; CPUs run several at once, whose messages then take each other's place and
+    all wait for ever. To be called on the results of a program before an independent one starts.
+    """
+    if jax.process_count() > 1 and jax.default_backend() == 'cpu':
+        jax.block_until_ready(tree)
+    return tree
 
 
 def _check_flags(coordinator, num_processes, process_id) -> None:

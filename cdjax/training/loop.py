@@ -20,6 +20,7 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cdjax.buckets import outgoing_folder
 from cdjax.checkpoints import Checkpoints
 from cdjax.errors import InputError
 from cdjax.metrics import MetricsWriter, progress
@@ -391,25 +392,22 @@ class _Profiler:
 
     def __init__(self, workdir: epath.Path | None, steps: tuple[int, int] | None):
         assert steps is None or workdir is not None, 'a trace needs a workdir'
-        self._workdir, self._steps, self._running = workdir, steps, False
+        self._workdir, self._steps = workdir, steps
+        self._trace = contextlib.ExitStack()
 
     def before(self, step: int) -> None:
         if self._steps is not None and step == self._steps[0]:
-            jax.profiler.start_trace(str(self._workdir / 'profile'))
-            self._running = True
+            folder = self._trace.enter_context(outgoing_folder(self._workdir / 'profile'))
+            jax.profiler.start_trace(str(folder))
+            self._trace.callback(jax.profiler.stop_trace)
 
     def after(self, done: int, metrics: Metrics) -> None:
-        if self._running and done == self._steps[1]:
+        if self._steps is not None and done == self._steps[1]:
             jax.block_until_ready(metrics)
-            self._stop()
-
-    def _stop(self) -> None:
-        jax.profiler.stop_trace()
-        self._running = False
+            self._trace.close()
 
     def __enter__(self) -> '_Profiler':
         return self
 
     def __exit__(self, *_) -> None:
-        if self._running:
-            self._stop()
+        self._trace.close()

@@ -13,6 +13,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 from torch_llama import SMALL, random_torch_llama
 
+from cdjax import buckets
 from cdjax.data import build_arithmetic_tokenizer, save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import huggingface, huggingface_export, load_huggingface, save_huggingface
@@ -274,7 +275,10 @@ def test_an_existing_folder_is_never_overwritten(saved, folder, tmp_path):
 
 
 def test_a_bucket_gets_the_config_last(saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_export, 'is_remote', lambda path: 'bucket' in str(path))
+    remote = lambda path: 'bucket' in str(path)
+    monkeypatch.setattr(huggingface_export, 'is_remote', remote)
+    monkeypatch.setattr(buckets, 'is_remote', remote)
+    monkeypatch.setattr(buckets, 'check_client', lambda path: None)
     save_huggingface(load_huggingface(saved), tmp_path / 'bucket' / 'out', max_shard_bytes=50_000)
     assert_same_bits(stored(tmp_path / 'bucket' / 'out'), stored(saved))
     files = sorted((tmp_path / 'bucket' / 'out').iterdir(), key=lambda f: f.stat().st_mtime_ns)
