@@ -1,4 +1,4 @@
-"""Loads and saves a checkpoint as one of two processes; see test_huggingface_processes.py."""
+"""Loads and saves a checkpoint as one of two processes; see test_checkpoint_processes.py."""
 
 import sys
 
@@ -12,12 +12,15 @@ jax.distributed.initialize(f'127.0.0.1:{port}', num_processes=2, process_id=proc
 
 from cdjax.errors import InputError  # noqa: E402 (after the distributed start)
 from cdjax.models import load_huggingface, save_huggingface  # noqa: E402
+from cdjax.models.orbax_folder import save_orbax  # noqa: E402
 from cdjax.parallel.mesh import make_mesh  # noqa: E402
 
 model = load_huggingface(source, mesh=make_mesh(2, 2))
 assert not model.layers.mlp.up.weight[...].is_fully_addressable
 save_huggingface(model, target, max_shard_bytes=50_000)
-try:
-    save_huggingface(model, target)
-except InputError as error:
-    print(error)
+save_orbax(model, f'{target}-orbax', tokenizer_from=source, require_tokenizer=False)
+for save, path in ((save_huggingface, target), (save_orbax, f'{target}-orbax')):
+    try:
+        save(model, path)
+    except InputError as error:
+        print(error)
