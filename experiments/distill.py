@@ -21,12 +21,15 @@ from cdjax.training.distillation import TeacherStore, distill
 from cdjax.workdir import open_workdir
 from experiments import launch
 from experiments.flags import (
+    BEST,
     define_checkpoint_flags,
     define_distillation_flags,
+    define_export_flag,
     define_machine_flags,
     define_run_flags,
     define_task_flags,
     distillation_from_flags,
+    exported,
     inputs_from_flags,
     run_options,
     start_machine,
@@ -38,6 +41,7 @@ flags.DEFINE_enum('arm', 'circuits', list(ARMS), 'What is aligned beside the KD.
 flags.DEFINE_string('circuits', None, "The teacher's circuits (.safetensors); not for kd and all.")
 flags.DEFINE_string('student_circuits', None, "The student's circuits of the same classes, if any.")
 flags.DEFINE_integer('seed', 0, "Seed of a new student's weights and of the batches.")
+define_export_flag()
 define_checkpoint_flags()
 define_task_flags()
 define_distillation_flags()
@@ -78,6 +82,7 @@ def main() -> None:
         'circuits': FLAGS.circuits,
         'student_circuits': FLAGS.student_circuits,
         'layer_pairs': FLAGS.layer_pairs,
+        'export': FLAGS.export,
     }
     workdir = open_workdir(FLAGS.workdir, facts, name='distill')
     unseen = inputs.dataset[inputs.split.test]
@@ -100,8 +105,10 @@ def main() -> None:
         workdir=workdir,
         evaluate=lambda model: {'accuracy': predict(model, unseen, mesh=mesh).accuracy},
         evaluate_every=FLAGS.evaluate_every,
+        best=BEST,
         **options,
     )
+    student = exported(student, workdir)
     if not (workdir / 'student').exists():
         save_huggingface(student, workdir / 'student', tokenizer_from=inputs.tokenizer_path)
     accuracy = predict(student, unseen, mesh=mesh).accuracy

@@ -4,12 +4,14 @@ import dataclasses
 from typing import Any
 
 from absl import flags, logging
+from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.circuits.classifier import Encoding
 from cdjax.data import ArithmeticTask
 from cdjax.errors import InputError
 from cdjax.losses import CausalDiscoveryWeights, DiscoveryWeights
+from cdjax.models import Llama
 from cdjax.models.config import PRESETS
 from cdjax.models.llama import REMAT_POLICIES
 from cdjax.parallel import multihost
@@ -20,9 +22,13 @@ from cdjax.studies.inputs import TEACHER_DTYPES, InputsConfig
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
+from cdjax.training.loop import best_parameters
 from cdjax.training.optimizer import OptimizerConfig
 
 FLAGS = flags.FLAGS
+
+# The evaluation by which the best checkpoint is kept.
+BEST = ('accuracy', 'max')
 
 
 def define_task_flags() -> None:
@@ -284,6 +290,32 @@ def define_run_flags(workdir: str, *, checkpoint_every: int) -> None:
         'Steps between reports on the gradient of each term, in metrics.jsonl and '
         'WORKDIR/gradients; only before the first step if not given.',
     )
+    flags.DEFINE_bool(
+        'check_gradients',
+        True,
+        'Begin with that report, and stop if a term trains nothing; it takes the memory of one '
+        'more gradient.',
+    )
+
+
+def define_export_flag() -> None:
+    """Defines which parameters of a training with evaluations are exported; see `exported`."""
+    flags.DEFINE_enum(
+        'export',
+        'last',
+        ['last', 'best'],
+        'Which step is exported: the last, or the best by accuracy on the evaluated problems '
+        '(which is then optimistic). Both are kept in WORKDIR/checkpoints.',
+    )
+
+
+def exported(model: Llama, workdir: epath.Path) -> Llama:
+    """Returns the model of the step that --export asks for, given that of the last one."""
+    if FLAGS.export == 'last':
+        return model
+    model, step = best_parameters(workdir, model, BEST)
+    logging.warning('exporting step %d, chosen by the very problems it is evaluated on', step)
+    return model
 
 
 def run_options() -> dict[str, Any]:
@@ -299,6 +331,7 @@ def run_options() -> dict[str, Any]:
         'checkpoint_every': FLAGS.checkpoint_every,
         'profile_steps': _profile_steps(),
         'diagnose_every': FLAGS.diagnose_every,
+        'check_gradients': FLAGS.check_gradients,
     }
 
 

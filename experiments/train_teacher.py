@@ -16,10 +16,13 @@ from cdjax.training.optimizer import OptimizerConfig
 from cdjax.workdir import open_workdir
 from experiments import launch
 from experiments.flags import (
+    BEST,
+    define_export_flag,
     define_machine_flags,
     define_memory_flags,
     define_run_flags,
     define_task_flags,
+    exported,
     memory_options,
     run_options,
     start_machine,
@@ -41,6 +44,7 @@ flags.DEFINE_float('learning_rate', 2e-3, 'Peak learning rate.')
 flags.DEFINE_float('weight_decay', 0.3, 'Weight decay of matrices.')
 flags.DEFINE_integer('seed', 0, 'Seed of weights and batches.')
 flags.DEFINE_integer('evaluate_every', 500, 'Steps between evaluations on unseen forms.')
+define_export_flag()
 define_memory_flags()
 define_task_flags()
 define_machine_flags()
@@ -86,6 +90,7 @@ def main() -> None:
             'training': config,
             'data': dataset.hash,
             'split': [FLAGS.share, FLAGS.test, FLAGS.split_seed],
+            'export': FLAGS.export,
         },
         name='train_teacher',
     )
@@ -99,8 +104,10 @@ def main() -> None:
         workdir=workdir,
         evaluate=lambda model: {'accuracy': predict(model, unseen, mesh=mesh).accuracy},
         evaluate_every=FLAGS.evaluate_every,
+        best=BEST,
         **options,
     )
+    model = exported(model, workdir)
     save_tokenizer(tokenizer, workdir / 'tokenizer')
     if not output.exists():
         save_huggingface(model, output, tokenizer_from=workdir / 'tokenizer')

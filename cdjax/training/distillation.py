@@ -171,6 +171,7 @@ def distill(
     profile_steps: tuple[int, int] | None = None,
     evaluate: Callable[[Llama], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
+    best: tuple[str, str] | None = None,
     check_gradients: bool = True,
     diagnose_every: int | None = None,
 ) -> tuple[Llama, list[Point]]:
@@ -189,6 +190,7 @@ def distill(
         profile_steps: see `fit`.
         evaluate: student → scalars, logged as `evaluation/NAME`.
         evaluate_every: steps between evaluations; at the end only if None.
+        best: see `fit`: which checkpoint is kept beside the newest ones.
         check_gradients: run the gradient doctor before the first step.
         diagnose_every: steps between further reports of it; see `fit`.
 
@@ -262,6 +264,7 @@ def distill(
         profile_steps=profile_steps,
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
+        best=best,
         diagnose=diagnose if check_gradients or diagnose_every is not None else None,
         diagnose_every=diagnose_every,
         tokens_per_step=shape[0] * shape[1],

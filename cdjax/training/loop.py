@@ -300,6 +300,25 @@ def fit(
         return state, history
 
 
+def best_parameters(workdir: epath.PathLike, params: Any, best: tuple[str, str]) -> tuple[Any, int]:
+    """Returns the parameters of the best checkpoint of a finished `fit`, and its step.
+
+    Args:
+        workdir: as given to `fit`.
+        params: the last parameters, for their shapes and shardings.
+        best: as given to `fit`.
+
+    Raises:
+        InputError: no evaluation was finite, or the checkpoint is damaged.
+    """
+    folder = epath.Path(workdir) / 'checkpoints'
+    with Checkpoints(folder, best=best, read_only=True) as checkpoints:
+        step = checkpoints.best_step()
+        if step is None:
+            raise InputError(f'{folder} holds no checkpoint with a finite {best[0]}')
+        return checkpoints.restore_parameters(params, step=step), step
+
+
 def _resume(checkpoints: Checkpoints, state: Any) -> tuple[Any, dict[str, Any]]:
     """Restores the newest intact checkpoint onto the shardings of `state`, which is consumed."""
     abstract = jax.tree.map(

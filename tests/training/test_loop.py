@@ -19,7 +19,7 @@ from cdjax.metrics import read_metrics
 from cdjax.parallel import hardware
 from cdjax.parallel.mesh import REPLICATED_RULES, make_mesh
 from cdjax.training.diagnostics import GradientDoctor, GradientError
-from cdjax.training.loop import Preempted, TrainState, fit, init_state
+from cdjax.training.loop import Preempted, TrainState, best_parameters, fit, init_state
 
 TX = optax.adam(0.1)
 RATES = ('steps_per_second', 'tokens_per_second', 'mfu')
@@ -280,7 +280,7 @@ def test_evaluations_join_their_log_point(mesh, tmp_path):
 
 def test_a_new_best_is_saved_at_once_and_kept(mesh, tmp_path):
     scores = {3: 0.2, 6: 0.9, 9: 0.5, 12: 0.1, 15: 0.3, 18: 0.8, 21: 0.0, 23: 0.4}
-    run(
+    last, _ = run(
         mesh,
         tmp_path,
         evaluate=lambda state: {'score': scores[int(state.step)]},
@@ -293,6 +293,11 @@ def test_a_new_best_is_saved_at_once_and_kept(mesh, tmp_path):
         assert checkpoints.best_step() == 6
     kept = sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir())
     assert kept == [6, 20, 23]
+    params, step = best_parameters(tmp_path, last.params, ('score', 'max'))
+    assert step == 6
+    at_six, _ = run(mesh, steps=6)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(at_six.params), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_tokens_and_utilisation_follow_from_the_rate(mesh, monkeypatch):
