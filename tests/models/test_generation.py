@@ -75,20 +75,28 @@ def test_rows_end_at_a_stop_token(pair, prompts, expected):
 
 
 def test_edits_are_in_force_at_every_step(pair, prompts):
-    """A neuron mask, which torch takes as zeroed columns of down_proj."""
+    """A neuron mask and a mean for each row, which torch puts in at the input of down_proj."""
     model, reference = pair
-    mask = np.random.default_rng(1).integers(0, 2, (2, SMALL.intermediate_size)).astype('f')
-    edit = Edit(scale=jnp.asarray(mask)[:, None, None, :])
+    rng = np.random.default_rng(1)
+    mask = rng.integers(0, 2, (2, 3, SMALL.intermediate_size)).astype('f')
+    fill = (1 - mask) * rng.normal(size=mask.shape).astype('f')
+    edit = Edit(*(jnp.asarray(part)[:, :, None, :] for part in (mask, fill)))
     tokens = generate(model, prompts, LENGTHS, max_new_tokens=NEW, edits={'neurons': edit})
-    handles = [
-        block.mlp.down_proj.register_forward_pre_hook(lambda _, args, row=row: (args[0] * row,))
-        for block, row in zip(reference.model.layers, torch.tensor(mask), strict=True)
-    ]
-    rows = zip(prompts, LENGTHS, strict=True)
-    expected = [torch_greedy(reference, row[:n], NEW) for row, n in rows]
-    for handle in handles:
-        handle.remove()
-    assert tokens.tolist() == expected
+    for row, length in enumerate(LENGTHS):
+        handles = [
+            block.mlp.down_proj.register_forward_pre_hook(
+                lambda _, args, scale=scale, shift=shift: (args[0] * scale + shift,)
+            )
+            for block, scale, shift in zip(
+                reference.model.layers,
+                torch.tensor(mask[:, row]),
+                torch.tensor(fill[:, row]),
+                strict=True,
+            )
+        ]
+        assert tokens[row].tolist() == torch_greedy(reference, prompts[row, :length], NEW)
+        for handle in handles:
+            handle.remove()
 
 
 def test_text_in_text_out(pair):
