@@ -104,8 +104,15 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(keepers),
         )
         self._manager = None
-        if not read_only or self.directory.exists():
+        if not read_only:
             self._manager = _Manager(self.directory, options=options)
+        elif self.directory.exists():
+            verbosity = logging.get_verbosity()
+            logging.set_verbosity(logging.ERROR)  # Orbax warns of what was asked for
+            try:
+                self._manager = _Manager(self.directory, options=options)
+            finally:
+                logging.set_verbosity(verbosity)
 
     def __enter__(self) -> 'Checkpoints':
         return self
