@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cdjax.training.gradient_reports import GradientError, GradientReport
+from cdjax.training.loop import Preempted
+from experiments import launch
+
 ROOT = Path(__file__).parents[2]
 
 # `python -m experiments.NAME FLAGS` many times over, at the price of importing everything once:
@@ -150,3 +154,22 @@ def test_a_mistake_is_one_line_and_status_1(outcomes):
 def test_nothing_is_written_or_overwritten(outcomes):
     _, before, after = outcomes
     assert after == before
+
+
+@pytest.mark.parametrize(
+    ('raised', 'status', 'words'),
+    [
+        (Preempted('step 3 is saved'), 75, 'stopped: step 3 is saved; the same command continues'),
+        (GradientError(GradientReport('task', (), {}, ('no gradient',))), 1, 'no gradient'),
+        (KeyboardInterrupt(), 130, 'the same command continues from the last checkpoint'),
+    ],
+)
+def test_exit_statuses(monkeypatch, capsys, raised, status, words):
+    def main():
+        raise raised
+
+    monkeypatch.setattr(sys, 'argv', ['launcher'])
+    with pytest.raises(SystemExit) as stop:
+        launch.run(main)
+    assert stop.value.code == status
+    assert words in capsys.readouterr().err
