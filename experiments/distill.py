@@ -96,7 +96,14 @@ def main() -> None:
         )
     student, _ = distill(
         start,
-        TeacherStore.build(teacher, share, mesh=mesh, layers={layer for _, layer in pairs}),
+        TeacherStore.build(
+            teacher,
+            share,
+            mesh=mesh,
+            layers={layer for _, layer in pairs} if alignment is not None else (),
+            top_k=config.top_k,
+            temperature=config.temperature,
+        ),
         share,
         config,
         mesh=mesh,

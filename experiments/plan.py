@@ -104,6 +104,7 @@ def shapes_from_flags() -> JobShapes:
         num_problems=len(inputs.split.share),
         batch_size=config.batch_size,
         microbatches=config.microbatches,
+        top_k=config.top_k,
         layer_pairs=FLAGS.layer_pairs,
         classes=FLAGS.num_classes,
         compute_dtype=config.compute_dtype,

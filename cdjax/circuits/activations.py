@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cdjax.data import Dataset
+from cdjax.losses import TopKLogits
 from cdjax.models import Llama
 from cdjax.parallel.batching import map_rows
 
@@ -39,16 +40,18 @@ def collect_answer_activations(
     *,
     mesh: Mesh,
     layers: tuple[int, ...] | None = None,
+    top_k: tuple[int, float] | None = None,
     batch_size: int = 512,
     description: str | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray | TopKLogits, np.ndarray]:
     """Returns `answer_activations` of a whole data set on the host: `[N, V]` and `[N, L, F]`.
 
-    With `layers` the neurons are those of these layers, `[N, len(layers), F]`.
+    With `layers` the neurons are those of these layers, `[N, len(layers), F]`; with `top_k`, k
+    and a temperature, the logits are `TopKLogits`.
     """
     rows = {'tokens': dataset.tokens, 'lengths': dataset.lengths}
     return map_rows(
-        answer_rows(layers),
+        answer_rows(layers, top_k),
         model,
         rows,
         mesh=mesh,
@@ -58,11 +61,16 @@ def collect_answer_activations(
 
 
 @functools.lru_cache
-def answer_rows(layers: tuple[int, ...] | None):
+def answer_rows(layers: tuple[int, ...] | None, top_k: tuple[int, float] | None = None):
     """Returns the function of model and rows that `collect_answer_activations` maps."""
 
     def rows_of(model, rows):
         logits, neurons_BxLxF = answer_activations(model, rows['tokens'], rows['lengths'])
-        return logits, neurons_BxLxF if layers is None else neurons_BxLxF[:, jnp.array(layers)]
+        if top_k is not None:
+            k, temperature = top_k
+            logits = TopKLogits.from_logits(logits, k, temperature=temperature)
+        return logits, neurons_BxLxF if layers is None else neurons_BxLxF[
+            :, jnp.array(layers, jnp.int32)
+        ]
 
     return rows_of

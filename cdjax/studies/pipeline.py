@@ -258,8 +258,15 @@ class Pipeline:
     def store(self) -> TeacherStore:
         """What the teacher says of the share and, behind it, of the unseen problems evaluated."""
         rows = np.concatenate([self.split.share, evaluated_rows(self.split, self.config.arms)])
-        layers = {teacher for _, teacher in self.pairs}
-        return TeacherStore.build(self.teacher, self.dataset[rows], mesh=self.mesh, layers=layers)
+        distillation = self.config.arms.distillation
+        return TeacherStore.build(
+            self.teacher,
+            self.dataset[rows],
+            mesh=self.mesh,
+            layers={teacher for _, teacher in self.pairs},
+            top_k=distillation.top_k,
+            temperature=distillation.temperature,
+        )
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 (a pipeline lives as long as its process)
     def first_student(self, start: str, seed: int) -> Llama | LlamaConfig:

@@ -20,7 +20,7 @@ from cdjax.circuits.activations import answer_activations, collect_answer_activa
 from cdjax.circuits.pairing import LayerPairs
 from cdjax.data import Dataset, batch_indices
 from cdjax.errors import InputError
-from cdjax.losses import ActivationPair, distillation_loss
+from cdjax.losses import ActivationPair, TopKLogits, distillation_loss
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
@@ -50,6 +50,8 @@ class DistillationConfig:
         optimizer: AdamW and its schedule; its `steps` are the steps of the distillation.
         weight: λ of the alignment.
         temperature: T of the KD.
+        top_k: tokens of the teacher's answer that are stored for each problem (`TopKLogits`), the
+            rest as one; all V if None.
         batch_size: problems a step.
         microbatches: parts of a batch that are computed one after the other, in the memory of one;
             CKA then compares the problems of a part.
@@ -63,6 +65,7 @@ class DistillationConfig:
     optimizer: OptimizerConfig
     weight: float = 1.0
     temperature: float = 2.0
+    top_k: int | None = None
     batch_size: int = 256
     microbatches: int = 1
     seed: int = 0
@@ -77,6 +80,8 @@ class DistillationConfig:
             raise InputError(f'init_std={self.init_std} must be above 0')
         if not self.temperature > 0:
             raise InputError(f'temperature={self.temperature} must be above 0')
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f'top_k={self.top_k}: at least 1 token is needed')
         check_batch_size(self.batch_size, self.microbatches)
         if self.seed < 0:
             raise InputError(f'seed={self.seed} must not be negative')
@@ -106,14 +111,16 @@ class TeacherStore:
     """What the frozen teacher says of N problems, on the host.
 
     Attributes:
-        logits: float32 `[N, V]` at the answer position.
+        logits: at the answer position, float32 `[N, V]` or the top k of them.
         neurons: `[N, len(layers), F]` at the answer position.
         layers: those whose neurons are stored.
+        vocab_size: V.
     """
 
-    logits: np.ndarray
+    logits: np.ndarray | TopKLogits
     neurons: np.ndarray
     layers: tuple[int, ...]
+    vocab_size: int
 
     @classmethod
     def build(
@@ -123,6 +130,8 @@ class TeacherStore:
         *,
         mesh: Mesh,
         layers: Iterable[int] | None = None,
+        top_k: int | None = None,
+        temperature: float = 1.0,
         batch_size: int = 512,
     ) -> 'TeacherStore':
         """Runs the teacher once over all problems.
@@ -132,25 +141,38 @@ class TeacherStore:
             dataset: N problems.
             mesh: the mesh.
             layers: whose neurons are kept; all if None.
+            top_k: tokens whose logits are kept, those of the highest; all if None.
+            temperature: of the KD that is going to read them; only the top k depend on it.
             batch_size: problems at once.
+
+        Raises:
+            InputError: a `top_k` above the number of tokens.
         """
+        vocab_size = teacher.config.vocab_size
+        if top_k is not None and top_k > vocab_size:
+            raise InputError(f'top_k={top_k}: the teacher has {vocab_size} tokens')
         chosen = range(teacher.config.num_layers) if layers is None else sorted(set(layers))
         logits, neurons = collect_answer_activations(
             teacher,
             dataset,
             mesh=mesh,
             layers=tuple(chosen),
+            top_k=None if top_k is None else (top_k, temperature),
             batch_size=batch_size,
             description='teacher activations',
         )
-        return cls(logits, neurons, tuple(chosen))
+        return cls(logits, neurons, tuple(chosen), vocab_size)
 
     def __len__(self) -> int:
-        return len(self.logits)
+        return len(self.neurons)
 
     def __getitem__(self, rows: slice | np.ndarray) -> 'TeacherStore':
         """Returns what the teacher says of some of the problems."""
-        return TeacherStore(self.logits[rows], self.neurons[rows], self.layers)
+        return dataclasses.replace(self, logits=self.logits_of(rows), neurons=self.neurons[rows])
+
+    def logits_of(self, rows: slice | np.ndarray) -> np.ndarray | TopKLogits:
+        """Returns the logits of some of the problems."""
+        return jax.tree.map(lambda x: x[rows], self.logits)
 
     def neurons_of(self, layers: Iterable[int]) -> np.ndarray:
         """Returns `[N, len(layers), F]`, the neurons of these layers in this order."""
@@ -202,10 +224,10 @@ def distill(
         cdjax.training.diagnostics.GradientError: a task or an alignment that trains nothing.
     """
     model_config = student if isinstance(student, LlamaConfig) else student.config
-    if model_config.vocab_size != store.logits.shape[1]:
+    if model_config.vocab_size != store.vocab_size:
         raise InputError(
             f'the student has {model_config.vocab_size} tokens and the teacher '
-            f'{store.logits.shape[1]}: distillation needs one vocabulary'
+            f'{store.vocab_size}: distillation needs one vocabulary'
         )
     rows = config.batch_size // config.microbatches
     if alignment is not None and rows < MIN_ROWS:
@@ -231,7 +253,7 @@ def distill(
         batch = {
             'tokens': dataset.tokens[index],
             'lengths': dataset.lengths[index],
-            'teacher_logits': store.logits[index],
+            'teacher_logits': store.logits_of(index),
         }
         if alignment is not None:
             batch['teacher_neurons'] = paired_NxPxF[index]
@@ -276,9 +298,9 @@ def distill(
 def make_step(tx: optax.GradientTransformation, config: DistillationConfig, pairs: LayerPairs = ()):
     """Returns the step `(state, batch, columns) -> (state, metrics)`, to be jitted by `jit_step`.
 
-    A batch holds `tokens [B, T]`, `lengths [B]`, `teacher_logits [B, V]` and, where layers are
-    paired, `teacher_neurons [B, pairs, F]` and possibly `classes [B]`; `columns` is what
-    `alignment_columns` returns.
+    A batch holds `tokens [B, T]`, `lengths [B]`, `teacher_logits` (`[B, V]`, or the top k) and,
+    where layers are paired, `teacher_neurons [B, pairs, F]` and possibly `classes [B]`; `columns`
+    is what `alignment_columns` returns.
     """
 
     def loss(params, batch, columns):

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.pairing import LayerPairs, parse_pairs
 from cdjax.errors import InputError
+from cdjax.losses import TopKLogits
 from cdjax.models.config import LlamaConfig
 from cdjax.models.llama import Llama
 from cdjax.parallel.mesh import FSDP, TENSOR, check_batch
@@ -42,6 +43,7 @@ class DistillationShapes:
         length: positions of a row (T).
         num_problems: rows of the store, each with the teacher's logits and neurons (N).
         microbatches: parts of a batch that are computed one after the other.
+        top_k: logits of a problem that are stored, each with its token; all V if None.
         layer_pairs: as `parse_pairs` reads it; '' for KD alone.
         classes: circuits compared in each pair (K); 0 compares all neurons of all rows.
         teacher_batch_size: rows of the teacher's pass.
@@ -57,6 +59,7 @@ class DistillationShapes:
     length: int
     num_problems: int
     microbatches: int = 1
+    top_k: int | None = None
     layer_pairs: str = 'last'
     classes: int = 8
     teacher_batch_size: int = 512
@@ -104,12 +107,14 @@ class DistillationShapes:
         """Host memory of a `TeacherStore`: float32 logits, and the neurons of paired layers."""
         width = len(self.stored_layers) * self.teacher.intermediate_size
         neurons = width * jnp.dtype(self.teacher_dtype).itemsize
-        return self.num_problems * (4 * self.teacher.vocab_size + neurons)
+        logits = 4 * self.teacher.vocab_size if self.top_k is None else 8 * self.top_k
+        return self.num_problems * (logits + neurons)
 
     def config(self) -> DistillationConfig:
         """Returns the distillation of these shapes."""
         return DistillationConfig(
             OptimizerConfig(steps=1000, learning_rate=1e-4),
+            top_k=self.top_k,
             batch_size=self.batch_size,
             microbatches=self.microbatches,
             compute_dtype=self.compute_dtype,
@@ -164,6 +169,7 @@ def distillation_programs(mesh: Mesh, recipe: dict[str, Any]) -> list[Program]:
         batch_size=min(shapes.teacher_batch_size, shapes.num_problems),
         length=shapes.length,
         layers=shapes.stored_layers,
+        top_k=None if shapes.top_k is None else (shapes.top_k, shapes.config().temperature),
         work=of_teacher,
     )
     return [collect, _student_step(mesh, shapes, teacher, of_student)]
@@ -179,8 +185,15 @@ def _student_step(mesh: Mesh, shapes: DistillationShapes, teacher: Llama, work: 
     batch = {
         **row('tokens', (B, shapes.length), jnp.int32),
         **row('lengths', (B,), jnp.int32),
-        **row('teacher_logits', (B, shapes.teacher.vocab_size), jnp.float32),
     }
+    if shapes.top_k is None:
+        batch |= row('teacher_logits', (B, shapes.teacher.vocab_size), jnp.float32)
+    else:
+        values, tokens = (
+            abstract_rows(mesh, 'teacher_logits', (B, shapes.top_k), dtype)
+            for dtype in (jnp.float32, jnp.int32)
+        )
+        batch['teacher_logits'] = TopKLogits(values, tokens, config.temperature)
     columns = {}
     if pairs:
         batch |= row('teacher_neurons', (B, len(pairs), width), jnp.dtype(shapes.teacher_dtype))

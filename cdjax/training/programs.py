@@ -136,6 +136,7 @@ def activations_pass(
     length: int,
     layers: tuple[int, ...] | None,
     work: Work,
+    top_k: tuple[int, float] | None = None,
 ) -> Program:
     """Returns the program of `collect_answer_activations`: one batch of a frozen model's pass.
 
@@ -147,6 +148,7 @@ def activations_pass(
         length: positions of a row.
         layers: whose neurons are kept; all if None.
         work: what the pass does.
+        top_k: see `collect_answer_activations`.
     """
     ways = mesh.shape[FSDP]
     B = -(-batch_size // ways) * ways
@@ -156,7 +158,7 @@ def activations_pass(
     }
     # Whole on every device, as several processes fetch it.
     everywhere = NamedSharding(mesh, PartitionSpec())
-    collect = jax.jit(answer_rows(layers), out_shardings=everywhere)
+    collect = jax.jit(answer_rows(layers, top_k), out_shardings=everywhere)
     return Program(f'{name} pass', collect, (model, rows), {name: model, 'batch': rows}, work)
 
 

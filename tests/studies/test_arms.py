@@ -188,7 +188,7 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     )
     # assignments are of all problems, neurons of `rows` alone
     by_row = lambda circuit: dataclasses.replace(circuit, assignments=classes[np.argsort(rows)])
-    store = TeacherStore(np.zeros((n, 1)), teacher_neurons[:, 1:].astype(np.float32), (1,))
+    store = TeacherStore(np.zeros((n, 1)), teacher_neurons[:, 1:].astype(np.float32), (1,), 1)
     measure = lambda pairing: measure_alignment(None, None, store, rows, pairing, mesh=None)
     both = measure(Pairing(((1, 1),), by_row(teacher), by_row(student_circuit)))
     assert both['cka_circuits'] == pytest.approx(1, abs=1e-3)

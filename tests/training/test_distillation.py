@@ -369,6 +369,7 @@ def test_models_of_two_vocabularies(store):
         ({'weight': -1.0}, r'weight=-1\.0'),
         ({'temperature': 0.0}, r'temperature=0\.0 must be above 0'),
         ({'batch_size': 0}, 'batch_size=0: at least 1'),
+        ({'top_k': 0}, 'top_k=0: at least 1 token'),
         ({'microbatches': 5}, r'microbatches=5 does not divide batch_size=32: .*\[1, 2, 4, 8'),
         ({'seed': -1}, 'seed=-1 must not be negative'),
     ],
@@ -400,6 +401,31 @@ def test_microbatches_learn_the_answers_as_the_whole_batch_does(store):
     assert in_parts[-1]['loss'] == pytest.approx(history[-1]['loss'], rel=1e-5)
     for a, b in zip(leaves(whole), leaves(parts), strict=True):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a)
+
+
+def test_all_tokens_of_the_top_are_the_whole_answer_and_few_take_little(store):
+    short = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(3, 1e-2, warmup_steps=1))
+    top = lambda k: TeacherStore.build(
+        toy.model(),
+        SHARE,
+        mesh=toy.one_device(),
+        layers=(),
+        top_k=k,
+        temperature=short.temperature,
+    )
+    vocab_size = toy.teacher_config().vocab_size
+    whole, history = run(store, toy.one_device(), short, alignment=None)
+    same, again = run(top(vocab_size), toy.one_device(), short, alignment=None)
+    assert again[-1]['loss'] == pytest.approx(history[-1]['loss'], rel=1e-5)
+    for a, b in zip(leaves(whole), leaves(same), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a)
+    few = top(3)
+    assert sum(x.nbytes for x in jax.tree.leaves(few.logits)) == len(SHARE) * 3 * 8
+    assert few.neurons.shape == (len(SHARE), 0, toy.F)
+    _, history = run(few, make_mesh(4, 2), short, alignment=None)
+    assert np.isfinite(history[-1]['loss'])
+    with pytest.raises(InputError, match=f'top_k=999: the teacher has {vocab_size} tokens'):
+        top(999)
 
 
 def test_bfloat16_and_remat_leave_the_masters_float32(store):

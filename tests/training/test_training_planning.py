@@ -85,6 +85,16 @@ def test_the_programs_of_a_plan_run():
     assert int(state.step) == 2
 
 
+def test_the_top_k_of_a_plan_run():
+    shapes = dataclasses.replace(SHAPES, top_k=5, layer_pairs='')
+    mesh = make_mesh(4, 2)
+    teacher_pass, student_step = distillation_programs(mesh, dataclasses.asdict(shapes))
+    stored = run(teacher_pass, mesh)
+    assert shapes.store_bytes == sum(x.nbytes for x in jax.tree.leaves(stored)) == 100 * 5 * 8
+    _, metrics = run(student_step, mesh)
+    assert metrics['loss'].shape == ()
+
+
 def test_shapes_survive_json():
     shapes = dataclasses.replace(
         SHAPES, student=dataclasses.replace(LlamaConfig.llama32_1b(), vocab_size=128)
