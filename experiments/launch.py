@@ -1,5 +1,6 @@
 """What every launcher shares: one line for a user's mistake, a status for the scheduler."""
 
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -25,9 +26,11 @@ def say(text: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and runs `main`, turning an `InputError` into one line and status 1.
 
-    A warning is one line too, without the place in the code that raised it.
+    A warning is one line too, without the place in the code that raised it. A SIGTERM that comes
+    while nothing trains (a training listens itself) ends with status 75 as well.
     """
     warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
+    signal.signal(signal.SIGTERM, _stop)
 
     def guarded(argv: list[str]) -> int:
         logging.set_verbosity(logging.WARNING)
@@ -52,3 +55,8 @@ def run(main: Callable[[], None]) -> None:
         return 0
 
     app.run(guarded)
+
+
+def _stop(*_) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise Preempted('SIGTERM came while nothing trained, and what was finished is kept')

@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -156,6 +159,22 @@ def test_nothing_is_written_or_overwritten(outcomes):
     assert after == before
 
 
+@pytest.fixture
+def status_of(monkeypatch):
+    """Runs a launcher's `main` in this process, and returns its exit status."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, 'argv', ['launcher'])
+    monkeypatch.setattr(warnings, 'showwarning', warnings.showwarning)
+
+    def run(main):
+        with pytest.raises(SystemExit) as stop:
+            launch.run(main)
+        return stop.value.code
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize(
     ('raised', 'status', 'words'),
     [
@@ -164,12 +183,19 @@ def test_nothing_is_written_or_overwritten(outcomes):
         (KeyboardInterrupt(), 130, 'the same command continues from the last checkpoint'),
     ],
 )
-def test_exit_statuses(monkeypatch, capsys, raised, status, words):
+def test_exit_statuses(status_of, capsys, raised, status, words):
     def main():
         raise raised
 
-    monkeypatch.setattr(sys, 'argv', ['launcher'])
-    with pytest.raises(SystemExit) as stop:
-        launch.run(main)
-    assert stop.value.code == status
+    assert status_of(main) == status
     assert words in capsys.readouterr().err
+
+
+def test_sigterm_while_nothing_trains_asks_to_be_started_again(status_of, capsys):
+    def main():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    assert status_of(main) == 75
+    assert 'the same command continues' in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, 'a second one ends it at once'
