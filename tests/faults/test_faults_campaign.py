@@ -30,8 +30,8 @@ def finished(folder: Path, processes: int, job: str = 'tiny', steps: int = 64, *
 
 @pytest.mark.parametrize('job', ['discovery', 'distillation'])
 def test_a_mesh_over_two_processes_agrees_with_one_device(tmp_path, job):
-    one = finished(tmp_path / 'one', 1, job, 20, '--devices=1')
-    two = finished(tmp_path / 'two', 2, job, 20, '--tensor=2')  # 2 x 2 devices
+    one = finished(tmp_path / 'one', 1, job, 20, '--quick', '--devices=1')
+    two = finished(tmp_path / 'two', 2, job, 20, '--quick', '--tensor=2')  # 2 x 2 devices
     assert len(one.log()) == 2
     for record, other in zip(one.log(), two.log(), strict=True):
         assert other['loss'] == pytest.approx(record['loss'], rel=1e-5)
