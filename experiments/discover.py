@@ -9,9 +9,8 @@ from absl import flags
 
 from cdjax.circuits.circuit import tokenizer_hash
 from cdjax.evaluation.accuracy import predict
-from cdjax.parallel.mesh import check_batch
 from cdjax.studies.inputs import Inputs
-from cdjax.training.discovery import discover
+from cdjax.training.discovery import check_discovery, discover
 from cdjax.workdir import open_workdir
 from experiments import launch
 from experiments.flags import (
@@ -38,11 +37,11 @@ def main() -> None:
     """Discovers, saves, and prints what the circuits keep on unseen forms."""
     config, options = discovery_from_flags(), run_options()
     inputs = Inputs(inputs_from_flags())
-    config.encoding.check(inputs.teacher_config, inputs.dataset.tokens.shape[1])
+    shapes = {'teacher': inputs.teacher_config}
+    if inputs.has_student:
+        shapes['student'] = inputs.student_config
     mesh = start_machine()
-    check_batch(
-        config.batch_size, mesh, microbatches=config.microbatches, name='discovery_batch_size'
-    )
+    check_discovery(shapes, inputs.dataset, config, mesh=mesh, batch_flag='discovery_batch_size')
     facts = {'inputs': inputs.facts(), 'discovery': dataclasses.asdict(config)}
     workdir = open_workdir(FLAGS.workdir, facts, name='discover')
     models = {'teacher': inputs.load_teacher(mesh)}

@@ -14,10 +14,9 @@ from cdjax.circuits.pairing import parse_pairs
 from cdjax.errors import InputError
 from cdjax.evaluation.accuracy import predict
 from cdjax.models import save_huggingface
-from cdjax.parallel.mesh import check_batch
 from cdjax.studies.arms import ARMS, Pairing, alignment_of
 from cdjax.studies.inputs import Inputs
-from cdjax.training.distillation import TeacherStore, distill
+from cdjax.training.distillation import TeacherStore, check_distillation, distill
 from cdjax.workdir import open_workdir
 from experiments import launch
 from experiments.flags import (
@@ -74,7 +73,12 @@ def main() -> None:
     elif FLAGS.arm == 'all':
         alignment = alignment_of('all', Pairing(pairs), rows, FLAGS.seed)
     mesh = start_machine()
-    check_batch(config.batch_size, mesh, microbatches=config.microbatches)
+    check_distillation(
+        config,
+        vocab_size=inputs.teacher_config.vocab_size,
+        mesh=mesh,
+        aligned=alignment is not None,
+    )
     facts = {
         'inputs': inputs.facts(),
         'distillation': config,

@@ -38,12 +38,18 @@ def neuron_means(
     Raises:
         InputError: prompts of different lengths, whose positions would mix tokens and padding.
     """
-    if dataset.lengths.min() != dataset.lengths.max():
-        raise InputError(
-            f'prompts of {dataset.lengths.min()} to {dataset.lengths.max()} tokens have no mean at '
-            'a position: use prompts of one length (see Dataset.of_one_length), or zero ablation'
-        )
+    check_one_length(dataset)
     return mean_rows(_neurons, model, {'tokens': dataset.tokens}, mesh=mesh, batch_size=batch_size)
+
+
+def check_one_length(dataset: Dataset) -> None:
+    """Raises InputError for prompts of several lengths, which have no mean at a position."""
+    shortest, longest = dataset.lengths.min(), dataset.lengths.max()
+    if shortest != longest:
+        raise InputError(
+            f'prompts of {shortest} to {longest} tokens have no mean activation at a position, '
+            'which ablation puts in place of a neuron: give problems whose prompts have one length'
+        )
 
 
 def _neurons(model, rows):

@@ -39,7 +39,13 @@ def candidate_meshes(
 
 
 def largest_batch(
-    needed: Callable[[int], float], limit: float, *, first: int, multiple: int, most: int
+    needed: Callable[[int], float],
+    limit: float,
+    *,
+    first: int,
+    multiple: int,
+    most: int,
+    least: int = 1,
 ) -> int:
     """Returns the largest batch that needs at most `limit` bytes, or 0 if none does.
 
@@ -49,6 +55,7 @@ def largest_batch(
         first: a batch to begin with, a multiple of `multiple`.
         multiple: batches are multiples of this.
         most: no batch above this is tried.
+        least: no batch below this is tried, at most `first`.
 
     Returns:
         A multiple of `multiple` that `needed` has confirmed. It may be a few percent short of
@@ -61,15 +68,14 @@ def largest_batch(
             known[rows] = needed(rows)
         return known[rows] <= limit
 
-    other = max(multiple, first // 2 // multiple * multiple)
+    least = -(-least // multiple) * multiple
+    other = max(least, first // 2 // multiple * multiple)
     if fits(first):
         other = min(2 * first, most // multiple * multiple)
     fits(other)
     for _ in range(CORRECTIONS):
         guess = _straight_line(known, limit)
-        guess = min(int(guess), most) // multiple * multiple
-        if guess < multiple:
-            guess = multiple
+        guess = max(min(int(guess), most) // multiple * multiple, least)
         if guess in known:
             break
         fits(guess)

@@ -18,7 +18,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from cdjax.circuits.ablation import keep_only, neuron_means
+from cdjax.circuits.ablation import check_one_length, keep_only, neuron_means
 from cdjax.circuits.activations import collect_answer_activations
 from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.circuits.classifier import (
@@ -122,15 +122,19 @@ class DiscoveryConfig:
                 f'then not differ freely: choose at least {self.num_classes}'
             )
         check_batch_size(self.batch_size, self.microbatches)
-        least = 2 * self.num_classes * self.microbatches
-        if self.batch_size < least:
+        if self.batch_size < self.least_batch:
             raise InputError(
                 f'batch_size={self.batch_size} leaves classes without a pair of problems: choose '
-                f'at least {least} for {self.num_classes} classes in {self.microbatches} '
-                'microbatches'
+                f'at least {self.least_batch} for {self.num_classes} classes in '
+                f'{self.microbatches} microbatches'
             )
         if self.seed < 0:
             raise InputError(f'seed={self.seed} must not be negative')
+
+    @property
+    def least_batch(self) -> int:
+        """Problems of the smallest batch: two for each class in each part of it."""
+        return 2 * self.num_classes * self.microbatches
 
     def term_weights(self) -> CausalDiscoveryWeights | DiscoveryWeights:
         """The weights in force."""
@@ -178,15 +182,10 @@ def discover(
         InputError: a density that is less than one neuron, or prompts of several lengths.
         cdjax.training.diagnostics.GradientError: a weighted term that trains nothing.
     """
-    check_batch(config.batch_size, mesh, microbatches=config.microbatches)
+    shapes = {name: model.config for name, model in models.items()}
+    check_discovery(shapes, dataset, config, mesh=mesh)
     if classes is not None and classes.max() >= config.num_classes:
         raise ValueError(f'class {classes.max()} of {config.num_classes} classes')
-    sizes = {
-        name: round(config.density * model.config.num_neurons) for name, model in models.items()
-    }
-    for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f'density={config.density} is less than one neuron of the {name}')
 
     # -- What is the same at every step: computed once, kept on the host -----------------------
     encoder = next(iter(models.values()))
@@ -206,8 +205,6 @@ def discover(
 
     # -- Training -----------------------------------------------------------------------------
     tx = make_optimizer(config.optimizer)
-
-    shapes = {name: model.config for name, model in models.items()}
     width = encodings.shape[1] if classes is None else None
     init_params = lambda key: make_params(key, shapes, width, config)
     state = init_state(init_params, tx, jax.random.key(config.seed), mesh, rules=RULES)
@@ -266,7 +263,7 @@ def discover(
         with jax.set_mesh(mesh):  # replicated, so that each process holds all of them
             scores = np.asarray(replicate(jax.nn.sigmoid(generator()), mesh), np.float32)
         circuits[name] = Circuit(
-            masks=binarize(scores, sizes[name]),
+            masks=binarize(scores, circuit_size(config, shapes[name])),
             scores=scores,
             fill=fills[name],
             assignments=np.asarray(classes, np.int32),
@@ -280,6 +277,36 @@ def discover(
             },
         )
     return circuits, history
+
+
+def check_discovery(
+    shapes: Mapping[str, LlamaConfig],
+    dataset: Dataset,
+    config: DiscoveryConfig,
+    *,
+    mesh: Mesh,
+    batch_flag: str = 'batch_size',
+) -> None:
+    """Raises InputError for all that `discover` refuses; to be asked before a model is loaded.
+
+    Args:
+        shapes: name → shape of each model; the first one's activations are what is read.
+        dataset: the problems.
+        config: the search.
+        mesh: the mesh.
+        batch_flag: the name that the user knows the size of a batch by.
+    """
+    check_batch(config.batch_size, mesh, microbatches=config.microbatches, name=batch_flag)
+    config.encoding.check(next(iter(shapes.values())), dataset.tokens.shape[1])
+    check_one_length(dataset)
+    for name, shape in shapes.items():
+        if circuit_size(config, shape) < 1:
+            raise InputError(f'density={config.density} is less than one neuron of the {name}')
+
+
+def circuit_size(config: DiscoveryConfig, shape: LlamaConfig) -> int:
+    """Returns the number of neurons that a circuit of a model is cut to."""
+    return round(config.density * shape.num_neurons)
 
 
 def make_params(

@@ -78,6 +78,11 @@ class DiscoveryShapes:
         return models if self.student is None else models | {'student': (self.student, 'float32')}
 
     @property
+    def least_batch(self) -> int:
+        """Two problems for each class in each part of a batch."""
+        return self.config().least_batch
+
+    @property
     def store_bytes(self) -> int:
         """Host memory of float32 logits and of all neurons of each model."""
         rows = [

@@ -86,6 +86,20 @@ class DistillationConfig:
         if self.seed < 0:
             raise InputError(f'seed={self.seed} must not be negative')
 
+    @property
+    def least_aligned_batch(self) -> int:
+        """Problems of the smallest batch that can be aligned: what CKA needs in each part of it."""
+        return MIN_ROWS * self.microbatches
+
+    def check_aligned(self) -> None:
+        """Raises InputError where a batch, or a part of it, is too small for CKA."""
+        if self.batch_size < self.least_aligned_batch:
+            parts = f' in {self.microbatches} microbatches' if self.microbatches > 1 else ''
+            raise InputError(
+                f'batch_size={self.batch_size}{parts} is too small: CKA needs at least {MIN_ROWS} '
+                'problems at once'
+            )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Alignment:
@@ -229,14 +243,8 @@ def distill(
             f'the student has {model_config.vocab_size} tokens and the teacher '
             f'{store.vocab_size}: distillation needs one vocabulary'
         )
-    rows = config.batch_size // config.microbatches
-    if alignment is not None and rows < MIN_ROWS:
-        parts = f' in {config.microbatches} microbatches' if config.microbatches > 1 else ''
-        raise InputError(
-            f'batch_size={config.batch_size}{parts} is too small: CKA needs at least {MIN_ROWS} '
-            'problems at once'
-        )
-    check_batch(config.batch_size, mesh, microbatches=config.microbatches)
+    aligned = alignment is not None
+    check_distillation(config, vocab_size=store.vocab_size, mesh=mesh, aligned=aligned)
     assert len(store) == len(dataset), (len(store), len(dataset))
     tx = make_optimizer(config.optimizer)
     key = jax.random.key(config.seed)
@@ -293,6 +301,24 @@ def distill(
         flops_per_step=3 * forward_flops(model_config, *shape, logits=shape[0]),
     )
     return state.params, history
+
+
+def check_distillation(
+    config: DistillationConfig, *, vocab_size: int, mesh: Mesh, aligned: bool
+) -> None:
+    """Raises InputError for settings that cannot work; to be asked before a model is loaded.
+
+    Args:
+        config: the distillation.
+        vocab_size: tokens of the teacher.
+        mesh: the mesh.
+        aligned: whether representations are aligned.
+    """
+    check_batch(config.batch_size, mesh, microbatches=config.microbatches)
+    if aligned:
+        config.check_aligned()
+    if config.top_k is not None and config.top_k > vocab_size:
+        raise InputError(f'top_k={config.top_k}: the teacher has {vocab_size} tokens')
 
 
 def make_step(tx: optax.GradientTransformation, config: DistillationConfig, pairs: LayerPairs = ()):

@@ -79,8 +79,9 @@ class DistillationShapes:
                 f'the student has {self.student.vocab_size} tokens and the teacher '
                 f'{self.teacher.vocab_size}: distillation needs one vocabulary'
             )
-        self.pairs  # noqa: B018  raises for layers that do not exist
-        self.config()  # raises for microbatches that do not divide the batch
+        config = self.config()  # raises for microbatches that do not divide the batch
+        if self.pairs:
+            config.check_aligned()
 
     @property
     def pairs(self) -> LayerPairs:
@@ -101,6 +102,11 @@ class DistillationShapes:
             'teacher': (self.teacher, self.teacher_dtype),
             'student': (self.student, 'float32'),
         }
+
+    @property
+    def least_batch(self) -> int:
+        """One problem in each part of a batch, or what CKA needs."""
+        return self.config().least_aligned_batch if self.pairs else self.microbatches
 
     @property
     def store_bytes(self) -> int:

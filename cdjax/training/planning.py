@@ -140,7 +140,12 @@ def plan_job(
         most = max(shapes.num_problems, shapes.batch_size)
         multiple = chosen.fsdp * shapes.microbatches
         largest = largest_batch(
-            needed, limit_of(chip), first=shapes.batch_size, multiple=multiple, most=most
+            needed,
+            limit_of(chip),
+            first=shapes.batch_size,
+            multiple=multiple,
+            most=most,
+            least=shapes.least_batch,
         )
     faster = candidates[0] if mesh is not None and candidates and candidates[0] != mesh else None
     return Plan(shapes, target, chip, chosen, footprints, largest, faster)

@@ -57,6 +57,10 @@ class JobShapes(Protocol):
         """Name -> shape and dtype of each model that is loaded or made."""
 
     @property
+    def least_batch(self) -> int:
+        """Rows of the smallest training step whose losses are defined."""
+
+    @property
     def store_bytes(self) -> int:
         """Host memory of what the frozen models say of all problems."""
 

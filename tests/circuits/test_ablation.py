@@ -36,7 +36,7 @@ def test_neuron_means_equal_a_loop_over_problems(clean):
 def test_prompts_of_several_lengths_have_no_mean_at_a_position():
     data = toy.dataset()
     mixed = dataclasses.replace(data, lengths=np.where(np.arange(len(data)) == 3, 4, data.lengths))
-    with pytest.raises(InputError, match='prompts of 4 to 5 tokens have no mean at a position'):
+    with pytest.raises(InputError, match='prompts of 4 to 5 tokens have no mean activation'):
         neuron_means(toy.model(), mixed, mesh=toy.one_device())
 
 

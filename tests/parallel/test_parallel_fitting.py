@@ -28,6 +28,15 @@ def test_largest_batch_where_nothing_or_everything_fits():
     assert largest_batch(lambda rows: 1.0, 8000, first=64, multiple=16, most=1000) == 992
 
 
+@pytest.mark.parametrize('limit', [10.0, 1400.0])
+def test_no_batch_below_the_least_is_tried(limit):
+    tried = []
+    needed = lambda rows: tried.append(rows) or 1000.0 + 10 * rows
+    found = largest_batch(needed, limit, first=80, multiple=16, most=1024, least=24)
+    assert found == (32 if limit > 1000 else 0)
+    assert min(tried) == 32
+
+
 def test_candidate_meshes_are_the_divisors_in_the_order_of_their_time():
     meshes = candidate_meshes(16, lambda mesh: mesh.tensor, rows=64, kv_heads=8)
     assert meshes == [MeshShape(16, 1), MeshShape(8, 2), MeshShape(4, 4), MeshShape(2, 8)]

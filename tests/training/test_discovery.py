@@ -23,6 +23,7 @@ from cdjax.training import discovery
 from cdjax.training.diagnostics import GradientReport
 from cdjax.training.discovery import (
     DiscoveryConfig,
+    check_discovery,
     discover,
     discovery_terms,
     gradient_doctor,
@@ -499,6 +500,20 @@ def test_wrong_values_that_only_a_model_shows():
         run(toy.one_device(), dataclasses.replace(CONFIG, density=0.001))
     with pytest.raises(InputError, match='encode_layer=2: the model has layers 0 to 1'):
         run(toy.one_device(), dataclasses.replace(CONFIG, encoding=Encoding(2)))
+
+
+def test_what_is_refused_is_known_from_shapes_alone():
+    data, shapes = toy.dataset(), {'student': toy.student_config()}
+    check_discovery(shapes, data, CONFIG, mesh=make_mesh(8, 1))
+    mixed = dataclasses.replace(data, lengths=np.arange(len(data)) % 2 + 4)
+    with pytest.raises(InputError, match='prompts of 4 to 5 tokens'):
+        check_discovery(shapes, mixed, CONFIG, mesh=toy.one_device())
+    few = dataclasses.replace(CONFIG, density=0.01)
+    with pytest.raises(InputError, match='less than one neuron of the student'):
+        check_discovery(shapes, data, few, mesh=toy.one_device())
+    odd = dataclasses.replace(CONFIG, batch_size=36)
+    with pytest.raises(InputError, match=r'discovery_batch_size=36 .* multiple of 8'):
+        check_discovery(shapes, data, odd, mesh=make_mesh(8, 1), batch_flag='discovery_batch_size')
 
 
 @pytest.mark.parametrize(('step', 'faded'), [(0, 0.0), (10, 0.0), (15, 0.5), (20, 1.0)])

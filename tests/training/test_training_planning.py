@@ -112,6 +112,7 @@ def test_shapes_survive_json():
         ({'remat': 'some'}, 'remat=some'),
         ({'teacher_dtype': 'int8'}, 'teacher_dtype=int8'),
         ({'layer_pairs': '2:0'}, 'layer_pairs'),
+        ({'batch_size': 8, 'microbatches': 4}, 'batch_size=8 in 4 microbatches is too small'),
         ({'teacher': dataclasses.replace(TEACHER, vocab_size=64)}, 'one vocabulary'),
     ],
 )
@@ -161,6 +162,28 @@ def test_a_plan_finds_mesh_and_largest_batch(machine):
     assert written['programs'][1]['total'] == plan.footprints[1].total
 
 
+@pytest.mark.parametrize(
+    ('shapes', 'least'),
+    [
+        (dataclasses.replace(SHAPES, batch_size=160, microbatches=2), 8),
+        (dataclasses.replace(SHAPES, batch_size=160, microbatches=2, layer_pairs=''), 2),
+        (DiscoveryShapes(TEACHER, 160, 6, 10**4, num_classes=5, microbatches=2), 20),
+    ],
+)
+def test_where_nothing_fits_no_batch_is_tried_that_a_run_would_refuse(monkeypatch, shapes, least):
+    tried = []
+
+    def compile_for(target, fsdp, tensor, builder, recipe):
+        tried.append(recipe['batch_size'])
+        size = 100 * GIB + recipe['batch_size']
+        return [Footprint('step', {'student': size}, 0, 0, Work(1, 1, 1, 1), 1.0)], target.chip
+
+    monkeypatch.setattr(planning, 'compile_for', compile_for)
+    plan = planning.plan_job(shapes, parse_target('v5e:1x1'))
+    assert plan.largest_batch == 0
+    assert min(tried) == least
+
+
 def test_a_plan_goes_on_to_a_mesh_that_fits(machine):
     """At 14 rows a device of the first mesh, only one with a larger tensor axis fits."""
     target = parse_target('v5e:4x4')
@@ -179,7 +202,7 @@ def test_a_plan_goes_on_to_a_mesh_that_fits(machine):
 
 
 def test_a_batch_for_no_mesh(machine):
-    shapes = dataclasses.replace(SHAPES, batch_size=1)
+    shapes = dataclasses.replace(SHAPES, batch_size=5)
     with pytest.raises(InputError, match='multiple of 16'):
         planning.plan_job(shapes, parse_target('v5e:4x4'))
     assert machine == []
