@@ -39,7 +39,7 @@ def main() -> None:
     config = PipelineConfig(
         inputs=inputs_from_flags(),
         discovery=discovery_from_flags(),
-        study=CircuitStudyConfig(),
+        study=CircuitStudyConfig(controls=()),
         arms=arms,
         layer_pairs=FLAGS.layer_pairs,
         rediscover=(),

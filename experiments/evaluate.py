@@ -11,6 +11,7 @@ from etils import epath
 
 from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.errors import InputError
+from cdjax.models.target_folder import require_writable
 from cdjax.report.terminal import circuits_table
 from cdjax.studies.circuits import (
     LOUDEST,
@@ -51,6 +52,10 @@ def main() -> None:
         sizes=sizes, max_problems=FLAGS.evaluate_problems, ablation=FLAGS.ablation
     )
     circuit = Circuit.load(FLAGS.circuits)
+    output = epath.Path(
+        FLAGS.output or str(FLAGS.circuits).removesuffix('.safetensors') + '.study.json'
+    )
+    require_writable(output)
     inputs = Inputs(inputs_from_flags())
     if circuit.info.get('data') != inputs.dataset.hash:
         raise InputError(
@@ -74,13 +79,11 @@ def main() -> None:
         config,
         mesh=mesh,
     )
-    path = epath.Path(
-        FLAGS.output or str(FLAGS.circuits).removesuffix('.safetensors') + '.study.json'
-    )
     if jax.process_index() == 0:
-        write_atomically(path, json.dumps(study, indent=1) + '\n')
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, json.dumps(study, indent=1) + '\n')
     launch.say(circuits_table(study, smallest_faithful_share(study)))
-    launch.say(f'written to {path}')
+    launch.say(f'written to {output}')
 
 
 if __name__ == '__main__':

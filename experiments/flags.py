@@ -331,8 +331,8 @@ def run_options() -> dict[str, Any]:
     Raises:
         InputError: a value out of range.
     """
-    for name in ('checkpoint_every', 'diagnose_every'):
-        if FLAGS[name].value is not None and FLAGS[name].value < 1:
+    for name in ('checkpoint_every', 'diagnose_every', 'evaluate_every'):
+        if name in FLAGS and FLAGS[name].value is not None and FLAGS[name].value < 1:
             raise InputError(f'{name}={FLAGS[name].value} must be at least 1')
     return {
         'checkpoint_every': FLAGS.checkpoint_every,
@@ -356,10 +356,15 @@ def _profile_steps() -> tuple[int, int] | None:
     return first, end
 
 
-def define_machine_flags() -> None:
-    """Defines the mesh and, on several hosts, how the processes find each other."""
+def define_mesh_flags() -> None:
+    """Defines the two axes of the mesh."""
     flags.DEFINE_integer('fsdp', -1, 'Devices over which batches are split; -1: all that is left.')
     flags.DEFINE_integer('tensor', 1, 'Devices over which neurons and heads are split.')
+
+
+def define_machine_flags() -> None:
+    """Defines the mesh and, on several hosts, how the processes find each other."""
+    define_mesh_flags()
     flags.DEFINE_string('coordinator', None, 'host:port of process 0, where nothing tells it.')
     flags.DEFINE_integer('num_processes', None, 'Processes of this run, with --coordinator.')
     flags.DEFINE_integer('process_id', None, 'Number of this process, with --coordinator.')

@@ -5,7 +5,8 @@
     python -m experiments.plan --target=v6e:2x2 --recipe=experiments/recipes/NAME.flags
 
 The programs of the run are compiled for the machine, by its own compiler, on this one. Flags are
-those of `experiments.discover` and `experiments.distill`; models may also be presets.
+those of `experiments.discover` and `experiments.distill`; models may also be presets. Without
+--fsdp and --tensor the mesh is searched.
 """
 
 import dataclasses
@@ -14,8 +15,10 @@ import sys
 from pathlib import Path
 
 from absl import flags
+from etils import epath
 
 from cdjax.errors import InputError
+from cdjax.models.target_folder import require_writable
 from cdjax.parallel.fitting import MeshShape
 from cdjax.parallel.targets import Target, parse_target
 from cdjax.studies.inputs import Inputs
@@ -23,12 +26,13 @@ from cdjax.training.discovery_programs import DiscoveryShapes
 from cdjax.training.distillation_programs import DistillationShapes
 from cdjax.training.planning import describe, plan_job
 from cdjax.training.programs import JobShapes
+from cdjax.workdir import write_atomically
 from experiments import launch
 from experiments.flags import (
     define_checkpoint_flags,
     define_discovery_flags,
     define_distillation_flags,
-    define_machine_flags,
+    define_mesh_flags,
     define_task_flags,
     discovery_from_flags,
     distillation_from_flags,
@@ -51,7 +55,7 @@ define_checkpoint_flags()
 define_task_flags()
 define_discovery_flags()
 define_distillation_flags()
-define_machine_flags()
+define_mesh_flags()
 
 
 def main() -> None:
@@ -59,6 +63,8 @@ def main() -> None:
     if FLAGS.recipe is not None:
         _read_recipe(FLAGS.recipe)
     target = parse_target(FLAGS.target)
+    if FLAGS.output is not None:
+        require_writable(epath.Path(FLAGS.output))
     plan = plan_job(
         shapes_from_flags(),
         target,
@@ -67,7 +73,9 @@ def main() -> None:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if FLAGS.output is not None:
-        Path(FLAGS.output).write_text(json.dumps(plan.to_dict(), indent=2) + '\n')
+        output = epath.Path(FLAGS.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, json.dumps(plan.to_dict(), indent=2) + '\n')
     print(describe(plan))
 
 
@@ -122,15 +130,24 @@ def _read_recipe(path: str) -> None:
 
 
 def _mesh_from_flags(target: Target) -> MeshShape | None:
-    if not FLAGS['tensor'].present:
+    fsdp = FLAGS.fsdp if FLAGS['fsdp'].present and FLAGS.fsdp != -1 else None
+    tensor = FLAGS.tensor if FLAGS['tensor'].present else None
+    if fsdp is None and tensor is None:
         return None
-    if FLAGS.tensor < 1 or target.num_devices % FLAGS.tensor:
+    for name, size in (('fsdp', fsdp), ('tensor', tensor)):
+        if size is not None and (size < 1 or target.num_devices % size):
+            raise InputError(
+                f'{name}={size} does not divide the {target.num_devices} devices of '
+                f'{target.name}: leave it out, and it is searched'
+            )
+    fsdp = target.num_devices // tensor if fsdp is None else fsdp
+    tensor = target.num_devices // fsdp if tensor is None else tensor
+    if fsdp * tensor != target.num_devices:
         raise InputError(
-            f'tensor={FLAGS.tensor} does not divide the {target.num_devices} devices of '
-            f'{target.name}: leave it out, and it is searched'
+            f'fsdp={fsdp} times tensor={tensor} is not the {target.num_devices} devices of '
+            f'{target.name}: give one of the two'
         )
-    fsdp = target.num_devices // FLAGS.tensor if FLAGS.fsdp == -1 else FLAGS.fsdp
-    return MeshShape(fsdp, FLAGS.tensor)
+    return MeshShape(fsdp, tensor)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ from cdjax.data import build_arithmetic_tokenizer, read_task_file, save_tokenize
 from cdjax.errors import InputError
 from cdjax.evaluation.accuracy import predict
 from cdjax.models import LlamaConfig, save_huggingface
+from cdjax.parallel.mesh import check_batch
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 from cdjax.training.optimizer import OptimizerConfig
 from cdjax.workdir import open_workdir
@@ -59,6 +60,11 @@ def main() -> None:
     else:
         dataset = read_task_file(FLAGS.task_file, tokenizer, prompt_prefix=FLAGS.prompt_prefix)
     rows = split(dataset, share=FLAGS.share, test=FLAGS.test, seed=FLAGS.split_seed)
+    if FLAGS.heads < 1 or FLAGS.hidden_size % FLAGS.heads:
+        raise InputError(
+            f'heads={FLAGS.heads} does not divide hidden_size={FLAGS.hidden_size}: choose heads '
+            'that do'
+        )
     model_config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=FLAGS.hidden_size,
@@ -83,6 +89,7 @@ def main() -> None:
             f'--output={output} exists, and this is not the run that made it: name another folder'
         )
     mesh = start_machine()
+    check_batch(config.batch_size, mesh, microbatches=config.microbatches)
     workdir = open_workdir(
         FLAGS.workdir,
         {

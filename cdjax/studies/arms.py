@@ -113,6 +113,18 @@ def alignment_of(arm: str, pairing: Pairing, rows: np.ndarray, seed: int) -> Ali
     return Alignment(pairing.pairs, pairing.teacher.assignments[rows], teacher, student)
 
 
+def rows_outside_share(split: Split) -> np.ndarray:
+    """Returns the training problems that distillation does not use, for head starts.
+
+    Raises:
+        InputError: there are none.
+    """
+    outside = np.setdiff1d(split.train, split.share)
+    if not len(outside):
+        raise InputError('share=1 leaves no training forms for a head start outside the share')
+    return outside
+
+
 def train_head_start(
     student: LlamaConfig,
     dataset: Dataset,
@@ -123,12 +135,9 @@ def train_head_start(
     workdir: epath.Path,
 ) -> Llama:
     """Trains the student of start 'partial' on training forms outside the share."""
-    outside = np.setdiff1d(split.train, split.share)
-    if not len(outside):
-        raise InputError('share=1 leaves no training forms for a head start outside the share')
     model, _ = train_language_model(
         student,
-        dataset[outside],
+        dataset[rows_outside_share(split)],
         config,
         mesh=mesh,
         description=f'head start, seed {config.seed}',

@@ -89,6 +89,27 @@ def control_classes(dataset: Dataset, name: str, num_classes: int, seed: int) ->
     raise ValueError(f'unknown control {name!r}; choose from {", ".join(LEARNED_CONTROLS)}')
 
 
+def control_searches(
+    dataset: Dataset, discovery: DiscoveryConfig, study: CircuitStudyConfig
+) -> dict[str, tuple[np.ndarray, DiscoveryConfig]]:
+    """Returns for each control that these problems have its fixed classes and its search.
+
+    Raises:
+        InputError: a control of more classes than a batch, or a mask generator, has room for.
+    """
+    searches = {}
+    for name in study.controls:
+        if name == 'operator classes' and 'operators' not in dataset.labels:
+            continue
+        classes = control_classes(dataset, name, discovery.num_classes, study.seed)
+        try:
+            search = dataclasses.replace(discovery, num_classes=int(classes.max()) + 1)
+        except InputError as error:
+            raise InputError(f'{error}; or leave {name!r} out of controls') from error
+        searches[name] = classes, search
+    return searches
+
+
 def discover_controls(
     model: Llama,
     dataset: Dataset,
@@ -101,15 +122,12 @@ def discover_controls(
 ) -> dict[str, Circuit]:
     """Learns the masks of each control with the same steps and the same size as the circuits."""
     circuits = {}
-    for name in study.controls:
-        if name == 'operator classes' and 'operators' not in dataset.labels:
-            continue
-        classes = control_classes(dataset, name, discovery.num_classes, study.seed)
+    for name, (classes, search) in control_searches(dataset, discovery, study).items():
         found, _ = discover(
             {'model': model},
             dataset,
             split.train,
-            dataclasses.replace(discovery, num_classes=int(classes.max()) + 1),
+            search,
             mesh=mesh,
             classes=classes,
             description=f'control: {name}',

@@ -16,11 +16,11 @@ from cdjax.evaluation.accuracy import predict
 from cdjax.evaluation.selectivity import compare_matrices, selectivity, selectivity_matrix
 from cdjax.metrics import MetricsWriter
 from cdjax.models import Llama, LlamaConfig, load_huggingface, save_huggingface
-from cdjax.parallel.mesh import check_batch
 from cdjax.studies.arms import (
     ArmsConfig,
     Pairing,
     evaluated_rows,
+    rows_outside_share,
     run_arm,
     summarise,
     train_head_start,
@@ -30,6 +30,7 @@ from cdjax.studies.circuits import (
     OURS,
     RANDOM,
     CircuitStudyConfig,
+    control_searches,
     discover_controls,
     loudest_neurons,
     smallest_faithful_share,
@@ -38,8 +39,8 @@ from cdjax.studies.circuits import (
 )
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.results import stored
-from cdjax.training.discovery import DiscoveryConfig, discover
-from cdjax.training.distillation import TeacherStore
+from cdjax.training.discovery import DiscoveryConfig, check_discovery, discover
+from cdjax.training.distillation import TeacherStore, check_distillation
 from cdjax.workdir import open_workdir
 
 
@@ -106,12 +107,7 @@ class Pipeline:
         self.config, self.mesh = config, mesh
         self.inputs = Inputs(config.inputs)
         self.dataset, self.split = self.inputs.dataset, self.inputs.split
-        for batch, flag in (
-            (config.discovery, 'discovery_batch_size'),
-            (config.arms.distillation, 'batch_size'),
-        ):
-            check_batch(batch.batch_size, mesh, microbatches=batch.microbatches, name=flag)
-        config.discovery.encoding.check(self.inputs.teacher_config, self.dataset.tokens.shape[1])
+        self._check_stages()
         self.pairs = parse_pairs(
             config.layer_pairs,
             self.inputs.student_config.num_layers,
@@ -119,6 +115,24 @@ class Pipeline:
         )
         facts = {**dataclasses.asdict(config), 'inputs': self.inputs.facts()}
         self.workdir = open_workdir(workdir, facts, name=name)
+
+    def _check_stages(self) -> None:
+        """Raises what a stage would say of its input hours later."""
+        config, partial = self.config, 'partial' in self.config.arms.starts
+        models = {'teacher': self.inputs.teacher_config}
+        if config.rediscover or partial:
+            models['student'] = self.inputs.student_config
+        flag = 'discovery_batch_size'
+        check_discovery(models, self.dataset, config.discovery, mesh=self.mesh, batch_flag=flag)
+        control_searches(self.dataset, config.discovery, config.study)
+        check_distillation(
+            config.arms.distillation,
+            vocab_size=self.inputs.teacher_config.vocab_size,
+            mesh=self.mesh,
+            aligned=config.arms.arms != ('kd',),
+        )
+        if partial and not self.inputs.has_student:
+            rows_outside_share(self.split)
 
     @functools.cached_property
     def teacher(self) -> Llama:

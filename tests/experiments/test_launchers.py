@@ -109,6 +109,28 @@ def mistakes(folder):
             ['train_teacher', new, '--diagnose_every=0'],
             ['diagnose_every=0 must be at least 1'],
         ),
+        'plan_mesh': (
+            ['plan', '--target=cpu:4', '--fsdp=3', '--teacher=llama3_8b', '--operands=2'],
+            ['fsdp=3 does not divide the 4 devices of cpu:4'],
+        ),
+        'plan_output': (
+            ['plan', '--target=cpu', '--operands=2', f'--output={task}/plan.json'],
+            [f'{task}/plan.json cannot be made', 'is no folder'],
+        ),
+        'evaluate_every': (
+            ['distill', new, '--arm=kd', '--evaluate_every=0'],
+            ['evaluate_every=0 must be at least 1'],
+        ),
+        'heads': (['train_teacher', new, '--heads=0'], ['heads=0 does not divide hidden_size=128']),
+        'mesh': (['discover', new, '--operands=2', '--tensor=3'], ['tensor=3', '1 devices']),
+        'batch': (
+            ['train_teacher', new, '--operands=2', '--batch_size=0'],
+            ['batch_size=0: at least 1 problem'],
+        ),
+        'aligned_batch': (
+            ['distill', new, '--arm=all', '--operands=2', '--batch_size=3'],
+            ['batch_size=3 is too small: CKA needs at least 4'],
+        ),
         'argument': (['pipeline', new, 'seeds=3'], ["unexpected argument 'seeds=3'"]),
     }
 

@@ -193,6 +193,26 @@ def test_what_is_wrong_is_found_before_anything_is_written(teacher, tmp_path):
     refused(teacher, tmp_path, 'layer_pairs=.*3:0 is not a pair', layer_pairs='3:0')
     deep = dataclasses.replace(config.discovery, encoding=Encoding(1))
     refused(teacher, tmp_path, 'encode_layer=1: the model has layers 0 to 0', discovery=deep)
+    # What single stages would say, of which some come hours later.
+    few = dataclasses.replace(config.discovery, density=0.06)  # 16 and 8 neurons
+    refused(teacher, tmp_path, 'less than one neuron of the student', discovery=few)
+    small = dataclasses.replace(config.arms.distillation, batch_size=3)
+    small = dataclasses.replace(config.arms, distillation=small)
+    refused(teacher, tmp_path, 'batch_size=3 is too small: CKA needs', arms=small)
+    many = dataclasses.replace(config.arms.distillation, top_k=99)
+    many = dataclasses.replace(config.arms, distillation=many)
+    refused(teacher, tmp_path, 'top_k=99: the teacher has 30 tokens', arms=many)
+    whole = dataclasses.replace(config.inputs, share=1.0)
+    refused(teacher, tmp_path, 'share=1 leaves no training forms', inputs=whole)
+    narrow = dataclasses.replace(config.discovery, num_classes=1, hidden=1)
+    by_operator = dataclasses.replace(config.study, controls=('operator classes',))
+    refused(
+        teacher,
+        tmp_path,
+        "hidden=1 is below the 2 classes.*; or leave 'operator classes' out of controls",
+        discovery=narrow,
+        study=by_operator,
+    )
     refused(
         teacher,
         tmp_path,
