@@ -17,14 +17,16 @@ from experiments.flags import (
     define_discovery_flags,
     define_distillation_flags,
     define_machine_flags,
+    define_run_flags,
     define_task_flags,
     discovery_from_flags,
     inputs_from_flags,
+    run_options,
     start_machine,
 )
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('workdir', 'runs/arms', 'Folder of the study.')
+define_run_flags('runs/arms', checkpoint_every=200)
 define_checkpoint_flags()
 define_task_flags()
 define_discovery_flags()
@@ -45,7 +47,9 @@ def main() -> None:
         rediscover=(),
         export=arms.arms[0],
     )
-    pipeline = Pipeline(config, FLAGS.workdir, mesh=start_machine(), name='compare_arms')
+    options = run_options()
+    mesh = start_machine()
+    pipeline = Pipeline(config, FLAGS.workdir, mesh=mesh, name='compare_arms', options=options)
     launch.say(arms_table(pipeline.compare_arms()))
 
 

@@ -285,17 +285,22 @@ def arms_from_flags() -> ArmsConfig:
 
 
 def define_run_flags(workdir: str, *, checkpoint_every: int) -> None:
-    """Defines where one training is kept and what is written of it; see `run_options`."""
+    """Defines where a run is kept and what its trainings write; see `run_options`.
+
+    A run of several trainings keeps each in a folder of its own, below WORKDIR/stages.
+    """
     flags.DEFINE_string('workdir', workdir, 'Folder of the run.')
     flags.DEFINE_integer('checkpoint_every', checkpoint_every, 'Steps between checkpoints.')
     flags.DEFINE_string(
-        'profile_steps', None, 'FIRST:END, steps of which WORKDIR/profile gets a profiler trace.'
+        'profile_steps',
+        None,
+        "FIRST:END, steps of which profile/ in each training's folder gets a profiler trace.",
     )
     flags.DEFINE_integer(
         'diagnose_every',
         None,
-        'Steps between reports on the gradient of each term, in metrics.jsonl and '
-        'WORKDIR/gradients; only before the first step if not given.',
+        'Steps between reports on the gradient of each term, in metrics.jsonl and gradients/; '
+        'only before the first step if not given.',
     )
     flags.DEFINE_bool(
         'check_gradients',

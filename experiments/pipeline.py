@@ -19,14 +19,16 @@ from experiments.flags import (
     define_discovery_flags,
     define_distillation_flags,
     define_machine_flags,
+    define_run_flags,
     define_task_flags,
     discovery_from_flags,
     inputs_from_flags,
+    run_options,
     start_machine,
 )
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('workdir', 'runs/pipeline', 'Folder of the run.')
+define_run_flags('runs/pipeline', checkpoint_every=200)
 flags.DEFINE_list('controls', list(LEARNED_CONTROLS), 'Controls whose masks are learned too.')
 flags.DEFINE_integer('evaluate_problems', 1000, 'Problems of unseen forms evaluated, at most.')
 flags.DEFINE_list('rediscover', ['kd', 'circuits'], 'Arms whose students are searched again.')
@@ -52,7 +54,8 @@ def main() -> None:
         rediscover=tuple(FLAGS.rediscover),
         export=FLAGS.export,
     )
-    pipeline = Pipeline(config, FLAGS.workdir, mesh=start_machine())
+    options = run_options()
+    pipeline = Pipeline(config, FLAGS.workdir, mesh=start_machine(), options=options)
     results = pipeline.run()
     report = write_report(pipeline.workdir, results)
     launch.say(summary(results))

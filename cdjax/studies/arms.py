@@ -133,8 +133,12 @@ def train_head_start(
     *,
     mesh: Mesh,
     workdir: epath.Path,
+    **options: Any,
 ) -> Llama:
-    """Trains the student of start 'partial' on training forms outside the share."""
+    """Trains the student of start 'partial' on training forms outside the share.
+
+    `options` are further keyword arguments of `train_language_model`.
+    """
     model, _ = train_language_model(
         student,
         dataset[rows_outside_share(split)],
@@ -142,6 +146,7 @@ def train_head_start(
         mesh=mesh,
         description=f'head start, seed {config.seed}',
         workdir=workdir,
+        **options,
     )
     return model
 
@@ -159,6 +164,7 @@ def run_arm(
     mesh: Mesh,
     workdir: epath.Path,
     description: str,
+    **options: Any,
 ) -> tuple[Llama, dict[str, Any]]:
     """Distils one student and measures it on unseen forms.
 
@@ -174,6 +180,7 @@ def run_arm(
         mesh: the mesh.
         workdir: folder of this run.
         description: name on the progress bar.
+        **options: further keyword arguments of `distill`.
 
     Returns:
         The student; and its accuracy on unseen forms and on the share, the curve of the former,
@@ -193,6 +200,7 @@ def run_arm(
         workdir=workdir,
         evaluate=lambda model: {'accuracy': predict(model, problems, mesh=mesh).accuracy},
         evaluate_every=config.evaluate_every,
+        **options,
     )
     curve = [
         [point['step'], point['evaluation/accuracy']]

@@ -119,8 +119,12 @@ def discover_controls(
     *,
     mesh: Mesh,
     workdir: epath.Path,
+    **options: Any,
 ) -> dict[str, Circuit]:
-    """Learns the masks of each control with the same steps and the same size as the circuits."""
+    """Learns the masks of each control with the same steps and the same size as the circuits.
+
+    `options` are further keyword arguments of `discover`.
+    """
     circuits = {}
     for name, (classes, search) in control_searches(dataset, discovery, study).items():
         found, _ = discover(
@@ -132,7 +136,7 @@ def discover_controls(
             classes=classes,
             description=f'control: {name}',
             workdir=workdir / name.replace(' ', '_'),
-            check_gradients=False,
+            **{**options, 'check_gradients': False},
         )
         circuits[name] = found['model']
     return circuits

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,8 @@ class Pipeline:
         workdir: the folder of the run.
         mesh: the mesh.
         name: the launcher, part of what identifies the run.
+        options: keyword arguments of every training that decide no result, such as
+            `checkpoint_every` and `profile_steps`; see `fit`.
 
     Raises:
         InputError: wrong inputs (see `Inputs`), or a folder that holds another run.
@@ -103,8 +105,9 @@ class Pipeline:
         *,
         mesh: Mesh,
         name: str = 'pipeline',
+        options: Mapping[str, Any] | None = None,
     ):
-        self.config, self.mesh = config, mesh
+        self.config, self.mesh, self.options = config, mesh, dict(options or {})
         self.inputs = Inputs(config.inputs)
         self.dataset, self.split = self.inputs.dataset, self.inputs.split
         self._check_stages()
@@ -220,6 +223,7 @@ class Pipeline:
                 mesh=self.mesh,
                 description=f'discover: {stage}',
                 workdir=self.workdir / 'stages' / 'discover' / stage,
+                **self.options,
             )
             for name, circuit in found.items():
                 circuit.info['tokenizer'] = tokenizer_hash(self.inputs.tokenizer)
@@ -240,6 +244,7 @@ class Pipeline:
             self.config.study,
             mesh=self.mesh,
             workdir=self.workdir / 'stages' / 'controls',
+            **self.options,
         )
         for name, control in controls.items():
             control.save(self.workdir / 'circuits' / f'control_{name.replace(" ", "_")}')
@@ -296,6 +301,7 @@ class Pipeline:
             dataclasses.replace(self.config.arms.head_start, seed=seed),
             mesh=self.mesh,
             workdir=self.workdir / 'stages' / 'head_start' / str(seed),
+            **self.options,
         )
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
@@ -332,6 +338,7 @@ class Pipeline:
                 mesh=self.mesh,
                 workdir=self.workdir / 'stages' / 'distill' / name,
                 description=f'distill: {arm}, seed {seed}',
+                **self.options,
             )
             if seed == self.config.arms.seeds[0]:
                 self._save(model, self.workdir / 'students' / name)
@@ -377,7 +384,7 @@ class Pipeline:
             classes=teacher.assignments,
             description=f'discover: student of {arm}',
             workdir=self.workdir / 'stages' / 'rediscover' / name,
-            check_gradients=False,
+            **self.options | {'check_gradients': False},
         )
         circuit = found['student']
         circuit.info['tokenizer'] = tokenizer_hash(self.inputs.tokenizer)

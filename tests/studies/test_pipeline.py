@@ -73,7 +73,8 @@ def finished(teacher, tmp_path_factory):
         no_doctor = lambda *_, **__: lambda *_: GradientReport('loss', (), {})
         for module in (discovery, distillation, language_model):
             patch.setattr(module, 'GradientDoctor', no_doctor)
-        pipeline = Pipeline(make_config(teacher), workdir, mesh=toy.one_device())
+        options = {'checkpoint_every': 2}
+        pipeline = Pipeline(make_config(teacher), workdir, mesh=toy.one_device(), options=options)
         return pipeline, pipeline.run()
 
 
@@ -88,6 +89,15 @@ def test_the_artefacts_are_there(finished):
         assert Circuit.load(workdir / 'circuits' / 'joint_0' / name).num_classes == 2
     for stage in ('discover/teacher', 'distill/partial-kd-0', 'head_start/0'):
         assert (workdir / 'stages' / stage / 'metrics.jsonl').exists()
+
+
+def test_every_training_heeds_the_options(finished):
+    folders = sorted((finished[0].workdir / 'stages').glob('*/*'))
+    kinds = {folder.parent.name for folder in folders}
+    assert kinds == {'controls', 'discover', 'distill', 'head_start', 'rediscover'}
+    for folder in folders:
+        kept = sorted(int(path.name) for path in (folder / 'checkpoints').iterdir())
+        assert kept == [2, 3], folder
 
 
 def test_the_results_are_consistent(finished):
