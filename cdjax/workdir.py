@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
@@ -37,8 +38,8 @@ def open_workdir(path: str | epath.PathLike, config: dict[str, Any], *, name: st
 
     Raises:
         InputError: the folder holds another run or foreign files, cannot be written, or is not
-            shared by all hosts, or lies in a bucket that cannot be reached. Nothing in it has
-            been changed.
+            shared by all hosts, or lies in a bucket that cannot be reached. Nothing that was in it
+            has been changed.
     """
     check_client(path)
     workdir = absolute(path)
@@ -56,12 +57,21 @@ def open_workdir(path: str | epath.PathLike, config: dict[str, Any], *, name: st
             problem = InputError(f'--workdir={workdir} was refused; process 0 says why')
     if problem is not None:
         raise problem
-    if not (workdir / CONFIG).exists():
+    blind = _processes_without(workdir / CONFIG)
+    if blind:
         raise InputError(
-            f'--workdir={workdir} as seen by process {jax.process_index()} lacks the {CONFIG} '
-            'that process 0 wrote: name a folder that all hosts share (NFS, gs://)'
+            f'--workdir={workdir} as seen by process {blind[0]} lacks the {CONFIG} that process 0 '
+            'wrote: name a folder that all hosts share (NFS, gs://)'
         )
     return workdir
+
+
+def _processes_without(file: epath.Path) -> list[int]:
+    """Returns the processes that do not see a file, the same on all of them."""
+    absent = np.asarray(not file.exists())
+    if jax.process_count() > 1:  # one that left alone would be waited for
+        absent = multihost_utils.process_allgather(absent)
+    return np.flatnonzero(absent).tolist()
 
 
 def make_folder(path: epath.Path) -> epath.Path:

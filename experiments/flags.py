@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 from absl import flags, logging
 from etils import epath
 from jax.sharding import Mesh
@@ -383,4 +384,6 @@ def start_machine() -> Mesh:
     if FLAGS.compilation_cache:
         enable_compilation_cache(FLAGS.compilation_cache)
     multihost.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    if jax.process_index() > 0:  # what one process warns of, all would
+        logging.set_verbosity(logging.ERROR)
     return make_mesh(FLAGS.fsdp, FLAGS.tensor)

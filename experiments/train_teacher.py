@@ -4,6 +4,7 @@ The teacher that ships with the package was made by
 `python -m experiments.train_teacher --flagfile=experiments/recipes/teacher.flags`.
 """
 
+import jax
 from absl import flags
 from etils import epath
 
@@ -115,7 +116,8 @@ def main() -> None:
         **options,
     )
     model = exported(model, workdir)
-    save_tokenizer(tokenizer, workdir / 'tokenizer')
+    if jax.process_index() == 0:
+        save_tokenizer(tokenizer, workdir / 'tokenizer')
     if not output.exists():
         save_huggingface(model, output, tokenizer_from=workdir / 'tokenizer')
     accuracy = predict(model, unseen, mesh=mesh).accuracy

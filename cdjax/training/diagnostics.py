@@ -155,8 +155,9 @@ class GradientDoctor:
 
         def depends_on_parameters(name: str) -> bool:
             """Tells whether the term's value moves with the parameters, gradient or not."""
-            here, there = (self._values_nearby(size, params, args)[name] for size in (0.0, 0.1))
-            return float(here) != float(there)
+            # One after the other: see `in_order`.
+            values = [float(self._values_nearby(at, params, args)[name]) for at in (0.0, 0.1)]
+            return values[0] != values[1]
 
         return GradientReport(
             task=self._task,

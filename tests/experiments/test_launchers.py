@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -141,12 +142,25 @@ def snapshot(folder):
     }
 
 
+def two_hosts(disks):
+    """Returns the commands of one run on two hosts, each with a disk of its own."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    together = (f'--coordinator=127.0.0.1:{port}', '--num_processes=2')
+    return {
+        f'host{i}': ['train_teacher', f'--workdir={disks}/{i}', *together, f'--process_id={i}']
+        for i in range(2)
+    }
+
+
 @pytest.fixture(scope='module')
 def outcomes(tmp_path_factory):
     folder, streams = tmp_path_factory.mktemp('mistakes'), tmp_path_factory.mktemp('streams')
     wanted = mistakes(folder)
     before = snapshot(folder)
     commands = {name: command for name, (command, _) in wanted.items()}
+    commands |= two_hosts(tmp_path_factory.mktemp('disks'))
     process = subprocess.run(
         [sys.executable, '-c', FORKS, json.dumps(commands), str(streams)],
         cwd=ROOT,
@@ -162,7 +176,8 @@ def outcomes(tmp_path_factory):
         name: (codes[name], text(name, 'out'), text(name, 'err'), parts)
         for name, (_, parts) in wanted.items()
     }
-    return found, before, snapshot(folder)
+    hosts = [(codes[name], text(name, 'err')) for name in ('host0', 'host1')]
+    return found, before, snapshot(folder), hosts
 
 
 def test_a_mistake_is_one_line_and_status_1(outcomes):
@@ -177,8 +192,15 @@ def test_a_mistake_is_one_line_and_status_1(outcomes):
 
 
 def test_nothing_is_written_or_overwritten(outcomes):
-    _, before, after = outcomes
+    _, before, after, _ = outcomes
     assert after == before
+
+
+def test_hosts_that_share_no_workdir_all_say_so(outcomes):
+    for code, err in outcomes[3]:
+        assert code == 1, err
+        assert 'seen by process 1 lacks the config.json that process 0 wrote' in err
+        assert 'that all hosts share' in err
 
 
 @pytest.fixture
