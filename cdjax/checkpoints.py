@@ -129,6 +129,10 @@ class Checkpoints:
         """Waits until the last save is on disk."""
         self._manager.wait_until_finished()
 
+    def steps(self) -> list[int]:
+        """Returns the steps that are there, oldest first (not yet verified)."""
+        return [] if self._manager is None else sorted(self._manager.all_steps())
+
     def latest_step(self) -> int | None:
         """Returns the newest step (not yet verified), None if there is none."""
         return None if self._manager is None else self._manager.latest_step()
@@ -275,8 +279,7 @@ class Checkpoints:
     ) -> tuple[dict[str, jax.Array], dict[str, Any]] | None:
         if self._manager is None:
             return None
-        steps = [step] if step is not None else sorted(self._manager.all_steps(), reverse=True)
-        for candidate in steps:
+        for candidate in self.steps()[::-1] if step is None else [step]:
             try:
                 return self._read(candidate, wanted, agree)
             except _Damaged as damage:

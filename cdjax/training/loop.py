@@ -194,13 +194,20 @@ def fit(
                     )
                 if done == steps:
                     return state, history
-                require_space(workdir, size, 'one more checkpoint')
                 writer.resume_at(done)
             else:
-                require_space(workdir, 2 * size, 'keeping two checkpoints')
                 writer.resume_at(-1)  # the report before the first step is made again
+            # One more than are kept, for the oldest goes when the newest is whole.
+            most = keep + 1 + (best is not None)
+            to_come = max(most - len(checkpoints.steps()), 1)
+            require_space(workdir, to_come * size, f'keeping {most} checkpoints')
 
         # -- Steps ----------------------------------------------------------------------------
+        if profile_steps is not None and profile_steps[0] >= steps:
+            logging.warning(
+                '%s: no trace, for profile_steps begins at %d and the last step is %d',
+                *(description, profile_steps[0], steps - 1),
+            )
         bar = stack.enter_context(progress(steps, description, initial=done))
         profiler = stack.enter_context(_Profiler(workdir, profile_steps))
         notice = stack.enter_context(PreemptionNotice()) if checkpoints is not None else None

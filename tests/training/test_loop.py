@@ -215,13 +215,19 @@ def test_refused_before_the_first_step(mesh, tmp_path, monkeypatch):
         run(mesh, tmp_path / 'file' / 'below', step=never)
     with pytest.raises(InputError, match='batch_size=6 does not divide'):
         run(mesh, batches=lambda n: {'x': np.zeros((6, 4))}, step=never)
-    full = shutil.disk_usage(tmp_path)._replace(free=10)
-    monkeypatch.setattr(workdir_lib.shutil, 'disk_usage', lambda path: full)
-    with pytest.raises(InputError, match='keeping two checkpoints needs'):
+    size = sum(x.nbytes for x in jax.tree.leaves(first_state(mesh)))
+    disk = shutil.disk_usage(tmp_path)
+    free = lambda states: monkeypatch.setattr(
+        workdir_lib.shutil, 'disk_usage', lambda path: disk._replace(free=states * size)
+    )
+    free(2)  # two are kept, and a third is written before the first of them goes
+    with pytest.raises(InputError, match='keeping 3 checkpoints needs'):
         run(mesh, tmp_path / 'new', step=never)
-    with pytest.raises(InputError, match='one more checkpoint needs'):
+    run(mesh, tmp_path / 'done', steps=6)  # with one of them there already
+    free(0)
+    with pytest.raises(InputError, match='keeping 3 checkpoints needs'):
         run(mesh, tmp_path / 'done', steps=9, step=never)
-    run(mesh, tmp_path / 'done', steps=5, step=never)  # finished: nothing is to be written
+    run(mesh, tmp_path / 'done', steps=6, step=never)  # finished: nothing is to be written
 
 
 def test_a_finished_run_may_be_prolonged(mesh, tmp_path, uninterrupted):
@@ -311,9 +317,13 @@ def test_tokens_and_utilisation_follow_from_the_rate(mesh, monkeypatch):
         assert point['mfu'] == pytest.approx(point['steps_per_second'] * 8e6 / 8e9)
 
 
-def test_a_profile_of_the_steps_asked_for(mesh, tmp_path):
+def test_a_profile_of_the_steps_asked_for(mesh, tmp_path, caplog):
     run(mesh, tmp_path, steps=6, profile_steps=(2, 4))
     assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
+    assert 'no trace' not in caplog.text
+    with caplog.at_level(logging.WARNING):
+        run(mesh, tmp_path / 'late', steps=3, profile_steps=(3, 4))
+    assert 'no trace, for profile_steps begins at 3 and the last step is 2' in caplog.text
 
 
 def test_steps_run_under_the_mesh(mesh):
