@@ -91,23 +91,24 @@ def main() -> None:
     workdir = open_workdir(FLAGS.workdir, facts, name='distill')
     unseen = inputs.dataset[inputs.split.test]
     share = inputs.dataset[rows]
-    start = inputs.load_student(mesh) if inputs.has_student else inputs.student_config
     teacher = inputs.load_teacher(mesh)
     if teacher_circuits is not None and teacher_circuits.info.get('model') != model_hash(teacher):
         raise InputError(
             f'--circuits={FLAGS.circuits} belongs to another model than {inputs.teacher_path}: '
             'name the checkpoint that it was discovered in with --teacher'
         )
+    store = TeacherStore.build(
+        teacher,
+        share,
+        mesh=mesh,
+        layers={layer for _, layer in pairs} if alignment is not None else (),
+        top_k=config.top_k,
+        temperature=config.temperature,
+    )
+    del teacher  # its memory is the student's from here on
     student, _ = distill(
-        start,
-        TeacherStore.build(
-            teacher,
-            share,
-            mesh=mesh,
-            layers={layer for _, layer in pairs} if alignment is not None else (),
-            top_k=config.top_k,
-            temperature=config.temperature,
-        ),
+        inputs.load_student(mesh) if inputs.has_student else inputs.student_config,
+        store,
         share,
         config,
         mesh=mesh,

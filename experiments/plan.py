@@ -48,7 +48,12 @@ flags.DEFINE_string(
 )
 flags.DEFINE_enum('job', 'distill', ['discover', 'distill'], 'Which of the two stages is planned.')
 flags.DEFINE_integer('teacher_batch_size', 512, "Problems of a batch of the teacher's pass.")
-flags.DEFINE_bool('keep_teacher', True, 'The teacher stays loaded while the student trains.')
+flags.DEFINE_bool(
+    'keep_teacher',
+    True,
+    'The teacher stays loaded while the student trains, as in experiments.pipeline and '
+    'compare_arms; experiments.distill lets it go.',
+)
 flags.DEFINE_bool('largest_batch', True, 'Also search the largest batch that fits.')
 flags.DEFINE_string('output', None, 'JSON file to write the plan to.')
 define_checkpoint_flags()
@@ -118,6 +123,7 @@ def shapes_from_flags() -> JobShapes:
         compute_dtype=config.compute_dtype,
         remat=config.remat,
         keep_teacher=FLAGS.keep_teacher,
+        keep_start=inputs.has_student,
     )
 
 

@@ -51,6 +51,7 @@ class DistillationShapes:
         compute_dtype: of the student's computation.
         remat: key of `REMAT_POLICIES`, of the student's step.
         keep_teacher: whether the teacher's parameters stay on the devices while the student trains.
+        keep_start: whether those that the student starts from do, which is trained in a copy.
     """
 
     student: LlamaConfig
@@ -67,6 +68,7 @@ class DistillationShapes:
     compute_dtype: str = 'bfloat16'
     remat: str = 'full'
     keep_teacher: bool = True
+    keep_start: bool = False
 
     builder: ClassVar[str] = 'cdjax.training.distillation_programs:distillation_programs'
 
@@ -212,11 +214,14 @@ def _student_step(mesh: Mesh, shapes: DistillationShapes, teacher: Llama, work: 
         'batch from the store': (batch, columns),
         'step and key': (state.step, state.key),
     }
+    beside = {'teacher': teacher} if shapes.keep_teacher else {}
+    if shapes.keep_start:
+        beside['first student'] = state.params
     return Program(
         'student step',
         jit_step(make_step(tx, config, pairs), state),
         (state, batch, columns),
         kinds,
         work,
-        beside={'teacher': teacher} if shapes.keep_teacher else {},
+        beside=beside,
     )

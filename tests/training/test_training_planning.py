@@ -210,13 +210,15 @@ def test_a_batch_for_no_mesh(machine):
 
 def test_a_plan_for_this_cpu():
     """The whole way, through the other process, without a compiler to install."""
-    shapes = dataclasses.replace(SHAPES, keep_teacher=False)
+    shapes = dataclasses.replace(SHAPES, keep_teacher=False, keep_start=True)
     plan = planning.plan_job(shapes, parse_target('cpu:2'), find_largest_batch=False)
     assert plan.fits
     _, step = plan.footprints
     # Embedding, head, and two layers of q, k, v, o and gate, up, down in halves; five norms whole.
     matrices = 2 * 128 * 32 + 2 * (4 * 32 * 32 + 3 * 32 * 48)
     assert step.kinds['student'] == 4 * (matrices / 2 + 5 * 32)
+    assert step.kinds['first student'] == step.kinds['student']
+    assert 'teacher' not in step.kinds
     counters = step.kinds['optimizer'] - 2 * step.kinds['student']
     assert 0 < counters <= 16
 
