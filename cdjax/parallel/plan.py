@@ -96,8 +96,8 @@ def device_bytes(tree: Any) -> int:
 def compile_program(program: Program, mesh: Mesh) -> Footprint:
     """Compiles a program for the devices of a mesh, and measures what it takes.
 
-    A program that does not fit is a footprint too: where the compiler refuses it, temporaries are
-    what its message says is needed in all, less the arguments.
+    A program that does not fit is a footprint too: where the compiler refuses it, its message says
+    what temporaries, or all together, would take.
 
     Raises:
         jax.errors.JaxRuntimeError: the compiler fails for another reason.
@@ -111,10 +111,9 @@ def compile_program(program: Program, mesh: Mesh) -> Footprint:
         with jax.set_mesh(mesh):
             compiled = program.step.lower(*program.arguments).compile()
     except jax.errors.JaxRuntimeError as error:
-        needed = _needed_memory(str(error))
-        if needed is None:
+        results, temporaries = 0, _refused_temporaries(str(error), sum(kinds.values()))
+        if temporaries is None:
             raise
-        results, temporaries = 0, max(needed - sum(kinds.values()), 0)
     else:
         memory = compiled.memory_analysis()
         results = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -127,13 +126,27 @@ def compile_program(program: Program, mesh: Mesh) -> Footprint:
     )
 
 
-def _needed_memory(message: str) -> int | None:
-    """Returns the bytes that the TPU compiler's RESOURCE_EXHAUSTED asks for, None for others."""
-    units = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
-    match = re.search(r'Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm', message)
-    if 'RESOURCE_EXHAUSTED' not in message or match is None:
+def _refused_temporaries(message: str, arguments: int) -> int | None:
+    """Returns the bytes of temporaries for which the TPU compiler refuses a program.
+
+    Args:
+        message: of its error.
+        arguments: bytes of the program's arguments.
+
+    Returns:
+        Bytes; None where the message is about something else than memory.
+    """
+    if 'RESOURCE_EXHAUSTED' not in message:
         return None
-    return int(float(match[1]) * units[match[2]])
+    size = r'([\d.]+)([KMGT])'
+    units = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+    for pattern, beside in (
+        (f'Used {size} of [\\d.]+[KMGT] hbm', arguments),
+        (f'memory required for HLO temporaries \\({size}\\)', 0),
+    ):
+        if match := re.search(pattern, message):
+            return max(int(float(match[1]) * units[match[2]]) - beside, 0)
+    return None
 
 
 def compile_for(

@@ -129,13 +129,15 @@ def plan_job(
             break
 
     largest = None
-    if find_largest_batch:
-        known = {shapes.batch_size: footprints}
+    *passes, step = footprints
+    if find_largest_batch and any(f.total > limit_of(chip) for f in passes):
+        largest = 0  # no batch of a training changes what fills its store
+    elif find_largest_batch:
 
         def needed(rows: int) -> float:
-            if rows not in known:
-                known[rows], _ = compiled(chosen, rows)
-            return max(f.total for f in known[rows])
+            if rows == shapes.batch_size:
+                return step.total
+            return compiled(chosen, rows)[0][-1].total
 
         most = max(shapes.num_problems, shapes.batch_size)
         multiple = chosen.fsdp * shapes.microbatches

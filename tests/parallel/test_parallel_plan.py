@@ -71,18 +71,32 @@ class Refused:
         raise jax.errors.JaxRuntimeError(self.message)
 
 
-def test_a_program_that_the_compiler_refuses_is_weighed_by_its_message():
+@pytest.mark.parametrize(
+    ('message', 'total'),
+    [  # The two wordings of libtpu 0.0.42.
+        (
+            'Compilation failure: Ran out of memory in memory space hbm. Used 20.25G of 15.75G '
+            'hbm. Exceeded hbm capacity by 4.50G.',
+            20.25 * 2**30,
+        ),
+        (
+            'Ran out of memory on HBM, the total memory required for HLO temporaries (24.88G) '
+            'exceeds available HBM (15.75G).',
+            24.88 * 2**30 + 4 * 2**20,
+        ),
+    ],
+)
+def test_a_program_that_the_compiler_refuses_is_weighed_by_its_message(message, total):
     mesh = make_mesh(8)
     x = shape_of(mesh, (2**20,), P())
-    # As libtpu 0.0.42 words it.
-    message = (
-        'RESOURCE_EXHAUSTED: Compilation failure: Ran out of memory in memory space hbm. '
-        'Used 20.25G of 15.75G hbm. Exceeded hbm capacity by 4.50G.'
-    )
-    found = plan.compile_program(
-        plan.Program('p', Refused(message), (x,), {'parameters': x}, NOTHING), mesh
-    )
-    assert found.total == int(20.25 * 2**30)
+    refused = Refused(f'RESOURCE_EXHAUSTED: {message}')
+    program = plan.Program('p', refused, (x,), {'parameters': x}, NOTHING)
+    assert plan.compile_program(program, mesh).total == int(total)
+
+
+def test_a_compiler_that_fails_for_another_reason_is_heard():
+    mesh = make_mesh(8)
+    x = shape_of(mesh, (2**20,), P())
     with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
         plan.compile_program(
             plan.Program('p', Refused('INTERNAL: bug'), (x,), {'parameters': x}, NOTHING), mesh

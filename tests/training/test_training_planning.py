@@ -12,6 +12,7 @@ import pytest
 
 from cdjax.errors import InputError
 from cdjax.models import Llama, LlamaConfig
+from cdjax.parallel import targets
 from cdjax.parallel.fitting import MeshShape
 from cdjax.parallel.mesh import make_mesh, path_name
 from cdjax.parallel.plan import Footprint, compile_for, device_bytes
@@ -136,7 +137,8 @@ def machine(monkeypatch):
         size = int((6 * GIB) / tensor + recipe['batch_size'] / fsdp * GIB / 8)
         works = [Work(1e12, 1e12, 1e9, 1e9)] * 2
         return [
-            Footprint('teacher pass', {'teacher': 1 * GIB}, 0, 0, works[0], 1.0),
+            # As much as a step of 40 rows a device: it must not hide how the step grows.
+            Footprint('teacher pass', {'teacher': 1 * GIB}, 0, 10 * GIB, works[0], 1.0),
             Footprint('student step', {'student': 1 * GIB}, 0, size - GIB, works[1], 1.0),
         ], target.chip
 
@@ -160,6 +162,16 @@ def test_a_plan_finds_mesh_and_largest_batch(machine):
     assert text.splitlines()[-1] == 'it fits'
     written = json.loads(json.dumps(plan.to_dict()))
     assert written['programs'][1]['total'] == plan.footprints[1].total
+
+
+def test_no_batch_makes_a_pass_fit_that_does_not(machine, monkeypatch):
+    target = parse_target('v5e:4x4')
+    large = dataclasses.replace(target.chip, memory=11 * GIB)
+    monkeypatch.setitem(targets.CHIPS, 'v5e', large)
+    plan = planning.plan_job(dataclasses.replace(SHAPES, batch_size=64), target)
+    assert not plan.fits
+    assert plan.largest_batch == 0
+    assert {rows for _, _, rows in machine} == {64}
 
 
 @pytest.mark.parametrize(
