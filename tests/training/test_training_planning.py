@@ -148,7 +148,7 @@ def machine(monkeypatch):
 
 def test_a_plan_finds_mesh_and_largest_batch(machine):
     target = parse_target('v5e:4x4')
-    plan = planning.plan_job(dataclasses.replace(SHAPES, batch_size=64, num_problems=10**5), target)
+    plan = planning.plan_job(dataclasses.replace(SHAPES, batch_size=48, num_problems=10**5), target)
     limit = 0.9 * 15.75
     mesh = plan.mesh
     assert plan.fits
