@@ -203,6 +203,13 @@ def test_slurm_refuses_wrong_input(cloud, tmp_path, arguments, job, words):
     assert words in done.stderr
 
 
+def test_the_image_leaves_out_what_git_ignores():
+    lines = (CLOUD / 'Dockerfile.dockerignore').read_text().splitlines()
+    left_out = {line.removeprefix('**/') for line in lines if not line.startswith('#')}
+    ignored = (CLOUD.parents[1] / '.gitignore').read_text().split()
+    assert {line.strip('/') for line in ignored} | {'.git'} == left_out
+
+
 def test_slurm_directives_stand_before_the_first_command():
     lines = (CLOUD / 'slurm.sh').read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if line and not line.startswith('#'))
