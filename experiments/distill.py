@@ -14,6 +14,7 @@ from cdjax.circuits.pairing import parse_pairs
 from cdjax.errors import InputError
 from cdjax.evaluation.accuracy import predict
 from cdjax.models import save_huggingface
+from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.studies.arms import ARMS, Pairing, alignment_of
 from cdjax.studies.inputs import Inputs
 from cdjax.training.distillation import TeacherStore, check_distillation, distill
@@ -121,7 +122,7 @@ def main() -> None:
         **options,
     )
     student = exported(student, workdir)
-    if not (workdir / 'student').exists():
+    if not as_process_0_sees((workdir / 'student').exists):
         save_huggingface(student, workdir / 'student', tokenizer_from=inputs.tokenizer_path)
     accuracy = predict(student, unseen, mesh=mesh).accuracy
     launch.say(

@@ -13,6 +13,7 @@ from cdjax.errors import InputError
 from cdjax.evaluation.accuracy import predict
 from cdjax.models import LlamaConfig, save_huggingface
 from cdjax.parallel.mesh import check_batch
+from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 from cdjax.training.optimizer import OptimizerConfig
 from cdjax.workdir import open_workdir
@@ -118,7 +119,7 @@ def main() -> None:
     model = exported(model, workdir)
     if jax.process_index() == 0:
         save_tokenizer(tokenizer, workdir / 'tokenizer')
-    if not output.exists():
+    if not as_process_0_sees(output.exists):
         save_huggingface(model, output, tokenizer_from=workdir / 'tokenizer')
     accuracy = predict(model, unseen, mesh=mesh).accuracy
     launch.say(

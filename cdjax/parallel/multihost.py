@@ -11,10 +11,13 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 
 from cdjax.errors import InputError
 
@@ -92,6 +95,21 @@ def in_order(tree: Any) -> Any:
     if jax.process_count() > 1 and jax.default_backend() == 'cpu':
         jax.block_until_ready(tree)
     return tree
+
+
+def as_process_0_sees(look: Callable[[], bool]) -> bool:
+    """Returns what process 0 finds, on all processes; the others do not look.
+
+    For what all have to do together or not at all. Hosts may see a shared disk differently for a
+    while, and one that has looked for a file too early may not see it when it is there.
+
+    Args:
+        look: such as `path.exists`.
+    """
+    found = jax.process_index() == 0 and look()
+    if jax.process_count() == 1:
+        return found
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(found)))
 
 
 def _check_flags(coordinator, num_processes, process_id) -> None:

@@ -16,6 +16,7 @@ from cdjax.evaluation.accuracy import predict
 from cdjax.evaluation.selectivity import compare_matrices, selectivity, selectivity_matrix
 from cdjax.metrics import MetricsWriter
 from cdjax.models import Llama, LlamaConfig, load_huggingface, save_huggingface
+from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.studies.arms import (
     ArmsConfig,
     Pairing,
@@ -214,7 +215,8 @@ class Pipeline:
     ) -> dict[str, Circuit]:
         """Returns the circuits in a folder, discovered jointly in `models()` where it has none."""
         folder = self.workdir / 'circuits' / folder
-        if not all((folder / f'{name}.json').exists() for name in names):
+        there = lambda: all((folder / f'{name}.json').exists() for name in names)
+        if not as_process_0_sees(there):
             found, _ = discover(
                 models(),
                 self.dataset,
@@ -425,10 +427,10 @@ class Pipeline:
     def export(self, start: str, arm: str, seed: int) -> None:
         """Exports a student as a Hugging Face folder, `student/`."""
         target = self.workdir / 'student'
-        if not target.exists():
+        if not as_process_0_sees(target.exists):
             name = f'{start}-{arm}-{seed}'
             self._save(load_huggingface(self.workdir / 'students' / name, mesh=self.mesh), target)
 
     def _save(self, model: Llama, target: epath.Path) -> None:
-        if not target.exists():
+        if not as_process_0_sees(target.exists):
             save_huggingface(model, target, tokenizer_from=self.inputs.tokenizer_path)

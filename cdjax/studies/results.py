@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
+from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.workdir import write_atomically
 
 
@@ -22,10 +21,7 @@ def stored(path: epath.Path, compute: Callable[[], dict[str, Any]]) -> dict[str,
             of a training that diverged) become null. All processes compute together, process 0
             decides whether that is needed, and writes.
     """
-    done = jax.process_index() == 0 and path.exists()
-    if jax.process_count() > 1:
-        done = bool(multihost_utils.broadcast_one_to_all(np.asarray(done)))
-    if done:
+    if as_process_0_sees(path.exists):
         return json.loads(path.read_text())
     # Through text and back, so that a first and a continued run see the same types.
     text = json.dumps(_finite(compute()), indent=1, allow_nan=False)

@@ -197,3 +197,19 @@ def test_a_process_whose_peers_never_come_says_so():
     assert done.returncode == 1, done.stderr
     assert 'did not appear within 1 seconds' in done.stderr
     assert 'process 1 of 2' in done.stderr
+
+
+@pytest.mark.parametrize('there', [True, False])
+@pytest.mark.parametrize('index', [0, 1])
+def test_what_process_0_sees_counts_for_all_and_the_others_do_not_look(monkeypatch, index, there):
+    looked, sent = [], []
+    look = lambda: looked.append(index) or there
+    assert multihost.as_process_0_sees(look) == there, 'one process'
+    monkeypatch.setattr(multihost.jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(multihost.jax, 'process_index', lambda: index)
+    broadcast = lambda value: sent.append(bool(value)) or there
+    monkeypatch.setattr(multihost.multihost_utils, 'broadcast_one_to_all', broadcast)
+    looked.clear()
+    assert multihost.as_process_0_sees(look) == there
+    assert looked == ([0] if index == 0 else [])
+    assert sent == [there and index == 0]
