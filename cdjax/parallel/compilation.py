@@ -3,6 +3,7 @@
 import jax
 from etils import epath
 
+from cdjax.buckets import check_client
 from cdjax.errors import InputError
 
 
@@ -14,15 +15,16 @@ def enable_compilation_cache(directory: epath.PathLike) -> None:
             compile is kept.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be made, or lies in a bucket that cannot be reached.
     """
+    check_client(directory)
     path = epath.Path(directory).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f'the compilation cache {path} cannot be made ({error.strerror}): name a folder that '
-            'can be written'
+            f'--compilation_cache={path} cannot be made ({error.strerror}): name a folder that can '
+            'be written, or none by --compilation_cache='
         ) from error
     jax.config.update('jax_compilation_cache_dir', str(path))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)

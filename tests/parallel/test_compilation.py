@@ -1,0 +1,53 @@
+"""A run that starts again finds its compiled programs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cdjax import buckets
+from cdjax.errors import InputError
+from cdjax.parallel.compilation import enable_compilation_cache
+
+START = """
+import sys
+import jax
+from cdjax.parallel.compilation import enable_compilation_cache
+
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+enable_compilation_cache(sys.argv[1])
+assert jax.config.jax_persistent_cache_min_compile_time_secs == 1
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+jax.jit(lambda x: x * 2 + 1)(jax.numpy.ones(3)).block_until_ready()
+print(sum(event.endswith('cache_hits') for event in events))
+"""
+
+
+def test_the_second_start_compiles_nothing(tmp_path):
+    def start():
+        done = subprocess.run(
+            [sys.executable, '-c', START, str(tmp_path / 'made' / 'cache')],
+            env=os.environ | {'PYTHONPATH': str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert start() == 0
+    programs = sorted((tmp_path / 'made' / 'cache').iterdir())
+    assert programs
+    assert start() >= 1
+    assert sorted((tmp_path / 'made' / 'cache').iterdir()) == programs
+
+
+def test_a_cache_that_cannot_be(tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(InputError, match=r'--compilation_cache=.*/file/cache cannot be made'):
+        enable_compilation_cache(tmp_path / 'file' / 'cache')
+    monkeypatch.setattr(buckets.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(InputError, match='pip install gcsfs'):
+        enable_compilation_cache('gs://lab/cache')
