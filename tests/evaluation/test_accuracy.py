@@ -6,6 +6,7 @@ import toy_study as toy
 from cdjax.circuits.ablation import neuron_means
 from cdjax.evaluation.accuracy import Predictions, bootstrap_interval, predict
 from cdjax.models import Edit
+from cdjax.parallel.mesh import make_mesh
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -99,6 +100,22 @@ def test_each_problem_has_its_own_circuit_and_ablation(ablation, circuits, fill,
     predictions = predict_toy(masks=masks, classes=classes, ablation=ablation, fill=fill)
     assert_predicts(predictions, manual(masks, classes, values))
     assert np.abs(predictions.logit_difference - whole.logit_difference).max() > 0.01
+
+
+@pytest.mark.parametrize('shape', [(8, 1), (4, 2), (2, 4), (1, 8)])
+def test_eight_devices_agree_with_one(shape, circuits, fill):
+    masks, classes = circuits
+    mesh = make_mesh(*shape)
+    model = toy.model(mesh)
+    down = model.layers.mlp.down.weight[...]
+    assert down.addressable_shards[0].data.size == down.size // 8
+    means = neuron_means(model, toy.dataset(), mesh=mesh)
+    np.testing.assert_allclose(means, fill, rtol=1e-5, atol=1e-6)
+    options = dict(masks=masks, classes=classes, fill=fill)
+    one = predict_toy(**options)
+    several = predict(model, toy.dataset(), mesh=mesh, batch_size=64, **options)
+    np.testing.assert_array_equal(several.correct, one.correct)
+    np.testing.assert_allclose(several.logit_difference, one.logit_difference, rtol=1e-4, atol=2e-5)
 
 
 def test_without_classes_all_problems_have_circuit_0(circuits, fill):
