@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 
 import jax
-from absl import app, logging
+from absl import app, flags, logging
 
 from cdjax.errors import InputError
 from cdjax.training.diagnostics import GradientError
@@ -31,6 +31,7 @@ def run(main: Callable[[], None]) -> None:
     """
     warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
     signal.signal(signal.SIGTERM, _stop)
+    _show_shared_flags()
 
     def guarded(argv: list[str]) -> int:
         logging.set_verbosity(logging.WARNING)
@@ -55,6 +56,12 @@ def run(main: Callable[[], None]) -> None:
         return 0
 
     app.run(guarded)
+
+
+def _show_shared_flags() -> None:
+    """Makes --help list the flags of `experiments.flags` too, not the launcher's own alone."""
+    for flag in flags.FLAGS.flags_by_module_dict().get('experiments.flags', ()):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _stop(*_) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -161,6 +162,7 @@ def outcomes(tmp_path_factory):
     before = snapshot(folder)
     commands = {name: command for name, (command, _) in wanted.items()}
     commands |= two_hosts(tmp_path_factory.mktemp('disks'))
+    commands |= {name: ['pipeline', f'--{name}'] for name in ('help', 'helpfull')}
     process = subprocess.run(
         [sys.executable, '-c', FORKS, json.dumps(commands), str(streams)],
         cwd=ROOT,
@@ -177,7 +179,9 @@ def outcomes(tmp_path_factory):
         for name, (_, parts) in wanted.items()
     }
     hosts = [(codes[name], text(name, 'err')) for name in ('host0', 'host1')]
-    return found, before, snapshot(folder), hosts
+    listed = lambda page: set(re.findall(r'^  --(?:\[no\])?(\w+):', page, re.M))
+    helps = [listed(text(name, 'out')) for name in ('help', 'helpfull')]
+    return found, before, snapshot(folder), hosts, helps
 
 
 def test_a_mistake_is_one_line_and_status_1(outcomes):
@@ -192,8 +196,17 @@ def test_a_mistake_is_one_line_and_status_1(outcomes):
 
 
 def test_nothing_is_written_or_overwritten(outcomes):
-    _, before, after, _ = outcomes
+    _, before, after, *_ = outcomes
     assert after == before
+
+
+def test_the_help_is_complete(outcomes):
+    shown, known = outcomes[4]
+    source = (ROOT / 'experiments/flags.py').read_text()
+    shared = set(re.findall(r"DEFINE_\w+\(\s*'(\w+)'", source)) & known
+    assert len(shared) > 40
+    assert shown >= shared | {'rediscover', 'evaluate_problems'}
+    assert not shown & {'verbosity', 'pdb', 'helpxml'}, "absl's own"
 
 
 def test_hosts_that_share_no_workdir_all_say_so(outcomes):
