@@ -242,18 +242,18 @@ def check_batch(rows: int, mesh: Mesh, *, microbatches: int = 1, name: str = 'ba
         )
 
 
+def neurons_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
+    """Returns the sharding of what has one entry a neuron: the last axis over 'tensor'."""
+    axes = (*(None,) * (len(shape) - 1), TENSOR)
+    return NamedSharding(mesh, _fitting(axes, shape, dict(mesh.shape)))
+
+
 def split_neurons(tree: Any, mesh: Mesh) -> Any:
     """Puts arrays that every process holds alike on the mesh, their last axis over 'tensor'.
 
     For what has one entry a neuron and is no parameter: masks, means, the shift of an edit.
     """
-
-    def put(leaf):
-        shape = np.shape(leaf)
-        axes = (*(None,) * (len(shape) - 1), TENSOR)
-        return _put(leaf, NamedSharding(mesh, _fitting(axes, shape, dict(mesh.shape))))
-
-    return jax.tree.map(put, tree)
+    return jax.tree.map(lambda leaf: _put(leaf, neurons_sharding(mesh, np.shape(leaf))), tree)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from cdjax.circuits.activations import answer_activations, collect_answer_activations
 from cdjax.circuits.pairing import LayerPairs
@@ -26,8 +26,6 @@ from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import (
     check_batch,
-    optimizer_shardings,
-    parameter_shardings,
     put_batch,
     split_neurons,
 )
@@ -37,7 +35,7 @@ from cdjax.training.accumulation import (
     first_microbatch,
 )
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
-from cdjax.training.loop import Point, TrainState, fit, init_state
+from cdjax.training.loop import Point, TrainState, fit, init_state, state_shardings
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from cdjax.training.step import jit_step
 
@@ -394,16 +392,12 @@ def alignment_columns(alignment: Alignment | None, mesh: Mesh) -> dict[str, jax.
 
 def state_of(model: Llama, tx: optax.GradientTransformation, key: jax.Array, mesh: Mesh):
     """Returns the first state of a training that starts from a copy of `model`."""
-    shardings = parameter_shardings(model, mesh)
-    abstract = jax.eval_shape(tx.init, model)
-    everywhere = NamedSharding(mesh, PartitionSpec())
 
     def start(model, key):
         return TrainState(
             jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, model), tx.init(model), key
         )
 
-    of_optimizer = optimizer_shardings(tx, abstract, shardings, mesh)
-    out = TrainState(everywhere, shardings, of_optimizer, everywhere)
+    shardings = state_shardings(jax.eval_shape(start, model, key), tx, mesh)
     with jax.set_mesh(mesh):
-        return jax.jit(start, out_shardings=out)(model, key)
+        return jax.jit(start, out_shardings=shardings)(model, key)

@@ -90,18 +90,27 @@ def init_state(
         params = init_params(params_key)
         return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), state_key)
 
-    abstract = jax.eval_shape(init, key)
-    rules = mesh_lib.LLAMA_RULES if rules is None else rules
-    of_params = mesh_lib.parameter_shardings(abstract.params, mesh, rules)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    shardings = TrainState(
-        step=everywhere,
-        params=of_params,
-        opt_state=mesh_lib.optimizer_shardings(tx, abstract.opt_state, of_params, mesh),
-        key=everywhere,
-    )
+    shardings = state_shardings(jax.eval_shape(init, key), tx, mesh, rules)
     with jax.set_mesh(mesh):
         return jax.jit(init, out_shardings=shardings)(mesh_lib.replicate(key, mesh))
+
+
+def state_shardings(
+    state: TrainState,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    rules: mesh_lib.Rules | None = None,
+) -> TrainState:
+    """Returns the shardings of a state, or of its shapes; `rules` are those of Llama if None."""
+    rules = mesh_lib.LLAMA_RULES if rules is None else rules
+    of_params = mesh_lib.parameter_shardings(state.params, mesh, rules)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return TrainState(
+        step=everywhere,
+        params=of_params,
+        opt_state=mesh_lib.optimizer_shardings(tx, state.opt_state, of_params, mesh),
+        key=everywhere,
+    )
 
 
 def fit(

@@ -22,15 +22,14 @@ from cdjax.models.parameters import abstract_model
 from cdjax.parallel.mesh import (
     FSDP,
     LLAMA_RULES,
-    TENSOR,
     Rules,
     batch_sharding,
-    optimizer_shardings,
+    neurons_sharding,
     parameter_shardings,
 )
 from cdjax.parallel.plan import Program
 from cdjax.parallel.roofline import Work
-from cdjax.training.loop import TrainState
+from cdjax.training.loop import TrainState, state_shardings
 
 DTYPES = ('float32', 'bfloat16')
 
@@ -95,10 +94,7 @@ def abstract_rows(mesh: Mesh, name: str, shape: tuple[int, ...], dtype) -> jax.S
 
 def abstract_neurons(mesh: Mesh, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     """Returns float32 masks or means, as `split_neurons` would place them."""
-    spec = PartitionSpec(*(None,) * (len(shape) - 1), TENSOR)
-    if shape[-1] % mesh.shape[TENSOR]:
-        spec = PartitionSpec()
-    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=neurons_sharding(mesh, shape))
 
 
 def abstract_weights(config: LlamaConfig, dtype: str, mesh: Mesh) -> Llama:
@@ -120,15 +116,7 @@ def abstract_state(
         return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key)
 
     state = jax.eval_shape(init, jax.random.key(0))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    of_params = parameter_shardings(state.params, mesh, rules)
-    shardings = TrainState(
-        step=everywhere,
-        params=of_params,
-        opt_state=optimizer_shardings(tx, state.opt_state, of_params, mesh),
-        key=everywhere,
-    )
-    return _with_shardings(state, shardings)
+    return _with_shardings(state, state_shardings(state, tx, mesh, rules))
 
 
 def activations_pass(
