@@ -30,7 +30,7 @@ test: lint
 # The TPU compiler that the installed jax pins, for `experiments.plan`; it needs no TPU.
 compilers: $(STAMP)
 	test -d .compilers/libtpu || $(BIN)/python -m pip install --quiet --no-deps --target .compilers \
-	  $$($(BIN)/python -c 'from cdjax.parallel.targets import *; print(*compiler_packages(parse_target("v5e:4x4")))')
+	  $$($(BIN)/python -c 'from cdjax.planning.targets import *; print(*compiler_packages(parse_target("v5e:4x4")))')
 
 clean:
 	rm -rf $(VENV) .compilers build dist *.egg-info

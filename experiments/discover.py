@@ -9,9 +9,9 @@ from absl import flags
 
 from cdjax.circuits.circuit import tokenizer_hash
 from cdjax.evaluation.accuracy import predict
+from cdjax.run.folder import open_workdir
 from cdjax.studies.inputs import Inputs
 from cdjax.training.discovery import check_discovery, discover
-from cdjax.workdir import open_workdir
 from experiments import launch
 from experiments.flags import (
     define_checkpoint_flags,

@@ -15,10 +15,10 @@ from cdjax.errors import InputError
 from cdjax.evaluation.accuracy import predict
 from cdjax.models import save_huggingface
 from cdjax.parallel.multihost import as_process_0_sees
+from cdjax.run.folder import open_workdir
 from cdjax.studies.arms import ARMS, Pairing, alignment_of
 from cdjax.studies.inputs import Inputs
 from cdjax.training.distillation import TeacherStore, check_distillation, distill
-from cdjax.workdir import open_workdir
 from experiments import launch
 from experiments.flags import (
     BEST,

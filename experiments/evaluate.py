@@ -13,6 +13,7 @@ from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.errors import InputError
 from cdjax.models.target_folder import require_writable
 from cdjax.report.terminal import circuits_table
+from cdjax.run.folder import write_atomically
 from cdjax.studies.circuits import (
     LOUDEST,
     CircuitStudyConfig,
@@ -21,7 +22,6 @@ from cdjax.studies.circuits import (
     study_circuits,
 )
 from cdjax.studies.inputs import Inputs
-from cdjax.workdir import write_atomically
 from experiments import launch
 from experiments.flags import (
     define_checkpoint_flags,

@@ -16,8 +16,8 @@ from cdjax.models import Llama
 from cdjax.models.config import PRESETS
 from cdjax.models.llama import REMAT_POLICIES
 from cdjax.parallel import multihost
-from cdjax.parallel.compilation import enable_compilation_cache
 from cdjax.parallel.mesh import make_mesh
+from cdjax.run.compilation import enable_compilation_cache
 from cdjax.studies.arms import ARMS, STARTS, ArmsConfig
 from cdjax.studies.inputs import TEACHER_DTYPES, InputsConfig
 from cdjax.training.discovery import DiscoveryConfig

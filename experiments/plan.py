@@ -19,14 +19,14 @@ from etils import epath
 
 from cdjax.errors import InputError
 from cdjax.models.target_folder import require_writable
-from cdjax.parallel.fitting import MeshShape
-from cdjax.parallel.targets import Target, parse_target
+from cdjax.planning.discovery import DiscoveryShapes
+from cdjax.planning.distillation import DistillationShapes
+from cdjax.planning.fitting import MeshShape
+from cdjax.planning.plan import describe, plan_job
+from cdjax.planning.programs import JobShapes
+from cdjax.planning.targets import Target, parse_target
+from cdjax.run.folder import write_atomically
 from cdjax.studies.inputs import Inputs
-from cdjax.training.discovery_programs import DiscoveryShapes
-from cdjax.training.distillation_programs import DistillationShapes
-from cdjax.training.planning import describe, plan_job
-from cdjax.training.programs import JobShapes
-from cdjax.workdir import write_atomically
 from experiments import launch
 from experiments.flags import (
     define_checkpoint_flags,

@@ -14,9 +14,9 @@ from cdjax.evaluation.accuracy import predict
 from cdjax.models import LlamaConfig, save_huggingface
 from cdjax.parallel.mesh import check_batch
 from cdjax.parallel.multihost import as_process_0_sees
+from cdjax.run.folder import open_workdir
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 from cdjax.training.optimizer import OptimizerConfig
-from cdjax.workdir import open_workdir
 from experiments import launch
 from experiments.flags import (
     BEST,

@@ -11,9 +11,9 @@ from etils import epath
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from cdjax.buckets import outgoing_folder
 from cdjax.data.expressions import OPERATORS
 from cdjax.errors import InputError
+from cdjax.run.buckets import outgoing_folder
 
 BOS, EOS, UNKNOWN = '<|begin_of_text|>', '<|end_of_text|>', '<|unknown|>'
 

@@ -26,7 +26,7 @@ from cdjax.models.parity import (
     write_certificate,
 )
 from cdjax.models.target_folder import require_new, require_writable
-from cdjax.workdir import absolute
+from cdjax.run.folder import absolute
 
 FORMATS = ('huggingface', 'orbax')
 

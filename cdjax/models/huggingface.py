@@ -18,9 +18,7 @@ import tqdm
 from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
-from cdjax.buckets import local_folder
 from cdjax.errors import InputError
-from cdjax.metrics import progress
 from cdjax.models.config import LlamaConfig
 from cdjax.models.llama import Llama
 from cdjax.models.parameters import Parameter, abstract_model, describe_parameters
@@ -32,6 +30,8 @@ from cdjax.models.tensor_files import (
     summarise,
 )
 from cdjax.parallel.mesh import parameter_shardings
+from cdjax.run.buckets import local_folder
+from cdjax.run.metrics import progress
 
 # A buffer that old exports carry; it follows from the config.
 IGNORED_SUFFIX = '.rotary_emb.inv_freq'

@@ -18,7 +18,6 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cdjax.buckets import is_remote, outgoing_folder
 from cdjax.errors import InputError
 from cdjax.models.config import LlamaConfig
 from cdjax.models.huggingface import bounds_of
@@ -33,7 +32,8 @@ from cdjax.models.target_folder import (
     whole_folder,
 )
 from cdjax.models.tensor_files import CHUNK_BYTES, OutgoingTensor, write_tensors
-from cdjax.workdir import absolute
+from cdjax.run.buckets import is_remote, outgoing_folder
+from cdjax.run.folder import absolute
 
 # Files beside the weights that belong to the tokenizer, or say how to generate.
 COMPANIONS = (

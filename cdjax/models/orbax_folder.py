@@ -9,8 +9,6 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
-from cdjax.buckets import is_remote
-from cdjax.checkpoints import Checkpoints, tree_names
 from cdjax.errors import InputError
 from cdjax.models.huggingface import read_config
 from cdjax.models.huggingface_export import checkpoint_fields, companion_files
@@ -25,7 +23,9 @@ from cdjax.models.target_folder import (
     whole_folder,
 )
 from cdjax.parallel.mesh import make_mesh, parameter_shardings
-from cdjax.workdir import absolute
+from cdjax.run.buckets import is_remote
+from cdjax.run.checkpoints import Checkpoints, tree_names
+from cdjax.run.folder import absolute
 
 _DTYPES, _PARAMETERS, _PREFIX = 'parameters.json', 'parameters', 'params'
 

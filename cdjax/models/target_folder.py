@@ -11,8 +11,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from cdjax.buckets import is_remote
 from cdjax.errors import InputError
+from cdjax.run.buckets import is_remote
 
 
 def require_new(target: epath.Path) -> None:

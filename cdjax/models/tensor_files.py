@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cdjax.errors import InputError
-from cdjax.metrics import progress
+from cdjax.run.metrics import progress
 
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 CHUNK_BYTES = 1 << 23

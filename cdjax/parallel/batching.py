@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cdjax.metrics import progress
 from cdjax.parallel.mesh import FSDP, put_batch
 from cdjax.parallel.multihost import in_order
+from cdjax.run.metrics import progress
 
 
 def map_rows(

@@ -11,11 +11,11 @@ import jinja2
 from etils import epath
 
 from cdjax.errors import InputError
-from cdjax.metrics import read_metrics
 from cdjax.report import figures, findings, maps, student_findings, tables, wording
 from cdjax.report.comparisons import arm_difference, at_circuit_size
+from cdjax.run.folder import CONFIG, write_atomically
+from cdjax.run.metrics import read_metrics
 from cdjax.studies.circuits import OURS, RANDOM
-from cdjax.workdir import CONFIG, write_atomically
 
 REPORT, RESULTS = 'report.html', 'results.json'
 

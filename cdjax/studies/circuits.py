@@ -26,8 +26,8 @@ from cdjax.evaluation.classes import (
 )
 from cdjax.evaluation.faithfulness import faithfulness
 from cdjax.evaluation.selectivity import selectivity, selectivity_matrix
-from cdjax.metrics import progress
 from cdjax.models import Llama
+from cdjax.run.metrics import progress
 from cdjax.training.discovery import DiscoveryConfig, discover
 
 # Controls whose masks are learned like the circuits', for classes that are fixed beforehand.

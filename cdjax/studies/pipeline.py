@@ -14,9 +14,11 @@ from cdjax.circuits.pairing import parse_pairs
 from cdjax.errors import InputError
 from cdjax.evaluation.accuracy import predict
 from cdjax.evaluation.selectivity import compare_matrices, selectivity, selectivity_matrix
-from cdjax.metrics import MetricsWriter
 from cdjax.models import Llama, LlamaConfig, load_huggingface, save_huggingface
 from cdjax.parallel.multihost import as_process_0_sees
+from cdjax.run.folder import open_workdir
+from cdjax.run.metrics import MetricsWriter
+from cdjax.run.results import stored
 from cdjax.studies.arms import (
     ArmsConfig,
     Pairing,
@@ -39,10 +41,8 @@ from cdjax.studies.circuits import (
     unseen_rows,
 )
 from cdjax.studies.inputs import Inputs, InputsConfig
-from cdjax.studies.results import stored
 from cdjax.training.discovery import DiscoveryConfig, check_discovery, discover
 from cdjax.training.distillation import TeacherStore, check_distillation
-from cdjax.workdir import open_workdir
 
 
 @dataclasses.dataclass(frozen=True)

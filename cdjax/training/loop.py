@@ -20,15 +20,15 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cdjax.buckets import outgoing_folder
-from cdjax.checkpoints import Checkpoints
 from cdjax.errors import InputError
-from cdjax.metrics import MetricsWriter, progress
 from cdjax.parallel import mesh as mesh_lib
 from cdjax.parallel.hardware import peak_flops
 from cdjax.parallel.preemption import PreemptionNotice
+from cdjax.run.buckets import outgoing_folder
+from cdjax.run.checkpoints import Checkpoints
+from cdjax.run.folder import make_folder, require_space, write_atomically
+from cdjax.run.metrics import MetricsWriter, progress
 from cdjax.training.gradient_reports import GradientError, GradientReport
-from cdjax.workdir import make_folder, require_space, write_atomically
 
 # Steps that may be queued on the devices: enough to keep them busy, few enough that a SIGTERM is
 # heeded at once and the progress bar tells the truth.

@@ -146,9 +146,9 @@ def main(_):
     logging.set_verbosity(logging.WARNING)
     jax.config.update('jax_num_cpu_devices', FLAGS.devices)
     jax.config.update('jax_disable_most_optimizations', FLAGS.quick)
-    from cdjax.parallel.compilation import enable_compilation_cache
     from cdjax.parallel.mesh import make_mesh
     from cdjax.parallel.multihost import initialize
+    from cdjax.run.compilation import enable_compilation_cache
     from cdjax.training.loop import Preempted
 
     initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)

@@ -13,12 +13,12 @@ import transformers
 from safetensors.numpy import load_file, save_file
 from torch_llama import SMALL, random_torch_llama
 
-from cdjax import buckets
 from cdjax.data import build_arithmetic_tokenizer, save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import huggingface, huggingface_export, load_huggingface, save_huggingface
 from cdjax.models.tensor_files import StoredTensor
 from cdjax.parallel.mesh import make_mesh
+from cdjax.run import buckets
 
 UP = 'model.layers.1.mlp.up_proj.weight'
 

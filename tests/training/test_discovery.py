@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import toy_study as toy
 
-from cdjax.checkpoints import tree_names
 from cdjax.circuits.ablation import neuron_means
 from cdjax.circuits.activations import collect_answer_activations
 from cdjax.circuits.classifier import Classifier, Encoding
@@ -19,6 +18,7 @@ from cdjax.errors import InputError
 from cdjax.losses import CausalDiscoveryWeights, DiscoveryWeights, discovery_loss
 from cdjax.models import Edit
 from cdjax.parallel.mesh import make_mesh
+from cdjax.run.checkpoints import tree_names
 from cdjax.training import discovery
 from cdjax.training.diagnostics import GradientReport
 from cdjax.training.discovery import (

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import toy_study as toy
 
-from cdjax.checkpoints import tree_names
 from cdjax.data import batch_indices
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import make_mesh
+from cdjax.run.checkpoints import tree_names
 from cdjax.training import distillation
 from cdjax.training.diagnostics import GradientError
 from cdjax.training.distillation import (

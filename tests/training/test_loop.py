@@ -12,12 +12,12 @@ import numpy as np
 import optax
 import pytest
 
-from cdjax import workdir as workdir_lib
-from cdjax.checkpoints import Checkpoints
 from cdjax.errors import InputError
-from cdjax.metrics import read_metrics
 from cdjax.parallel import hardware
 from cdjax.parallel.mesh import REPLICATED_RULES, make_mesh
+from cdjax.run import folder as workdir_lib
+from cdjax.run.checkpoints import Checkpoints
+from cdjax.run.metrics import read_metrics
 from cdjax.training.diagnostics import GradientDoctor, GradientError
 from cdjax.training.loop import Preempted, TrainState, best_parameters, fit, init_state
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from cdjax.errors import InputError
 from cdjax.models.parameters import abstract_model
-from cdjax.parallel.fitting import MeshShape, candidate_meshes, largest_batch
-from cdjax.parallel.plan import USABLE, Footprint, compile_for
-from cdjax.parallel.targets import GIB, Chip, Target
-from cdjax.training.programs import JobShapes
+from cdjax.planning.compiling import USABLE, Footprint, compile_for
+from cdjax.planning.fitting import MeshShape, candidate_meshes, largest_batch
+from cdjax.planning.programs import JobShapes
+from cdjax.planning.targets import GIB, Chip, Target
 
 # Meshes that are compiled before a plan says that nothing fits.
 MESHES_TRIED = 3

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from cdjax import metrics
-from cdjax.metrics import MetricsWriter, progress, read_metrics
+from cdjax.run import metrics
+from cdjax.run.metrics import MetricsWriter, progress, read_metrics
 
 SESSION_START = event_pb2.SessionLog.SessionStatus.Value('START')
 

@@ -1,4 +1,4 @@
-"""The programs of a discovery as shapes: what `cdjax.training.planning` compiles.
+"""The programs of a discovery as shapes: what `cdjax.planning.plan` compiles.
 
 They are those of the run itself: each model's pass, which stores its logits and neurons once, and
 the step that goes forward through the ablated models and back to the masks.
@@ -13,11 +13,8 @@ from jax.sharding import Mesh
 from cdjax.losses import CausalDiscoveryWeights
 from cdjax.models.config import LlamaConfig
 from cdjax.parallel.mesh import FSDP, TENSOR, check_batch
-from cdjax.parallel.plan import Program
-from cdjax.parallel.roofline import Work, llama_work
-from cdjax.training.discovery import RULES, DiscoveryConfig, make_params, make_step
-from cdjax.training.optimizer import OptimizerConfig, make_optimizer
-from cdjax.training.programs import (
+from cdjax.planning.compiling import Program
+from cdjax.planning.programs import (
     abstract_neurons,
     abstract_rows,
     abstract_state,
@@ -26,6 +23,9 @@ from cdjax.training.programs import (
     check_shapes,
     config_from_dict,
 )
+from cdjax.planning.roofline import Work, llama_work
+from cdjax.training.discovery import RULES, DiscoveryConfig, make_params, make_step
+from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from cdjax.training.step import jit_step
 
 
@@ -65,7 +65,7 @@ class DiscoveryShapes:
     teacher_dtype: str = 'bfloat16'
     remat: str = 'none'
 
-    builder: ClassVar[str] = 'cdjax.training.discovery_programs:discovery_programs'
+    builder: ClassVar[str] = 'cdjax.planning.discovery:discovery_programs'
 
     def __post_init__(self):
         check_shapes(self)
@@ -141,7 +141,7 @@ class DiscoveryShapes:
 
 
 def discovery_programs(mesh: Mesh, recipe: dict[str, Any]) -> list[Program]:
-    """Returns each model's pass and the step; a `Builder` of `cdjax.parallel.plan`.
+    """Returns each model's pass and the step; a `Builder` of `cdjax.planning.compiling`.
 
     Args:
         mesh: the mesh.

@@ -17,8 +17,8 @@ import jax
 import tqdm
 from etils import epath
 
-from cdjax.buckets import is_remote
-from cdjax.workdir import write_atomically
+from cdjax.run.buckets import is_remote
+from cdjax.run.folder import write_atomically
 
 METRICS = 'metrics.jsonl'
 _UPLOAD_SECONDS = 60.0

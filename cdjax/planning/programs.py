@@ -1,4 +1,4 @@
-"""What the programs of all jobs are made of, for `cdjax.parallel.plan` to compile.
+"""What the programs of all jobs are made of, for `cdjax.planning.compiling` to compile.
 
 A job is described by shapes: `distillation_programs.DistillationShapes` or
 `discovery_programs.DiscoveryShapes`. Its programs are those of the run itself, with
@@ -27,8 +27,8 @@ from cdjax.parallel.mesh import (
     neurons_sharding,
     parameter_shardings,
 )
-from cdjax.parallel.plan import Program
-from cdjax.parallel.roofline import Work
+from cdjax.planning.compiling import Program
+from cdjax.planning.roofline import Work
 from cdjax.training.loop import TrainState, state_shardings
 
 DTYPES = ('float32', 'bfloat16')
@@ -49,7 +49,7 @@ class JobShapes(Protocol):
     length: int
     num_problems: int
 
-    builder: typing.ClassVar[str]  # a `Builder` of `cdjax.parallel.plan`, as 'module:function'
+    builder: typing.ClassVar[str]  # a `Builder` of `cdjax.planning.compiling`, as 'module:function'
 
     @property
     def models(self) -> Mapping[str, tuple[LlamaConfig, str]]:

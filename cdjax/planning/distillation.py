@@ -1,4 +1,4 @@
-"""The programs of a distillation as shapes: what `cdjax.training.planning` compiles.
+"""The programs of a distillation as shapes: what `cdjax.planning.plan` compiles.
 
 They are those of the run itself: the teacher's pass, which stores its logits and neurons once, and
 the student's training step, which pays for the student alone.
@@ -16,11 +16,8 @@ from cdjax.losses import TopKLogits
 from cdjax.models.config import LlamaConfig
 from cdjax.models.llama import Llama
 from cdjax.parallel.mesh import FSDP, TENSOR, check_batch
-from cdjax.parallel.plan import Program
-from cdjax.parallel.roofline import Work, llama_work
-from cdjax.training.distillation import DistillationConfig, make_step
-from cdjax.training.optimizer import OptimizerConfig, make_optimizer
-from cdjax.training.programs import (
+from cdjax.planning.compiling import Program
+from cdjax.planning.programs import (
     abstract_neurons,
     abstract_rows,
     abstract_state,
@@ -29,6 +26,9 @@ from cdjax.training.programs import (
     check_shapes,
     config_from_dict,
 )
+from cdjax.planning.roofline import Work, llama_work
+from cdjax.training.distillation import DistillationConfig, make_step
+from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from cdjax.training.step import jit_step
 
 
@@ -70,7 +70,7 @@ class DistillationShapes:
     keep_teacher: bool = True
     keep_start: bool = False
 
-    builder: ClassVar[str] = 'cdjax.training.distillation_programs:distillation_programs'
+    builder: ClassVar[str] = 'cdjax.planning.distillation:distillation_programs'
 
     def __post_init__(self):
         check_shapes(self)
@@ -157,7 +157,7 @@ class DistillationShapes:
 
 
 def distillation_programs(mesh: Mesh, recipe: dict[str, Any]) -> list[Program]:
-    """Returns the teacher's pass and the student's step; a `Builder` of `cdjax.parallel.plan`.
+    """Returns the teacher's pass and the student's step; a `Builder` of `cdjax.planning.compiling`.
 
     Args:
         mesh: the mesh.

@@ -8,7 +8,7 @@ import dataclasses
 
 from cdjax.models.config import LlamaConfig
 from cdjax.models.flops import block_parameters, forward_flops
-from cdjax.parallel.targets import Chip
+from cdjax.planning.targets import Chip
 
 FLOAT32 = 4
 

@@ -3,8 +3,8 @@
 import jax
 from etils import epath
 
-from cdjax.buckets import check_client
 from cdjax.errors import InputError
+from cdjax.run.buckets import check_client
 
 
 def enable_compilation_cache(directory: epath.PathLike) -> None:

@@ -11,13 +11,13 @@ import toy_study as toy
 from etils import epath
 from fake_bucket import fake_bucket
 
-from cdjax import buckets
-from cdjax.buckets import check_client, local_folder, outgoing_folder
 from cdjax.circuits.circuit import Circuit
 from cdjax.data import batch_indices, save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import Llama, load_huggingface, save_huggingface
 from cdjax.report.write import write_report
+from cdjax.run import buckets
+from cdjax.run.buckets import check_client, local_folder, outgoing_folder
 from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.inputs import InputsConfig

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cdjax import buckets
 from cdjax.errors import InputError
-from cdjax.parallel.compilation import enable_compilation_cache
+from cdjax.run import buckets
+from cdjax.run.compilation import enable_compilation_cache
 
 START = """
 import sys
 import jax
-from cdjax.parallel.compilation import enable_compilation_cache
+from cdjax.run.compilation import enable_compilation_cache
 
 events = []
 jax.monitoring.register_event_listener(lambda event, **_: events.append(event))

@@ -15,9 +15,9 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cdjax.checkpoints import Checkpoints, checksums, tree_names
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import make_mesh, replicate
+from cdjax.run.checkpoints import Checkpoints, checksums, tree_names
 
 
 class Layer(nnx.Module):

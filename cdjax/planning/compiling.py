@@ -2,8 +2,8 @@
 
 A `Program` is a jitted function with the shapes, dtypes and shardings of its arguments. Compiling
 it for the devices of a `Target` gives the memory it will take, to the byte on a TPU. Compilation
-runs in a process of its own (`python -m cdjax.parallel.plan`), for a compiler for another machine
-must not meet the JAX of this one.
+runs in a process of its own (`python -m cdjax.planning.compiling`), for a compiler for another
+machine must not meet the JAX of this one.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from jax.sharding import Mesh
 
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import make_mesh
-from cdjax.parallel.roofline import Work
-from cdjax.parallel.targets import (
+from cdjax.planning.roofline import Work
+from cdjax.planning.targets import (
     Chip,
     Target,
     compiler_environment,
@@ -176,7 +176,7 @@ def compile_for(
         'recipe': recipe,
     }
     done = subprocess.run(
-        [sys.executable, '-m', 'cdjax.parallel.plan'],
+        [sys.executable, '-m', 'cdjax.planning.compiling'],
         input=json.dumps(request),
         env=compiler_environment(target),
         capture_output=True,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cdjax.parallel.fitting import MeshShape, candidate_meshes, largest_batch
+from cdjax.planning.fitting import MeshShape, candidate_meshes, largest_batch
 
 
 @pytest.mark.parametrize('first', [16, 64, 4096])

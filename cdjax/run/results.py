@@ -9,7 +9,7 @@ import jax
 from etils import epath
 
 from cdjax.parallel.multihost import as_process_0_sees
-from cdjax.workdir import write_atomically
+from cdjax.run.folder import write_atomically
 
 
 def stored(path: epath.Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -12,18 +12,18 @@ import pytest
 
 from cdjax.errors import InputError
 from cdjax.models import Llama, LlamaConfig
-from cdjax.parallel import targets
-from cdjax.parallel.fitting import MeshShape
 from cdjax.parallel.mesh import make_mesh, path_name
-from cdjax.parallel.plan import Footprint, compile_for, device_bytes
-from cdjax.parallel.roofline import Work
-from cdjax.parallel.targets import GIB, compiler_environment, parse_target
-from cdjax.training import planning
-from cdjax.training.discovery_programs import DiscoveryShapes, discovery_programs
-from cdjax.training.distillation_programs import DistillationShapes, distillation_programs
+from cdjax.planning import plan as planning
+from cdjax.planning import targets
+from cdjax.planning.compiling import Footprint, compile_for, device_bytes
+from cdjax.planning.discovery import DiscoveryShapes, discovery_programs
+from cdjax.planning.distillation import DistillationShapes, distillation_programs
+from cdjax.planning.fitting import MeshShape
+from cdjax.planning.programs import abstract_state
+from cdjax.planning.roofline import Work
+from cdjax.planning.targets import GIB, compiler_environment, parse_target
 from cdjax.training.loop import init_state
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
-from cdjax.training.programs import abstract_state
 
 TEACHER = LlamaConfig(128, 64, 96, 3, 4, 4, 16)
 STUDENT = LlamaConfig(128, 32, 48, 2, 2, 2, 16)

@@ -4,7 +4,7 @@ import pytest
 
 from cdjax.errors import InputError
 from cdjax.parallel.hardware import PEAK_FLOPS
-from cdjax.parallel.targets import CHIPS, compiler_environment, compiler_packages, parse_target
+from cdjax.planning.targets import CHIPS, compiler_environment, compiler_packages, parse_target
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import path_name
 from cdjax.parallel.multihost import in_order
-from cdjax.workdir import absolute
+from cdjax.run.folder import absolute
 
 _STATE, _PROGRESS = 'state', 'progress'
 

@@ -15,8 +15,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from cdjax.buckets import check_client, is_remote
 from cdjax.errors import InputError
+from cdjax.run.buckets import check_client, is_remote
 
 CONFIG = 'config.json'
 _PROBE = '.cdjax-probe-'

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cdjax.studies.results import stored
+from cdjax.run.results import stored
 
 
 def test_a_result_is_computed_once_and_looks_the_same_ever_after(tmp_path):

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 from etils import epath
 
-from cdjax import workdir
-from cdjax.buckets import is_remote
 from cdjax.errors import InputError
-from cdjax.workdir import open_workdir, require_space, write_atomically
+from cdjax.run import folder
+from cdjax.run.buckets import is_remote
+from cdjax.run.folder import open_workdir, require_space, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ def test_buckets_are_remote():
 
 
 def test_the_other_process_does_not_write_and_wants_a_shared_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(workdir.jax, 'process_index', lambda: 1)
+    monkeypatch.setattr(folder.jax, 'process_index', lambda: 1)
     with pytest.raises(InputError, match='all hosts share'):
         open_workdir(tmp_path / 'a', CONFIG, name='x')
     assert not (tmp_path / 'a').exists()

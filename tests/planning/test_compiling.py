@@ -11,10 +11,10 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cdjax.errors import InputError
-from cdjax.parallel import plan
 from cdjax.parallel.mesh import make_mesh
-from cdjax.parallel.roofline import Work, llama_work
-from cdjax.parallel.targets import CHIPS, parse_target
+from cdjax.planning import compiling
+from cdjax.planning.roofline import Work, llama_work
+from cdjax.planning.targets import CHIPS, parse_target
 
 NOTHING = Work(0, 0, 0, 0)
 
@@ -29,10 +29,10 @@ def test_bytes_of_a_device_are_those_of_real_arrays():
         'split': shape_of(mesh, (8, 6, 4), P('fsdp', 'tensor')),
         'everywhere': shape_of(mesh, (3,), P(), jnp.bfloat16),
     }
-    assert plan.device_bytes(tree) == 2 * 3 * 4 * 4 + 3 * 2
+    assert compiling.device_bytes(tree) == 2 * 3 * 4 * 4 + 3 * 2
     arrays = jax.tree.map(lambda x: jax.device_put(jnp.zeros(x.shape, x.dtype), x.sharding), tree)
     of_device = sum(x.addressable_shards[5].data.nbytes for x in jax.tree.leaves(arrays))
-    assert plan.device_bytes(arrays) == of_device
+    assert compiling.device_bytes(arrays) == of_device
 
 
 def test_footprint_of_a_program_with_known_memory():
@@ -41,8 +41,8 @@ def test_footprint_of_a_program_with_known_memory():
     x = shape_of(mesh, (8 * 512, 512), P('fsdp'))
     y = shape_of(mesh, (512, 512), P())
     jitted = jax.jit(lambda x, y: (x + 1, jnp.sin(x) @ jnp.sin(y)), donate_argnums=0)
-    program = plan.Program('p', jitted, (x, y), {'parameters': x, 'batch': y}, NOTHING)
-    found = plan.compile_program(program, mesh)
+    program = compiling.Program('p', jitted, (x, y), {'parameters': x, 'batch': y}, NOTHING)
+    found = compiling.compile_program(program, mesh)
     mib = 2**20
     assert found.kinds == {'parameters': mib, 'batch': mib}
     assert found.results == pytest.approx(mib, rel=0.01), 'x + 1 takes the place of x'
@@ -53,9 +53,9 @@ def test_footprint_of_a_program_with_known_memory():
 def test_a_leaf_without_a_kind_is_a_mistake():
     mesh = make_mesh(8)
     x = shape_of(mesh, (8,), P())
-    program = plan.Program('p', jax.jit(lambda x, y: x), (x, x), {'batch': x}, NOTHING)
+    program = compiling.Program('p', jax.jit(lambda x, y: x), (x, x), {'batch': x}, NOTHING)
     with pytest.raises(AssertionError, match='kinds'):
-        plan.compile_program(program, mesh)
+        compiling.compile_program(program, mesh)
 
 
 class Refused:
@@ -90,16 +90,16 @@ def test_a_program_that_the_compiler_refuses_is_weighed_by_its_message(message, 
     mesh = make_mesh(8)
     x = shape_of(mesh, (2**20,), P())
     refused = Refused(f'RESOURCE_EXHAUSTED: {message}')
-    program = plan.Program('p', refused, (x,), {'parameters': x}, NOTHING)
-    assert plan.compile_program(program, mesh).total == int(total)
+    program = compiling.Program('p', refused, (x,), {'parameters': x}, NOTHING)
+    assert compiling.compile_program(program, mesh).total == int(total)
 
 
 def test_a_compiler_that_fails_for_another_reason_is_heard():
     mesh = make_mesh(8)
     x = shape_of(mesh, (2**20,), P())
     with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
-        plan.compile_program(
-            plan.Program('p', Refused('INTERNAL: bug'), (x,), {'parameters': x}, NOTHING), mesh
+        compiling.compile_program(
+            compiling.Program('p', Refused('INTERNAL: bug'), (x,), {'parameters': x}, NOTHING), mesh
         )
 
 
@@ -107,7 +107,7 @@ def test_a_broken_compiler_is_not_taken_for_a_user_mistake(monkeypatch):
     broken = lambda *args, **kwargs: subprocess.CompletedProcess(args, 134, '', 'Fatal: libtpu')
     monkeypatch.setattr(subprocess, 'run', broken)
     with pytest.raises(RuntimeError, match='Fatal: libtpu'):
-        plan.compile_for(parse_target('cpu'), 1, 1, 'a:b', {})
+        compiling.compile_for(parse_target('cpu'), 1, 1, 'a:b', {})
 
 
 def test_work_of_a_model_by_hand():
@@ -144,7 +144,7 @@ def test_seconds_are_work_over_rate():
 def test_input_errors_come_through_the_other_process():
     request = {'target': 'v5e:4', 'fsdp': 1, 'tensor': 1, 'builder': 'a:b', 'recipe': {}}
     done = subprocess.run(
-        [sys.executable, '-m', 'cdjax.parallel.plan'],
+        [sys.executable, '-m', 'cdjax.planning.compiling'],
         input=json.dumps(request),
         capture_output=True,
         text=True,
@@ -152,4 +152,4 @@ def test_input_errors_come_through_the_other_process():
     )
     assert 'v5e:4' in json.loads(done.stdout)['error']
     with pytest.raises(InputError, match=r'fsdp=3'):
-        plan.compile_for(parse_target('cpu:4'), 3, 1, 'a:b', {})
+        compiling.compile_for(parse_target('cpu:4'), 3, 1, 'a:b', {})

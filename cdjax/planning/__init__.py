@@ -1,0 +1,1 @@
+"""What fits where, before a weight is loaded: targets, roofline, programs, and the compiler."""
