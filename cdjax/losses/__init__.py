@@ -32,6 +32,14 @@ from cdjax.losses.distillation import (
     kd_loss,
     topk_kd_loss,
 )
+from cdjax.losses.gates import (
+    hard_concrete_gate,
+    hard_concrete_open,
+    log_uniform_sizes,
+    soft_top_k,
+    top_k_gate,
+    top_k_mask,
+)
 from cdjax.losses.similarity import (
     HSIC,
     ClassCKA,
@@ -67,10 +75,13 @@ __all__ = [
     'distillation_loss',
     'faithfulness_kl',
     'feature_mse',
+    'hard_concrete_gate',
+    'hard_concrete_open',
     'hsic',
     'init_projection',
     'kd_loss',
     'linear_cka',
+    'log_uniform_sizes',
     'mask_overlap',
     'minibatch_cka',
     'mutual_information_loss',
@@ -78,8 +89,11 @@ __all__ = [
     'procrustes_distance',
     'rsa',
     'similarity_loss',
+    'soft_top_k',
     'sparsity_loss',
     'standardize',
+    'top_k_gate',
+    'top_k_mask',
     'topk_kd_loss',
     'usage_entropy',
 ]

@@ -58,6 +58,13 @@ SIGNATURES = {
     'discovery_loss': (
         '(activations, assignments, masks, *, weights=None, target=0.1, normalize=False)'
     ),
+    'top_k_mask': '(scores, size, *, axis=-1)',
+    'soft_top_k': '(scores, size, *, temperature, axis=-1)',
+    'top_k_gate': '(scores, size, *, temperature, axis=-1)',
+    'hard_concrete_gate': (
+        '(logits, noise=None, *, temperature=0.6666666666666666, low=-0.1, high=1.1)'
+    ),
+    'log_uniform_sizes': '(key, count, smallest, largest)',
     'linear_cka': '(x, y, *, debiased=True, where=None)',
     'cka_loss': '(student, teacher, *, debiased=True, where=None)',
     'minibatch_cka': '(x, y, *, debiased=True, where=None)',

@@ -61,6 +61,13 @@ CALLS = {
     ),
     'causal_discovery_loss faithfulness_kl completeness_loss mutual_information_loss '
     'contrastive_similarity standardize sparsity_loss density_kl': causal,
+    'top_k_gate soft_top_k top_k_mask': lambda i: (
+        i['b'][:, :D] * losses.top_k_gate(i['a'], 2, temperature=0.25)
+    ),
+    'hard_concrete_gate hard_concrete_open': lambda i: (
+        losses.hard_concrete_gate(i['a'], i['b'][:, :D]) + losses.hard_concrete_open(i['a'])
+    ),
+    'log_uniform_sizes': lambda i: losses.log_uniform_sizes(jax.random.key(0), 4, 1, D) * 1.0,
     'linear_cka': lambda i: losses.linear_cka(i['a'], i['c'], where=i['where']),
     'minibatch_cka hsic': lambda i: losses.minibatch_cka(
         i['a'].reshape(2, 8, D),
