@@ -4,6 +4,7 @@ Each is pure, differentiable, computes in float32 whatever it is given, and comp
 `jax.jit`, `jax.vmap`, `jax.grad` and `jax.shard_map`.
 """
 
+from cdjax.losses.any_size import AnySizeWeights, any_size_loss
 from cdjax.losses.discovery import (
     CausalDiscoveryWeights,
     DiscoveryWeights,
@@ -57,12 +58,14 @@ from cdjax.losses.similarity import (
 __all__ = [
     'HSIC',
     'ActivationPair',
+    'AnySizeWeights',
     'CausalDiscoveryWeights',
     'ClassCKA',
     'DiscoveryWeights',
     'RowMemory',
     'TopKLogits',
     'alignment_loss',
+    'any_size_loss',
     'causal_discovery_loss',
     'cka_loss',
     'class_conditional_cka',

@@ -61,6 +61,16 @@ CALLS = {
     ),
     'causal_discovery_loss faithfulness_kl completeness_loss mutual_information_loss '
     'contrastive_similarity standardize sparsity_loss density_kl': causal,
+    'any_size_loss': lambda i: losses.any_size_loss(
+        i['full_logits'],
+        i['circuit_logits'],
+        jnp.eye(4)[jnp.arange(N) % 4],
+        probabilities=i['p'],
+        without_own_logits=i['complement_logits'],
+        without_other_logits=i['circuit_logits'],
+        weights=losses.AnySizeWeights(1, 2, 3, 4),
+        where=i['where'],
+    ),
     'top_k_gate soft_top_k top_k_mask': lambda i: (
         i['b'][:, :D] * losses.top_k_gate(i['a'], 2, temperature=0.25)
     ),
