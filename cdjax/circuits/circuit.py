@@ -72,6 +72,8 @@ class Circuit:
     def classify(self, model: Llama, dataset: Dataset, *, mesh: Mesh) -> np.ndarray:
         """Returns the class of each problem, int32 `[N]`, by the classifier's largest logit.
 
+        Circuits of one class need no classifier.
+
         Args:
             model: the model that the classifier reads (the teacher, in joint discovery).
             dataset: N problems of the same prompt length.
@@ -81,6 +83,8 @@ class Circuit:
             InputError: circuits of fixed classes, which have no classifier; or prompts of another
                 length than those it has learned from.
         """
+        if self.num_classes == 1:
+            return np.zeros(len(dataset), np.int32)
         if not self.classifier:
             raise InputError(
                 'these circuits belong to classes that were fixed beforehand; there is no '

@@ -81,6 +81,51 @@ def binarize(scores: np.ndarray, size: int) -> np.ndarray:
     return masks.reshape(scores.shape)
 
 
+def specific_size(size, specific: float, np=np):
+    """Returns how many neurons of a circuit of `size` are its class's own: a part, at least one.
+
+    Args:
+        size: neurons of the circuit, an integer or an array.
+        specific: the part.
+        np: `numpy`, or `jax.numpy` for traced sizes.
+    """
+    return np.maximum(np.round(specific * size), 1).astype(np.int32)
+
+
+def nested_scores(core: np.ndarray, own: np.ndarray, specific: float) -> np.ndarray:
+    """Returns one ranking for each class, of circuits that have a core in common.
+
+    Of a circuit of n neurons, `specific_size(n)` are the highest of `own` outside the core, and the
+    rest, the core, are the highest of `core`. A neuron of a circuit is in every larger one as well,
+    for the next neuron of either kind is the one that comes to it: so these circuits are those of
+    a single ranking, by the size from which on a neuron is in.
+
+    Args:
+        core: float `[L, F]`, scores of the core.
+        own: float `[K, L, F]`, scores of each class.
+        specific: part of a circuit that is its class's own.
+
+    Returns:
+        float32 `[K, L, F]`, minus the logarithm of that size.
+    """
+    neurons = core.size
+    order_of_core = np.argsort(-core.ravel(), kind='stable').tolist()
+    owned = [0, *specific_size(np.arange(1, neurons + 1), specific).tolist()]
+    scores = np.empty((len(own), neurons), np.float32)
+    for k, scores_of_class in enumerate(own):
+        order = iter(np.argsort(-scores_of_class.ravel(), kind='stable').tolist())
+        entered = bytearray(neurons)
+        for size in range(1, neurons + 1):
+            core_grows = owned[size] == owned[size - 1]
+            neuron = order_of_core[size - owned[size] - 1] if core_grows else None
+            if neuron is None or entered[neuron]:
+                # One more of its own: in place of one that the core takes over, where that grows.
+                neuron = next(n for n in order if not entered[n])
+            entered[neuron] = True
+            scores[k, neuron] = -np.log(size)
+    return scores.reshape(own.shape)
+
+
 def random_masks(masks: np.ndarray, *, seed: int) -> np.ndarray:
     """Returns random masks with as many neurons in each class and layer as `masks` `[K, L, F]`."""
     noise = np.random.default_rng(seed).random(masks.shape)

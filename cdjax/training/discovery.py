@@ -1,9 +1,10 @@
 """Stage 1: classes of problems, and for each class the neurons that solve it.
 
-One classifier reads the teacher's encoding of a problem; one mask generator for each model turns
-its class into a mask over FFN neurons; the model, with everything outside the mask ablated, has
-to answer as the whole model does. With two models (joint discovery) class k of one is class k of
-the other, so that their circuits are paired by construction.
+One classifier reads the teacher's encoding of a problem; each model has masks over its FFN neurons,
+one for each class; the model, with everything outside the mask ablated, has to answer as the whole
+model does (what exactly is asked of masks is the objective's business). With two models (joint
+discovery) class k of one is class k of the other, so that their circuits are paired by
+construction.
 """
 
 import dataclasses
@@ -11,54 +12,38 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
+from absl import logging
 from etils import epath
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
-from cdjax.circuits.ablation import check_one_length, keep_only, neuron_means
+from cdjax.circuits.ablation import check_one_length, neuron_means
 from cdjax.circuits.activations import collect_answer_activations
 from cdjax.circuits.circuit import Circuit, model_hash
-from cdjax.circuits.classifier import (
-    Classifier,
-    Encoding,
-    encode,
-    standardization,
-    standardize,
-    straight_through_gumbel_softmax,
-)
-from cdjax.circuits.masks import MaskGenerator, binarize
+from cdjax.circuits.classifier import Encoding, encode, standardization, standardize
+from cdjax.circuits.masks import binarize
 from cdjax.data import Dataset, batch_indices
 from cdjax.errors import InputError
-from cdjax.losses import (
-    CausalDiscoveryWeights,
-    DiscoveryWeights,
-    causal_discovery_loss,
-    discovery_loss,
-)
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
-from cdjax.parallel.mesh import TENSOR, check_batch, put_batch, replicate, split_neurons
-from cdjax.training.accumulation import (
-    accumulate_gradients,
-    check_batch_size,
-    first_microbatch,
+from cdjax.parallel.mesh import check_batch, put_batch, replicate, split_neurons
+from cdjax.training.accumulation import check_batch_size, first_microbatch
+from cdjax.training.diagnostics import GradientReport
+from cdjax.training.discovery_step import (
+    CLASSIFIER,
+    MASKS,
+    RULES,
+    gradient_doctor,
+    make_params,
+    make_step,
 )
-from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.loop import Point, TrainState, fit, init_state
+from cdjax.training.objectives import AnySize, Objective
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from cdjax.training.step import jit_step
 
-OBJECTIVES = ('causal', 'published')
-
-# Masks are as wide as the neurons of a model, so they are split like them.
-RULES = (
-    (r'generators\.[^.]+\.neurons$', P(None, TENSOR)),
-    (r'generators\.[^.]+\.bias$', P(TENSOR)),
-    (r'', P()),
-)
+# A class with less than this part of an even share of the problems has died.
+_DEAD = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,81 +51,63 @@ class DiscoveryConfig:
     """How circuits are searched for.
 
     Attributes:
-        optimizer: AdamW and its schedule; its `steps` are the steps of the discovery.
+        optimizer: AdamW and its schedule; its `steps` are the steps of the discovery, its learning
+            rate is that of the masks.
         num_classes: latent classes (K).
-        density: neurons of a circuit as a share of all (π), which is also the size it is cut to.
-        objective: 'causal' (the corrected one) or 'published' (the text's five terms).
-        weights: of the terms; `CausalDiscoveryWeights` or `DiscoveryWeights`, the defaults of the
-            objective if None.
-        cosine: take similarity and overlap of the published objective in their cosine forms.
-        per_layer: ask for the density in each layer rather than over all.
+        objective: what masks are trained for, one of `cdjax.training.objectives.OBJECTIVES`.
+        classifier_learning_rate: of the classifier, at its peak.
         temperature: τ of the Gumbel-softmax.
-        hidden: width of the mask generator.
         encoding: what the classifier reads.
-        sparsity_from: part of the steps after which the sparsity term, which makes masks binary,
-            is faded in.
         batch_size: problems a step.
         microbatches: parts of a batch that are computed one after the other, in the memory of one;
-            similarity and usage then compare the problems of a part.
+            terms that compare problems then compare those of a part.
         remat: what the backward pass through a model keeps, a key of
             `cdjax.models.llama.REMAT_POLICIES`.
-        seed: of the initial weights, of the order of the problems and of the Gumbel noise.
+        recompute_logits: ask the whole model at each step rather than store what it says of all
+            problems, 4 bytes for each of them and token of the vocabulary.
+        least_accuracy: of a model on these problems; one that cannot do them has no circuits for
+            them.
+        seed: of the initial weights, of the order of the problems and of all noise.
     """
 
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(700, AnySize.learning_rate, warmup_steps=20)
+    )
     num_classes: int = 4
-    density: float = 0.15
-    objective: str = 'causal'
-    weights: CausalDiscoveryWeights | DiscoveryWeights | None = None
-    cosine: bool = False
-    per_layer: bool = False
+    objective: Objective = dataclasses.field(default_factory=AnySize)
+    classifier_learning_rate: float = 0.01
     temperature: float = 1.0
-    hidden: int = 64
     encoding: Encoding = dataclasses.field(default_factory=Encoding)
-    sparsity_from: float = 0.5
-    batch_size: int = 128
+    batch_size: int = 256
     microbatches: int = 1
     remat: str = 'none'
+    recompute_logits: bool = False
+    least_accuracy: float = 0.1
     seed: int = 0
 
     def __post_init__(self):
         if self.num_classes < 1:
             raise InputError(f'num_classes={self.num_classes}: at least 1 class is needed')
-        if not 0 < self.density < 1:
-            raise InputError(f'density={self.density}: a share of the neurons, above 0 and below 1')
-        if self.objective not in OBJECTIVES:
-            raise InputError(
-                f'objective={self.objective!r} is unknown; choose {" or ".join(OBJECTIVES)}'
-            )
-        if not self.temperature > 0:
-            raise InputError(f'temperature={self.temperature} must be above 0')
-        if not 0 <= self.sparsity_from <= 1:
-            raise InputError(f'sparsity_from={self.sparsity_from}: a part of the steps, 0 to 1')
-        if self.hidden < self.num_classes:
-            raise InputError(
-                f'hidden={self.hidden} is below the {self.num_classes} classes, whose masks could '
-                f'then not differ freely: choose at least {self.num_classes}'
-            )
+        for name in ('temperature', 'classifier_learning_rate'):
+            if not getattr(self, name) > 0:
+                raise InputError(f'{name}={getattr(self, name)} must be above 0')
+        if not 0 <= self.least_accuracy <= 1:
+            raise InputError(f'least_accuracy={self.least_accuracy}: an accuracy, 0 to 1')
         check_batch_size(self.batch_size, self.microbatches)
+        self.objective.check(self.num_classes)
         if self.batch_size < self.least_batch:
             raise InputError(
-                f'batch_size={self.batch_size} leaves classes without a pair of problems: choose '
-                f'at least {self.least_batch} for {self.num_classes} classes in '
-                f'{self.microbatches} microbatches'
+                f'batch_size={self.batch_size} is too small for the terms of the '
+                f'{self.objective.key} objective: choose at least {self.least_batch} for '
+                f'{self.num_classes} classes in {self.microbatches} microbatches'
             )
         if self.seed < 0:
             raise InputError(f'seed={self.seed} must not be negative')
 
     @property
     def least_batch(self) -> int:
-        """Problems of the smallest batch: two for each class in each part of it."""
-        return 2 * self.num_classes * self.microbatches
-
-    def term_weights(self) -> CausalDiscoveryWeights | DiscoveryWeights:
-        """The weights in force."""
-        if self.weights is not None:
-            return self.weights
-        return CausalDiscoveryWeights() if self.objective == 'causal' else DiscoveryWeights.unit()
+        """Problems of the smallest batch that has room for the objective's terms."""
+        return self.objective.least_rows(self.num_classes) * self.microbatches
 
 
 def discover(
@@ -167,7 +134,8 @@ def discover(
         config: the search.
         mesh: the mesh.
         classes: int `[N]`, classes that are fixed beforehand (a baseline, or known structure); no
-            classifier is trained then. Their number must be `config.num_classes`.
+            classifier is trained then, and none for one class. Their number must be
+            `config.num_classes`.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed search continues from it.
         checkpoint_every: steps between checkpoints.
@@ -179,22 +147,21 @@ def discover(
         name → `Circuit`, cut to exactly `density` of the neurons; and the log points of `fit`.
 
     Raises:
-        InputError: a density that is less than one neuron, or prompts of several lengths.
+        InputError: what `check_discovery` refuses, or a model that cannot do these problems.
         cdjax.training.diagnostics.GradientError: a weighted term that trains nothing.
     """
     shapes = {name: model.config for name, model in models.items()}
     check_discovery(shapes, dataset, config, mesh=mesh)
     if classes is not None and classes.max() >= config.num_classes:
         raise ValueError(f'class {classes.max()} of {config.num_classes} classes')
+    if classes is None and config.num_classes == 1:
+        classes = np.zeros(len(dataset), np.int32)
+    learned_classes = classes is None
 
     # -- What is the same at every step: computed once, kept on the host -----------------------
-    encoder = next(iter(models.values()))
-    encodings = encode(encoder, dataset, config.encoding, mesh=mesh)
-    mean, inverse_deviation = standardization(encodings[rows])
-    encodings = (encodings - mean) * inverse_deviation
     learned = dataset[rows]
     stores = {
-        name: _build_store(model, learned, config, mesh, f'{description}: {name} activations')
+        name: _build_store(model, learned, config, mesh, f'{description}: {name}')
         for name, model in models.items()
     }
     fills = {name: neuron_means(model, learned, mesh=mesh) for name, model in models.items()}
@@ -202,11 +169,17 @@ def discover(
         name: {'model': model, 'fill': split_neurons(fills[name], mesh)}
         for name, model in models.items()
     }
+    classifier, width = {}, None
+    if learned_classes:
+        encodings = encode(next(iter(models.values())), dataset, config.encoding, mesh=mesh)
+        mean, inverse_deviation = standardization(encodings[rows])
+        encodings = (encodings - mean) * inverse_deviation
+        width = encodings.shape[1]
 
     # -- Training -----------------------------------------------------------------------------
-    tx = make_optimizer(config.optimizer)
-    width = encodings.shape[1] if classes is None else None
-    init_params = lambda key: make_params(key, shapes, width, config)
+    rates = {CLASSIFIER: config.classifier_learning_rate}
+    tx = make_optimizer(config.optimizer, learning_rates=rates)
+    init_params = lambda key: make_params(key, shapes, width, config.objective, config.num_classes)
     state = init_state(init_params, tx, jax.random.key(config.seed), mesh, rules=RULES)
 
     def batch_at(step: int) -> dict[str, Any]:
@@ -214,12 +187,13 @@ def discover(
         batch = {
             'tokens': learned.tokens[index],
             'lengths': learned.lengths[index],
+            'counterfactual_tokens': learned.counterfactual_tokens[index],
             'stores': {
                 name: {key: value[index] for key, value in store.items()}
                 for name, store in stores.items()
             },
         }
-        if classes is None:
+        if learned_classes:
             return batch | {'encoding': encodings[rows[index]]}
         return batch | {'classes': np.asarray(classes[rows[index]], np.int32)}
 
@@ -247,9 +221,8 @@ def discover(
     )
 
     # -- The artefact ---------------------------------------------------------------------------
-    classifier = {}
-    if classes is None:
-        module = state.params['classifier']
+    if learned_classes:
+        module = state.params[CLASSIFIER]
         weight, bias = np.asarray(module.weight[...]), np.asarray(module.bias[...])
         classes = np.argmax(encodings @ weight + bias, axis=1)
         classifier = {
@@ -258,10 +231,13 @@ def discover(
             'mean': mean,
             'inverse_deviation': inverse_deviation,
         }
+    counts = np.bincount(classes[rows], minlength=config.num_classes)
+    _warn_of_dead_classes(counts, description)
     circuits = {}
-    for name, generator in state.params['generators'].items():
+    for name, masks in state.params[MASKS].items():
         with jax.set_mesh(mesh):  # replicated, so that each process holds all of them
-            scores = np.asarray(replicate(jax.nn.sigmoid(generator()), mesh), np.float32)
+            scores = np.asarray(replicate(config.objective.scores(masks), mesh), np.float32)
+        scores = config.objective.ranking(scores)
         circuits[name] = Circuit(
             masks=binarize(scores, circuit_size(config, shapes[name])),
             scores=scores,
@@ -274,6 +250,7 @@ def discover(
                 'encoder': next(iter(models)),
                 'data': dataset.hash,
                 'config': dataclasses.asdict(config),
+                'class_counts': counts.tolist(),
             },
         )
     return circuits, history
@@ -300,148 +277,16 @@ def check_discovery(
     config.encoding.check(next(iter(shapes.values())), dataset.tokens.shape[1])
     check_one_length(dataset)
     for name, shape in shapes.items():
+        config.objective.check_shape(shape, name)
         if circuit_size(config, shape) < 1:
-            raise InputError(f'density={config.density} is less than one neuron of the {name}')
+            raise InputError(
+                f'density={config.objective.density} is less than one neuron of the {name}'
+            )
 
 
 def circuit_size(config: DiscoveryConfig, shape: LlamaConfig) -> int:
     """Returns the number of neurons that a circuit of a model is cut to."""
-    return round(config.density * shape.num_neurons)
-
-
-def make_params(
-    key: jax.Array, shapes: Mapping[str, LlamaConfig], width: int | None, config: DiscoveryConfig
-) -> dict[str, Any]:
-    """Returns the first parameters: a mask generator for each model, and the classifier.
-
-    Args:
-        key: PRNG key.
-        shapes: name → shape of each model.
-        width: features of an encoding (E); None where the classes are fixed beforehand.
-        config: the search.
-    """
-    keys = jax.random.split(key, len(shapes) + 1)
-    generators = {
-        name: MaskGenerator(
-            config.num_classes,
-            shape.num_layers,
-            shape.intermediate_size,
-            model_key,
-            hidden=config.hidden,
-        )
-        for (name, shape), model_key in zip(shapes.items(), keys[1:], strict=True)
-    }
-    if width is None:
-        return {'generators': generators}
-    return {'generators': generators, 'classifier': Classifier(width, config.num_classes, keys[0])}
-
-
-def make_step(tx: optax.GradientTransformation, config: DiscoveryConfig):
-    """Returns the step `(state, batch, frozen) -> (state, metrics)`, to be jitted by `jit_step`.
-
-    `frozen` holds for each model its weights and `fill [L, T, F]`; a batch holds `tokens`,
-    `lengths`, `encoding [B, E]` or `classes [B]`, and for each model its stored `logits [B, V]`
-    and `activations [B, D]`.
-    """
-
-    def loss(params, batch, frozen, weights):
-        terms = discovery_terms(params, frozen, batch, config)
-        total = sum(weights.get(name, 0.0) * term for name, term in terms.items())
-        return total, terms
-
-    gradients = accumulate_gradients(jax.value_and_grad(loss, has_aux=True), config.microbatches)
-
-    def step(state: TrainState, batch, frozen):
-        key = jax.random.fold_in(state.key, state.step)
-        weights = _faded(config, state.step)
-
-        batch = with_noise(batch, key, config)
-        (value, terms), grads = gradients(state.params, batch, frozen, weights)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {'loss': value, **terms, 'gradient': optax.tree.norm(grads)}
-        return TrainState(state.step + 1, params, opt_state, state.key), metrics
-
-    return step
-
-
-def with_noise(batch, key: jax.Array, config: DiscoveryConfig):
-    """Returns the batch with the Gumbel `noise [B, K]` that samples its classes, where learned.
-
-    It is drawn for the whole batch, so that its microbatches sample what the whole would.
-    """
-    if 'classes' in batch:
-        return batch
-    shape = (len(batch['encoding']), config.num_classes)
-    return batch | {'noise': jax.random.gumbel(key, shape)}
-
-
-def discovery_terms(params, frozen, batch, config: DiscoveryConfig) -> dict[str, jax.Array]:
-    """Returns the terms of the objective before weighting, each the mean over the models.
-
-    Where classes are learned, `batch` is what `with_noise` returns.
-    """
-    if 'classes' in batch:
-        assignments_BxK = jax.nn.one_hot(batch['classes'], config.num_classes)
-        probabilities_BxK = assignments_BxK
-    else:
-        logits_BxK = params['classifier'](batch['encoding'])
-        probabilities_BxK = jax.nn.softmax(logits_BxK)
-        assignments_BxK = straight_through_gumbel_softmax(
-            batch['noise'], logits_BxK, config.temperature
-        )
-
-    collected = []
-    for name, generator in params['generators'].items():
-        masks_KxLxF = jax.nn.sigmoid(generator())
-        store, model = batch['stores'][name], frozen[name]['model']
-        if config.objective == 'published':
-            flat_KxD = masks_KxLxF.reshape(config.num_classes, -1)
-            _, terms = discovery_loss(
-                store['activations'],
-                assignments_BxK,
-                flat_KxD,
-                target=config.density,
-                normalize=config.cosine,
-            )
-        else:
-            # A product with the one-hot rows, not a lookup: it carries the classifier's gradient.
-            masks_BxLxF = jnp.einsum(
-                'bk,klf->blf', assignments_BxK, masks_KxLxF, precision=jax.lax.Precision.HIGHEST
-            )
-
-            def answer(masks_BxLxF, model=model, fill_LxTxF=frozen[name]['fill']):
-                edits = {'neurons': keep_only(masks_BxLxF, fill_LxTxF[:, None])}
-                at = batch['lengths'] - 1
-                return model(batch['tokens'], edits=edits, logits_at=at, remat=config.remat)[0]
-
-            _, terms = causal_discovery_loss(
-                store['activations'],
-                probabilities_BxK,
-                assignments_BxK,
-                masks_KxLxF,
-                full_logits=store['logits'],
-                circuit_logits=answer(masks_BxLxF),
-                complement_logits=(
-                    answer(1 - masks_BxLxF) if config.term_weights().completeness else None
-                ),
-                weights=config.term_weights(),
-                target=config.density,
-                per_layer=config.per_layer,
-                standardized=True,
-            )
-        collected.append(terms)
-    return {name: sum(t[name] for t in collected) / len(collected) for name in collected[0]}
-
-
-def _faded(config: DiscoveryConfig, step: jax.Array) -> dict[str, jax.Array]:
-    """Returns the weights at a step; sparsity is faded in over what is left of the training."""
-    weights = dict(vars(config.term_weights()))
-    if config.objective == 'causal':
-        start = config.sparsity_from * config.optimizer.steps
-        rest = max(config.optimizer.steps - start, 1.0)
-        weights['sparsity'] = weights['sparsity'] * jnp.clip((step - start) / rest, 0.0, 1.0)
-    return weights
+    return round(config.objective.density * shape.num_neurons)
 
 
 def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig) -> int | None:
@@ -449,52 +294,51 @@ def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig)
 
     Once forward, and once backward to the masks: frozen weights take no gradient.
     """
-    if config.objective == 'published':
+    passes, rows = config.objective.passes, config.batch_size
+    if not passes:
         return None
-    passes = 2 if config.term_weights().completeness else 1
-    rows = config.batch_size
     return sum(2 * passes * forward_flops(m.config, rows, length, logits=rows) for m in models)
 
 
 def _build_store(model, dataset, config, mesh, description) -> dict[str, np.ndarray]:
-    """Returns what the frozen model says: `logits [N, V]` and `activations [N, D]`."""
-    logits, neurons_NxLxF = collect_answer_activations(
-        model, dataset, mesh=mesh, description=description
-    )
-    activations = neurons_NxLxF.reshape(len(dataset), -1)
-    if config.objective == 'causal':
-        standardize(activations)
-    return {'logits': logits, 'activations': activations}
+    """Returns what the objective reads of the frozen model: `logits` and `activations` `[N, ...]`.
 
-
-def gradient_doctor(params: Any, config: DiscoveryConfig) -> GradientDoctor:
-    """Returns the doctor of a discovery: `doctor(params, frozen, batch, key, step)`.
-
-    Args:
-        params: what `make_params` returns; tells whether there is a classifier to reach.
-        config: the search. Weights are taken as they are at the end, when all are faded in.
+    Raises:
+        InputError: the model cannot do these problems.
     """
-    weights = dict(vars(config.term_weights()))
-    learned = 'classifier' in params
-    if not learned:
-        weights['usage'] = 0.0
-    if not weights.get('completeness', 1.0):
-        weights.pop('completeness')
-    single = config.num_classes == 1
-    task = 'faithfulness' if config.objective == 'causal' else 'similarity'
-    groups = [f'generators.{name}' for name in params['generators']]
-    if learned:
-        groups.append('classifier')
-
-    def terms(params, frozen, batch, key, step):
-        batch = with_noise(batch, jax.random.fold_in(key, step), config)
-        return discovery_terms(params, frozen, batch, config)
-
-    return GradientDoctor(
-        terms,
-        task=task,
-        weights=weights,
-        groups=groups,
-        allow_zero={'usage': 'one class', 'overlap': 'one class'} if single else {},
-        reaches={} if single else {task: groups},
+    asked = [kind for kind in config.objective.stores if kind != 'logits']
+    store_logits = 'logits' in config.objective.stores and not config.recompute_logits
+    said, neurons_NxLxF = collect_answer_activations(
+        model,
+        dataset,
+        mesh=mesh,
+        description=f'{description} answers',
+        layers=None if asked else (),
+        # What it says is needed here to see whether it is right.
+        top_k=None if store_logits else (1, 1.0),
     )
+    answers = np.argmax(said, axis=1) if store_logits else np.asarray(said.indices)[:, 0]
+    accuracy = float(np.mean(answers == dataset.answers))
+    if accuracy < config.least_accuracy:
+        raise InputError(
+            f'{description} answers {accuracy:.1%} of these problems, and circuits are searched '
+            f'for from {config.least_accuracy:.1%} on: train it for them first, choose problems '
+            'that it can do, or set least_accuracy=0 to search all the same'
+        )
+    store = {'logits': said} if store_logits else {}
+    if asked:
+        store['activations'] = neurons_NxLxF.reshape(len(dataset), -1)
+        if config.objective.standardized:
+            standardize(store['activations'])
+    return store
+
+
+def _warn_of_dead_classes(counts: np.ndarray, description: str) -> None:
+    """Names the classes that the classifier gives to (almost) no problem."""
+    dead = np.flatnonzero(counts < _DEAD * counts.sum() / len(counts))
+    if len(dead):
+        logging.warning(
+            '%s: %d of %d classes died: %s; their masks belong to no problem',
+            *(description, len(dead), len(counts)),
+            ', '.join(f'class {k} has {counts[k]} problems' for k in dead),
+        )
