@@ -161,8 +161,6 @@ def gradient_doctor(params: Any, config) -> GradientDoctor:
         task=config.objective.task,
         weights=weights,
         groups=groups,
-        allow_zero={
-            name: 'one class' for name in ('usage', 'overlap') if single and name in weights
-        },
+        allow_zero=dict.fromkeys(empty, 'one class'),
         reaches={} if single else {config.objective.task: groups},
     )
