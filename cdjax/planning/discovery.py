@@ -1,16 +1,16 @@
 """The programs of a discovery as shapes: what `cdjax.planning.plan` compiles.
 
-They are those of the run itself: each model's pass, which stores its logits and neurons once, and
-the step that goes forward through the ablated models and back to the masks.
+They are those of the run itself: each model's pass, which stores what the objective reads of its
+logits and neurons, and the step that goes forward through the ablated models and back to the masks.
 """
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from cdjax.losses import CausalDiscoveryWeights
 from cdjax.models.config import LlamaConfig
 from cdjax.parallel.mesh import FSDP, TENSOR, check_batch
 from cdjax.planning.compiling import Program
@@ -24,8 +24,14 @@ from cdjax.planning.programs import (
     config_from_dict,
 )
 from cdjax.planning.roofline import Work, llama_work
-from cdjax.training.discovery import RULES, DiscoveryConfig, make_params, make_step
-from cdjax.training.optimizer import OptimizerConfig, make_optimizer
+from cdjax.training.discovery import DiscoveryConfig
+from cdjax.training.discovery_step import (
+    RULES,
+    make_discovery_optimizer,
+    make_params,
+    make_step,
+)
+from cdjax.training.objectives import AnySize, Objective, objective_from_dict
 from cdjax.training.step import jit_step
 
 
@@ -37,13 +43,12 @@ class DiscoveryShapes:
         teacher: shape of the teacher.
         batch_size: rows of a training step, over all devices (B).
         length: positions of a row (T).
-        num_problems: rows of the store, each with every model's logits and neurons (N).
+        num_problems: rows of the store (N).
         student: shape of a student whose circuits are searched jointly, if any; float32.
         microbatches: parts of a batch that are computed one after the other.
         num_classes: latent classes (K).
-        hidden: width of the mask generators.
-        objective: 'causal' or 'published'.
-        completeness: whether the causal objective has its completeness term, a second pass.
+        objective: what masks are trained for.
+        recompute_logits: whether a step asks the whole model again, see `DiscoveryConfig`.
         encode_positions: positions that the classifier reads; all if None.
         teacher_batch_size: rows of a pass that fills the store.
         teacher_dtype: of the teacher's parameters, computation and stored neurons.
@@ -57,9 +62,8 @@ class DiscoveryShapes:
     student: LlamaConfig | None = None
     microbatches: int = 1
     num_classes: int = 4
-    hidden: int = 64
-    objective: str = 'causal'
-    completeness: bool = False
+    objective: Objective = dataclasses.field(default_factory=AnySize)
+    recompute_logits: bool = False
     encode_positions: int | None = None
     teacher_batch_size: int = 512
     teacher_dtype: str = 'bfloat16'
@@ -79,32 +83,36 @@ class DiscoveryShapes:
 
     @property
     def least_batch(self) -> int:
-        """Two problems for each class in each part of a batch."""
+        """What the terms of the objective ask for, in each part of a batch."""
         return self.config().least_batch
 
     @property
+    def stores(self) -> tuple[str, ...]:
+        """What is stored of each problem and model: `logits`, `activations`."""
+        left_out = 'logits' if self.recompute_logits else None
+        return tuple(kind for kind in self.objective.stores if kind != left_out)
+
+    @property
     def store_bytes(self) -> int:
-        """Host memory of float32 logits and of all neurons of each model."""
-        rows = [
-            4 * config.vocab_size + config.num_neurons * jnp.dtype(dtype).itemsize
-            for config, dtype in self.models.values()
-        ]
-        return self.num_problems * sum(rows)
+        """Host memory of float32 logits and of all neurons of each model, where they are read."""
+        rows = 0
+        for config, dtype in self.models.values():
+            sizes = {
+                'logits': 4 * config.vocab_size,
+                'activations': config.num_neurons * jnp.dtype(dtype).itemsize,
+            }
+            rows += sum(sizes[kind] for kind in self.stores)
+        return self.num_problems * rows
 
     def config(self) -> DiscoveryConfig:
         """Returns the discovery of these shapes."""
-        weights = None
-        if self.objective == 'causal':
-            weights = CausalDiscoveryWeights(completeness=1.0 if self.completeness else 0.0)
         return DiscoveryConfig(
-            OptimizerConfig(steps=1000, learning_rate=1e-2),
             num_classes=self.num_classes,
             objective=self.objective,
-            weights=weights,
-            hidden=self.hidden,
             batch_size=self.batch_size,
             microbatches=self.microbatches,
             remat=self.remat,
+            recompute_logits=self.recompute_logits,
         )
 
     def works(self, fsdp: int, tensor: int) -> list[Work]:
@@ -121,23 +129,25 @@ class DiscoveryShapes:
                     compute_bytes=itemsize,
                 )
             )
-            ablated = llama_work(
+            of_step = functools.partial(
+                llama_work,
                 *(config, self.batch_size, self.length, 1),
                 **on_mesh,
-                backward='activations',
-                remat=self.remat,
                 compute_bytes=itemsize,
                 microbatches=self.microbatches,
             )
-            for _ in range(0 if self.objective == 'published' else 1 + self.completeness):
-                step += ablated
+            for _ in range(self.objective.passes):
+                step += of_step(backward='activations', remat=self.remat)
+            for _ in range(self.objective.forward_passes + self.recompute_logits):
+                step += of_step(backward='none')
         return [*passes, step]
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> 'DiscoveryShapes':
         """Returns the shapes that `dataclasses.asdict` has taken apart."""
-        models = {name: config_from_dict(fields[name]) for name in ('student', 'teacher')}
-        return cls(**{**fields, **models})
+        parts = {name: config_from_dict(fields[name]) for name in ('student', 'teacher')}
+        parts['objective'] = objective_from_dict(fields['objective'])
+        return cls(**{**fields, **parts})
 
 
 def discovery_programs(mesh: Mesh, recipe: dict[str, Any]) -> list[Program]:
@@ -165,7 +175,8 @@ def discovery_programs(mesh: Mesh, recipe: dict[str, Any]) -> list[Program]:
             mesh,
             batch_size=min(shapes.teacher_batch_size, shapes.num_problems),
             length=shapes.length,
-            layers=None,
+            layers=None if 'activations' in shapes.stores else (),
+            top_k=None if 'logits' in shapes.stores else (1, 1.0),
             work=work,
         )
         for (name, model), work in zip(models.items(), of_passes, strict=True)
@@ -177,22 +188,27 @@ def _step(mesh: Mesh, shapes: DiscoveryShapes, models, work: Work) -> Program:
     """The step of `discover`."""
     B, T, config = shapes.batch_size, shapes.length, shapes.config()
     positions = T if shapes.encode_positions is None else shapes.encode_positions
-    width = positions * shapes.teacher.hidden_size
-    tx = make_optimizer(config.optimizer)
+    learned = shapes.num_classes > 1
+    width = positions * shapes.teacher.hidden_size if learned else None
+    tx = make_discovery_optimizer(config)
     configs = {name: model.config for name, model in models.items()}
-    state = abstract_state(lambda key: make_params(key, configs, width, config), tx, mesh, RULES)
+    init = lambda key: make_params(key, configs, width, shapes.objective, shapes.num_classes)
+    state = abstract_state(init, tx, mesh, RULES)
     row = lambda name, shape, dtype: {name: abstract_rows(mesh, name, shape, dtype)}
-    stores = {
-        name: {
+    stores = {}
+    for name, c in configs.items():
+        kinds = {
             **row('logits', (B, c.vocab_size), jnp.float32),
             **row('activations', (B, c.num_neurons), jnp.dtype(shapes.models[name][1])),
         }
-        for name, c in configs.items()
-    }
+        stores[name] = {kind: kinds[kind] for kind in shapes.stores}
     batch = {
         **row('tokens', (B, T), jnp.int32),
         **row('lengths', (B,), jnp.int32),
-        **row('encoding', (B, width), jnp.float32),
+        **row('counterfactual_tokens', (B, T), jnp.int32),
+        **(
+            row('encoding', (B, width), jnp.float32) if learned else row('classes', (B,), jnp.int32)
+        ),
         'stores': stores,
     }
     fills = {

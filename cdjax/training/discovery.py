@@ -34,12 +34,13 @@ from cdjax.training.discovery_step import (
     MASKS,
     RULES,
     gradient_doctor,
+    make_discovery_optimizer,
     make_params,
     make_step,
 )
 from cdjax.training.loop import Point, TrainState, fit, init_state
 from cdjax.training.objectives import AnySize, Objective
-from cdjax.training.optimizer import OptimizerConfig, make_optimizer
+from cdjax.training.optimizer import OptimizerConfig
 from cdjax.training.step import jit_step
 
 # A class with less than this part of an even share of the problems has died.
@@ -177,8 +178,7 @@ def discover(
         width = encodings.shape[1]
 
     # -- Training -----------------------------------------------------------------------------
-    rates = {CLASSIFIER: config.classifier_learning_rate}
-    tx = make_optimizer(config.optimizer, learning_rates=rates)
+    tx = make_discovery_optimizer(config)
     init_params = lambda key: make_params(key, shapes, width, config.objective, config.num_classes)
     state = init_state(init_params, tx, jax.random.key(config.seed), mesh, rules=RULES)
 
@@ -290,14 +290,15 @@ def circuit_size(config: DiscoveryConfig, shape: LlamaConfig) -> int:
 
 
 def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig) -> int | None:
-    """Returns the FLOPs of the ablated models in a step; None where the objective runs none.
+    """Returns the FLOPs of the models in a step; None where the objective runs none.
 
-    Once forward, and once backward to the masks: frozen weights take no gradient.
+    The ablated ones once forward, and once backward to the masks: frozen weights take no gradient.
     """
-    passes, rows = config.objective.passes, config.batch_size
-    if not passes:
+    objective, rows = config.objective, config.batch_size
+    if not objective.passes:
         return None
-    return sum(2 * passes * forward_flops(m.config, rows, length, logits=rows) for m in models)
+    passes = 2 * objective.passes + objective.forward_passes + config.recompute_logits
+    return sum(passes * forward_flops(m.config, rows, length, logits=rows) for m in models)
 
 
 def _build_store(model, dataset, config, mesh, description) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from cdjax.training.accumulation import accumulate_gradients
 from cdjax.training.diagnostics import GradientDoctor
 from cdjax.training.loop import TrainState
 from cdjax.training.objectives import Objective, Subject
+from cdjax.training.optimizer import make_optimizer
 
 # Masks are as wide as the neurons of a model, so they are split like them.
 RULES = (
@@ -51,6 +52,12 @@ def make_params(
     if width is None:
         return {MASKS: masks}
     return {MASKS: masks, CLASSIFIER: Classifier(width, num_classes, keys[0])}
+
+
+def make_discovery_optimizer(config) -> optax.GradientTransformation:
+    """Returns the optimizer of a `DiscoveryConfig`; the classifier has its own learning rate."""
+    rates = {CLASSIFIER: config.classifier_learning_rate}
+    return make_optimizer(config.optimizer, learning_rates=rates)
 
 
 def make_step(tx: optax.GradientTransformation, config):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cdjax.errors import InputError
+from cdjax.losses import AnySizeWeights
 from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import make_mesh, path_name
 from cdjax.planning import plan as planning
@@ -23,6 +24,7 @@ from cdjax.planning.programs import abstract_state
 from cdjax.planning.roofline import Work
 from cdjax.planning.targets import GIB, compiler_environment, parse_target
 from cdjax.training.loop import init_state
+from cdjax.training.objectives import AnySize, FixedDensity, Published
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 
 TEACHER = LlamaConfig(128, 64, 96, 3, 4, 4, 16)
@@ -55,20 +57,46 @@ def run(program, mesh):
         return program.step(*jax.tree.map(real, program.arguments))
 
 
-@pytest.mark.parametrize('changes', [{}, {'student': STUDENT, 'microbatches': 2}])
+SELECTIVE = AnySize(
+    counterfactual=0.5, specific=0.3, weights=AnySizeWeights(completeness=1.0, selectivity=1.0)
+)
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {},
+        {'num_classes': 1, 'recompute_logits': True},
+        {'student': STUDENT, 'microbatches': 2, 'objective': FixedDensity(hidden=8)},
+        {'objective': SELECTIVE},
+        {'objective': Published()},
+    ],
+    ids=['any size', 'recomputed', 'joint', 'selective', 'published'],
+)
 def test_the_programs_of_a_discovery_run(changes):
-    shapes = DiscoveryShapes(TEACHER, 24, 6, num_problems=100, hidden=8, **changes)
+    shapes = DiscoveryShapes(TEACHER, 24, 6, num_problems=100, **changes)
+    recipe = json.loads(json.dumps(dataclasses.asdict(shapes)))
+    assert DiscoveryShapes.from_dict(recipe) == shapes
     mesh = make_mesh(4, 2)
-    *passes, step = discovery_programs(mesh, dataclasses.asdict(shapes))
-    stored = [run(program, mesh) for program in passes]
-    assert shapes.store_bytes == sum(x.nbytes for x in jax.tree.leaves(stored))
+    *passes, step = discovery_programs(mesh, recipe)
+    said = [run(program, mesh) for program in passes]
+    stored = [
+        {'logits': logits, 'activations': neurons}[kind]
+        for logits, neurons in said
+        for kind in shapes.stores
+    ]
+    assert shapes.store_bytes == sum(x.nbytes for x in stored)
     state, metrics = run(step, mesh)
-    assert {'faithfulness', 'loss'} <= metrics.keys()
+    assert {shapes.objective.task, 'loss'} <= metrics.keys()
     assert int(state.step) == 2
-    assert state.params['generators'].keys() == shapes.models.keys()
-    fields = dataclasses.asdict(dataclasses.replace(shapes, num_classes=2, microbatches=6))
-    with pytest.raises(InputError, match=r'discovery_batch_size=24 .*multiple of 48'):
-        discovery_programs(make_mesh(8, 1), fields)
+    assert state.params['masks'].keys() == shapes.models.keys()
+    assert ('classifier' in state.params) == (shapes.num_classes > 1)
+
+
+def test_a_batch_of_a_discovery_that_does_not_divide_is_named():
+    shapes = DiscoveryShapes(TEACHER, 24, 6, num_problems=100, microbatches=2)
+    with pytest.raises(InputError, match=r'discovery_batch_size=24 .*multiple of 16'):
+        discovery_programs(make_mesh(8, 1), dataclasses.asdict(shapes))
 
 
 def test_the_programs_of_a_plan_run():

@@ -1,6 +1,7 @@
 """The terms of each objective on one batch, by hand, and what the gradient doctor says of them."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,13 @@ from cdjax.models import Edit
 from cdjax.training import discovery_step
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.discovery_step import discovery_loss_and_terms, gradient_doctor, with_draws
-from cdjax.training.objectives import OBJECTIVES, AnySize, FixedDensity, Published
+from cdjax.training.objectives import (
+    OBJECTIVES,
+    AnySize,
+    FixedDensity,
+    Published,
+    objective_from_dict,
+)
 from cdjax.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -345,7 +352,10 @@ def test_wrong_values_of_a_fixed_density(changes, message):
 def test_the_registry():
     assert list(OBJECTIVES) == ['any_size', 'causal', 'published']
     for key, objective in OBJECTIVES.items():
-        assert dataclasses.asdict(objective())['key'] == key
+        one = objective(density=0.3)
+        fields = json.loads(json.dumps(dataclasses.asdict(one)))
+        assert fields['key'] == key
+        assert objective_from_dict(fields) == one
     assert isinstance(DiscoveryConfig().objective, AnySize)
 
 

@@ -82,6 +82,11 @@ class AnySize:
         """Ablated models of a step, each forward and backward."""
         return 1 + bool(self.weights.completeness) + bool(self.weights.selectivity)
 
+    @property
+    def forward_passes(self) -> int:
+        """The counterfactual prompts, where they are asked for."""
+        return int(self.counterfactual > 0)
+
     def least_rows(self, num_classes: int) -> int:
         """Returns one problem for each size."""
         return self.sizes

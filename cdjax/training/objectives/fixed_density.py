@@ -49,6 +49,7 @@ class FixedDensity:
     learning_rate: ClassVar[float] = 2e-2
     stores: ClassVar[tuple[str, ...]] = ('logits', 'activations')
     standardized: ClassVar[bool] = True
+    forward_passes: ClassVar[int] = 0
     task: ClassVar[str] = 'faithfulness'
 
     def __post_init__(self):

@@ -103,6 +103,10 @@ class Objective(Protocol):
     def passes(self) -> int:
         """Ablated models of a step, each forward and backward."""
 
+    @property
+    def forward_passes(self) -> int:
+        """Further passes of the whole model in a step, without a gradient."""
+
     def least_rows(self, num_classes: int) -> int:
         """Returns how many problems the smallest part of a batch must have."""
 

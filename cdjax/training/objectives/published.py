@@ -34,6 +34,7 @@ class Published:
     learning_rate: ClassVar[float] = 2e-2
     stores: ClassVar[tuple[str, ...]] = ('activations',)
     standardized: ClassVar[bool] = False
+    forward_passes: ClassVar[int] = 0
     task: ClassVar[str] = 'similarity'
     passes: ClassVar[int] = 0
 
