@@ -26,7 +26,7 @@ from experiments.flags import (
 )
 
 FLAGS = flags.FLAGS
-define_run_flags('runs/arms', checkpoint_every=200)
+define_run_flags('runs/arms')
 define_checkpoint_flags()
 define_task_flags()
 define_discovery_flags()

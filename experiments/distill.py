@@ -36,7 +36,7 @@ from experiments.flags import (
 )
 
 FLAGS = flags.FLAGS
-define_run_flags('runs/distill', checkpoint_every=500)
+define_run_flags('runs/distill')
 flags.DEFINE_enum('arm', 'circuits', list(ARMS), 'What is aligned beside the KD.')
 flags.DEFINE_string('circuits', None, "The teacher's circuits (.safetensors); not for kd and all.")
 flags.DEFINE_string('student_circuits', None, "The student's circuits of the same classes, if any.")
@@ -119,7 +119,7 @@ def main() -> None:
         evaluate=lambda model: {'accuracy': predict(model, unseen, mesh=mesh).accuracy},
         evaluate_every=FLAGS.evaluate_every,
         best=BEST,
-        **options,
+        options=options,
     )
     student = exported(student, workdir)
     if not as_process_0_sees((workdir / 'student').exists):

@@ -18,6 +18,7 @@ from cdjax.models.llama import REMAT_POLICIES
 from cdjax.parallel import multihost
 from cdjax.parallel.mesh import make_mesh
 from cdjax.run.compilation import enable_compilation_cache
+from cdjax.run.options import RunOptions
 from cdjax.studies.arms import ARMS, STARTS, ArmsConfig
 from cdjax.studies.inputs import TEACHER_DTYPES, InputsConfig
 from cdjax.training.discovery import DiscoveryConfig
@@ -285,13 +286,14 @@ def arms_from_flags() -> ArmsConfig:
     )
 
 
-def define_run_flags(workdir: str, *, checkpoint_every: int) -> None:
+def define_run_flags(workdir: str) -> None:
     """Defines where a run is kept and what its trainings write; see `run_options`.
 
     A run of several trainings keeps each in a folder of its own, below WORKDIR/stages.
     """
+    default = RunOptions()
     flags.DEFINE_string('workdir', workdir, 'Folder of the run.')
-    flags.DEFINE_integer('checkpoint_every', checkpoint_every, 'Steps between checkpoints.')
+    flags.DEFINE_integer('checkpoint_every', default.checkpoint_every, 'Steps between checkpoints.')
     flags.DEFINE_string(
         'profile_steps',
         None,
@@ -299,15 +301,14 @@ def define_run_flags(workdir: str, *, checkpoint_every: int) -> None:
     )
     flags.DEFINE_integer(
         'diagnose_every',
-        None,
-        'Steps between reports on the gradient of each term, in metrics.jsonl and gradients/; '
-        'only before the first step if not given.',
+        default.diagnose_every,
+        'Steps between reports on the gradient of each term, in metrics.jsonl and gradients/.',
     )
     flags.DEFINE_bool(
         'check_gradients',
-        True,
-        'Begin with that report, and stop if a term trains nothing; it takes the memory of one '
-        'more gradient.',
+        default.check_gradients,
+        'Begin with a report on the gradient of each term, and stop if a term trains nothing; it '
+        'takes the memory of one more gradient.',
     )
 
 
@@ -331,21 +332,20 @@ def exported(model: Llama, workdir: epath.Path) -> Llama:
     return model
 
 
-def run_options() -> dict[str, Any]:
-    """Returns the keyword arguments of a training that `define_run_flags` defines.
+def run_options() -> RunOptions:
+    """Returns what `define_run_flags` defines.
 
     Raises:
         InputError: a value out of range.
     """
-    for name in ('checkpoint_every', 'diagnose_every', 'evaluate_every'):
-        if name in FLAGS and FLAGS[name].value is not None and FLAGS[name].value < 1:
-            raise InputError(f'{name}={FLAGS[name].value} must be at least 1')
-    return {
-        'checkpoint_every': FLAGS.checkpoint_every,
-        'profile_steps': _profile_steps(),
-        'diagnose_every': FLAGS.diagnose_every,
-        'check_gradients': FLAGS.check_gradients,
-    }
+    if 'evaluate_every' in FLAGS and FLAGS.evaluate_every < 1:
+        raise InputError(f'evaluate_every={FLAGS.evaluate_every} must be at least 1')
+    return RunOptions(
+        checkpoint_every=FLAGS.checkpoint_every,
+        profile_steps=_profile_steps(),
+        check_gradients=FLAGS.check_gradients,
+        diagnose_every=FLAGS.diagnose_every,
+    )
 
 
 def _profile_steps() -> tuple[int, int] | None:
@@ -357,8 +357,6 @@ def _profile_steps() -> tuple[int, int] | None:
         raise InputError(
             f'profile_steps={FLAGS.profile_steps}: write FIRST:END, such as 10:15'
         ) from None
-    if not 0 <= first < end:
-        raise InputError(f'profile_steps={FLAGS.profile_steps}: FIRST from 0, END above it')
     return first, end
 
 

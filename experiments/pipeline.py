@@ -28,7 +28,7 @@ from experiments.flags import (
 )
 
 FLAGS = flags.FLAGS
-define_run_flags('runs/pipeline', checkpoint_every=200)
+define_run_flags('runs/pipeline')
 flags.DEFINE_list('controls', list(LEARNED_CONTROLS), 'Controls whose masks are learned too.')
 flags.DEFINE_integer('evaluate_problems', 1000, 'Problems of unseen forms evaluated, at most.')
 flags.DEFINE_list('rediscover', ['kd', 'circuits'], 'Arms whose students are searched again.')

@@ -33,7 +33,7 @@ from experiments.flags import (
 )
 
 FLAGS = flags.FLAGS
-define_run_flags('runs/teacher', checkpoint_every=500)
+define_run_flags('runs/teacher')
 flags.DEFINE_string('output', None, 'Hugging Face folder to write; WORKDIR/model if not given.')
 flags.DEFINE_integer('hidden_size', 128, 'Width of the residual stream.')
 flags.DEFINE_integer('intermediate_size', 512, 'FFN neurons a layer.')
@@ -114,7 +114,7 @@ def main() -> None:
         evaluate=lambda model: {'accuracy': predict(model, unseen, mesh=mesh).accuracy},
         evaluate_every=FLAGS.evaluate_every,
         best=BEST,
-        **options,
+        options=options,
     )
     model = exported(model, workdir)
     if jax.process_index() == 0:

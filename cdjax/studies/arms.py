@@ -20,6 +20,7 @@ from cdjax.errors import InputError
 from cdjax.evaluation.accuracy import predict
 from cdjax.losses import class_conditional_cka, linear_cka
 from cdjax.models import Llama, LlamaConfig
+from cdjax.run.options import RunOptions
 from cdjax.training.distillation import Alignment, DistillationConfig, TeacherStore, distill
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 
@@ -133,12 +134,9 @@ def train_head_start(
     *,
     mesh: Mesh,
     workdir: epath.Path,
-    **options: Any,
+    options: RunOptions = RunOptions(),
 ) -> Llama:
-    """Trains the student of start 'partial' on training forms outside the share.
-
-    `options` are further keyword arguments of `train_language_model`.
-    """
+    """Trains the student of start 'partial' on training forms outside the share."""
     model, _ = train_language_model(
         student,
         dataset[rows_outside_share(split)],
@@ -146,7 +144,7 @@ def train_head_start(
         mesh=mesh,
         description=f'head start, seed {config.seed}',
         workdir=workdir,
-        **options,
+        options=options,
     )
     return model
 
@@ -164,7 +162,7 @@ def run_arm(
     mesh: Mesh,
     workdir: epath.Path,
     description: str,
-    **options: Any,
+    options: RunOptions = RunOptions(),
 ) -> tuple[Llama, dict[str, Any]]:
     """Distils one student and measures it on unseen forms.
 
@@ -180,7 +178,7 @@ def run_arm(
         mesh: the mesh.
         workdir: folder of this run.
         description: name on the progress bar.
-        **options: further keyword arguments of `distill`.
+        options: what the distillation writes and checks on the way.
 
     Returns:
         The student; and its accuracy on unseen forms and on the share, the curve of the former,
@@ -200,7 +198,7 @@ def run_arm(
         workdir=workdir,
         evaluate=lambda model: {'accuracy': predict(model, problems, mesh=mesh).accuracy},
         evaluate_every=config.evaluate_every,
-        **options,
+        options=options,
     )
     curve = [
         [point['step'], point['evaluation/accuracy']]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from cdjax.models import Llama, LlamaConfig, load_huggingface, save_huggingface
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import open_workdir
 from cdjax.run.metrics import MetricsWriter
+from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
 from cdjax.studies.arms import (
     ArmsConfig,
@@ -92,8 +93,7 @@ class Pipeline:
         workdir: the folder of the run.
         mesh: the mesh.
         name: the launcher, part of what identifies the run.
-        options: keyword arguments of every training that decide no result, such as
-            `checkpoint_every` and `profile_steps`; see `fit`.
+        options: what every training writes and checks on the way.
 
     Raises:
         InputError: wrong inputs (see `Inputs`), or a folder that holds another run.
@@ -106,9 +106,9 @@ class Pipeline:
         *,
         mesh: Mesh,
         name: str = 'pipeline',
-        options: Mapping[str, Any] | None = None,
+        options: RunOptions = RunOptions(),
     ):
-        self.config, self.mesh, self.options = config, mesh, dict(options or {})
+        self.config, self.mesh, self.options = config, mesh, options
         self.inputs = Inputs(config.inputs)
         self.dataset, self.split = self.inputs.dataset, self.inputs.split
         self._check_stages()
@@ -225,7 +225,7 @@ class Pipeline:
                 mesh=self.mesh,
                 description=f'discover: {stage}',
                 workdir=self.workdir / 'stages' / 'discover' / stage,
-                **self.options,
+                options=self.options,
             )
             for name, circuit in found.items():
                 circuit.info['tokenizer'] = tokenizer_hash(self.inputs.tokenizer)
@@ -246,7 +246,7 @@ class Pipeline:
             self.config.study,
             mesh=self.mesh,
             workdir=self.workdir / 'stages' / 'controls',
-            **self.options,
+            options=self.options,
         )
         for name, control in controls.items():
             control.save(self.workdir / 'circuits' / f'control_{name.replace(" ", "_")}')
@@ -303,7 +303,7 @@ class Pipeline:
             dataclasses.replace(self.config.arms.head_start, seed=seed),
             mesh=self.mesh,
             workdir=self.workdir / 'stages' / 'head_start' / str(seed),
-            **self.options,
+            options=self.options,
         )
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
@@ -340,7 +340,7 @@ class Pipeline:
                 mesh=self.mesh,
                 workdir=self.workdir / 'stages' / 'distill' / name,
                 description=f'distill: {arm}, seed {seed}',
-                **self.options,
+                options=self.options,
             )
             if seed == self.config.arms.seeds[0]:
                 self._save(model, self.workdir / 'students' / name)
@@ -386,7 +386,7 @@ class Pipeline:
             classes=teacher.assignments,
             description=f'discover: student of {arm}',
             workdir=self.workdir / 'stages' / 'rediscover' / name,
-            **self.options | {'check_gradients': False},
+            options=dataclasses.replace(self.options, check_gradients=False),
         )
         circuit = found['student']
         circuit.info['tokenizer'] = tokenizer_hash(self.inputs.tokenizer)

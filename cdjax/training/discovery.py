@@ -41,6 +41,7 @@ from cdjax.losses import (
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import TENSOR, check_batch, put_batch, replicate, split_neurons
+from cdjax.run.options import RunOptions
 from cdjax.training.accumulation import (
     accumulate_gradients,
     check_batch_size,
@@ -153,10 +154,7 @@ def discover(
     classes: np.ndarray | None = None,
     description: str = 'discover',
     workdir: epath.PathLike | None = None,
-    checkpoint_every: int = 200,
-    profile_steps: tuple[int, int] | None = None,
-    check_gradients: bool = True,
-    diagnose_every: int | None = None,
+    options: RunOptions = RunOptions(),
 ) -> tuple[dict[str, Circuit], list[Point]]:
     """Searches circuits in one model, or in several at once with classes in common.
 
@@ -170,10 +168,7 @@ def discover(
             classifier is trained then. Their number must be `config.num_classes`.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed search continues from it.
-        checkpoint_every: steps between checkpoints.
-        profile_steps: see `fit`.
-        check_gradients: run the gradient doctor before the first step.
-        diagnose_every: steps between further reports of it; see `fit`.
+        options: what is written and checked on the way.
 
     Returns:
         name → `Circuit`, cut to exactly `density` of the neurons; and the log points of `fit`.
@@ -238,10 +233,8 @@ def discover(
         mesh=mesh,
         description=description,
         workdir=workdir,
-        checkpoint_every=checkpoint_every,
-        profile_steps=profile_steps,
-        diagnose=diagnose if check_gradients or diagnose_every is not None else None,
-        diagnose_every=diagnose_every,
+        options=options,
+        diagnose=diagnose,
         tokens_per_step=config.batch_size * learned.tokens.shape[1] * len(models),
         flops_per_step=_useful_flops(models.values(), learned.tokens.shape[1], config),
     )

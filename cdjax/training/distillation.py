@@ -29,6 +29,7 @@ from cdjax.parallel.mesh import (
     put_batch,
     split_neurons,
 )
+from cdjax.run.options import RunOptions
 from cdjax.training.accumulation import (
     accumulate_gradients,
     check_batch_size,
@@ -201,13 +202,10 @@ def distill(
     alignment: Alignment | None = None,
     description: str = 'distill',
     workdir: epath.PathLike | None = None,
-    checkpoint_every: int = 500,
-    profile_steps: tuple[int, int] | None = None,
+    options: RunOptions = RunOptions(),
     evaluate: Callable[[Llama], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
-    check_gradients: bool = True,
-    diagnose_every: int | None = None,
 ) -> tuple[Llama, list[Point]]:
     """Distils a teacher's answers, and with an alignment its representations, into a student.
 
@@ -220,13 +218,10 @@ def distill(
         alignment: what is aligned; KD alone if None.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed distillation continues from it.
-        checkpoint_every: steps between checkpoints.
-        profile_steps: see `fit`.
+        options: what is written and checked on the way.
         evaluate: student → scalars, logged as `evaluation/NAME`.
         evaluate_every: steps between evaluations; at the end only if None.
         best: see `fit`: which checkpoint is kept beside the newest ones.
-        check_gradients: run the gradient doctor before the first step.
-        diagnose_every: steps between further reports of it; see `fit`.
 
     Returns:
         The student, and the log points of `fit`.
@@ -288,13 +283,11 @@ def distill(
         mesh=mesh,
         description=description,
         workdir=workdir,
-        checkpoint_every=checkpoint_every,
-        profile_steps=profile_steps,
+        options=options,
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         best=best,
-        diagnose=diagnose if check_gradients or diagnose_every is not None else None,
-        diagnose_every=diagnose_every,
+        diagnose=diagnose,
         tokens_per_step=shape[0] * shape[1],
         flops_per_step=3 * forward_flops(model_config, *shape, logits=shape[0]),
     )

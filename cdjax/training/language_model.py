@@ -17,6 +17,7 @@ from cdjax.losses import cross_entropy
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import check_batch, put_batch
+from cdjax.run.options import RunOptions
 from cdjax.training.accumulation import (
     accumulate_gradients,
     check_batch_size,
@@ -62,13 +63,10 @@ def train_language_model(
     mesh: Mesh,
     description: str = 'language model',
     workdir: epath.PathLike | None = None,
-    checkpoint_every: int = 500,
-    profile_steps: tuple[int, int] | None = None,
+    options: RunOptions = RunOptions(),
     evaluate: Callable[[Llama], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
-    check_gradients: bool = True,
-    diagnose_every: int | None = None,
 ) -> tuple[Llama, list[Point]]:
     """Trains a new model with cross-entropy at the answer position.
 
@@ -79,13 +77,10 @@ def train_language_model(
         mesh: the mesh.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed training continues from it.
-        checkpoint_every: steps between checkpoints.
-        profile_steps: see `fit`.
+        options: what is written and checked on the way.
         evaluate: model → scalars, logged as `evaluation/NAME`.
         evaluate_every: steps between evaluations; at the end only if None.
         best: see `fit`: which checkpoint is kept beside the newest ones.
-        check_gradients: run the gradient doctor before the first step.
-        diagnose_every: steps between further reports of it; see `fit`.
 
     Returns:
         The model and the log points of `fit`.
@@ -124,13 +119,11 @@ def train_language_model(
         mesh=mesh,
         description=description,
         workdir=workdir,
-        checkpoint_every=checkpoint_every,
-        profile_steps=profile_steps,
+        options=options,
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         best=best,
-        diagnose=diagnose if check_gradients or diagnose_every is not None else None,
-        diagnose_every=diagnose_every,
+        diagnose=diagnose,
         tokens_per_step=shape[0] * shape[1],
         flops_per_step=3 * forward_flops(model_config, *shape, logits=config.batch_size),
     )

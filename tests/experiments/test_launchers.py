@@ -111,6 +111,14 @@ def mistakes(folder):
             ['train_teacher', new, '--diagnose_every=0'],
             ['diagnose_every=0 must be at least 1'],
         ),
+        'checkpoint_every': (
+            ['discover', new, '--checkpoint_every=0'],
+            ['checkpoint_every=0 must be at least 1'],
+        ),
+        'profile_order': (
+            ['discover', new, '--profile_steps=5:3'],
+            ['profile_steps=5:3', 'END above it'],
+        ),
         'plan_mesh': (
             ['plan', '--target=cpu:4', '--fsdp=3', '--teacher=llama3_8b', '--operands=2'],
             ['fsdp=3 does not divide the 4 devices of cpu:4'],

@@ -17,6 +17,7 @@ from cdjax.circuits.classifier import Encoding
 from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import Llama, load_huggingface, save_huggingface
+from cdjax.run.options import RunOptions
 from cdjax.studies import arms as arms_module
 from cdjax.studies import circuits as circuits_module
 from cdjax.studies import pipeline as pipeline_module
@@ -73,7 +74,7 @@ def finished(teacher, tmp_path_factory):
         no_doctor = lambda *_, **__: lambda *_: GradientReport('loss', (), {})
         for module in (discovery, distillation, language_model):
             patch.setattr(module, 'GradientDoctor', no_doctor)
-        options = {'checkpoint_every': 2}
+        options = RunOptions(checkpoint_every=2)
         pipeline = Pipeline(make_config(teacher), workdir, mesh=toy.one_device(), options=options)
         return pipeline, pipeline.run()
 

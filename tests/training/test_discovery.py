@@ -19,6 +19,7 @@ from cdjax.losses import CausalDiscoveryWeights, DiscoveryWeights, discovery_los
 from cdjax.models import Edit
 from cdjax.parallel.mesh import make_mesh
 from cdjax.run.checkpoints import tree_names
+from cdjax.run.options import RunOptions
 from cdjax.training import discovery
 from cdjax.training.diagnostics import GradientReport
 from cdjax.training.discovery import (
@@ -61,10 +62,10 @@ class SharedStep:
 discovery_jit_step = discovery.jit_step
 
 
-def run(mesh, config=CONFIG, **options):
-    options = {'check_gradients': False} | options
+def run(mesh, config=CONFIG, **changes):
+    changes = {'options': RunOptions(check_gradients=False)} | changes
     return discover(
-        {'teacher': toy.model(mesh)}, toy.dataset(), toy.rows().train, config, mesh=mesh, **options
+        {'teacher': toy.model(mesh)}, toy.dataset(), toy.rows().train, config, mesh=mesh, **changes
     )
 
 
@@ -387,7 +388,7 @@ def test_the_published_objective_trains_on_raw_activations(monkeypatch):
         weights=DiscoveryWeights.authors(),
         optimizer=OptimizerConfig(3, 1e-2),
     )
-    circuits, history = run(toy.one_device(), config, check_gradients=True)
+    circuits, history = run(toy.one_device(), config, options=RunOptions())
     terms, weights = history[-1], DiscoveryWeights.authors()
     total = sum(weight * terms[name] for name, weight in vars(weights).items())
     assert terms['loss'] == pytest.approx(total, rel=1e-4)
@@ -461,14 +462,18 @@ def test_it_is_asked_at_the_start_and_on_request(monkeypatch):
     )
     next_step = lambda state: dataclasses.replace(state, step=state.step + 1)
     config = dataclasses.replace(CONFIG, microbatches=2)
-    run(toy.one_device(), config, check_gradients=True)
+    run(toy.one_device(), config, options=RunOptions())
     assert [step for step, _ in batches] == [0]
-    run(toy.one_device(), config, diagnose_every=STEPS // 2)
-    assert [step for step, _ in batches] == [0, 0, STEPS // 2, STEPS]
+    run(
+        toy.one_device(),
+        config,
+        options=RunOptions(check_gradients=False, diagnose_every=STEPS // 2),
+    )
+    assert [step for step, _ in batches] == [0, STEPS // 2, STEPS]
     # One microbatch of the two, as much as fits beside the training.
     assert all(batch['tokens'].shape == (16, toy.T) for _, batch in batches)
     run(toy.one_device(), config)
-    assert len(batches) == 4
+    assert len(batches) == 3
 
 
 # -- What the configuration refuses -------------------------------------------------------------
