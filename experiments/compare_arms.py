@@ -50,6 +50,7 @@ def main() -> None:
     options = run_options()
     mesh = start_machine()
     pipeline = Pipeline(config, FLAGS.workdir, mesh=mesh, name='compare_arms', options=options)
+    launch.say(pipeline.config.arms.describe())
     launch.say(arms_table(pipeline.compare_arms()))
 
 

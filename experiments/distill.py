@@ -50,9 +50,10 @@ define_machine_flags()
 
 def main() -> None:
     """Distils, exports, and prints the accuracy on unseen forms."""
-    config = dataclasses.replace(distillation_from_flags(), seed=FLAGS.seed)
     options = run_options()
     inputs = Inputs(inputs_from_flags())
+    config = dataclasses.replace(distillation_from_flags(), seed=FLAGS.seed)
+    config = config.suited_to(pretrained=inputs.has_student)
     pairs = parse_pairs(
         FLAGS.layer_pairs, inputs.student_config.num_layers, inputs.teacher_config.num_layers
     )
@@ -90,6 +91,7 @@ def main() -> None:
         'export': FLAGS.export,
     }
     workdir = open_workdir(FLAGS.workdir, facts, name='distill')
+    launch.say(f'distillation: {config.optimizer.describe()}')
     unseen = inputs.dataset[inputs.split.test]
     share = inputs.dataset[rows]
     teacher = inputs.load_teacher(mesh)

@@ -34,6 +34,7 @@ ARMS = {
 STARTS = {
     'nothing': 'a student from nothing',
     'partial': 'a student that does part of the task',
+    'checkpoint': 'a student from the checkpoint',
 }
 
 
@@ -42,27 +43,31 @@ class ArmsConfig:
     """Which arms are run, and from where.
 
     Attributes:
-        distillation: the distillation; its seed is replaced by each of `seeds`.
+        distillation: the distillation; its seed is replaced by each of `seeds`, and what its
+            optimizer leaves open suits each of `starts`.
         arms: keys of `ARMS`.
-        starts: keys of `STARTS`.
+        starts: keys of `STARTS`; if None, the student's checkpoint where one is given, and
+            nothing where none is.
         seeds: each gives every arm the same first weights and the same batches.
-        head_start: how the student of start 'partial' is trained, on training forms outside the
-            share, so that it has memorised nothing of the share.
+        head_start_steps: how long the student of start 'partial' is trained, on training forms
+            outside the share, so that it has memorised nothing of the share.
         evaluate_every: steps between evaluations on unseen forms.
         max_problems: problems of an evaluation, at most.
     """
 
-    distillation: DistillationConfig
+    distillation: DistillationConfig = DistillationConfig()
     arms: tuple[str, ...] = tuple(ARMS)
-    starts: tuple[str, ...] = ('nothing',)
+    starts: tuple[str, ...] | None = None
     seeds: tuple[int, ...] = (0,)
-    head_start: LanguageModelConfig | None = None
+    head_start_steps: int = 300
     evaluate_every: int = 250
     max_problems: int = 1500
 
     def __post_init__(self):
         for field, known in (('arms', ARMS), ('starts', STARTS)):
             values = getattr(self, field)
+            if values is None:
+                continue
             unknown = [value for value in values if value not in known]
             if unknown or not values:
                 raise InputError(f'{field}={",".join(values)}: choose from {", ".join(known)}')
@@ -72,8 +77,31 @@ class ArmsConfig:
             raise InputError(f'seeds={list(self.seeds)}: they must not be negative')
         if self.evaluate_every < 1:
             raise InputError(f'evaluate_every={self.evaluate_every}: at least 1 step is needed')
-        if 'partial' in self.starts and self.head_start is None:
-            raise InputError("starts=partial needs the steps of the student's head start")
+        if self.head_start_steps < 1:
+            raise InputError(f'head_start_steps={self.head_start_steps}: at least 1 step is needed')
+
+    def distillation_from(self, start: str) -> DistillationConfig:
+        """Returns the distillation of the students of a start."""
+        return self.distillation.suited_to(pretrained=start == 'checkpoint')
+
+    def describe(self) -> str:
+        """Returns a line on the optimizer of each start."""
+        return '\n'.join(
+            f'{STARTS[start]}: {self.distillation_from(start).optimizer.describe()}'
+            for start in self.starts
+        )
+
+    def head_start(self, seed: int) -> LanguageModelConfig:
+        """Returns how a student of start 'partial' is trained, by the same optimizer."""
+        like = self.distillation_from('partial')
+        return LanguageModelConfig(
+            dataclasses.replace(like.optimizer, steps=self.head_start_steps),
+            batch_size=like.batch_size,
+            microbatches=like.microbatches,
+            seed=seed,
+            compute_dtype=like.compute_dtype,
+            remat=like.remat,
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

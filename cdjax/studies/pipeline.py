@@ -54,21 +54,22 @@ class PipelineConfig:
         inputs: checkpoints, problems and their split.
         discovery: the search for circuits.
         study: their evaluation.
-        arms: the distillation.
+        arms: the distillation; where its `starts` are None, they are chosen here.
         layer_pairs: what is aligned, see `cdjax.circuits.pairing.parse_pairs`.
         rediscover: arms in whose students circuits are discovered again.
         export: the arm whose student is exported.
     """
 
-    inputs: InputsConfig
-    discovery: DiscoveryConfig
-    study: CircuitStudyConfig
-    arms: ArmsConfig
+    inputs: InputsConfig = InputsConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()
+    study: CircuitStudyConfig = CircuitStudyConfig()
+    arms: ArmsConfig = ArmsConfig()
     layer_pairs: str = 'last'
     rediscover: tuple[str, ...] = ('kd', 'circuits')
     export: str = 'circuits'
 
     def __post_init__(self):
+        self._choose_starts()
         for name, arms in (('rediscover', self.rediscover), ('export', (self.export,))):
             absent = [arm for arm in arms if arm not in self.arms.arms]
             if absent:
@@ -80,6 +81,24 @@ class PipelineConfig:
             raise InputError(
                 'arms=wrong compares with the circuits of other classes, and num_classes=1 has '
                 'none: leave it out, or raise num_classes'
+            )
+
+    def _choose_starts(self) -> None:
+        """Sets the default of the starts, and raises where the student given is none of them."""
+        given, starts = self.inputs.has_student, self.arms.starts
+        if starts is None:
+            starts = ('checkpoint',) if given else ('nothing',)
+            object.__setattr__(self, 'arms', dataclasses.replace(self.arms, starts=starts))
+        if given and 'checkpoint' not in starts:
+            raise InputError(
+                f'starts={",".join(starts)} would not start from the student that is given '
+                f'({self.inputs.student}): add checkpoint to starts, or name a preset for a '
+                'student from nothing'
+            )
+        if 'checkpoint' in starts and not given:
+            raise InputError(
+                'starts=checkpoint needs the checkpoint of a student: name its folder or hub id '
+                'with --student'
             )
 
 
@@ -117,14 +136,22 @@ class Pipeline:
             self.inputs.student_config.num_layers,
             self.inputs.teacher_config.num_layers,
         )
-        facts = {**dataclasses.asdict(config), 'inputs': self.inputs.facts()}
-        self.workdir = open_workdir(workdir, facts, name=name)
+        self.workdir = open_workdir(workdir, self._facts(), name=name)
+
+    def _facts(self) -> dict[str, Any]:
+        """Returns what identifies the run: no value is left open."""
+        facts = {**dataclasses.asdict(self.config), 'inputs': self.inputs.facts()}
+        facts['arms']['distillation'] = {
+            start: dataclasses.asdict(self.config.arms.distillation_from(start))
+            for start in self.config.arms.starts
+        }
+        return facts
 
     def _check_stages(self) -> None:
         """Raises what a stage would say of its input hours later."""
-        config, partial = self.config, 'partial' in self.config.arms.starts
+        config, starts = self.config, self.config.arms.starts
         models = {'teacher': self.inputs.teacher_config}
-        if config.rediscover or partial:
+        if config.rediscover or starts != ('nothing',):
             models['student'] = self.inputs.student_config
         flag = 'discovery_batch_size'
         check_discovery(models, self.dataset, config.discovery, mesh=self.mesh, batch_flag=flag)
@@ -135,7 +162,7 @@ class Pipeline:
             mesh=self.mesh,
             aligned=config.arms.arms != ('kd',),
         )
-        if partial and not self.inputs.has_student:
+        if 'partial' in starts:
             rows_outside_share(self.split)
 
     @functools.cached_property
@@ -294,13 +321,13 @@ class Pipeline:
         """Returns what the students of a start and a seed start from."""
         if start == 'nothing':
             return self.inputs.student_config
-        if self.inputs.has_student:
+        if start == 'checkpoint':
             return self.inputs.load_student(self.mesh)
         return train_head_start(
             self.inputs.student_config,
             self.dataset,
             self.split,
-            dataclasses.replace(self.config.arms.head_start, seed=seed),
+            self.config.arms.head_start(seed),
             mesh=self.mesh,
             workdir=self.workdir / 'stages' / 'head_start' / str(seed),
             options=self.options,
@@ -315,9 +342,11 @@ class Pipeline:
         """
         if start == 'nothing':
             return Pairing(self.pairs, self.circuits())
+        # All seeds start from one checkpoint, whose circuits are searched once.
+        name = 'joint_checkpoint' if start == 'checkpoint' else f'joint_{start}_{seed}'
         joint = self._discovered(
-            f'joint_{seed}',
-            f'joint_{seed}',
+            name,
+            name,
             lambda: {'teacher': self.teacher, 'student': self.first_student(start, seed)},
             names=('teacher', 'student'),
         )
@@ -336,7 +365,9 @@ class Pipeline:
                 self.dataset,
                 self.split,
                 self.pairing(start, seed),
-                self.config.arms,
+                dataclasses.replace(
+                    self.config.arms, distillation=self.config.arms.distillation_from(start)
+                ),
                 mesh=self.mesh,
                 workdir=self.workdir / 'stages' / 'distill' / name,
                 description=f'distill: {arm}, seed {seed}',

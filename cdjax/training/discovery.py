@@ -54,6 +54,8 @@ from cdjax.training.step import jit_step
 
 OBJECTIVES = ('causal', 'published')
 
+OPTIMIZER = OptimizerConfig(500, 2e-2, warmup_steps=20, weight_decay=0.0)
+
 # Masks are as wide as the neurons of a model, so they are split like them.
 RULES = (
     (r'generators\.[^.]+\.neurons$', P(None, TENSOR)),
@@ -67,7 +69,8 @@ class DiscoveryConfig:
     """How circuits are searched for.
 
     Attributes:
-        optimizer: AdamW and its schedule; its `steps` are the steps of the discovery.
+        optimizer: AdamW and its schedule; its `steps` are the steps of the discovery. What it
+            leaves open is as in `OPTIMIZER`.
         num_classes: latent classes (K).
         density: neurons of a circuit as a share of all (π), which is also the size it is cut to.
         objective: 'causal' (the corrected one) or 'published' (the text's five terms).
@@ -88,9 +91,9 @@ class DiscoveryConfig:
         seed: of the initial weights, of the order of the problems and of the Gumbel noise.
     """
 
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = OPTIMIZER
     num_classes: int = 4
-    density: float = 0.15
+    density: float = 0.2
     objective: str = 'causal'
     weights: CausalDiscoveryWeights | DiscoveryWeights | None = None
     cosine: bool = False
@@ -105,6 +108,7 @@ class DiscoveryConfig:
     seed: int = 0
 
     def __post_init__(self):
+        object.__setattr__(self, 'optimizer', self.optimizer.or_else(OPTIMIZER))
         if self.num_classes < 1:
             raise InputError(f'num_classes={self.num_classes}: at least 1 class is needed')
         if not 0 < self.density < 1:

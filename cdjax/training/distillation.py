@@ -36,9 +36,13 @@ from cdjax.training.accumulation import (
     first_microbatch,
 )
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
-from cdjax.training.loop import Point, TrainState, fit, init_state, state_shardings
-from cdjax.training.optimizer import OptimizerConfig, make_optimizer
+from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
+from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, make_optimizer
 from cdjax.training.step import jit_step
+
+# A student of random weights generalises from a small share by its decay (README, "Where students
+# start"); a checkpoint would lose in it what it knows.
+FROM_NOTHING = OptimizerConfig(1000, 2e-3, warmup_steps=100, weight_decay=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +50,8 @@ class DistillationConfig:
     """How a student is distilled.
 
     Attributes:
-        optimizer: AdamW and its schedule; its `steps` are the steps of the distillation.
+        optimizer: AdamW and its schedule; its `steps` are the steps of the distillation. What it
+            leaves open suits the student, see `suited_to`.
         weight: λ of the alignment.
         temperature: T of the KD.
         top_k: tokens of the teacher's answer that are stored for each problem (`TopKLogits`), the
@@ -61,11 +66,11 @@ class DistillationConfig:
         remat: what the backward pass keeps, a key of `cdjax.models.llama.REMAT_POLICIES`.
     """
 
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = OptimizerConfig(FROM_NOTHING.steps)
     weight: float = 1.0
     temperature: float = 2.0
     top_k: int | None = None
-    batch_size: int = 256
+    batch_size: int = 128
     microbatches: int = 1
     seed: int = 0
     init_std: float = 0.02
@@ -84,6 +89,14 @@ class DistillationConfig:
         check_batch_size(self.batch_size, self.microbatches)
         if self.seed < 0:
             raise InputError(f'seed={self.seed} must not be negative')
+
+    def suited_to(self, *, pretrained: bool) -> 'DistillationConfig':
+        """Returns the distillation of a student that was trained before, or of one from nothing.
+
+        What the optimizer leaves open is taken from `FINE_TUNING` or from `FROM_NOTHING`.
+        """
+        chosen = self.optimizer.or_else(FINE_TUNING if pretrained else FROM_NOTHING)
+        return dataclasses.replace(self, optimizer=chosen)
 
     @property
     def least_aligned_batch(self) -> int:
@@ -210,7 +223,8 @@ def distill(
     """Distils a teacher's answers, and with an alignment its representations, into a student.
 
     Args:
-        student: a shape, for a student from nothing, or a model to start from (it is copied).
+        student: a shape, for a student from nothing, or a model to start from (it is copied);
+            what `config.optimizer` leaves open depends on which of the two it is.
         store: what the teacher says of the problems, row by row.
         dataset: the share of N problems to learn from.
         config: the distillation.
@@ -239,6 +253,7 @@ def distill(
     aligned = alignment is not None
     check_distillation(config, vocab_size=store.vocab_size, mesh=mesh, aligned=aligned)
     assert len(store) == len(dataset), (len(store), len(dataset))
+    config = config.suited_to(pretrained=isinstance(student, Llama))
     tx = make_optimizer(config.optimizer)
     key = jax.random.key(config.seed)
     if isinstance(student, LlamaConfig):
@@ -381,16 +396,3 @@ def alignment_columns(alignment: Alignment | None, mesh: Mesh) -> dict[str, jax.
         if alignment.student_masks is not None:
             columns['student'] = np.asarray(alignment.student_masks[:, student_layers], np.float32)
     return split_neurons(columns, mesh)
-
-
-def state_of(model: Llama, tx: optax.GradientTransformation, key: jax.Array, mesh: Mesh):
-    """Returns the first state of a training that starts from a copy of `model`."""
-
-    def start(model, key):
-        return TrainState(
-            jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, model), tx.init(model), key
-        )
-
-    shardings = state_shardings(jax.eval_shape(start, model, key), tx, mesh)
-    with jax.set_mesh(mesh):
-        return jax.jit(start, out_shardings=shardings)(model, key)

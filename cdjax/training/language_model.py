@@ -1,4 +1,4 @@
-"""Trains a Llama on the answers of a task: the embedded teacher, or a student's head start."""
+"""Trains a Llama on the answers of a task: a teacher, or a student's head start."""
 
 import dataclasses
 import functools
@@ -24,9 +24,11 @@ from cdjax.training.accumulation import (
     first_microbatch,
 )
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
-from cdjax.training.loop import Point, TrainState, fit, init_state
-from cdjax.training.optimizer import OptimizerConfig, make_optimizer
+from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
+from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, make_optimizer
 from cdjax.training.step import jit_step
+
+FROM_NOTHING = OptimizerConfig(5000, 2e-3, warmup_steps=100, weight_decay=0.3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,8 @@ class LanguageModelConfig:
     """How a Llama is trained on answers.
 
     Attributes:
-        optimizer: AdamW and its schedule; its `steps` are the steps of the training.
+        optimizer: AdamW and its schedule; its `steps` are the steps of the training. What it
+            leaves open suits the model, see `suited_to`.
         batch_size: problems a step.
         microbatches: parts of a batch that are computed one after the other, in the memory of one.
         seed: of the initial weights and of the order of the problems.
@@ -42,7 +45,7 @@ class LanguageModelConfig:
         remat: what the backward pass keeps, a key of `cdjax.models.llama.REMAT_POLICIES`.
     """
 
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = OptimizerConfig(FROM_NOTHING.steps)
     batch_size: int = 256
     microbatches: int = 1
     seed: int = 0
@@ -54,9 +57,17 @@ class LanguageModelConfig:
         if self.seed < 0:
             raise InputError(f'seed={self.seed} must not be negative')
 
+    def suited_to(self, *, pretrained: bool) -> 'LanguageModelConfig':
+        """Returns the training of a model that was trained before, or of one from nothing.
+
+        What the optimizer leaves open is taken from `FINE_TUNING` or from `FROM_NOTHING`.
+        """
+        chosen = self.optimizer.or_else(FINE_TUNING if pretrained else FROM_NOTHING)
+        return dataclasses.replace(self, optimizer=chosen)
+
 
 def train_language_model(
-    model_config: LlamaConfig,
+    model: LlamaConfig | Llama,
     dataset: Dataset,
     config: LanguageModelConfig,
     *,
@@ -68,10 +79,11 @@ def train_language_model(
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
 ) -> tuple[Llama, list[Point]]:
-    """Trains a new model with cross-entropy at the answer position.
+    """Trains a model with cross-entropy at the answer position.
 
     Args:
-        model_config: the shape of the model.
+        model: a shape, for a model from nothing, or a model to start from (it is copied); what
+            `config.optimizer` leaves open depends on which of the two it is.
         dataset: the problems to train on.
         config: the training.
         mesh: the mesh.
@@ -89,8 +101,13 @@ def train_language_model(
         cdjax.training.diagnostics.GradientError: a model that the loss does not train.
     """
     check_batch(config.batch_size, mesh, microbatches=config.microbatches)
+    config = config.suited_to(pretrained=isinstance(model, Llama))
     tx = make_optimizer(config.optimizer)
-    state = init_state(lambda key: Llama(model_config, key), tx, jax.random.key(config.seed), mesh)
+    key = jax.random.key(config.seed)
+    if isinstance(model, LlamaConfig):
+        shape, state = model, init_state(lambda key: Llama(model, key), tx, key, mesh)
+    else:
+        shape, state = model.config, state_of(model, tx, key, mesh)
     rows = np.arange(len(dataset))
 
     def batch_at(step: int) -> dict[str, np.ndarray]:
@@ -110,7 +127,7 @@ def train_language_model(
     def diagnose(state: TrainState, batch: dict[str, np.ndarray]) -> GradientReport:
         return doctor(state.params, put_batch(first_microbatch(batch, config.microbatches), mesh))
 
-    shape = (config.batch_size, dataset.tokens.shape[1])
+    size = (config.batch_size, dataset.tokens.shape[1])
     state, history = fit(
         jit_step(make_step(tx, config), state),
         state,
@@ -124,8 +141,8 @@ def train_language_model(
         evaluate_every=evaluate_every,
         best=best,
         diagnose=diagnose,
-        tokens_per_step=shape[0] * shape[1],
-        flops_per_step=3 * forward_flops(model_config, *shape, logits=config.batch_size),
+        tokens_per_step=size[0] * size[1],
+        flops_per_step=3 * forward_flops(shape, *size, logits=config.batch_size),
     )
     return state.params, history
 

@@ -96,6 +96,21 @@ def init_state(
         return jax.jit(init, out_shardings=shardings)(mesh_lib.replicate(key, mesh))
 
 
+def state_of(
+    model: Any, tx: optax.GradientTransformation, key: jax.Array, mesh: Mesh
+) -> TrainState:
+    """Returns the first state of a training that starts from a copy of a model on `mesh`."""
+
+    def start(model, key):
+        return TrainState(
+            jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, model), tx.init(model), key
+        )
+
+    shardings = state_shardings(jax.eval_shape(start, model, key), tx, mesh)
+    with jax.set_mesh(mesh):
+        return jax.jit(start, out_shardings=shardings)(model, key)
+
+
 def state_shardings(
     state: TrainState,
     tx: optax.GradientTransformation,

@@ -210,8 +210,8 @@ def test_nothing_is_written_or_overwritten(outcomes):
 
 def test_the_help_is_complete(outcomes):
     shown, known = outcomes[4]
-    source = (ROOT / 'experiments/flags.py').read_text()
-    shared = set(re.findall(r"DEFINE_\w+\(\s*'(\w+)'", source)) & known
+    sources = [file.read_text() for file in (ROOT / 'experiments/flags').glob('*.py')]
+    shared = set(re.findall(r"DEFINE_\w+\(\s*'(\w+)'", ''.join(sources))) & known
     assert len(shared) > 40
     assert shown >= shared | {'rediscover', 'evaluate_problems'}
     assert not shown & {'verbosity', 'pdb', 'helpxml'}, "absl's own"

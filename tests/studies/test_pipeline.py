@@ -29,7 +29,6 @@ from cdjax.training import discovery, distillation, language_model
 from cdjax.training.diagnostics import GradientReport
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
-from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -49,7 +48,7 @@ def make_config(teacher) -> PipelineConfig:
             DistillationConfig(STEPS, batch_size=32),
             arms=('kd', 'circuits'),
             starts=('nothing', 'partial'),
-            head_start=LanguageModelConfig(STEPS, batch_size=32),
+            head_start_steps=3,
             evaluate_every=2,
             max_problems=30,
         ),
@@ -87,7 +86,7 @@ def test_the_artefacts_are_there(finished):
     for name in ('teacher', 'control_one_mask', 'student_nothing-circuits-0'):
         assert Circuit.load(workdir / 'circuits' / name).size in (4, 2)
     for name in ('teacher', 'student'):
-        assert Circuit.load(workdir / 'circuits' / 'joint_0' / name).num_classes == 2
+        assert Circuit.load(workdir / 'circuits' / 'joint_partial_0' / name).num_classes == 2
     for stage in ('discover/teacher', 'distill/partial-kd-0', 'head_start/0'):
         assert (workdir / 'stages' / stage / 'metrics.jsonl').exists()
 
@@ -188,6 +187,31 @@ def test_the_export_has_equal_logits_in_transformers(finished):
     assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
     distilled = load_huggingface(workdir / 'students' / 'nothing-circuits-0')
     assert model_hash(ours) == model_hash(distilled)
+
+
+def test_a_student_that_is_given_is_the_student_that_starts(teacher, tmp_path):
+    student = Llama(dataclasses.replace(SHAPE, intermediate_size=8), jax.random.key(5))
+    save_huggingface(student, tmp_path / 'student', tokenizer_from=teacher)
+    config = make_config(teacher)
+    inputs = dataclasses.replace(config.inputs, student=str(tmp_path / 'student'))
+    openly = DistillationConfig(OptimizerConfig(3), batch_size=32)
+    arms = dataclasses.replace(config.arms, distillation=openly, starts=None)
+    config = dataclasses.replace(config, inputs=inputs, arms=arms)
+    pipeline = Pipeline(config, tmp_path / 'run', mesh=toy.one_device())
+    assert pipeline.config.arms.starts == ('checkpoint',)
+    first = pipeline.first_student('checkpoint', 0)
+    assert model_hash(first) == model_hash(student)
+    written = json.loads((tmp_path / 'run' / 'config.json').read_text())['arms']
+    assert written['starts'] == ['checkpoint']
+    optimizer = written['distillation']['checkpoint']['optimizer']
+    assert (optimizer['learning_rate'], optimizer['weight_decay']) == (2e-5, 0.0)
+    assert 'learning rate 2e-05, weight decay 0' in pipeline.config.arms.describe()
+
+    both = dataclasses.replace(arms, starts=('nothing', 'partial'))
+    with pytest.raises(InputError, match='starts=nothing,partial would not start from the student'):
+        dataclasses.replace(config, arms=both)
+    with pytest.raises(InputError, match='starts=checkpoint needs the checkpoint of a student'):
+        dataclasses.replace(make_config(teacher), arms=pipeline.config.arms)
 
 
 def refused(teacher, tmp_path, message, **changes):

@@ -81,6 +81,23 @@ def reference(store, shared_step, tmp_path_factory):
         return run(store, toy.one_device(), workdir=tmp_path_factory.mktemp('distillation'))
 
 
+def test_a_trained_student_is_tuned_finely_and_a_new_one_is_not(store, monkeypatch):
+    chosen = []
+    make = distillation.make_optimizer
+    monkeypatch.setattr(
+        distillation, 'make_optimizer', lambda config: chosen.append(config) or make(config)
+    )
+    monkeypatch.setattr(
+        distillation, 'jit_step', lambda step, state: lambda state, *_: (state, {'loss': 0.0})
+    )
+    config = DistillationConfig(OptimizerConfig(2), batch_size=32)
+    run(store, toy.one_device(), config, alignment=None)
+    run(store, toy.one_device(), config, student=toy.student_config(), alignment=None)
+    trained, new = chosen
+    assert trained == OptimizerConfig(2, 2e-5, warmup_steps=100, weight_decay=0.0)
+    assert new == OptimizerConfig(2, 2e-3, warmup_steps=100, weight_decay=1.0)
+
+
 def leaves(model):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
 
