@@ -26,7 +26,7 @@ from experiments.flags import (
 )
 
 FLAGS = flags.FLAGS
-define_run_flags('runs/discover', checkpoint_every=200)
+define_run_flags('runs/discover')
 define_checkpoint_flags()
 define_task_flags()
 define_discovery_flags()
@@ -54,7 +54,7 @@ def main() -> None:
         config,
         mesh=mesh,
         workdir=workdir,
-        **options,
+        options=options,
     )
     unseen = inputs.dataset[inputs.split.test]
     for name, circuit in circuits.items():

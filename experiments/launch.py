@@ -60,8 +60,10 @@ def run(main: Callable[[], None]) -> None:
 
 def _show_shared_flags() -> None:
     """Makes --help list the flags of `experiments.flags` too, not the launcher's own alone."""
-    for flag in flags.FLAGS.flags_by_module_dict().get('experiments.flags', ()):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    for module, shared in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith('experiments.flags.'):
+            for flag in shared:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _stop(*_) -> None:

@@ -104,9 +104,8 @@ def shapes_from_flags() -> JobShapes:
             batch_size=config.batch_size,
             microbatches=config.microbatches,
             num_classes=config.num_classes,
-            hidden=config.hidden,
             objective=config.objective,
-            completeness=bool(getattr(config.term_weights(), 'completeness', 0.0)),
+            recompute_logits=config.recompute_logits,
             encode_positions=None if positions is None else len(positions),
             remat=config.remat,
         )

@@ -21,7 +21,9 @@ from cdjax.studies.circuits import LOUDEST, OURS, RANDOM
 
 TERMS = (
     'faithfulness',
+    'kl',
     'completeness',
+    'selectivity',
     'usage',
     'similarity',
     'sparsity',

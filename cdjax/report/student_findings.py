@@ -67,6 +67,21 @@ def training(history: Sequence[Mapping[str, float]], results: Results) -> str:
     return sentence('; '.join(parts) or 'no training curves were kept')
 
 
+# What to know of the terms of an objective when their curves are read.
+_OF_TERMS = {
+    'any_size': 'Faithfulness is the mean over sizes of the logarithm of the KL, and kl its plain '
+    'mean; usage is minus the mutual information of class and problem; all in nats.',
+    'causal': 'Usage is minus the mutual information of class and problem, in nats; sparsity is '
+    'faded in over the second part of the steps.',
+}
+
+
+def terms_caption(objective: str) -> str:
+    """Returns the caption of the curves of an objective's terms."""
+    first = f'Terms of the {objective.replace("_", " ")} objective of the discovery in the teacher'
+    return f'{first}, before weighting. {_OF_TERMS.get(objective, "")}'.strip()
+
+
 def last_changes(results: Results) -> dict[tuple[str, str], float]:
     """Returns by (start, arm) the mean change of accuracy between the last two evaluations."""
     changes: dict[tuple[str, str], list[float]] = {}

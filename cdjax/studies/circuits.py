@@ -28,6 +28,7 @@ from cdjax.evaluation.faithfulness import faithfulness
 from cdjax.evaluation.selectivity import selectivity, selectivity_matrix
 from cdjax.models import Llama
 from cdjax.run.metrics import progress
+from cdjax.run.options import RunOptions
 from cdjax.training.discovery import DiscoveryConfig, discover
 
 # Controls whose masks are learned like the circuits', for classes that are fixed beforehand.
@@ -102,8 +103,10 @@ def control_searches(
         if name == 'operator classes' and 'operators' not in dataset.labels:
             continue
         classes = control_classes(dataset, name, discovery.num_classes, study.seed)
+        count = int(classes.max()) + 1
+        objective = discovery.objective.suited_to(count)
         try:
-            search = dataclasses.replace(discovery, num_classes=int(classes.max()) + 1)
+            search = dataclasses.replace(discovery, num_classes=count, objective=objective)
         except InputError as error:
             raise InputError(f'{error}; or leave {name!r} out of controls') from error
         searches[name] = classes, search
@@ -119,12 +122,9 @@ def discover_controls(
     *,
     mesh: Mesh,
     workdir: epath.Path,
-    **options: Any,
+    options: RunOptions = RunOptions(),
 ) -> dict[str, Circuit]:
-    """Learns the masks of each control with the same steps and the same size as the circuits.
-
-    `options` are further keyword arguments of `discover`.
-    """
+    """Learns the masks of each control with the same steps and the same size as the circuits."""
     circuits = {}
     for name, (classes, search) in control_searches(dataset, discovery, study).items():
         found, _ = discover(
@@ -136,7 +136,7 @@ def discover_controls(
             classes=classes,
             description=f'control: {name}',
             workdir=workdir / name.replace(' ', '_'),
-            **{**options, 'check_gradients': False},
+            options=dataclasses.replace(options, check_gradients=False),
         )
         circuits[name] = found['model']
     return circuits

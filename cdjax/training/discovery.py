@@ -27,6 +27,7 @@ from cdjax.errors import InputError
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import check_batch, put_batch, replicate, split_neurons
+from cdjax.run.options import RunOptions
 from cdjax.training.accumulation import check_batch_size, first_microbatch
 from cdjax.training.diagnostics import GradientReport
 from cdjax.training.discovery_step import (
@@ -43,6 +44,8 @@ from cdjax.training.objectives import AnySize, Objective
 from cdjax.training.optimizer import OptimizerConfig
 from cdjax.training.step import jit_step
 
+STEPS = 700
+
 # A class with less than this part of an even share of the problems has died.
 _DEAD = 0.01
 
@@ -53,7 +56,7 @@ class DiscoveryConfig:
 
     Attributes:
         optimizer: AdamW and its schedule; its `steps` are the steps of the discovery, its learning
-            rate is that of the masks.
+            rate is that of the masks. What it leaves open suits the objective.
         num_classes: latent classes (K).
         objective: what masks are trained for, one of `cdjax.training.objectives.OBJECTIVES`.
         classifier_learning_rate: of the classifier, at its peak.
@@ -71,9 +74,7 @@ class DiscoveryConfig:
         seed: of the initial weights, of the order of the problems and of all noise.
     """
 
-    optimizer: OptimizerConfig = dataclasses.field(
-        default_factory=lambda: OptimizerConfig(700, AnySize.learning_rate, warmup_steps=20)
-    )
+    optimizer: OptimizerConfig = OptimizerConfig(STEPS)
     num_classes: int = 4
     objective: Objective = dataclasses.field(default_factory=AnySize)
     classifier_learning_rate: float = 0.01
@@ -87,6 +88,10 @@ class DiscoveryConfig:
     seed: int = 0
 
     def __post_init__(self):
+        suited = OptimizerConfig(
+            STEPS, self.objective.learning_rate, warmup_steps=20, weight_decay=0.0
+        )
+        object.__setattr__(self, 'optimizer', self.optimizer.or_else(suited))
         if self.num_classes < 1:
             raise InputError(f'num_classes={self.num_classes}: at least 1 class is needed')
         for name in ('temperature', 'classifier_learning_rate'):
@@ -121,10 +126,7 @@ def discover(
     classes: np.ndarray | None = None,
     description: str = 'discover',
     workdir: epath.PathLike | None = None,
-    checkpoint_every: int = 200,
-    profile_steps: tuple[int, int] | None = None,
-    check_gradients: bool = True,
-    diagnose_every: int | None = None,
+    options: RunOptions = RunOptions(),
 ) -> tuple[dict[str, Circuit], list[Point]]:
     """Searches circuits in one model, or in several at once with classes in common.
 
@@ -139,10 +141,7 @@ def discover(
             `config.num_classes`.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed search continues from it.
-        checkpoint_every: steps between checkpoints.
-        profile_steps: see `fit`.
-        check_gradients: run the gradient doctor before the first step.
-        diagnose_every: steps between further reports of it; see `fit`.
+        options: what is written and checked on the way.
 
     Returns:
         name → `Circuit`, cut to exactly `density` of the neurons; and the log points of `fit`.
@@ -212,10 +211,8 @@ def discover(
         mesh=mesh,
         description=description,
         workdir=workdir,
-        checkpoint_every=checkpoint_every,
-        profile_steps=profile_steps,
-        diagnose=diagnose if check_gradients or diagnose_every is not None else None,
-        diagnose_every=diagnose_every,
+        options=options,
+        diagnose=diagnose,
         tokens_per_step=config.batch_size * learned.tokens.shape[1] * len(models),
         flops_per_step=_useful_flops(models.values(), learned.tokens.shape[1], config),
     )

@@ -1,6 +1,7 @@
 """The one optimizer of all trainings: AdamW with warm-up, cosine decay and clipping."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
@@ -14,6 +15,9 @@ from cdjax.parallel.mesh import path_name
 class OptimizerConfig:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) over a fixed number of steps.
 
+    What suits a model of random weights destroys a trained one. What is None is therefore chosen
+    by the training that knows where it starts, see `or_else`.
+
     Attributes:
         steps: length of the schedule.
         learning_rate: at the peak.
@@ -25,9 +29,9 @@ class OptimizerConfig:
     """
 
     steps: int
-    learning_rate: float
-    warmup_steps: int = 100
-    weight_decay: float = 0.0
+    learning_rate: float | None = None
+    warmup_steps: int | None = None
+    weight_decay: float | None = None
     clip_norm: float = 1.0
     epsilon: float = 1e-8
 
@@ -35,13 +39,31 @@ class OptimizerConfig:
         if self.steps < 1:
             raise InputError(f'steps={self.steps}: at least 1 step is needed')
         for name in ('learning_rate', 'clip_norm', 'epsilon'):
-            if not getattr(self, name) > 0:
-                raise InputError(f'{name}={getattr(self, name)} must be above 0')
-        if self.weight_decay < 0 or self.warmup_steps < 0:
-            raise InputError(
-                f'weight_decay={self.weight_decay} and warmup_steps={self.warmup_steps} must not '
-                'be negative'
-            )
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f'{name}={value} must be above 0, and finite')
+        for name in ('weight_decay', 'warmup_steps'):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f'{name}={value} must not be negative, and finite')
+
+    def or_else(self, other: 'OptimizerConfig') -> 'OptimizerConfig':
+        """Returns this configuration with the values of another in place of None."""
+        chosen = {name: value for name, value in vars(self).items() if value is not None}
+        return dataclasses.replace(other, **chosen)
+
+    def describe(self) -> str:
+        """Returns the values in force, of a configuration that leaves nothing open."""
+        warmup = min(self.warmup_steps, self.steps // 10)
+        return (
+            f'{self.steps} steps, {warmup} of them warm-up, learning rate {self.learning_rate:g}, '
+            f'weight decay {self.weight_decay:g}'
+        )
+
+
+# Of a training that starts from a checkpoint, such that what it knows is not lost: the learning
+# rate of Llama 2's supervised fine-tuning (arXiv 2307.09288), without decay.
+FINE_TUNING = OptimizerConfig(1000, 2e-5, warmup_steps=100, weight_decay=0.0)
 
 
 def make_optimizer(
@@ -53,6 +75,7 @@ def make_optimizer(
         config: the optimizer.
         learning_rates: peaks of their own for the parameters below a name, such as 'classifier'.
     """
+    assert None not in vars(config).values(), config
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.learning_rate,

@@ -111,6 +111,14 @@ def mistakes(folder):
             ['train_teacher', new, '--diagnose_every=0'],
             ['diagnose_every=0 must be at least 1'],
         ),
+        'checkpoint_every': (
+            ['discover', new, '--checkpoint_every=0'],
+            ['checkpoint_every=0 must be at least 1'],
+        ),
+        'profile_order': (
+            ['discover', new, '--profile_steps=5:3'],
+            ['profile_steps=5:3', 'END above it'],
+        ),
         'plan_mesh': (
             ['plan', '--target=cpu:4', '--fsdp=3', '--teacher=llama3_8b', '--operands=2'],
             ['fsdp=3 does not divide the 4 devices of cpu:4'],
@@ -202,8 +210,8 @@ def test_nothing_is_written_or_overwritten(outcomes):
 
 def test_the_help_is_complete(outcomes):
     shown, known = outcomes[4]
-    source = (ROOT / 'experiments/flags.py').read_text()
-    shared = set(re.findall(r"DEFINE_\w+\(\s*'(\w+)'", source)) & known
+    sources = [file.read_text() for file in (ROOT / 'experiments/flags').glob('*.py')]
+    shared = set(re.findall(r"DEFINE_\w+\(\s*'(\w+)'", ''.join(sources))) & known
     assert len(shared) > 40
     assert shown >= shared | {'rediscover', 'evaluate_problems'}
     assert not shown & {'verbosity', 'pdb', 'helpxml'}, "absl's own"

@@ -29,6 +29,7 @@ def tiny(mesh):
     import optax
 
     from cdjax.parallel.mesh import FSDP, P
+    from cdjax.run.options import RunOptions
     from cdjax.training.loop import TrainState, fit, init_state
 
     tx = optax.adamw(1e-2)
@@ -63,7 +64,7 @@ def tiny(mesh):
         mesh=mesh,
         description='tiny',
         workdir=FLAGS.workdir,
-        checkpoint_every=FLAGS.checkpoint_every,
+        options=RunOptions(checkpoint_every=FLAGS.checkpoint_every),
     )
 
 
@@ -94,7 +95,9 @@ def discovery(mesh):
     """Stage 1 on a random teacher."""
     import numpy as np
 
+    from cdjax.run.options import RunOptions
     from cdjax.training.discovery import DiscoveryConfig, discover
+    from cdjax.training.objectives import AnySize
     from cdjax.training.optimizer import OptimizerConfig
 
     teacher, problems = teacher_and_problems(mesh)
@@ -102,11 +105,16 @@ def discovery(mesh):
         {'teacher': teacher},
         problems,
         np.arange(len(problems)),
-        DiscoveryConfig(OptimizerConfig(FLAGS.steps, 1e-2), num_classes=2, hidden=8, batch_size=16),
+        DiscoveryConfig(
+            OptimizerConfig(FLAGS.steps, 1e-2),
+            num_classes=2,
+            objective=AnySize(smallest=0.05),
+            batch_size=16,
+            least_accuracy=0.0,
+        ),
         mesh=mesh,
         workdir=FLAGS.workdir,
-        checkpoint_every=FLAGS.checkpoint_every,
-        check_gradients=False,
+        options=RunOptions(checkpoint_every=FLAGS.checkpoint_every, check_gradients=False),
     )
 
 
@@ -116,6 +124,7 @@ def distillation(mesh):
 
     import numpy as np
 
+    from cdjax.run.options import RunOptions
     from cdjax.training.distillation import Alignment, DistillationConfig, TeacherStore, distill
     from cdjax.training.optimizer import OptimizerConfig
 
@@ -133,8 +142,7 @@ def distillation(mesh):
             teacher_masks=rng.random((2, 2, 32)) < 0.5,
         ),
         workdir=FLAGS.workdir,
-        checkpoint_every=FLAGS.checkpoint_every,
-        check_gradients=False,
+        options=RunOptions(checkpoint_every=FLAGS.checkpoint_every, check_gradients=False),
     )
 
 

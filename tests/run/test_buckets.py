@@ -22,11 +22,12 @@ from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.inputs import InputsConfig
 from cdjax.studies.pipeline import Pipeline, PipelineConfig
-from cdjax.training import discovery, distillation
+from cdjax.training import discovery, discovery_step, distillation
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.gradient_reports import GradientReport
 from cdjax.training.loop import Preempted
+from cdjax.training.objectives import AnySize
 from cdjax.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -53,7 +54,13 @@ def teacher(tmp_path_factory):
 def start(workdir, teacher):
     config = PipelineConfig(
         InputsConfig(toy.TASK, share=0.5, test=0.25, teacher=str(teacher)),
-        DiscoveryConfig(STEPS, num_classes=2, density=0.25, hidden=4, batch_size=32),
+        DiscoveryConfig(
+            STEPS,
+            num_classes=2,
+            objective=AnySize(density=0.25, smallest=0.2, sizes=2),
+            batch_size=32,
+            least_accuracy=0.0,
+        ),
         CircuitStudyConfig(sizes=(0.25, 1.0), controls=(), max_problems=30),
         ArmsConfig(
             DistillationConfig(STEPS, batch_size=32),
@@ -70,7 +77,7 @@ def test_a_pipeline_in_a_bucket_is_stopped_and_continued(bucket, teacher, monkey
     monkeypatch.chdir(tmp_path)
     # The doctor compiles each step once more, and has tests of its own.
     no_doctor = lambda *_, **__: lambda *_: GradientReport('loss', (), {})
-    for module in (discovery, distillation):
+    for module in (discovery_step, distillation):
         monkeypatch.setattr(module, 'GradientDoctor', no_doctor)
     asked = []
 

@@ -17,6 +17,7 @@ from cdjax.circuits.classifier import Encoding
 from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import Llama, load_huggingface, save_huggingface
+from cdjax.run.options import RunOptions
 from cdjax.studies import arms as arms_module
 from cdjax.studies import circuits as circuits_module
 from cdjax.studies import pipeline as pipeline_module
@@ -24,11 +25,11 @@ from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import OURS, RANDOM, CircuitStudyConfig
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.pipeline import Pipeline, PipelineConfig
-from cdjax.training import discovery, distillation, language_model
+from cdjax.training import discovery_step, distillation, language_model
 from cdjax.training.diagnostics import GradientReport
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
-from cdjax.training.language_model import LanguageModelConfig
+from cdjax.training.objectives import AnySize, FixedDensity
 from cdjax.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -42,13 +43,19 @@ STEPS = OptimizerConfig(3, 1e-2)
 def make_config(teacher) -> PipelineConfig:
     return PipelineConfig(
         InputsConfig(toy.TASK, share=0.5, test=0.25, teacher=str(teacher)),
-        DiscoveryConfig(STEPS, num_classes=2, density=0.25, hidden=4, batch_size=32),
+        DiscoveryConfig(
+            STEPS,
+            num_classes=2,
+            objective=AnySize(density=0.25, smallest=0.2, sizes=2),
+            batch_size=32,
+            least_accuracy=0.0,
+        ),
         CircuitStudyConfig(sizes=(0.25, 1.0), controls=('one mask',), max_problems=30),
         ArmsConfig(
             DistillationConfig(STEPS, batch_size=32),
             arms=('kd', 'circuits'),
             starts=('nothing', 'partial'),
-            head_start=LanguageModelConfig(STEPS, batch_size=32),
+            head_start_steps=3,
             evaluate_every=2,
             max_problems=30,
         ),
@@ -71,9 +78,9 @@ def finished(teacher, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # The doctor compiles each step once more, and has tests of its own.
         no_doctor = lambda *_, **__: lambda *_: GradientReport('loss', (), {})
-        for module in (discovery, distillation, language_model):
+        for module in (discovery_step, distillation, language_model):
             patch.setattr(module, 'GradientDoctor', no_doctor)
-        options = {'checkpoint_every': 2}
+        options = RunOptions(checkpoint_every=2)
         pipeline = Pipeline(make_config(teacher), workdir, mesh=toy.one_device(), options=options)
         return pipeline, pipeline.run()
 
@@ -86,7 +93,7 @@ def test_the_artefacts_are_there(finished):
     for name in ('teacher', 'control_one_mask', 'student_nothing-circuits-0'):
         assert Circuit.load(workdir / 'circuits' / name).size in (4, 2)
     for name in ('teacher', 'student'):
-        assert Circuit.load(workdir / 'circuits' / 'joint_0' / name).num_classes == 2
+        assert Circuit.load(workdir / 'circuits' / 'joint_partial_0' / name).num_classes == 2
     for stage in ('discover/teacher', 'distill/partial-kd-0', 'head_start/0'):
         assert (workdir / 'stages' / stage / 'metrics.jsonl').exists()
 
@@ -165,8 +172,10 @@ def _files(workdir):
 
 def test_another_run_is_refused(finished):
     pipeline, _ = finished
+    objective = AnySize(density=0.3, smallest=0.2, sizes=2)
     other = dataclasses.replace(
-        pipeline.config, discovery=dataclasses.replace(pipeline.config.discovery, density=0.3)
+        pipeline.config,
+        discovery=dataclasses.replace(pipeline.config.discovery, objective=objective),
     )
     before = (pipeline.workdir / 'config.json').read_text()
     with pytest.raises(InputError, match=r'density.*another --workdir'):
@@ -189,6 +198,31 @@ def test_the_export_has_equal_logits_in_transformers(finished):
     assert model_hash(ours) == model_hash(distilled)
 
 
+def test_a_student_that_is_given_is_the_student_that_starts(teacher, tmp_path):
+    student = Llama(dataclasses.replace(SHAPE, intermediate_size=8), jax.random.key(5))
+    save_huggingface(student, tmp_path / 'student', tokenizer_from=teacher)
+    config = make_config(teacher)
+    inputs = dataclasses.replace(config.inputs, student=str(tmp_path / 'student'))
+    openly = DistillationConfig(OptimizerConfig(3), batch_size=32)
+    arms = dataclasses.replace(config.arms, distillation=openly, starts=None)
+    config = dataclasses.replace(config, inputs=inputs, arms=arms)
+    pipeline = Pipeline(config, tmp_path / 'run', mesh=toy.one_device())
+    assert pipeline.config.arms.starts == ('checkpoint',)
+    first = pipeline.first_student('checkpoint', 0)
+    assert model_hash(first) == model_hash(student)
+    written = json.loads((tmp_path / 'run' / 'config.json').read_text())['arms']
+    assert written['starts'] == ['checkpoint']
+    optimizer = written['distillation']['checkpoint']['optimizer']
+    assert (optimizer['learning_rate'], optimizer['weight_decay']) == (2e-5, 0.0)
+    assert 'learning rate 2e-05, weight decay 0' in pipeline.config.arms.describe()
+
+    both = dataclasses.replace(arms, starts=('nothing', 'partial'))
+    with pytest.raises(InputError, match='starts=nothing,partial would not start from the student'):
+        dataclasses.replace(config, arms=both)
+    with pytest.raises(InputError, match='starts=checkpoint needs the checkpoint of a student'):
+        dataclasses.replace(make_config(teacher), arms=pipeline.config.arms)
+
+
 def refused(teacher, tmp_path, message, **changes):
     config = make_config(teacher)
     with pytest.raises(InputError, match=message):
@@ -204,7 +238,8 @@ def test_what_is_wrong_is_found_before_anything_is_written(teacher, tmp_path):
     deep = dataclasses.replace(config.discovery, encoding=Encoding(1))
     refused(teacher, tmp_path, 'encode_layer=1: the model has layers 0 to 0', discovery=deep)
     # What single stages would say, of which some come hours later.
-    few = dataclasses.replace(config.discovery, density=0.06)  # 16 and 8 neurons
+    sparse = AnySize(density=0.06, smallest=0.2, sizes=2)  # of 16 and 8 neurons
+    few = dataclasses.replace(config.discovery, objective=sparse)
     refused(teacher, tmp_path, 'less than one neuron of the student', discovery=few)
     small = dataclasses.replace(config.arms.distillation, batch_size=3)
     small = dataclasses.replace(config.arms, distillation=small)
@@ -214,7 +249,8 @@ def test_what_is_wrong_is_found_before_anything_is_written(teacher, tmp_path):
     refused(teacher, tmp_path, 'top_k=99: the teacher has 30 tokens', arms=many)
     whole = dataclasses.replace(config.inputs, share=1.0)
     refused(teacher, tmp_path, 'share=1 leaves no training forms', inputs=whole)
-    narrow = dataclasses.replace(config.discovery, num_classes=1, hidden=1)
+    of_one = FixedDensity(density=0.25, hidden=1)
+    narrow = dataclasses.replace(config.discovery, num_classes=1, objective=of_one)
     by_operator = dataclasses.replace(config.study, controls=('operator classes',))
     refused(
         teacher,

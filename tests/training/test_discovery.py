@@ -16,7 +16,9 @@ from cdjax.errors import InputError
 from cdjax.losses import AnySizeWeights, CausalDiscoveryWeights, DiscoveryWeights
 from cdjax.parallel.mesh import make_mesh
 from cdjax.run.checkpoints import tree_names
+from cdjax.run.options import RunOptions
 from cdjax.training import discovery
+from cdjax.training.diagnostics import GradientReport
 from cdjax.training.discovery import DiscoveryConfig, check_discovery, discover
 from cdjax.training.loop import Preempted
 from cdjax.training.objectives import AnySize, FixedDensity, Published
@@ -52,10 +54,10 @@ class SharedStep:
 discovery_jit_step = discovery.jit_step
 
 
-def run(mesh, config=CONFIG, **options):
-    options = {'check_gradients': False} | options
+def run(mesh, config=CONFIG, **changes):
+    changes = {'options': RunOptions(check_gradients=False)} | changes
     return discover(
-        {'teacher': toy.model(mesh)}, toy.dataset(), toy.rows().train, config, mesh=mesh, **options
+        {'teacher': toy.model(mesh)}, toy.dataset(), toy.rows().train, config, mesh=mesh, **changes
     )
 
 
@@ -328,7 +330,7 @@ def test_the_other_objectives_train(monkeypatch, objective):
     step = SharedStep()
     monkeypatch.setattr(discovery, 'jit_step', step)
     config = dataclasses.replace(CONFIG, objective=objective, optimizer=OptimizerConfig(3, 1e-2))
-    circuits, history = run(toy.one_device(), config, check_gradients=True)
+    circuits, history = run(toy.one_device(), config, options=RunOptions())
     terms, weights = history[-1], vars(objective.weights)
     circuit = circuits['teacher']
     assert circuit.size == round(0.2 * 64)
@@ -356,6 +358,36 @@ def test_classes_that_die_are_named(caplog):
     caplog.clear()
     discovery._warn_of_dead_classes(np.array([500, 30, 470]), 'discover')
     assert not caplog.text
+
+
+# -- The gradient doctor ------------------------------------------------------------------------
+
+
+def test_it_is_asked_at_the_start_and_on_request(monkeypatch):
+    batches = []
+    doctor = lambda params, config: (
+        lambda params, frozen, batch, key, step: (
+            batches.append((int(step), batch)) or GradientReport('faithfulness', (), {})
+        )
+    )
+    monkeypatch.setattr(discovery, 'gradient_doctor', doctor)
+    monkeypatch.setattr(
+        discovery, 'jit_step', lambda step, state: lambda state, *_: (next_step(state), {})
+    )
+    next_step = lambda state: dataclasses.replace(state, step=state.step + 1)
+    config = dataclasses.replace(CONFIG, microbatches=2)
+    run(toy.one_device(), config, options=RunOptions())
+    assert [step for step, _ in batches] == [0]
+    run(
+        toy.one_device(),
+        config,
+        options=RunOptions(check_gradients=False, diagnose_every=STEPS // 2),
+    )
+    assert [step for step, _ in batches] == [0, STEPS // 2, STEPS]
+    # One microbatch of the two, as much as fits beside the training.
+    assert all(batch['tokens'].shape == (16, toy.T) for _, batch in batches)
+    run(toy.one_device(), config)
+    assert len(batches) == 3
 
 
 # -- What the configuration refuses -------------------------------------------------------------

@@ -1,5 +1,6 @@
 """fit: what it logs, that it never stalls the device, and that a stopped run is a run."""
 
+import dataclasses
 import functools
 import logging
 import os
@@ -18,6 +19,7 @@ from cdjax.parallel.mesh import REPLICATED_RULES, make_mesh
 from cdjax.run import folder as workdir_lib
 from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.metrics import read_metrics
+from cdjax.run.options import RunOptions
 from cdjax.training.diagnostics import GradientDoctor, GradientError
 from cdjax.training.loop import Preempted, TrainState, best_parameters, fit, init_state
 
@@ -61,10 +63,12 @@ def first_state(mesh):
 
 
 def run(mesh, workdir=None, *, steps=23, batches=batch_at, step=noisy_step, **options):
-    options = {'checkpoint_every': 5, 'log_every': 4, **options}
+    names = {field.name for field in dataclasses.fields(RunOptions)}
+    chosen = {name: options.pop(name) for name in names & options.keys()}
     return fit(
         step, copy(first_state(mesh)), batches, steps=steps, mesh=mesh, description='test',
-        workdir=workdir, **options,
+        workdir=workdir, options=RunOptions(**{'checkpoint_every': 5} | chosen),
+        **{'log_every': 4} | options,
     )  # fmt: skip
 
 

@@ -99,6 +99,13 @@ class AnySize:
                 'the weight of selectivity, or choose 2 classes or more'
             )
 
+    def suited_to(self, num_classes: int) -> 'AnySize':
+        """Returns it without what tells classes apart, where there is one class only."""
+        if num_classes > 1:
+            return self
+        weights = dataclasses.replace(self.weights, selectivity=0.0)
+        return dataclasses.replace(self, specific=None, weights=weights)
+
     def check_shape(self, shape: LlamaConfig, name: str) -> None:
         """See `Objective`."""
         if round(self.smallest * shape.num_neurons) < 1:

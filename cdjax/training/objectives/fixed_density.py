@@ -72,6 +72,10 @@ class FixedDensity:
         """See `Objective`."""
         check_hidden(self.hidden, num_classes)
 
+    def suited_to(self, num_classes: int) -> 'FixedDensity':
+        """Returns it as it is."""
+        return self
+
     def check_shape(self, shape: LlamaConfig, name: str) -> None:
         """Every model will do."""
 

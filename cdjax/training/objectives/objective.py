@@ -113,6 +113,9 @@ class Objective(Protocol):
     def check(self, num_classes: int) -> None:
         """Raises InputError for options that do not go with K classes."""
 
+    def suited_to(self, num_classes: int) -> 'Objective':
+        """Returns it without what does not go with K classes, for a control of another K."""
+
     def check_shape(self, shape: LlamaConfig, name: str) -> None:
         """Raises InputError for options that do not go with a model; `name` is for the message."""
 
