@@ -8,6 +8,7 @@ continues is therefore the run that was not, bit for bit, on the same mesh.
 import collections
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -46,6 +47,10 @@ class Preempted(Exception):
 
     Launchers exit with status 75 (EX_TEMPFAIL of sysexits.h: try again).
     """
+
+
+class Diverged(InputError):
+    """A metric of a step is NaN or infinite; the checkpoints from before it are kept."""
 
 
 @jax.tree_util.register_dataclass
@@ -186,6 +191,8 @@ def fit(
         InputError: the workdir cannot hold the run, or holds another one.
         GradientError: before the first step, a weighted term that trains nothing; later, one that
             is not finite, for a gradient may well vanish on the way: that is a warning.
+        Diverged: a metric is no longer finite, such as the loss or the norm of its gradient; what
+            comes of it is not saved.
         Preempted: a SIGTERM came; the state is saved.
     """
     assert steps >= 0, steps
@@ -253,6 +260,24 @@ def fit(
             if not any(name.startswith(DIAGNOSTICS) for name in first):
                 bar.set_postfix(shown, refresh=False)
 
+        def log_window(at: int, window: _Window) -> None:
+            means = window.means()
+            log(at, means | rate.at(at))
+            require_finite(at, means)
+
+        def require_finite(at: int, values: Point) -> None:
+            bad = [name for name, value in values.items() if not math.isfinite(value)]
+            if not bad:
+                return
+            # The loss is a sum, and bad where a term is.
+            bad = [name for name in bad if name not in ('loss', 'gradient')] or bad
+            last = None if checkpoints is None else checkpoints.latest_step()
+            kept = 'nothing was saved' if last is None else f'step {last} is kept in {workdir}'
+            raise Diverged(
+                f'{description}: by step {at} no longer finite: {", ".join(sorted(bad))}; {kept}: '
+                'try a lower learning rate'
+            )
+
         def report_gradients(at: int) -> None:
             report = diagnose(state, batch_at(at))
             log(at, {f'{DIAGNOSTICS}{k}': v for k, v in report.scalars().items()})
@@ -275,7 +300,7 @@ def fit(
             window.add(metrics)
             queued.append(metrics)
             if unlogged is not None:  # its successor is queued: fetching it idles no device
-                log(unlogged[0], unlogged[1].means() | rate.at(unlogged[0]))
+                log_window(*unlogged)
                 unlogged = None
             if len(queued) > _IN_FLIGHT:
                 jax.block_until_ready(queued.popleft())
@@ -298,7 +323,7 @@ def fit(
             if done % log_every == 0 or last:
                 unlogged, window = (done, window), _Window()
             if unlogged is not None and (evaluating or diagnosing or saving):
-                log(done, unlogged[1].means() | rate.at(done))
+                log_window(*unlogged)
                 unlogged = None
             if evaluating or diagnosing or saving:
                 jax.block_until_ready(metrics)
@@ -311,6 +336,7 @@ def fit(
                 if diagnosing:
                     report_gradients(done)
                 if saving:
+                    require_finite(done, window.totals()['sums'])
                     checkpoints.save(
                         done,
                         state,
@@ -321,7 +347,7 @@ def fit(
 
         # -- End ------------------------------------------------------------------------------
         if unlogged is not None:
-            log(unlogged[0], unlogged[1].means() | rate.at(unlogged[0]))
+            log_window(*unlogged)
         if checkpoints is not None:
             with rate.paused():
                 checkpoints.wait()

@@ -207,7 +207,13 @@ def test_no_batch_makes_a_pass_fit_that_does_not(machine, monkeypatch):
     [
         (dataclasses.replace(SHAPES, batch_size=160, microbatches=2), 8),
         (dataclasses.replace(SHAPES, batch_size=160, microbatches=2, layer_pairs=''), 2),
-        (DiscoveryShapes(TEACHER, 160, 6, 10**4, num_classes=5, microbatches=2), 20),
+        (DiscoveryShapes(TEACHER, 160, 6, 10**4, num_classes=5, microbatches=2), 16),
+        (
+            DiscoveryShapes(
+                TEACHER, 160, 6, 10**4, num_classes=5, microbatches=2, objective=Published()
+            ),
+            20,
+        ),
     ],
 )
 def test_where_nothing_fits_no_batch_is_tried_that_a_run_would_refuse(monkeypatch, shapes, least):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import os
+import re
 import shutil
 import signal
 
@@ -21,7 +22,14 @@ from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.metrics import read_metrics
 from cdjax.run.options import RunOptions
 from cdjax.training.diagnostics import GradientDoctor, GradientError
-from cdjax.training.loop import Preempted, TrainState, best_parameters, fit, init_state
+from cdjax.training.loop import (
+    Diverged,
+    Preempted,
+    TrainState,
+    best_parameters,
+    fit,
+    init_state,
+)
 
 TX = optax.adam(0.1)
 RATES = ('steps_per_second', 'tokens_per_second', 'mfu')
@@ -420,3 +428,29 @@ def test_a_gradient_that_is_not_finite_stops_a_run_on_the_way(mesh):
     scale = lambda n: float('nan') if n == 12 else 1.0
     with pytest.raises(GradientError, match=r'extra \(weight 1\) is nan'):
         run(mesh, batches=raising_at(14), diagnose=examine(scale), diagnose_every=6)
+
+
+@pytest.mark.parametrize(('at', 'kept'), [(3, None), (6, 5), (11, 10), (22, 20)])
+def test_a_term_that_is_no_longer_finite_stops_a_run_and_is_named(mesh, tmp_path, at, kept):
+    def poisoned(step):
+        batch = batch_at(step)
+        return {'x': batch['x'] * np.float32(np.nan)} if step == at else batch
+
+    with pytest.raises(Diverged) as stopped:
+        run(mesh, tmp_path, batches=poisoned)
+    says = 'nothing was saved' if kept is None else f'step {kept} is kept in {tmp_path}'
+    assert re.search(rf'test: by step \d+ no longer finite: first; {says}:', str(stopped.value))
+    with Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == kept
+    # What is kept is good: with other batches the run goes on from it.
+    state, history = run(mesh, tmp_path)
+    assert history[-1]['step'] == 23
+    assert np.isfinite(state.params['w']).all()
+
+
+def test_a_loss_without_terms_is_named_itself(mesh):
+    def overflows(state, batch):
+        return state, {'loss': state.step / jnp.float32(0), 'gradient': jnp.float32(jnp.nan)}
+
+    with pytest.raises(Diverged, match='by step 4 no longer finite: gradient, loss;'):
+        run(mesh, step=overflows)
