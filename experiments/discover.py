@@ -7,7 +7,7 @@ import dataclasses
 
 from absl import flags
 
-from cdjax.circuits.circuit import tokenizer_hash
+from cdjax.circuits.circuit import Circuit, tokenizer_hash
 from cdjax.evaluation.accuracy import predict
 from cdjax.run.folder import open_workdir
 from cdjax.studies.inputs import Inputs
@@ -31,6 +31,12 @@ define_checkpoint_flags()
 define_task_flags()
 define_discovery_flags()
 define_machine_flags()
+flags.DEFINE_string(
+    'first_scores',
+    None,
+    'Circuit file of the teacher whose ranking of neurons the search starts from (any_size); from '
+    'nothing if not given.',
+)
 
 
 def main() -> None:
@@ -40,9 +46,21 @@ def main() -> None:
     shapes = {'teacher': inputs.teacher_config}
     if inputs.has_student:
         shapes['student'] = inputs.student_config
+    first_scores = None
+    if FLAGS.first_scores is not None:
+        first_scores = {'teacher': Circuit.load(FLAGS.first_scores).scores}
     mesh = start_machine()
-    check_discovery(shapes, inputs.dataset, config, mesh=mesh, batch_flag='discovery_batch_size')
+    check_discovery(
+        shapes,
+        inputs.dataset,
+        config,
+        mesh=mesh,
+        first_scores=first_scores,
+        batch_flag='discovery_batch_size',
+    )
     facts = {'inputs': inputs.facts(), 'discovery': dataclasses.asdict(config)}
+    if first_scores is not None:
+        facts['first_scores'] = FLAGS.first_scores
     workdir = open_workdir(FLAGS.workdir, facts, name='discover')
     models = {'teacher': inputs.load_teacher(mesh)}
     if inputs.has_student:
@@ -53,6 +71,7 @@ def main() -> None:
         inputs.split.train,
         config,
         mesh=mesh,
+        first_scores=first_scores,
         workdir=workdir,
         options=options,
     )

@@ -81,6 +81,24 @@ def binarize(scores: np.ndarray, size: int) -> np.ndarray:
     return masks.reshape(scores.shape)
 
 
+def log_ranks(scores: np.ndarray) -> np.ndarray:
+    """Returns minus the logarithm of each neuron's rank within its class, from 1 for the highest.
+
+    Scores of any method, on one scale: of all neurons, those far up differ most.
+
+    Args:
+        scores: float `[K, L, F]`; of equal ones the earlier neuron is the higher.
+
+    Returns:
+        float32 `[K, L, F]`.
+    """
+    flat = np.asarray(scores, np.float64).reshape(len(scores), -1)
+    order = np.argsort(-flat, axis=1, kind='stable')
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(1, flat.shape[1] + 1)[None], axis=1)
+    return -np.log(ranks).astype(np.float32).reshape(scores.shape)
+
+
 def specific_size(size, specific: float, np=np):
     """Returns how many neurons of a circuit of `size` are its class's own: a part, at least one.
 

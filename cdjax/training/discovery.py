@@ -21,7 +21,7 @@ from cdjax.circuits.ablation import check_one_length, neuron_means
 from cdjax.circuits.activations import collect_answer_activations
 from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.circuits.classifier import Encoding, encode, standardization, standardize
-from cdjax.circuits.masks import binarize
+from cdjax.circuits.masks import binarize, log_ranks
 from cdjax.data import Dataset, batch_indices
 from cdjax.errors import InputError
 from cdjax.models import Llama, LlamaConfig
@@ -124,6 +124,7 @@ def discover(
     *,
     mesh: Mesh,
     classes: np.ndarray | None = None,
+    first_scores: Mapping[str, np.ndarray] | None = None,
     description: str = 'discover',
     workdir: epath.PathLike | None = None,
     options: RunOptions = RunOptions(),
@@ -139,6 +140,9 @@ def discover(
         classes: int `[N]`, classes that are fixed beforehand (a baseline, or known structure); no
             classifier is trained then, and none for one class. Their number must be
             `config.num_classes`.
+        first_scores: name → float `[K, L, F]` or `[1, L, F]`, a ranking of neurons to start from,
+            such as an attribution's; only the order counts. From nothing if None, which leaves
+            seeds independent of each other.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed search continues from it.
         options: what is written and checked on the way.
@@ -151,7 +155,7 @@ def discover(
         cdjax.training.diagnostics.GradientError: a weighted term that trains nothing.
     """
     shapes = {name: model.config for name, model in models.items()}
-    check_discovery(shapes, dataset, config, mesh=mesh)
+    check_discovery(shapes, dataset, config, mesh=mesh, first_scores=first_scores)
     if classes is not None and classes.max() >= config.num_classes:
         raise ValueError(f'class {classes.max()} of {config.num_classes} classes')
     if classes is None and config.num_classes == 1:
@@ -178,7 +182,10 @@ def discover(
 
     # -- Training -----------------------------------------------------------------------------
     tx = make_discovery_optimizer(config)
-    init_params = lambda key: make_params(key, shapes, width, config.objective, config.num_classes)
+    first = _first_scores(first_scores or {}, shapes, config.num_classes)
+    init_params = lambda key: make_params(
+        key, shapes, width, config.objective, config.num_classes, first
+    )
     state = init_state(init_params, tx, jax.random.key(config.seed), mesh, rules=RULES)
 
     def batch_at(step: int) -> dict[str, Any]:
@@ -259,6 +266,7 @@ def check_discovery(
     config: DiscoveryConfig,
     *,
     mesh: Mesh,
+    first_scores: Mapping[str, np.ndarray] | None = None,
     batch_flag: str = 'batch_size',
 ) -> None:
     """Raises InputError for all that `discover` refuses; to be asked before a model is loaded.
@@ -268,6 +276,7 @@ def check_discovery(
         dataset: the problems.
         config: the search.
         mesh: the mesh.
+        first_scores: as for `discover`.
         batch_flag: the name that the user knows the size of a batch by.
     """
     check_batch(config.batch_size, mesh, microbatches=config.microbatches, name=batch_flag)
@@ -279,6 +288,28 @@ def check_discovery(
             raise InputError(
                 f'density={config.objective.density} is less than one neuron of the {name}'
             )
+    first = _first_scores(first_scores or {}, shapes, config.num_classes)
+    for name, scores in first.items():
+        init = lambda key, name=name, scores=scores: config.objective.init(
+            key, shapes[name], config.num_classes, scores
+        )
+        jax.eval_shape(init, jax.random.key(0))  # not every objective can start from scores
+
+
+def _first_scores(
+    given: Mapping[str, np.ndarray], shapes: Mapping[str, LlamaConfig], num_classes: int
+) -> dict[str, np.ndarray]:
+    """Returns rankings on the scale that masks start from, `[K, L, F]` for each model named."""
+    first = {}
+    for name, scores in given.items():
+        size = (shapes[name].num_layers, shapes[name].intermediate_size)
+        if scores.shape not in ((1, *size), (num_classes, *size)):
+            raise InputError(
+                f'first_scores of the {name} have shape {scores.shape}: expected '
+                f'{(num_classes, *size)}, or 1 in place of {num_classes} for all classes alike'
+            )
+        first[name] = np.broadcast_to(log_ranks(scores), (num_classes, *size))
+    return first
 
 
 def circuit_size(config: DiscoveryConfig, shape: LlamaConfig) -> int:

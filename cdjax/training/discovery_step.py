@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
@@ -34,6 +35,7 @@ def make_params(
     width: int | None,
     objective: Objective,
     num_classes: int,
+    first_scores: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Returns the first parameters: the masks of each model, and the classifier.
 
@@ -43,10 +45,12 @@ def make_params(
         width: features of an encoding (E); None where the classes are fixed beforehand.
         objective: what the masks are trained for.
         num_classes: K.
+        first_scores: name → scores to start near, see `Objective.init`.
     """
+    first_scores = first_scores or {}
     keys = jax.random.split(key, len(shapes) + 1)
     masks = {
-        name: objective.init(model_key, shape, num_classes)
+        name: objective.init(model_key, shape, num_classes, first_scores.get(name))
         for (name, shape), model_key in zip(shapes.items(), keys[1:], strict=True)
     }
     if width is None:

@@ -102,7 +102,8 @@ def define_discovery_flags() -> None:
     flags.DEFINE_float(
         'least_accuracy',
         default.least_accuracy,
-        'A model that answers fewer of the problems is refused: it has no circuits for them.',
+        'A model that answers fewer of the problems is refused: it has no circuits for them '
+        '(random weights are let pass).',
     )
     flags.DEFINE_integer('discovery_seed', default.seed, 'Seed of a discovery.')
 
@@ -174,6 +175,7 @@ def discovery_from_flags() -> DiscoveryConfig:
         raise InputError(
             f'encode_positions={",".join(FLAGS.encode_positions)}: write integers such as 1,3,5'
         ) from None
+    random = 'random_weights' in FLAGS and FLAGS.random_weights
     return DiscoveryConfig(
         optimizer=OptimizerConfig(
             FLAGS.discovery_steps, FLAGS.discovery_learning_rate, epsilon=FLAGS.discovery_epsilon
@@ -187,7 +189,7 @@ def discovery_from_flags() -> DiscoveryConfig:
         microbatches=FLAGS.discovery_microbatches,
         remat=FLAGS.discovery_remat,
         recompute_logits=FLAGS.recompute_logits,
-        least_accuracy=FLAGS.least_accuracy,
+        least_accuracy=0.0 if random else FLAGS.least_accuracy,
         seed=FLAGS.discovery_seed,
     )
 

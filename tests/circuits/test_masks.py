@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from cdjax.circuits.masks import MaskGenerator, binarize, random_masks
+from cdjax.circuits.masks import MaskGenerator, binarize, log_ranks, random_masks
 from cdjax.errors import InputError
 
 
@@ -69,3 +69,9 @@ def test_initial_masks_have_the_density_asked_for(key):
 def test_a_hidden_layer_below_the_classes_is_refused(key):
     with pytest.raises(InputError, match=r'hidden=3.*4 classes.*choose at least 4'):
         MaskGenerator(4, 1, 8, key, hidden=3)
+
+
+def test_log_ranks_forget_all_but_the_order():
+    scores = np.array([[[3.0, -1.0], [3.0, 1e9]], [[0.0, 1.0], [2.0, 3.0]]])
+    expected = -np.log([[[2, 4], [3, 1]], [[4, 3], [2, 1]]])
+    np.testing.assert_allclose(log_ranks(scores), expected, rtol=1e-6)

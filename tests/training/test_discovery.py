@@ -341,6 +341,38 @@ def test_the_other_objectives_train(monkeypatch, objective):
         assert terms['loss'] == pytest.approx(total, rel=1e-4)
 
 
+@pytest.mark.parametrize('specific', [None, 0.3])
+def test_a_search_may_start_from_a_ranking(specific):
+    rng = np.random.default_rng(0)
+    ranking = np.exp(5 * rng.normal(size=(1, toy.L, toy.F)))  # only its order counts
+    objective = dataclasses.replace(CONFIG.objective, specific=specific)
+    config = dataclasses.replace(
+        CONFIG, objective=objective, optimizer=OptimizerConfig(1, 1e-6, warmup_steps=0)
+    )
+    first = {'teacher': ranking}
+    circuit = run(toy.one_device(), config, first_scores=first)[0]['teacher']
+    order = lambda scores: np.argsort(np.argsort(scores, axis=None))
+    for k in range(toy.K):
+        assert np.corrcoef(order(circuit.scores[k]), order(ranking))[0, 1] > 0.9
+    assert circuit.masks.all(axis=0).sum() > 0.6 * circuit.size
+
+
+def test_rankings_that_cannot_be():
+    wrong = {'teacher': np.zeros((2, toy.L, toy.F))}
+    with pytest.raises(InputError, match=r'first_scores of the teacher have shape \(2, 2, 32\)'):
+        run(toy.one_device(), first_scores=wrong)
+    config = dataclasses.replace(CONFIG, objective=FixedDensity(hidden=8))
+    some = {'teacher': np.zeros((1, toy.L, toy.F))}
+    with pytest.raises(InputError, match='causal objective cannot start from scores'):
+        check_discovery(
+            {'teacher': toy.teacher_config()},
+            toy.dataset(),
+            config,
+            mesh=toy.one_device(),
+            first_scores=some,
+        )
+
+
 # -- What a discovery says ------------------------------------------------------------------------
 
 

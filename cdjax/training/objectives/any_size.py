@@ -114,11 +114,21 @@ class AnySize:
                 f'less than one: choose at least {1 / shape.num_neurons:.2g}'
             )
 
-    def init(self, key: jax.Array, shape: LlamaConfig, num_classes: int) -> dict[str, jax.Array]:
+    def init(
+        self,
+        key: jax.Array,
+        shape: LlamaConfig,
+        num_classes: int,
+        first_scores: np.ndarray | None,
+    ) -> dict[str, jax.Array]:
         """Returns `scores` `[K, L, F]`, in front of them those of the core where there is one."""
         rankings = num_classes + (self.specific is not None)
         size = (rankings, shape.num_layers, shape.intermediate_size)
-        return {'scores': 0.1 * jax.random.normal(key, size)}
+        scores = 0.1 * jax.random.normal(key, size)
+        if first_scores is not None:
+            core = [] if self.specific is None else [first_scores.mean(axis=0, keepdims=True)]
+            scores = scores + np.concatenate([*core, first_scores])
+        return {'scores': scores}
 
     def draw_rows(self, key: jax.Array, rows: int, num_classes: int) -> dict[str, jax.Array]:
         """Returns `resampled`, whose fill is counterfactual, and `other`, whose circuit goes."""

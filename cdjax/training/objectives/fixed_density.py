@@ -79,8 +79,19 @@ class FixedDensity:
     def check_shape(self, shape: LlamaConfig, name: str) -> None:
         """Every model will do."""
 
-    def init(self, key: jax.Array, shape: LlamaConfig, num_classes: int) -> MaskGenerator:
+    def init(
+        self,
+        key: jax.Array,
+        shape: LlamaConfig,
+        num_classes: int,
+        first_scores: np.ndarray | None,
+    ) -> MaskGenerator:
         """Returns the mask generator of a model."""
+        if first_scores is not None:
+            raise InputError(
+                f'the {self.key} objective cannot start from scores: its masks come from a '
+                'generator; choose objective=any_size, or leave them out'
+            )
         size = (shape.num_layers, shape.intermediate_size)
         return MaskGenerator(num_classes, *size, key, hidden=self.hidden)
 

@@ -119,8 +119,25 @@ class Objective(Protocol):
     def check_shape(self, shape: LlamaConfig, name: str) -> None:
         """Raises InputError for options that do not go with a model; `name` is for the message."""
 
-    def init(self, key: jax.Array, shape: LlamaConfig, num_classes: int) -> Any:
-        """Returns the first parameters of one model's masks."""
+    def init(
+        self,
+        key: jax.Array,
+        shape: LlamaConfig,
+        num_classes: int,
+        first_scores: np.ndarray | None,
+    ) -> Any:
+        """Returns the first parameters of one model's masks.
+
+        Args:
+            key: PRNG key.
+            shape: of the model.
+            num_classes: K.
+            first_scores: float32 `[K, L, F]`, scores to start near, on the scale of
+                `cdjax.circuits.masks.log_ranks`; None to start from nothing.
+
+        Raises:
+            InputError: scores to start near, for masks that are not made of scores.
+        """
 
     def draw_rows(self, key: jax.Array, rows: int, num_classes: int) -> dict[str, jax.Array]:
         """Returns the random numbers of a step that belong to a problem, `[B, ...]`."""
