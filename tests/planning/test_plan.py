@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -91,6 +92,21 @@ def test_the_programs_of_a_discovery_run(changes):
     assert int(state.step) == 2
     assert state.params['masks'].keys() == shapes.models.keys()
     assert ('classifier' in state.params) == (shapes.num_classes > 1)
+
+
+def test_a_discovery_split_over_neurons_moves_none_of_them():
+    wide = dataclasses.replace(TEACHER, intermediate_size=1040)
+    shapes = DiscoveryShapes(wide, 16, 6, 100, objective=SELECTIVE, teacher_dtype='float32')
+    mesh = make_mesh(1, 8)
+    step = discovery_programs(mesh, dataclasses.asdict(shapes))[-1]
+    with jax.set_mesh(mesh):
+        program = step.step.lower(*step.arguments).compile().as_text()
+    moved = re.findall(
+        r'= (\S+) (?:all-gather|all-to-all|collective-permute|all-reduce)(?:-start)?\(', program
+    )
+    assert len(moved) > 5
+    sizes = {int(n) for shape in moved for n in re.findall(r'\d+', shape.partition('{')[0])}
+    assert not sizes & {1040, 1040 // 8}, 'as wide as all neurons of a layer, or as a device has'
 
 
 def test_a_batch_of_a_discovery_that_does_not_divide_is_named():
