@@ -9,8 +9,9 @@ import jax
 from absl import app, flags, logging
 
 from cdjax.errors import InputError
+from cdjax.parallel.preemption import BETWEEN_TRAININGS, Preempted
+from cdjax.run import lock
 from cdjax.training.diagnostics import GradientError
-from cdjax.training.loop import Preempted
 
 # 0 done, 1 the user's mistake, 75 stopped by a signal after saving (EX_TEMPFAIL of sysexits.h:
 # start it again with the same command), 130 interrupted from the keyboard.
@@ -53,6 +54,8 @@ def run(main: Callable[[], None]) -> None:
                 'interrupted; the same command continues from the last checkpoint', file=sys.stderr
             )
             return EXIT_INTERRUPTED
+        finally:
+            lock.let_go()
         return 0
 
     app.run(guarded)
@@ -68,4 +71,4 @@ def _show_shared_flags() -> None:
 
 def _stop(*_) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
-    raise Preempted('SIGTERM came while nothing trained, and what was finished is kept')
+    raise Preempted(BETWEEN_TRAININGS)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cdjax.parallel.mesh import FSDP, put_batch
 from cdjax.parallel.multihost import in_order
+from cdjax.parallel.preemption import heed_preemption
 from cdjax.run.metrics import progress
 
 
@@ -74,6 +75,7 @@ def _batches(jitted, constants, rows, mesh, batch_size, description):
     with jax.set_mesh(mesh), progress(total, description or '', unit='row') as bar:
         bar.disable = bar.disable or description is None
         for start in range(0, total, size):
+            heed_preemption()
             # The last batch is filled up with the last row, so that one shape compiles.
             index = np.arange(start, start + size)
             batch = jax.tree.map(lambda x, index=index: x[np.minimum(index, total - 1)], rows)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from cdjax.parallel.preemption import Preempted
 from cdjax.training.gradient_reports import GradientError, GradientReport
-from cdjax.training.loop import Preempted
 from experiments import launch
 
 ROOT = Path(__file__).parents[2]

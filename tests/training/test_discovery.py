@@ -18,6 +18,7 @@ from cdjax.errors import InputError
 from cdjax.losses import CausalDiscoveryWeights, DiscoveryWeights, discovery_loss
 from cdjax.models import Edit
 from cdjax.parallel.mesh import make_mesh
+from cdjax.parallel.preemption import Preempted
 from cdjax.run.checkpoints import tree_names
 from cdjax.run.options import RunOptions
 from cdjax.training import discovery
@@ -30,7 +31,6 @@ from cdjax.training.discovery import (
     gradient_doctor,
     with_noise,
 )
-from cdjax.training.loop import Preempted
 from cdjax.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
