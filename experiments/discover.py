@@ -7,7 +7,6 @@ import dataclasses
 
 from absl import flags
 
-from cdjax.circuits.circuit import tokenizer_hash
 from cdjax.evaluation.accuracy import predict
 from cdjax.run.folder import open_workdir
 from cdjax.studies.inputs import Inputs
@@ -58,7 +57,7 @@ def main() -> None:
     )
     unseen = inputs.dataset[inputs.split.test]
     for name, circuit in circuits.items():
-        circuit.info['tokenizer'] = tokenizer_hash(inputs.tokenizer)
+        circuit.info.update(inputs.origin)
         classes = circuit.assignments[inputs.split.test]
         ablated = dict(mesh=mesh, classes=classes, fill=circuit.fill)
         circuit.info['metrics'] = {

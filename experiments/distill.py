@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 from absl import flags
 
-from cdjax.circuits.circuit import Circuit, model_hash
+from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.pairing import parse_pairs
 from cdjax.errors import InputError
 from cdjax.evaluation.accuracy import predict
@@ -95,11 +95,8 @@ def main() -> None:
     unseen = inputs.dataset[inputs.split.test]
     share = inputs.dataset[rows]
     teacher = inputs.load_teacher(mesh)
-    if teacher_circuits is not None and teacher_circuits.info.get('model') != model_hash(teacher):
-        raise InputError(
-            f'--circuits={FLAGS.circuits} belongs to another model than {inputs.teacher_path}: '
-            'name the checkpoint that it was discovered in with --teacher'
-        )
+    if teacher_circuits is not None:
+        inputs.check_circuits(teacher_circuits, f'--circuits={FLAGS.circuits}', model=teacher)
     store = TeacherStore.build(
         teacher,
         share,
@@ -125,7 +122,12 @@ def main() -> None:
     )
     student = exported(student, workdir)
     if not as_process_0_sees((workdir / 'student').exists):
-        save_huggingface(student, workdir / 'student', tokenizer_from=inputs.tokenizer_path)
+        save_huggingface(
+            student,
+            workdir / 'student',
+            tokenizer_from=inputs.tokenizer_path,
+            beside=inputs.training_data('share', from_student=inputs.has_student),
+        )
     accuracy = predict(student, unseen, mesh=mesh).accuracy
     launch.say(
         f'{accuracy:.1%} of {len(unseen)} problems of unseen forms; student in {workdir}/student'
@@ -143,11 +145,7 @@ def _load_circuits(flag: str, inputs: Inputs, config) -> Circuit:
             f'--{flag}={path} has masks of {circuit.masks.shape[1:]} layers and neurons, and the '
             f'model {wanted}: discover them in this model'
         )
-    if circuit.info.get('data') != inputs.dataset.hash:
-        raise InputError(
-            f'--{flag}={path} sorts other problems than those of these flags: give the task flags '
-            'that it was discovered with'
-        )
+    inputs.check_circuits(circuit, f'--{flag}={path}')
     return circuit
 
 

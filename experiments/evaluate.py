@@ -9,8 +9,7 @@ import jax
 from absl import flags
 from etils import epath
 
-from cdjax.circuits.circuit import Circuit, model_hash
-from cdjax.errors import InputError
+from cdjax.circuits.circuit import Circuit
 from cdjax.models.target_folder import require_writable
 from cdjax.report.terminal import circuits_table
 from cdjax.run.folder import write_atomically
@@ -50,18 +49,10 @@ def main() -> None:
     )
     require_writable(output)
     inputs = Inputs(inputs_from_flags())
-    if circuit.info.get('data') != inputs.dataset.hash:
-        raise InputError(
-            f'--circuits={FLAGS.circuits} sorts other problems than those of these flags: give '
-            'the task flags that it was discovered with'
-        )
+    inputs.check_circuits(circuit, f'--circuits={FLAGS.circuits}')
     mesh = start_machine()
     model = inputs.load_teacher(mesh)
-    if circuit.info.get('model') != model_hash(model):
-        raise InputError(
-            f'--circuits={FLAGS.circuits} belongs to another model than {inputs.teacher_path}: '
-            'name the checkpoint that it was discovered in with --teacher'
-        )
+    inputs.check_circuits(circuit, f'--circuits={FLAGS.circuits}', model=model)
     loudest = loudest_neurons(model, inputs.dataset, inputs.split.train, circuit, mesh=mesh)
     study = study_circuits(
         model,

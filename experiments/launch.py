@@ -1,5 +1,6 @@
 """What every launcher shares: one line for a user's mistake, a status for the scheduler."""
 
+import difflib
 import signal
 import sys
 import warnings
@@ -40,9 +41,8 @@ def run(main: Callable[[], None]) -> None:
             if len(argv) > 1:
                 raise InputError(f'unexpected argument {argv[1]!r}; flags look like --name=value')
             main()
-        except InputError as error:
-            print(f'error: {error}', file=sys.stderr)
-            return EXIT_INPUT
+        except (InputError, flags.Error) as error:
+            return _refuse(error)
         except GradientError as error:
             print(f'error: a term of the objective trains nothing\n{error}', file=sys.stderr)
             return EXIT_INPUT
@@ -58,7 +58,26 @@ def run(main: Callable[[], None]) -> None:
             lock.let_go()
         return 0
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; where one is wrong, says so in one line and ends with status 1."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(_refuse(error))
+
+
+def _refuse(error: InputError | flags.Error) -> int:
+    text = ' '.join(str(error).split('\n'))
+    if isinstance(error, flags.UnrecognizedFlagError):
+        close = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=3, cutoff=0.6)
+        remedy = f'did you mean --{" or --".join(close)}?' if close else 'see --help for those of'
+        remedy += '' if close else f' {sys.argv[0]}'
+        text = f'there is no flag --{error.flagname}: {remedy}'
+    print(f'error: {text}', file=sys.stderr)
+    return EXIT_INPUT
 
 
 def _show_shared_flags() -> None:

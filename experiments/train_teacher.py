@@ -9,6 +9,7 @@ from absl import flags
 from etils import epath
 
 from cdjax.data import build_arithmetic_tokenizer, read_task_file, save_tokenizer, split
+from cdjax.data.training_data import TrainingData, training_data_file
 from cdjax.errors import InputError
 from cdjax.evaluation.accuracy import predict
 from cdjax.models import LlamaConfig, save_huggingface
@@ -115,7 +116,13 @@ def main() -> None:
     if jax.process_index() == 0:
         save_tokenizer(tokenizer, workdir / 'tokenizer')
     if not as_process_0_sees(output.exists):
-        save_huggingface(model, output, tokenizer_from=workdir / 'tokenizer')
+        trained = TrainingData(dataset.hash, FLAGS.split_seed, FLAGS.share, FLAGS.test, 'train')
+        save_huggingface(
+            model,
+            output,
+            tokenizer_from=workdir / 'tokenizer',
+            beside=training_data_file([trained]),
+        )
     accuracy = predict(model, unseen, mesh=mesh).accuracy
     launch.say(
         f'{accuracy:.2%} of {len(unseen)} problems of unseen canonical forms; saved to {output}'

@@ -6,7 +6,6 @@ this process holds, exactly that slice is read from the files, into one slice of
 """
 
 import dataclasses
-import json
 import os
 import warnings
 from pathlib import Path
@@ -31,6 +30,7 @@ from cdjax.models.tensor_files import (
 )
 from cdjax.parallel.mesh import parameter_shardings
 from cdjax.run.buckets import local_folder
+from cdjax.run.json_file import read_json
 from cdjax.run.metrics import progress
 
 # A buffer that old exports carry; it follows from the config.
@@ -52,11 +52,11 @@ def read_config(path: str | os.PathLike) -> LlamaConfig:
             f'{folder} holds no config.json: name the folder of a Hugging Face checkpoint'
         )
     try:
-        fields = json.loads(file.read_text())
+        fields = read_json(file)
         if not isinstance(fields, dict):
-            raise ValueError('not an object')
+            raise ValueError('no JSON object')
     except ValueError as error:
-        raise InputError(f'{file} is not valid JSON: {error}') from error
+        raise InputError(f'{file} is no config of a model: {error}') from error
     try:
         return LlamaConfig.from_huggingface(fields)
     except InputError as error:

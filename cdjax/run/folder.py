@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from cdjax.errors import InputError
 from cdjax.run.buckets import check_client, is_remote
+from cdjax.run.json_file import read_json
 from cdjax.run.lock import LOCK, hold
 
 CONFIG = 'config.json'
@@ -206,7 +207,7 @@ def _refuse_other_run(workdir: epath.Path, wanted: dict[str, Any]) -> dict[str, 
     """Returns the configuration in a folder, None where it may be claimed."""
     if not workdir.exists():
         return None
-    stored = _stored_config(workdir)
+    stored = stored_config(workdir)
     if stored is None:
         _refuse_foreign_files(workdir)
     else:
@@ -214,14 +215,22 @@ def _refuse_other_run(workdir: epath.Path, wanted: dict[str, Any]) -> dict[str, 
     return stored
 
 
-def _stored_config(workdir: epath.Path) -> dict[str, Any] | None:
+def stored_config(workdir: epath.Path) -> dict[str, Any] | None:
+    """Returns what a run's config.json holds, None where there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
     try:
-        return json.loads((workdir / CONFIG).read_text())
+        config = read_json(workdir / CONFIG)
+        if not isinstance(config, dict):
+            raise ValueError('no JSON object')
+        return config
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise InputError(
-            f'{workdir / CONFIG} is not JSON ({error}): restore it, or name another --workdir'
+            f'{workdir / CONFIG} is damaged, {error}: restore it, or name another --workdir'
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import cdjax
-from cdjax.circuits.circuit import tokenizer_hash
+from cdjax.circuits.circuit import Circuit, model_hash, tokenizer_hash
 from cdjax.data import (
     ArithmeticTask,
     Dataset,
@@ -20,6 +21,12 @@ from cdjax.data import (
     split,
 )
 from cdjax.data.splits import SHARE, TEST
+from cdjax.data.training_data import (
+    TrainingData,
+    count_seen,
+    read_training_data,
+    training_data_file,
+)
 from cdjax.errors import InputError
 from cdjax.models import Llama, LlamaConfig, load_huggingface
 from cdjax.models.config import PRESETS
@@ -88,11 +95,12 @@ class Inputs:
         tokenizer_path: the folder that holds it, None for our own.
         dataset: all problems that fit the tokenizer.
         split: their split by canonical form.
+        trainings: what the student to start from was trained on, as far as its folder says.
 
     Raises:
         InputError: a folder without config or tokenizer, a preset where weights are needed, a
             student of another vocabulary, a task file with a broken line, a range that leaves the
-            tokenizer's single-token numbers.
+            tokenizer's single-token numbers, a student that was trained on problems held out here.
     """
 
     def __init__(self, config: InputsConfig):
@@ -124,6 +132,48 @@ class Inputs:
         self.split: Split = split(
             self.dataset, share=config.share, test=config.test, seed=config.split_seed
         )
+        self.trainings: tuple[TrainingData, ...] = ()
+        if not config.random_weights:
+            self._check_trainings()
+
+    def _check_trainings(self) -> None:
+        """Reads what the models were trained on; problems held out here must be none of it."""
+        unseen = self.split.test
+        seen, _ = count_seen(read_training_data(self.teacher_path), self.dataset, unseen)
+        if seen:
+            warnings.warn(
+                f'the teacher was trained on {seen:,} of the {len(unseen):,} problems that are '
+                'held out here, and may answer them from memory: take the split flags it was '
+                'trained with',
+                stacklevel=3,
+            )
+        if not self.has_student:
+            return
+        self.trainings = read_training_data(self.student_path)
+        seen, others = count_seen(self.trainings, self.dataset, unseen)
+        if seen:
+            raise InputError(
+                f'student={self.config.student} was trained on {seen:,} of the {len(unseen):,} '
+                'problems that are held out here, and would be measured on what it remembers: give '
+                f'the split flags of its training, {self.trainings[-1].flags}'
+            )
+        if others:
+            warnings.warn(
+                f'the student {self.config.student} was trained on other data sets too; whether '
+                'problems that are held out here were among them is not known',
+                stacklevel=3,
+            )
+
+    def training_data(self, *parts: str, from_student: bool) -> dict[str, str]:
+        """Returns the file that says what a student was trained on, see `training_data_file`.
+
+        Args:
+            *parts: what it was trained on here, in order, of `cdjax.data.training_data.PARTS`.
+            from_student: whether it started from the student's checkpoint, not from nothing.
+        """
+        split = {name: getattr(self.config, name) for name in ('split_seed', 'share', 'test')}
+        here = [TrainingData(self.dataset.hash, part=part, **split) for part in parts]
+        return training_data_file([*(self.trainings if from_student else ()), *here])
 
     def _resolve(self, name: str | Path) -> tuple[LlamaConfig, Path | None]:
         """Returns the shape of a model and the folder of its checkpoint."""
@@ -150,6 +200,33 @@ class Inputs:
             'data': self.dataset.hash,
             'tokenizer': tokenizer_hash(self.tokenizer),
         }
+
+    @property
+    def origin(self) -> dict:
+        """What circuits that are discovered in these inputs record of them."""
+        config = self.config
+        return {
+            'tokenizer': tokenizer_hash(self.tokenizer),
+            'split': {'split_seed': config.split_seed, 'share': config.share, 'test': config.test},
+        }
+
+    def check_circuits(self, circuit: Circuit, name: str, *, model: Llama | None = None) -> None:
+        """Raises InputError unless circuits were discovered in these problems and this split.
+
+        Args:
+            circuit: the circuits.
+            name: what the user calls them, `--circuits=PATH`.
+            model: the model that they are going to be used in, where it is loaded already.
+        """
+        origin = self.origin
+        circuit.check_belongs(
+            name,
+            split=origin['split'],
+            data=self.dataset.hash,
+            rows=self.dataset[self.split.train].hash,
+            tokenizer=origin['tokenizer'],
+            **({} if model is None else {'model': model_hash(model)}),
+        )
 
     @property
     def teacher_dtype(self) -> str:
@@ -201,7 +278,7 @@ def _stand_in_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
 def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what tokenizers raise of a damaged file is a bare Exception
         first_line = str(error).strip().partition('\n')[0]
         raise InputError(
             f'{folder} holds no tokenizer that can be read ({first_line}): put the tokenizer.json '

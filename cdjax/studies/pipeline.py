@@ -9,8 +9,9 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from cdjax.circuits.circuit import Circuit, tokenizer_hash
+from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.pairing import parse_pairs
+from cdjax.data.training_data import OUTSIDE_SHARE
 from cdjax.errors import InputError
 from cdjax.evaluation.accuracy import predict
 from cdjax.evaluation.selectivity import compare_matrices, selectivity, selectivity_matrix
@@ -255,9 +256,12 @@ class Pipeline:
                 options=self.options,
             )
             for name, circuit in found.items():
-                circuit.info['tokenizer'] = tokenizer_hash(self.inputs.tokenizer)
+                circuit.info.update(self.inputs.origin)
                 circuit.save(folder / name)
-        return {name: Circuit.load(folder / name) for name in names}
+        circuits = {name: Circuit.load(folder / name) for name in names}
+        for name, circuit in circuits.items():
+            self.inputs.check_circuits(circuit, str(folder / name))
+        return circuits
 
     def study_teacher(self) -> dict[str, Any]:
         """Discovers circuits and controls in the teacher and measures them."""
@@ -276,6 +280,7 @@ class Pipeline:
             options=self.options,
         )
         for name, control in controls.items():
+            control.info.update(self.inputs.origin)
             control.save(self.workdir / 'circuits' / f'control_{name.replace(" ", "_")}')
         controls[LOUDEST] = loudest_neurons(
             self.teacher, self.dataset, self.split.train, circuit, mesh=self.mesh
@@ -374,7 +379,7 @@ class Pipeline:
                 options=self.options,
             )
             if seed == self.config.arms.seeds[0]:
-                self._save(model, self.workdir / 'students' / name)
+                self._save(model, self.workdir / 'students' / name, start)
             return result
 
         return stored(self.workdir / 'results' / 'arms' / f'{name}.json', compute)
@@ -420,7 +425,7 @@ class Pipeline:
             options=dataclasses.replace(self.options, check_gradients=False),
         )
         circuit = found['student']
-        circuit.info['tokenizer'] = tokenizer_hash(self.inputs.tokenizer)
+        circuit.info.update(self.inputs.origin)
         circuit.save(self.workdir / 'circuits' / f'student_{name}')
         study = study_circuits(
             student,
@@ -460,8 +465,16 @@ class Pipeline:
         target = self.workdir / 'student'
         if not as_process_0_sees(target.exists):
             name = f'{start}-{arm}-{seed}'
-            self._save(load_huggingface(self.workdir / 'students' / name, mesh=self.mesh), target)
+            student = load_huggingface(self.workdir / 'students' / name, mesh=self.mesh)
+            self._save(student, target, start)
 
-    def _save(self, model: Llama, target: epath.Path) -> None:
-        if not as_process_0_sees(target.exists):
-            save_huggingface(model, target, tokenizer_from=self.inputs.tokenizer_path)
+    def _save(self, model: Llama, target: epath.Path, start: str) -> None:
+        if as_process_0_sees(target.exists):
+            return
+        parts = [OUTSIDE_SHARE, 'share'] if start == 'partial' else ['share']
+        save_huggingface(
+            model,
+            target,
+            tokenizer_from=self.inputs.tokenizer_path,
+            beside=self.inputs.training_data(*parts, from_student=start == 'checkpoint'),
+        )

@@ -270,6 +270,7 @@ def discover(
                 'model': model_hash(models[name]),
                 'encoder': next(iter(models)),
                 'data': dataset.hash,
+                'rows': learned.hash,
                 'config': dataclasses.asdict(config),
             },
         )

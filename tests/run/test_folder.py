@@ -96,7 +96,7 @@ def test_leftovers_of_a_killed_start_are_no_one_elses_work(tmp_path):
 
 def test_a_broken_config_is_not_overwritten(tmp_path):
     (tmp_path / 'config.json').write_text('{')
-    with pytest.raises(InputError, match='is not JSON'):
+    with pytest.raises(InputError, match='is damaged, no JSON'):
         open_workdir(tmp_path, CONFIG, name='discover')
     assert contents(tmp_path) == {'config.json': b'{'}
 
