@@ -7,7 +7,8 @@ from jax.sharding import Mesh
 
 from cdjax.data import Dataset
 from cdjax.errors import InputError
-from cdjax.models import Edit, Llama
+from cdjax.models import SITES, Edit, Llama
+from cdjax.models.positions import Positions
 from cdjax.parallel.batching import mean_rows
 
 # What an ablated neuron becomes: 0, its mean over the data (one value for each position), or its
@@ -15,17 +16,28 @@ from cdjax.parallel.batching import mean_rows
 ABLATIONS = ('zero', 'mean', 'counterfactual')
 
 
-def keep_only(masks_BxLxF: jax.Array, fill_LxBxTxF: jax.Array | None) -> Edit:
-    """Returns the edit of `neurons` that leaves a circuit and ablates the rest.
+def keep_only(
+    masks_BxLxU: jax.Array,
+    fill: float | jax.Array | None,
+    site: str = 'neurons',
+    positions: Positions | None = None,
+) -> Edit:
+    """Returns the edit of a site that leaves a circuit and ablates the rest.
 
     `x -> m * x + (1 - m) * fill`; with `1 - masks` it ablates the circuit instead.
 
     Args:
-        masks_BxLxF: one mask for each row, 1 for the neurons that stay.
-        fill_LxBxTxF: what the others become, axes B and T full or 1; zero if None.
+        masks_BxLxU: one mask for each row, or one row for all: 1 for the units that stay.
+        fill: what the others become, a number or an array that broadcasts to `[L, B, T, U, ...]`;
+            zero if None.
+        site: whose units the masks count, see `cdjax.models.Site`: neurons, heads, or coordinates
+            of a stream.
+        positions: where they are ablated, as in `Edit`; everywhere if None.
     """
-    scale = jnp.swapaxes(masks_BxLxF, 0, 1)[:, :, None]
-    return Edit(scale, None if fill_LxBxTxF is None else (1 - scale) * fill_LxBxTxF)
+    scale = jnp.swapaxes(masks_BxLxU, 0, 1)[:, :, None]
+    behind = len(SITES[site].axes) - 1  # axes within a unit, such as those of a head
+    scale = scale.reshape(*scale.shape, *(1,) * behind)
+    return Edit(scale, center=fill, positions=positions)
 
 
 def neuron_means(

@@ -65,6 +65,7 @@ def test_without_a_fill_the_rest_is_zero():
     masks[0, 1, 7] = 1
     edit = keep_only(masks, None)
     assert edit.shift is None
+    assert edit.center is None
     assert edit.scale.shape == (toy.L, 1, 1, toy.F)
     assert np.asarray(edit.scale).sum() == 1
     assert edit.scale[1, 0, 0, 7] == 1
