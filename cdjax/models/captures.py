@@ -59,7 +59,7 @@ def check_captures(
             raise InputError(f'{site!r} is captured twice: name its layers in one Capture')
         layers = tuple(range(config.num_layers)) if layers is None else tuple(layers)
         outside = [n for n in layers if not 0 <= n < config.num_layers]
-        if outside or not layers or len(set(layers)) < len(layers):
+        if outside or len(set(layers)) < len(layers):
             raise InputError(
                 f'captured layers of {site!r} are {layers}: give different ones of 0 to '
                 f'{config.num_layers - 1}'
@@ -95,8 +95,22 @@ def slots_of_layers(capture: Capture, config: LlamaConfig) -> jax.Array:
     return jnp.asarray(slots)
 
 
-def write_layer(buffer: jax.Array, value: jax.Array, slot: jax.Array) -> jax.Array:
-    """Writes `value` into `buffer [L', ...]` at `slot`, an int; a slot of -1 writes nothing."""
-    at = jnp.maximum(slot, 0)
-    old = jax.lax.dynamic_index_in_dim(buffer, at, keepdims=False)
-    return jax.lax.dynamic_update_index_in_dim(buffer, jnp.where(slot < 0, old, value), at, 0)
+def record(
+    buffers: dict[str, jax.Array], taken: dict[str, jax.Array], slots: dict[str, jax.Array]
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Writes what a layer has given into the buffers; returns these, and what has no buffer.
+
+    Args:
+        buffers: `[L', B, T', ...]` by site.
+        taken: `[B, T', ...]` by site.
+        slots: where the layer stands in each buffer; -1 where it is not wanted.
+    """
+
+    def written(buffer, value, slot):
+        at = jnp.maximum(slot, 0)
+        old = jax.lax.dynamic_index_in_dim(buffer, at, keepdims=False)
+        return jax.lax.dynamic_update_index_in_dim(buffer, jnp.where(slot < 0, old, value), at, 0)
+
+    both = buffers.keys() & taken.keys()
+    updated = {site: written(buffers[site], taken[site], slots[site]) for site in sorted(both)}
+    return buffers | updated, {site: taken[site] for site in taken if site not in buffers}

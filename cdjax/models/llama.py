@@ -22,8 +22,8 @@ from cdjax.models.captures import (
     blocks_needed,
     check_captures,
     empty_buffer,
+    record,
     slots_of_layers,
-    write_layer,
 )
 from cdjax.models.config import LlamaConfig
 from cdjax.models.edits import Edit, apply_edit, check_edits, split_layers
@@ -186,7 +186,7 @@ class Llama(nnx.Module):
             def site(name, value):
                 value = apply_edit(value, layer_edits.get(name))
                 reached.add(name)
-                if name in captures:
+                if name in captures and captures[name].layers:
                     taken[name] = take_positions(value, captures[name].positions)
                 return value
 
@@ -206,11 +206,8 @@ class Llama(nnx.Module):
         def step(carry, inputs):
             (x_BxTxd, buffers), (slots, layer_inputs) = carry, inputs
             x_BxTxd, taken, layer_cache = block(x_BxTxd, layer_inputs)
-            written = {
-                name: write_layer(buffer, taken.pop(name), slots[name])
-                for name, buffer in buffers.items()
-            }
-            return (x_BxTxd, written), (taken, layer_cache)
+            buffers, rest = record(buffers, taken, slots)
+            return (x_BxTxd, buffers), (rest, layer_cache)
 
         x_BxTxd = self.embed(tokens, dtype or self.embed.weight.dtype)
         x_BxTxd = constrain(x_BxTxd, 'fsdp', None, None)
@@ -237,15 +234,12 @@ class Llama(nnx.Module):
             by_index = lambda carry, n: step(carry, of_layer(n))
             carry, _ = jax.lax.scan(by_index, carry, jnp.arange(depth), unroll=unroll)
         x_BxTxd, buffers = carry
-        if not every and RESIDUAL.key in partial:
-            # The input of the block that does not run any more.
+        if not every:
+            # The last residual that may be wanted is the input of a block that does not run.
             taken = {}
-            tap(edits_of_layer([leaf[depth] for leaf in scanned_edits]), taken)(
-                RESIDUAL.key, x_BxTxd
-            )
-            buffers[RESIDUAL.key] = write_layer(
-                buffers[RESIDUAL.key], taken[RESIDUAL.key], slots[RESIDUAL.key][depth]
-            )
+            last_edits = edits_of_layer([leaf[depth] for leaf in scanned_edits])
+            tap(last_edits, taken)(RESIDUAL.key, x_BxTxd)
+            buffers, _ = record(buffers, taken, {k: v[depth] for k, v in slots.items()})
         unreached = [site for site in (*edits, *captures) if site not in reached]
         if depth and unreached:
             raise InputError(

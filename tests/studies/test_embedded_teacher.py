@@ -8,7 +8,7 @@ import toy_study as toy
 import transformers
 
 from cdjax.data import ArithmeticTask
-from cdjax.evaluation.accuracy import predict
+from cdjax.inference.predictions import predict
 from cdjax.studies.inputs import EMBEDDED_TEACHER, Inputs, InputsConfig
 
 
