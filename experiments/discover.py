@@ -7,7 +7,7 @@ import dataclasses
 
 from absl import flags
 
-from cdjax.evaluation.accuracy import predict
+from cdjax.inference.predictions import predict
 from cdjax.run.folder import open_workdir
 from cdjax.studies.inputs import Inputs
 from cdjax.training.discovery import check_discovery, discover

@@ -12,7 +12,7 @@ from absl import flags
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.pairing import parse_pairs
 from cdjax.errors import InputError
-from cdjax.evaluation.accuracy import predict
+from cdjax.inference.predictions import predict
 from cdjax.models import save_huggingface
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import open_workdir

@@ -11,7 +11,7 @@ from etils import epath
 from cdjax.data import build_arithmetic_tokenizer, read_task_file, save_tokenizer, split
 from cdjax.data.training_data import TrainingData, training_data_file
 from cdjax.errors import InputError
-from cdjax.evaluation.accuracy import predict
+from cdjax.inference.predictions import predict
 from cdjax.models import LlamaConfig, save_huggingface
 from cdjax.parallel.mesh import check_batch
 from cdjax.parallel.multihost import as_process_0_sees

@@ -11,13 +11,13 @@ from etils import epath
 from jax.sharding import Mesh
 from scipy import stats
 
-from cdjax.circuits.activations import collect_answer_activations
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.masks import random_masks
 from cdjax.circuits.pairing import LayerPairs
 from cdjax.data import Dataset, Split
 from cdjax.errors import InputError
-from cdjax.evaluation.accuracy import predict
+from cdjax.inference.activations import answer_logits_and_activations
+from cdjax.inference.predictions import predict
 from cdjax.losses import class_conditional_cka, linear_cka
 from cdjax.models import Llama, LlamaConfig
 from cdjax.run.options import RunOptions
@@ -256,12 +256,13 @@ def measure_alignment(model, problems, store, rows, pairing, *, mesh) -> dict[st
     class with the student's neurons (its circuit, where it has one) on that class's problems.
     """
     student_layers, teacher_layers = zip(*pairing.pairs, strict=True)
-    _, neurons = collect_answer_activations(model, problems, mesh=mesh, layers=student_layers)
+    layers = tuple(sorted(set(student_layers)))
+    _, neurons = answer_logits_and_activations(model, problems, mesh=mesh, layers=layers)
     teacher_neurons = store.neurons_of(teacher_layers)
     classes = jax.nn.one_hot(pairing.teacher.assignments[rows], pairing.teacher.num_classes)
     over_all, within = [], []
     for i, (s, t) in enumerate(pairing.pairs):
-        x, y = jnp.asarray(neurons[:, i]), jnp.asarray(teacher_neurons[:, i])
+        x, y = jnp.asarray(neurons[:, layers.index(s)]), jnp.asarray(teacher_neurons[:, i])
         over_all.append(float(linear_cka(x, y)))
         columns = {'y_masks': jnp.asarray(pairing.teacher.masks[:, t], jnp.float32)}
         if pairing.student is not None:

@@ -13,8 +13,8 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.pairing import parse_pairs
 from cdjax.data.training_data import OUTSIDE_SHARE
 from cdjax.errors import InputError
-from cdjax.evaluation.accuracy import predict
 from cdjax.evaluation.selectivity import compare_matrices, selectivity, selectivity_matrix
+from cdjax.inference.predictions import predict
 from cdjax.models import Llama, LlamaConfig, load_huggingface, save_huggingface
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import open_workdir

@@ -18,13 +18,11 @@ from etils import epath
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from cdjax.circuits.ablation import check_one_length, keep_only, neuron_means
-from cdjax.circuits.activations import collect_answer_activations
+from cdjax.circuits.ablation import keep_only
 from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.circuits.classifier import (
     Classifier,
     Encoding,
-    encode,
     standardization,
     standardize,
     straight_through_gumbel_softmax,
@@ -32,6 +30,9 @@ from cdjax.circuits.classifier import (
 from cdjax.circuits.masks import MaskGenerator, binarize
 from cdjax.data import Dataset, batch_indices
 from cdjax.errors import InputError
+from cdjax.inference.activations import answer_logits_and_activations
+from cdjax.inference.encodings import encode
+from cdjax.inference.means import check_one_length, neuron_means
 from cdjax.losses import (
     CausalDiscoveryWeights,
     DiscoveryWeights,
@@ -456,7 +457,7 @@ def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig)
 
 def _build_store(model, dataset, config, mesh, description) -> dict[str, np.ndarray]:
     """Returns what the frozen model says: `logits [N, V]` and `activations [N, D]`."""
-    logits, neurons_NxLxF = collect_answer_activations(
+    logits, neurons_NxLxF = answer_logits_and_activations(
         model, dataset, mesh=mesh, description=description
     )
     activations = neurons_NxLxF.reshape(len(dataset), -1)

@@ -125,7 +125,7 @@ def distillation(mesh):
     rng = np.random.default_rng(0)
     distill(
         dataclasses.replace(teacher.config, hidden_size=8, intermediate_size=16),
-        TeacherStore.build(teacher, problems, mesh=mesh, batch_size=64),
+        TeacherStore.build(teacher, problems, mesh=mesh),
         problems,
         DistillationConfig(OptimizerConfig(FLAGS.steps, 1e-2, weight_decay=0.0), batch_size=32),
         mesh=mesh,

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import toy_study as toy
 
-from cdjax.circuits.ablation import neuron_means
-from cdjax.circuits.activations import collect_answer_activations
 from cdjax.circuits.classifier import Classifier, Encoding
 from cdjax.circuits.masks import MaskGenerator
 from cdjax.data import batch_indices
 from cdjax.errors import InputError
+from cdjax.inference.activations import answer_logits_and_activations
+from cdjax.inference.means import neuron_means
 from cdjax.losses import CausalDiscoveryWeights, DiscoveryWeights, discovery_loss
 from cdjax.models import Edit
 from cdjax.parallel.mesh import make_mesh
@@ -236,7 +236,7 @@ def test_all_columns_of_a_batch_are_of_the_same_problems(monkeypatch, fixed):
     run(toy.one_device(), dataclasses.replace(CONFIG, batch_size=116), classes=classes)
     # Tokens tell the problem; batches of the size of the training set hold each of them once.
     row_of = {tuple(tokens): row for row, tokens in enumerate(data.tokens)}
-    logits, neurons = collect_answer_activations(toy.model(), data, mesh=toy.one_device())
+    logits, neurons = answer_logits_and_activations(toy.model(), data, mesh=toy.one_device())
     activations = neurons.reshape(len(data), -1)
     mean, deviation = activations[rows].mean(0), activations[rows].std(0)
     table = np.asarray(toy.model().embed.weight[...])[data.tokens].reshape(len(data), -1)
@@ -269,7 +269,7 @@ def test_more_classes_than_masks_are_refused():
 def batch():
     """Parameters, what is frozen, and a batch with everything that either objective reads."""
     data, model = toy.dataset()[:64], toy.model()
-    logits, neurons = collect_answer_activations(model, data, mesh=toy.one_device())
+    logits, neurons = answer_logits_and_activations(model, data, mesh=toy.one_device())
     rng = np.random.default_rng(0)
     keys = jax.random.split(jax.random.key(3))
     params = {
@@ -328,6 +328,19 @@ def test_faithfulness_and_completeness_by_hand(batch):
     assert kl['circuit'].mean() > 1e-3
     np.testing.assert_allclose(terms['faithfulness'], kl['circuit'].mean(), rtol=1e-3)
     np.testing.assert_allclose(terms['completeness'], np.exp(-kl['complement']).mean(), rtol=1e-4)
+
+
+def test_no_step_makes_a_dense_fill(batch):
+    """With remat nothing in a step has the size [L, B, T, F], for all that each row has a mask."""
+    config = dataclasses.replace(CONFIG, remat='full')
+
+    def loss(params):
+        noisy = with_noise(batch['batch'], batch['key'], config)
+        return discovery_terms(params, batch['frozen'], noisy, config)['faithfulness']
+
+    text = str(jax.make_jaxpr(jax.grad(loss))(batch['params']))
+    assert f'f32[64,{toy.T},{toy.F}]' in text
+    assert f'[{toy.L},64,{toy.T},{toy.F}]' not in text
 
 
 def test_corrected_terms_by_hand(batch):
@@ -395,7 +408,7 @@ def test_the_published_objective_trains_on_raw_activations(monkeypatch):
     assert circuits['teacher'].size == round(0.2 * 64)
     assert step.jitted._cache_size() == 1
     train = toy.dataset()[toy.rows().train]
-    _, neurons = collect_answer_activations(toy.model(), train, mesh=toy.one_device())
+    _, neurons = answer_logits_and_activations(toy.model(), train, mesh=toy.one_device())
     np.testing.assert_array_equal(stores[0]['activations'], neurons.reshape(len(train), -1))
 
 
