@@ -391,11 +391,12 @@ def test_the_published_objective_trains_on_raw_activations(monkeypatch):
     monkeypatch.setattr(discovery, 'jit_step', step)
     stores = []
     build = discovery._build_store
-    monkeypatch.setattr(
-        discovery,
-        '_build_store',
-        lambda *args, **kw: stores.append(build(*args, **kw)) or stores[-1],
-    )
+
+    def kept(*args, **options):
+        stores.append(build(*args, **options))
+        return stores[-1]
+
+    monkeypatch.setattr(discovery, '_build_store', kept)
     config = dataclasses.replace(
         CONFIG,
         objective='published',
