@@ -20,19 +20,29 @@ def main() -> None:
             f'--first has masks of {first.masks.shape[1:]} layers and neurons, --second of '
             f'{second.masks.shape[1:]}: neurons can be compared within one model only'
         )
+    differing = first.differences(
+        **{key: second.info.get(key) for key in ('model', 'data', 'rows')}
+    )
     p, q = first.share, second.share
+    if 'model' in differing:
+        print(
+            'models: two of one shape with different weights; neurons are compared by their place '
+            'alone, which means something only if one model came from the other'
+        )
     print('intersection over union, a row for each class of --first:')
     for row in first.overlap(second):
         print('  ' + ' '.join(f'{value:.2f}' for value in row))
     print(f'random circuits of these sizes: {p * q / (p + q - p * q):.2f}')
-    if first.info.get('data') == second.info.get('data'):
-        measured = agreement(first.assignments, second.assignments)
-        print(
-            f'classes: NMI {measured.nmi:.3f} (chance at most {measured.chance_nmi:.3f} in 95 %), '
-            f'ARI {measured.ari:.3f}'
-        )
-    else:
+    if 'data' in differing:
         print('classes: not compared, for the circuits sort different problems')
+        return
+    measured = agreement(first.assignments, second.assignments)
+    print(
+        f'classes: NMI {measured.nmi:.3f} (chance at most {measured.chance_nmi:.3f} in 95 %), '
+        f'ARI {measured.ari:.3f}'
+    )
+    if 'rows' in differing:
+        print('splits: the two were learned from different rows of these problems')
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """What every launcher shares: one line for a user's mistake, a status for the scheduler."""
 
+import difflib
 import signal
 import sys
 import warnings
@@ -9,8 +10,9 @@ import jax
 from absl import app, flags, logging
 
 from cdjax.errors import InputError
+from cdjax.parallel.preemption import BETWEEN_TRAININGS, Preempted
+from cdjax.run import lock
 from cdjax.training.diagnostics import GradientError
-from cdjax.training.loop import Preempted
 
 # 0 done, 1 the user's mistake, 75 stopped by a signal after saving (EX_TEMPFAIL of sysexits.h:
 # start it again with the same command), 130 interrupted from the keyboard.
@@ -39,9 +41,8 @@ def run(main: Callable[[], None]) -> None:
             if len(argv) > 1:
                 raise InputError(f'unexpected argument {argv[1]!r}; flags look like --name=value')
             main()
-        except InputError as error:
-            print(f'error: {error}', file=sys.stderr)
-            return EXIT_INPUT
+        except (InputError, flags.Error) as error:
+            return _refuse(error)
         except GradientError as error:
             print(f'error: a term of the objective trains nothing\n{error}', file=sys.stderr)
             return EXIT_INPUT
@@ -53,9 +54,30 @@ def run(main: Callable[[], None]) -> None:
                 'interrupted; the same command continues from the last checkpoint', file=sys.stderr
             )
             return EXIT_INTERRUPTED
+        finally:
+            lock.let_go()
         return 0
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; where one is wrong, says so in one line and ends with status 1."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(_refuse(error))
+
+
+def _refuse(error: InputError | flags.Error) -> int:
+    text = ' '.join(str(error).split('\n'))
+    if isinstance(error, flags.UnrecognizedFlagError):
+        close = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=3, cutoff=0.6)
+        remedy = f'did you mean --{" or --".join(close)}?' if close else 'see --help for those of'
+        remedy += '' if close else f' {sys.argv[0]}'
+        text = f'there is no flag --{error.flagname}: {remedy}'
+    print(f'error: {text}', file=sys.stderr)
+    return EXIT_INPUT
 
 
 def _show_shared_flags() -> None:
@@ -68,4 +90,4 @@ def _show_shared_flags() -> None:
 
 def _stop(*_) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
-    raise Preempted('SIGTERM came while nothing trained, and what was finished is kept')
+    raise Preempted(BETWEEN_TRAININGS)

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import operator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,15 +16,32 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as write_tensors
 
-from cdjax.circuits.classifier import Encoding, encode
+from cdjax.circuits.classifier import Encoding
 from cdjax.circuits.masks import binarize
 from cdjax.data import Dataset
 from cdjax.errors import InputError
+from cdjax.inference.encodings import encode
 from cdjax.models import Llama
+from cdjax.run.buckets import check_client
 from cdjax.run.checkpoints import checksums, tree_names
 from cdjax.run.folder import write_atomically
+from cdjax.run.json_file import read_json
 
-FORMAT = 1
+FORMAT = 2
+
+# What circuits belong to, by key of `info`: what a user calls it, and where they set it.
+_ORIGINS = {
+    'data': (
+        'other problems than those of these flags',
+        'give the task flags, and the unchanged task file, that it was discovered with',
+    ),
+    'rows': (
+        'another split, and has learned from problems that are unseen here',
+        'give the split flags that it was discovered with',
+    ),
+    'tokenizer': ('another tokenizer', "give it the tokenizer.json of the model's own folder"),
+    'model': ('another model', 'name the checkpoint that it was discovered in'),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,8 +57,9 @@ class Circuit:
         classifier: `weight [E, K]`, `bias [K]`, `mean [E]`, `inverse_deviation [E]` of the linear
             classifier of encodings; empty where the classes were fixed beforehand.
         encoding: what the classifier reads, of the model named in `info['encoder']`.
-        info: where all this comes from: `model`, `tokenizer` and `data` hashes, the
-            configuration, and the metrics of the discovery.
+        info: where all this comes from: hashes of the `model`, of the `data` (counterfactuals and
+            labels too) and of the `rows` of it that were learned from; the `config` of the
+            discovery and its `metrics`; of a launcher also the `tokenizer` and the `split`.
     """
 
     masks: np.ndarray
@@ -49,6 +69,15 @@ class Circuit:
     classifier: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     encoding: Encoding = dataclasses.field(default_factory=Encoding)
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """A hash of masks, fill and classes, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for array in (self.masks, self.fill, self.assignments):
+            digest.update(f'{array.dtype}{array.shape}'.encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()[:16]
 
     @property
     def num_classes(self) -> int:
@@ -101,6 +130,38 @@ class Circuit:
         x = (encoding - c['mean']) * c['inverse_deviation']
         return np.argmax(x @ c['weight'] + c['bias'], axis=1).astype(np.int32)
 
+    def differences(self, **wanted: str | None) -> list[str]:
+        """Returns the keys of those hashes in `info` that are not the ones wanted.
+
+        Args:
+            **wanted: hashes by their key: `data`, `rows`, `tokenizer`, `model`.
+        """
+        return [key for key, value in wanted.items() if self.info.get(key) != value]
+
+    def check_belongs(self, name: str, *, split: Mapping[str, Any], **wanted: str) -> None:
+        """Raises InputError unless these circuits come from what they are going to be used with.
+
+        Evaluated on problems that they were learned from, circuits show what they remember; in
+        other weights they name neurons that mean nothing. Both give figures like any other.
+
+        Args:
+            name: what the user calls the circuits, `--circuits=PATH`.
+            split: what decides the split in use, by name; for the message.
+            **wanted: see `differences`. A hash that the circuits do not record is another one.
+        """
+        differing = self.differences(**wanted)
+        if 'data' in differing and 'rows' in differing:
+            differing.remove('rows')  # the rows of other problems are others anyway
+        if not differing:
+            return
+        what = {key: _ORIGINS[key][0] for key in differing}
+        theirs = self.info.get('split')
+        if 'rows' in differing and theirs:
+            pairs = (f'{key}={theirs.get(key)} there, {key}={split[key]} here' for key in split)
+            what['rows'] += f' ({"; ".join(pairs)})'
+        remedies = '; '.join(_ORIGINS[key][1] for key in differing)
+        raise InputError(f'{name} comes from {" and ".join(what.values())}: {remedies}')
+
     def overlap(self, other: 'Circuit') -> np.ndarray:
         """Returns the intersection over union of all pairs of circuits, float64 `[K, K']`."""
         a, b = (
@@ -137,15 +198,17 @@ class Circuit:
             **{f'classifier.{name}': value for name, value in self.classifier.items()},
         }
         tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        content = write_tensors(tensors, {'format': 'cdjax.circuit'})
         facts = {
             'format': FORMAT,
+            'tensors': hashlib.sha256(content).hexdigest(),
             'classes': self.num_classes,
             'neurons': self.size,
             'share': self.share,
             'encoding': dataclasses.asdict(self.encoding),
             'info': self.info,
         }
-        write_atomically(tensors_path, write_tensors(tensors, {'format': 'cdjax.circuit'}))
+        write_atomically(tensors_path, content)
         write_atomically(json_path, json.dumps(facts, indent=2) + '\n')
 
     @classmethod
@@ -155,6 +218,7 @@ class Circuit:
         Raises:
             InputError: a missing or damaged file, or one of another kind.
         """
+        check_client(path)
         tensors_path, json_path = _paths(path)
         for part in (tensors_path, json_path):
             if not part.exists():
@@ -162,15 +226,19 @@ class Circuit:
                     f'{part} does not exist: a circuit is a pair of .safetensors and .json'
                 )
         try:
-            facts = json.loads(json_path.read_text())
-            tensors = read_tensors(tensors_path.read_bytes())
+            facts, content = read_json(json_path), tensors_path.read_bytes()
             if facts['format'] != FORMAT:
                 raise InputError(
-                    f'{json_path} has format {facts["format"]}; this version reads {FORMAT}'
+                    f'{json_path} has format {facts["format"]} and this version reads {FORMAT}: '
+                    'discover the circuits again'
                 )
+            if facts['tensors'] != hashlib.sha256(content).hexdigest():
+                raise ValueError(f'{json_path.name} was written beside another one')
+            tensors, info = read_tensors(content), dict(facts['info'])
             positions = facts['encoding']['positions']
             encoding = Encoding(
-                facts['encoding']['layer'], None if positions is None else tuple(positions)
+                operator.index(facts['encoding']['layer']),
+                None if positions is None else tuple(map(operator.index, positions)),
             )
             prefix = 'classifier.'
             classifier = {
@@ -179,7 +247,7 @@ class Circuit:
                 if name.startswith(prefix)
             }
             plain = {name: tensors[name] for name in ('masks', 'scores', 'fill', 'assignments')}
-            return cls(**plain, classifier=classifier, encoding=encoding, info=facts['info'])
+            return cls(**plain, classifier=classifier, encoding=encoding, info=info)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,11 +62,22 @@ class Dataset:
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of tokens, answers and forms, as hexadecimal digits."""
-        digest = hashlib.sha256()
-        for array in (self.tokens, self.answers, self.forms):
-            digest.update(f'{array.shape}'.encode())
-            digest.update(np.ascontiguousarray(array, '<i4').tobytes())
+        """SHA-256 of all that a result may depend on, as hexadecimal digits: all but `left_out`."""
+        columns = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if isinstance(getattr(self, field.name), np.ndarray)
+        }
+        columns |= {f'labels.{name}': values for name, values in sorted(self.labels.items())}
+        digest = hashlib.sha256(json.dumps(self.label_names, sort_keys=True).encode())
+        for name, values in columns.items():
+            is_text = values.dtype.hasobject
+            digest.update(f'{name} {values.shape} '.encode())
+            digest.update(
+                json.dumps(values.tolist()).encode()
+                if is_text
+                else np.ascontiguousarray(values, '<i4').tobytes()
+            )
         return digest.hexdigest()
 
 

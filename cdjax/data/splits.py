@@ -32,11 +32,13 @@ def split(dataset: HasForms, *, share: float = SHARE, test: float = TEST, seed: 
       dataset: anything with `forms`, int [N].
       share: part of the training forms (not of the problems) that makes up `share`, in (0, 1].
       test: part of all forms that makes up `test`, in (0, 1).
-      seed: the split is a function of the forms and of this number.
+      seed: not negative; the split is a function of the forms and of this number.
 
     Raises:
-      InputError: a part out of its range, or so small that it holds no form.
+      InputError: a part or a seed out of its range, or a part so small that it holds no form.
     """
+    if seed < 0:
+        raise InputError(f'split_seed={seed} must not be negative')
     if not 0 < test < 1:
         raise InputError(f'test={test}: expected a part of all forms between 0 and 1')
     if not 0 < share <= 1:

@@ -25,6 +25,7 @@ from cdjax.data.encoding import Encoding, encode_examples
 from cdjax.data.expressions import OPERATORS, SPELLINGS, canonical_forms, evaluate, parse, row_ids
 from cdjax.data.labels import Label, answer_labels, expression_labels
 from cdjax.errors import InputError
+from cdjax.run.json_file import parse_json
 
 _SUFFIX = '_counterfactual'
 
@@ -140,11 +141,9 @@ def read_examples(path: str | Path) -> list[Example]:
 
 def _example(line: bytes, place: str) -> Example:
     try:
-        values = json.loads(line.decode('utf-8-sig'))
-    except UnicodeDecodeError as error:
-        raise InputError(f'{place}: byte {error.start + 1} is no UTF-8') from error
-    except json.JSONDecodeError as error:
-        raise InputError(f'{place}: no JSON ({error.msg} at column {error.colno})') from error
+        values = parse_json(line)
+    except ValueError as error:
+        raise InputError(f'{place}: {error}') from error
     if not isinstance(values, dict):
         raise InputError(f'{place}: expected an object such as {{"prompt": "2+3=", "answer": 5}}')
     prompt, answer = _prompt(values, place), _answer(values, place)
@@ -173,7 +172,16 @@ def _prompt(values: Mapping[str, Any], place: str) -> str:
     prompt = values.get('prompt')
     if not isinstance(prompt, str) or not prompt:
         raise InputError(f'{place}: "prompt" is {json.dumps(prompt)}; expected a text')
+    _check_text(prompt, place)
     return prompt
+
+
+def _check_text(text: str, place: str) -> None:
+    """Raises InputError for half of a character: JSON can write one, UTF-8 and tokens cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f'{place}: {json.dumps(text)} is no text ({error.reason})') from error
 
 
 def _answer(values: Mapping[str, Any], place: str) -> str | None:
@@ -185,6 +193,8 @@ def _answer(values: Mapping[str, Any], place: str) -> str | None:
     texts = {str(answer) for answer in given.values()}
     if len(texts) > 1:
         raise InputError(f'{place}: "answer" and "label" differ; give one of them')
+    for text in texts:
+        _check_text(text, place)
     return texts.pop() if texts else None
 
 
@@ -213,7 +223,7 @@ def _expression(values: Mapping[str, Any], prompt: str) -> Expression | None:
     """Takes the expression from its own keys where they are there, else from the prompt."""
     operands = (values.get('operand1'), values.get('operand2'))
     operator = SPELLINGS.get(str(values.get('operator')))
-    if operator and all(isinstance(operand, int) and operand >= 0 for operand in operands):
+    if operator and all(type(operand) is int and 0 <= operand < 10**9 for operand in operands):
         return operands, (OPERATORS.index(operator),)
     return parse(prompt)
 

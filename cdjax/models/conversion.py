@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
+from cdjax.data.training_data import read_training_data, training_data_file
 from cdjax.errors import InputError
 from cdjax.models.hub import resolve_checkpoint
 from cdjax.models.huggingface import load_huggingface
@@ -108,11 +109,13 @@ def convert(conversion: Conversion, mesh: Mesh | None = None) -> Path:
     if c.dtype is not None:
         model = _cast(model, c.dtype)
 
-    beside = {'tokenizer_from': source, 'require_tokenizer': False}
+    files = {'tokenizer_from': source, 'require_tokenizer': False}
+    if trainings := read_training_data(source):
+        files['beside'] = training_data_file(trainings)
     if to == 'huggingface':
-        save_huggingface(model, target, max_shard_bytes=c.max_shard_bytes, **beside)
+        save_huggingface(model, target, max_shard_bytes=c.max_shard_bytes, **files)
     else:
-        save_orbax(model, target, **beside)
+        save_orbax(model, target, **files)
     if check:
         reference = _export_reference(model, target, to, golden if c.dtype is None else None)
         del model

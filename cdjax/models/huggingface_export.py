@@ -7,7 +7,7 @@ several processes. The folder carries its name only when it is whole.
 import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def save_huggingface(
     tokenizer_from: str | os.PathLike | None = None,
     require_tokenizer: bool = True,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Saves a Llama as a Hugging Face checkpoint folder, which transformers 4.x and 5.x load.
 
@@ -66,6 +67,7 @@ def save_huggingface(
             its special tokens, are taken over.
         require_tokenizer: whether it is a mistake if there is no tokenizer in that folder.
         max_shard_bytes: largest size of one file.
+        beside: further files of the folder, their text by name.
 
     Raises:
         InputError: the target exists, cannot be written or lacks room; `tokenizer_from` is no
@@ -84,7 +86,7 @@ def save_huggingface(
     partial = partial_name(target)
     try:
         if writes:
-            _write(target, partial, *prepared, tensors, max_shard_bytes)
+            _write(target, partial, *prepared, beside or {}, tensors, max_shard_bytes)
     except OSError as error:
         problem = could_not_write(target, error)
     finally:
@@ -95,20 +97,22 @@ def save_huggingface(
     raise_on_all(problem, target)
 
 
-def _write(target, partial, fields, companions, tensors, max_shard_bytes):
+def _write(target, partial, fields, companions, beside, tensors, max_shard_bytes):
     if is_remote(target):
         # A bucket has no rename: the config, without which nothing is loaded, goes there last.
         with outgoing_folder(target, last='config.json') as folder:
-            _write_files(epath.Path(folder), fields, companions, tensors, max_shard_bytes)
+            _write_files(epath.Path(folder), fields, companions, beside, tensors, max_shard_bytes)
         return
     with whole_folder(target, partial):
-        _write_files(partial, fields, companions, tensors, max_shard_bytes)
+        _write_files(partial, fields, companions, beside, tensors, max_shard_bytes)
 
 
-def _write_files(folder, fields, companions, tensors, max_shard_bytes):
+def _write_files(folder, fields, companions, beside, tensors, max_shard_bytes):
     write_tensors(Path(folder), tensors, max_shard_bytes)
     for file in companions:
         file.copy(folder / file.name)
+    for name, text in beside.items():
+        (folder / name).write_text(text)
     (folder / 'config.json').write_text(json.dumps(fields, indent=2) + '\n')
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 import jax
@@ -26,6 +27,7 @@ from cdjax.parallel.mesh import make_mesh, parameter_shardings
 from cdjax.run.buckets import is_remote
 from cdjax.run.checkpoints import Checkpoints, tree_names
 from cdjax.run.folder import absolute
+from cdjax.run.json_file import read_json
 
 _DTYPES, _PARAMETERS, _PREFIX = 'parameters.json', 'parameters', 'params'
 
@@ -41,6 +43,7 @@ def save_orbax(
     *,
     tokenizer_from: str | os.PathLike | None = None,
     require_tokenizer: bool = True,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Saves a model with Orbax, each process its own part, to a local folder or a bucket.
 
@@ -52,6 +55,7 @@ def save_orbax(
         path: the folder to make; must not exist, or be empty.
         tokenizer_from: a checkpoint folder whose tokenizer and generation files are taken over.
         require_tokenizer: whether it is a mistake if there is no tokenizer in that folder.
+        beside: further files of the folder, their text by name.
 
     Raises:
         InputError: the target exists, cannot be written or lacks room; `tokenizer_from` holds no
@@ -77,18 +81,20 @@ def save_orbax(
                 checkpoints.save(0, {_PREFIX: model}, {}, force=True)
                 checkpoints.wait()
             if writes:
-                _write_beside(folder, model, companions, tokenizer_from)
+                _write_beside(folder, model, companions, tokenizer_from, beside or {})
     except (OSError, ValueError) as error:  # TensorStore calls a full disk a ValueError
         problem = could_not_write(target, error)
     raise_on_all(problem, target)
 
 
-def _write_beside(folder, model, companions, tokenizer_from):
+def _write_beside(folder, model, companions, tokenizer_from, beside):
     leaves = jax.tree.leaves(model)
     dtypes = dict(zip(tree_names(model), (leaf.dtype.name for leaf in leaves), strict=True))
     fields = checkpoint_fields(model.config, leaves[0].dtype.name, tokenizer_from)
     for file in companions:
         file.copy(folder / file.name)
+    for name, text in beside.items():
+        (folder / name).write_text(text)
     (folder / 'config.json').write_text(json.dumps(fields, indent=2) + '\n')
     (folder / _DTYPES).write_text(json.dumps(dtypes, indent=2) + '\n')
 
@@ -108,7 +114,7 @@ def load_orbax(path: str | os.PathLike, *, mesh: Mesh | None = None) -> Llama:
         raise InputError(f'{source} is no folder that experiments.convert made ({_DTYPES} lacks)')
     abstract = abstract_model(read_config(source))
     try:
-        dtypes = json.loads((source / _DTYPES).read_text())
+        dtypes = read_json(source / _DTYPES)
         dtypes = [jnp.dtype(dtypes[name]) for name in tree_names(abstract)]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'{source / _DTYPES} is damaged ({error}): convert again') from error

@@ -12,11 +12,12 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from cdjax.errors import InputError
-from cdjax.run.buckets import is_remote
+from cdjax.run.buckets import check_client, is_remote
 
 
 def require_new(target: epath.Path) -> None:
     """Raises InputError unless a folder can be made: it is absent or empty, its parent writable."""
+    check_client(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f'{target} exists and is not empty: name another folder, or remove it')
     require_writable(target)
@@ -24,6 +25,7 @@ def require_new(target: epath.Path) -> None:
 
 def require_writable(target: epath.Path) -> None:
     """Raises InputError unless a file or folder can be made under this name."""
+    check_client(target)
     if is_remote(target):
         return
     parent = _nearest(target)

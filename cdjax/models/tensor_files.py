@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cdjax.errors import InputError
+from cdjax.run.json_file import read_json
 from cdjax.run.metrics import progress
 
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
@@ -84,7 +85,9 @@ def list_tensors(folder: Path) -> dict[str, StoredTensor]:
                 f'{file} ({file.stat().st_size:,} bytes) is truncated or no safetensors file '
                 f'({str(error).splitlines()[0]}): fetch it again'
             ) from error
-    if index is not None and (astray := sorted(set(index) ^ set(tensors))):
+    found = {name: tensor.file.name for name, tensor in tensors.items()}
+    differing = set((index or found).items()) ^ set(found.items())
+    if astray := sorted({name for name, _ in differing}):
         raise InputError(
             f'{folder / INDEX} and the headers of its files disagree about {summarise(astray)}: '
             'fetch the checkpoint again'
@@ -96,8 +99,11 @@ def _read_index(folder: Path) -> dict[str, str] | None:
     """Returns tensor name -> file name, or None where the folder holds one file."""
     if (folder / INDEX).is_file():
         try:
-            files = dict(json.loads((folder / INDEX).read_text())['weight_map'])
-            return {name: str(file) for name, file in files.items()}
+            files = dict(read_json(folder / INDEX)['weight_map'])
+            # A checkpoint is read where it is, and not wherever its index points.
+            if astray := [file for file in files.values() if Path(file).name != file]:
+                raise ValueError(f'{astray[0]!r} is no name of a file in this folder')
+            return files
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f'{folder / INDEX} is no index of safetensors files: {error}'

@@ -13,7 +13,8 @@ from etils import epath
 from cdjax.errors import InputError
 from cdjax.report import figures, findings, maps, student_findings, tables, wording
 from cdjax.report.comparisons import arm_difference, at_circuit_size
-from cdjax.run.folder import CONFIG, write_atomically
+from cdjax.run.folder import stored_config, write_atomically
+from cdjax.run.json_file import read_json
 from cdjax.run.metrics import read_metrics
 from cdjax.studies.circuits import OURS, RANDOM
 
@@ -33,7 +34,9 @@ def write_report(workdir: epath.PathLike, results: Mapping[str, Any]) -> epath.P
     workdir = epath.Path(workdir)
     target = workdir / REPORT
     if jax.process_index() == 0:
-        config = json.loads((workdir / CONFIG).read_text())
+        config = stored_config(workdir)
+        if config is None:
+            raise InputError(f'{workdir} holds no config.json, so it is no run: name its --workdir')
         history = read_metrics(workdir / 'stages' / 'discover' / 'teacher')
         write_atomically(target, render(results, config, history))
     return target
@@ -48,11 +51,14 @@ def read_results(workdir: epath.PathLike) -> dict[str, Any]:
     path = epath.Path(workdir) / RESULTS
     again = 'run python -m experiments.pipeline with that --workdir to its end'
     try:
-        return json.loads(path.read_text())
-    except OSError:
+        results = read_json(path)
+        if not isinstance(results, dict):
+            raise ValueError('no JSON object')
+    except FileNotFoundError:
         raise InputError(f'{path} does not exist, so there is nothing to report: {again}') from None
     except ValueError as error:
-        raise InputError(f'{path} is not JSON ({error}): remove it and {again}') from None
+        raise InputError(f'{path} is damaged, {error}: remove it and {again}') from None
+    return results
 
 
 def render(

@@ -4,8 +4,8 @@ import dataclasses
 
 from cdjax.errors import InputError
 
-# Tokens of a pass over a data set that no gradient follows: 512 prompts of 64 tokens.
-TOKENS_PER_PASS = 1 << 15
+# Tokens that go through a model at once, over all devices, in a pass that no gradient follows.
+TOKENS_PER_PASS = 4096
 
 
 @dataclasses.dataclass(frozen=True)

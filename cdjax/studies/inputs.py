@@ -1,7 +1,9 @@
 """What a study starts from: checkpoints, tokenizer, problems and their split."""
 
 import dataclasses
+import functools
 import json
+import warnings
 from pathlib import Path
 
 import jax
@@ -10,7 +12,7 @@ from jax.sharding import Mesh
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import cdjax
-from cdjax.circuits.circuit import tokenizer_hash
+from cdjax.circuits.circuit import Circuit, model_hash, tokenizer_hash
 from cdjax.data import (
     ArithmeticTask,
     Dataset,
@@ -20,11 +22,17 @@ from cdjax.data import (
     split,
 )
 from cdjax.data.splits import SHARE, TEST
+from cdjax.data.training_data import (
+    TrainingData,
+    count_seen,
+    read_training_data,
+    training_data_file,
+)
 from cdjax.errors import InputError
 from cdjax.models import Llama, LlamaConfig, load_huggingface
 from cdjax.models.config import PRESETS
 from cdjax.models.hub import resolve_checkpoint, resolve_shape
-from cdjax.models.huggingface import read_config
+from cdjax.models.huggingface import check_huggingface
 from cdjax.parallel.mesh import init_sharded
 
 # None: each tensor keeps the dtype that it is stored in.
@@ -80,40 +88,29 @@ class Inputs:
         config: what decides them.
         teacher_path: the teacher's checkpoint folder, None for random weights of a preset.
         teacher_config: its shape.
-        student_path: the student's folder, likewise.
-        student_config: its shape.
+        student_path: the student's folder, likewise; None for a student from nothing.
         has_student: whether there is a student to start from, rather than one from nothing.
         tokenizer: the teacher's; with random weights, where its folder has none, one of our own
             that like Llama 3's has one token for each number.
         tokenizer_path: the folder that holds it, None for our own.
         dataset: all problems that fit the tokenizer.
         split: their split by canonical form.
+        trainings: what the student to start from was trained on, as far as its folder says.
 
     Raises:
         InputError: a folder without config or tokenizer, a preset where weights are needed, a
             student of another vocabulary, a task file with a broken line, a range that leaves the
-            tokenizer's single-token numbers.
+            tokenizer's single-token numbers, a student that was trained on problems held out here.
     """
 
     def __init__(self, config: InputsConfig):
         self.config = config
-        self.teacher_config, self.teacher_path = self._resolve(config.teacher or EMBEDDED_TEACHER)
-        self.has_student = config.has_student
-        if self.has_student:
-            self.student_config, self.student_path = self._resolve(config.student)
-        else:
-            self.student_path = None
-            self.student_config = (
-                half_width(self.teacher_config)
-                if config.student is None
-                else LlamaConfig.preset(config.student)
-            )
-        if self.student_config.vocab_size != self.teacher_config.vocab_size:
-            raise InputError(
-                f'the student {config.student} has {self.student_config.vocab_size} tokens and the '
-                f"teacher {self.teacher_config.vocab_size}: name a student of the teacher's "
-                'vocabulary'
-            )
+        self.teacher_config, self.teacher_path = self._resolve(
+            config.teacher or EMBEDDED_TEACHER, TEACHER_DTYPES[config.teacher_dtype]
+        )
+        self.has_student, self.student_path = config.has_student, None
+        if config.student is not None:
+            self._read_student(config.student)
         self.tokenizer_path = self.teacher_path
         if config.random_weights and not _has_tokenizer(self.teacher_path):
             self.tokenizer_path = None
@@ -124,9 +121,67 @@ class Inputs:
         self.split: Split = split(
             self.dataset, share=config.share, test=config.test, seed=config.split_seed
         )
+        self.trainings: tuple[TrainingData, ...] = ()
+        if not config.random_weights:
+            self._check_trainings()
 
-    def _resolve(self, name: str | Path) -> tuple[LlamaConfig, Path | None]:
-        """Returns the shape of a model and the folder of its checkpoint."""
+    def _read_student(self, name: str) -> None:
+        if self.has_student:
+            self.student_config, self.student_path = self._resolve(name, jnp.float32)
+        else:
+            self.student_config = LlamaConfig.preset(name)
+        if self.student_config.vocab_size != self.teacher_config.vocab_size:
+            raise InputError(
+                f'the student {name} has {self.student_config.vocab_size} tokens and the teacher '
+                f"{self.teacher_config.vocab_size}: name a student of the teacher's vocabulary"
+            )
+
+    @functools.cached_property
+    def student_config(self) -> LlamaConfig:
+        """The shape of the student; where none is named, half the teacher's width."""
+        return half_width(self.teacher_config)
+
+    def _check_trainings(self) -> None:
+        """Reads what the models were trained on; problems held out here must be none of it."""
+        unseen = self.split.test
+        seen, _ = count_seen(read_training_data(self.teacher_path), self.dataset, unseen)
+        if seen:
+            warnings.warn(
+                f'the teacher was trained on {seen:,} of the {len(unseen):,} problems that are '
+                'held out here, and may answer them from memory: take the split flags it was '
+                'trained with',
+                stacklevel=3,
+            )
+        if not self.has_student:
+            return
+        self.trainings = read_training_data(self.student_path)
+        seen, others = count_seen(self.trainings, self.dataset, unseen)
+        if seen:
+            raise InputError(
+                f'student={self.config.student} was trained on {seen:,} of the {len(unseen):,} '
+                'problems that are held out here, and would be measured on what it remembers: give '
+                f'the split flags of its training, {self.trainings[-1].flags}'
+            )
+        if others:
+            warnings.warn(
+                f'the student {self.config.student} was trained on other data sets too; whether '
+                'problems that are held out here were among them is not known',
+                stacklevel=3,
+            )
+
+    def training_data(self, *parts: str, from_student: bool) -> dict[str, str]:
+        """Returns the file that says what a student was trained on, see `training_data_file`.
+
+        Args:
+            *parts: what it was trained on here, in order, of `cdjax.data.training_data.PARTS`.
+            from_student: whether it started from the student's checkpoint, not from nothing.
+        """
+        split = {name: getattr(self.config, name) for name in ('split_seed', 'share', 'test')}
+        here = [TrainingData(self.dataset.hash, part=part, **split) for part in parts]
+        return training_data_file([*(self.trainings if from_student else ()), *here])
+
+    def _resolve(self, name: str | Path, dtype) -> tuple[LlamaConfig, Path | None]:
+        """Returns the shape of a model and the folder of its checkpoint, whose files fit it."""
         if self.config.random_weights:
             return resolve_shape(name)
         if name in PRESETS:
@@ -135,7 +190,7 @@ class Inputs:
                 'or add --random_weights to try speed and memory'
             )
         folder = resolve_checkpoint(name)
-        return read_config(folder), folder
+        return check_huggingface(folder, dtype=dtype), folder
 
     def _encode(self) -> Dataset:
         task = self.config.task
@@ -150,6 +205,33 @@ class Inputs:
             'data': self.dataset.hash,
             'tokenizer': tokenizer_hash(self.tokenizer),
         }
+
+    @property
+    def origin(self) -> dict:
+        """What circuits that are discovered in these inputs record of them."""
+        config = self.config
+        return {
+            'tokenizer': tokenizer_hash(self.tokenizer),
+            'split': {'split_seed': config.split_seed, 'share': config.share, 'test': config.test},
+        }
+
+    def check_circuits(self, circuit: Circuit, name: str, *, model: Llama | None = None) -> None:
+        """Raises InputError unless circuits were discovered in these problems and this split.
+
+        Args:
+            circuit: the circuits.
+            name: what the user calls them, `--circuits=PATH`.
+            model: the model that they are going to be used in, where it is loaded already.
+        """
+        origin = self.origin
+        circuit.check_belongs(
+            name,
+            split=origin['split'],
+            data=self.dataset.hash,
+            rows=self.dataset[self.split.train].hash,
+            tokenizer=origin['tokenizer'],
+            **({} if model is None else {'model': model_hash(model)}),
+        )
 
     @property
     def teacher_dtype(self) -> str:
@@ -201,7 +283,7 @@ def _stand_in_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
 def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what tokenizers raise of a damaged file is a bare Exception
         first_line = str(error).strip().partition('\n')[0]
         raise InputError(
             f'{folder} holds no tokenizer that can be read ({first_line}): put the tokenizer.json '

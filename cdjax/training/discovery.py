@@ -17,13 +17,14 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
-from cdjax.circuits.ablation import check_one_length, neuron_means
-from cdjax.circuits.activations import collect_answer_activations
 from cdjax.circuits.circuit import Circuit, model_hash
-from cdjax.circuits.classifier import Encoding, encode, standardization, standardize
+from cdjax.circuits.classifier import Encoding, standardization, standardize
 from cdjax.circuits.masks import binarize, log_ranks
 from cdjax.data import Dataset, batch_indices
 from cdjax.errors import InputError
+from cdjax.inference.activations import answer_logits_and_activations
+from cdjax.inference.encodings import encode
+from cdjax.inference.means import check_one_length, neuron_means
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import check_batch, put_batch, replicate, split_neurons
@@ -163,19 +164,20 @@ def discover(
     learned_classes = classes is None
 
     # -- What is the same at every step: computed once, kept on the host -----------------------
+    passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
     learned = dataset[rows]
     stores = {
-        name: _build_store(model, learned, config, mesh, f'{description}: {name}')
+        name: _build_store(model, learned, config, f'{description}: {name}', **passes)
         for name, model in models.items()
     }
-    fills = {name: neuron_means(model, learned, mesh=mesh) for name, model in models.items()}
+    fills = {name: neuron_means(model, learned, **passes) for name, model in models.items()}
     frozen = {
         name: {'model': model, 'fill': split_neurons(fills[name], mesh)}
         for name, model in models.items()
     }
     classifier, width = {}, None
     if learned_classes:
-        encodings = encode(next(iter(models.values())), dataset, config.encoding, mesh=mesh)
+        encodings = encode(next(iter(models.values())), dataset, config.encoding, **passes)
         mean, inverse_deviation = standardization(encodings[rows])
         encodings = (encodings - mean) * inverse_deviation
         width = encodings.shape[1]
@@ -253,6 +255,7 @@ def discover(
                 'model': model_hash(models[name]),
                 'encoder': next(iter(models)),
                 'data': dataset.hash,
+                'rows': learned.hash,
                 'config': dataclasses.asdict(config),
                 'class_counts': counts.tolist(),
             },
@@ -329,7 +332,7 @@ def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig)
     return sum(passes * forward_flops(m.config, rows, length, logits=rows) for m in models)
 
 
-def _build_store(model, dataset, config, mesh, description) -> dict[str, np.ndarray]:
+def _build_store(model, dataset, config, name, **passes) -> dict[str, np.ndarray]:
     """Returns what the objective reads of the frozen model: `logits` and `activations` `[N, ...]`.
 
     Raises:
@@ -337,11 +340,11 @@ def _build_store(model, dataset, config, mesh, description) -> dict[str, np.ndar
     """
     asked = [kind for kind in config.objective.stores if kind != 'logits']
     store_logits = 'logits' in config.objective.stores and not config.recompute_logits
-    said, neurons_NxLxF = collect_answer_activations(
+    said, neurons_NxLxF = answer_logits_and_activations(
         model,
         dataset,
-        mesh=mesh,
-        description=f'{description} answers',
+        **passes,
+        description=f'{name} answers',
         layers=None if asked else (),
         # What it says is needed here to see whether it is right.
         top_k=None if store_logits else (1, 1.0),
@@ -350,7 +353,7 @@ def _build_store(model, dataset, config, mesh, description) -> dict[str, np.ndar
     accuracy = float(np.mean(answers == dataset.answers))
     if accuracy < config.least_accuracy:
         raise InputError(
-            f'{description} answers {accuracy:.1%} of these problems, and circuits are searched '
+            f'{name} answers {accuracy:.1%} of these problems, and circuits are searched '
             f'for from {config.least_accuracy:.1%} on: train it for them first, choose problems '
             'that it can do, or set least_accuracy=0 to search all the same'
         )

@@ -16,10 +16,10 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from cdjax.circuits.activations import answer_activations, collect_answer_activations
 from cdjax.circuits.pairing import LayerPairs
 from cdjax.data import Dataset, batch_indices
 from cdjax.errors import InputError
+from cdjax.inference.activations import answer_activations, answer_logits_and_activations
 from cdjax.losses import ActivationPair, TopKLogits, distillation_loss
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.models import Llama, LlamaConfig
@@ -29,7 +29,7 @@ from cdjax.parallel.mesh import (
     put_batch,
     split_neurons,
 )
-from cdjax.run.options import RunOptions
+from cdjax.run.options import TOKENS_PER_PASS, RunOptions
 from cdjax.training.accumulation import (
     accumulate_gradients,
     check_batch_size,
@@ -158,7 +158,7 @@ class TeacherStore:
         layers: Iterable[int] | None = None,
         top_k: int | None = None,
         temperature: float = 1.0,
-        batch_size: int = 512,
+        tokens_per_pass: int = TOKENS_PER_PASS,
     ) -> 'TeacherStore':
         """Runs the teacher once over all problems.
 
@@ -169,7 +169,7 @@ class TeacherStore:
             layers: whose neurons are kept; all if None.
             top_k: tokens whose logits are kept, those of the highest; all if None.
             temperature: of the KD that is going to read them; only the top k depend on it.
-            batch_size: problems at once.
+            tokens_per_pass: see `cdjax.inference.rows.rows_per_pass`.
 
         Raises:
             InputError: a `top_k` above the number of tokens.
@@ -178,13 +178,13 @@ class TeacherStore:
         if top_k is not None and top_k > vocab_size:
             raise InputError(f'top_k={top_k}: the teacher has {vocab_size} tokens')
         chosen = range(teacher.config.num_layers) if layers is None else sorted(set(layers))
-        logits, neurons = collect_answer_activations(
+        logits, neurons = answer_logits_and_activations(
             teacher,
             dataset,
             mesh=mesh,
             layers=tuple(chosen),
             top_k=None if top_k is None else (top_k, temperature),
-            batch_size=batch_size,
+            tokens_per_pass=tokens_per_pass,
             description='teacher activations',
         )
         return cls(logits, neurons, tuple(chosen), vocab_size)

@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cdjax.errors import InputError
 from cdjax.parallel import mesh as mesh_lib
 from cdjax.parallel.hardware import peak_flops
-from cdjax.parallel.preemption import PreemptionNotice
+from cdjax.parallel.preemption import Preempted, PreemptionNotice
 from cdjax.run.buckets import outgoing_folder
 from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.folder import make_folder, require_space, write_atomically
@@ -40,13 +40,6 @@ EVALUATION, DIAGNOSTICS = 'evaluation/', 'diagnostics/'
 
 Metrics = Mapping[str, jax.Array]
 Point = dict[str, float]
-
-
-class Preempted(Exception):
-    """A SIGTERM stopped the run, everything is saved: the same command continues it.
-
-    Launchers exit with status 75 (EX_TEMPFAIL of sysexits.h: try again).
-    """
 
 
 class Diverged(InputError):
@@ -389,8 +382,9 @@ def _resume(checkpoints: Checkpoints, state: Any) -> tuple[Any, dict[str, Any]]:
     restored = checkpoints.restore(abstract)
     if restored is None:
         raise InputError(
-            f'no checkpoint in {checkpoints.directory} is intact (they are kept as damaged-N): '
-            'start again to begin with the first step'
+            f'no checkpoint in {checkpoints.directory} is intact (they are kept as damaged-N), so '
+            'this start trains nothing and ends with status 1; the next start of the same command '
+            'begins with the first step'
         )
     return restored
 

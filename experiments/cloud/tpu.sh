@@ -34,7 +34,8 @@ run (watch)
   --restarts=N        crashes in a row that are forgiven (default 3)
   --keep              leave the slice when watch leaves
 
-A command is started as `tpu.sh watch ... -- experiments.distill --flagfile=... --workdir=gs://...`;
+A command is started as `tpu.sh watch ... -- experiments.distill --flagfile=... --workdir=gs://...`
+(or with the --output, --target or --circuits of a launcher without a workdir, in a bucket too);
 its folder is the checkout, so `--teacher=../models/NAME` names a copied checkpoint.
 exit status: 0 done; 1 wrong input, not to be tried again; 75 (run only) preempted after saving, the
 same command continues; anything else is a crash. watch goes on after 75 by itself.
@@ -112,8 +113,9 @@ check_flags() {
     if [[ $subcommand == run || $subcommand == watch ]]; then
         check "${launcher[0]:-}" 'experiments\.[a-z_]+' MODULE \
             'a launcher after --, as in: -- experiments.distill --workdir=gs://BUCKET/RUN'
-        [[ " ${launcher[*]} " == *' --workdir=gs://'* ]] ||
-            fail 'no --workdir=gs://... after --: the disk of a TPU VM goes with it'
+        # evaluate, plan and convert have no workdir; evaluate writes beside the circuits by default.
+        [[ " ${launcher[*]} " =~ ' '--(workdir|output|target|circuits)=gs:// ]] ||
+            fail 'no --workdir=gs://... (or --output, --target) after --: the disk of a TPU VM goes with it'
     fi
     command -v gcloud >/dev/null || fail 'gcloud is not on the PATH: install the Google Cloud CLI'
 }

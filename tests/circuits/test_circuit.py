@@ -1,10 +1,13 @@
 import dataclasses
 import json
+import random
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 import toy_study as toy
+from mutations import mutate_bytes, mutate_json, refusal
 
 from cdjax.circuits.circuit import Circuit, model_hash, tokenizer_hash
 from cdjax.circuits.classifier import Encoding
@@ -91,12 +94,57 @@ def test_damage_is_an_input_error_of_one_line(tmp_path, part, damage):
         Circuit.load(tmp_path / 'teacher')
 
 
-def test_a_later_format_is_named(tmp_path):
+@pytest.mark.parametrize('other', [1, 3])
+def test_another_format_is_named(tmp_path, other):
     random_circuit().save(tmp_path / 'teacher')
     path = tmp_path / 'teacher.json'
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(InputError, match=r'teacher\.json has format 2; this version reads 1'):
+    path.write_text(path.read_text().replace('"format": 2', f'"format": {other}'))
+    with pytest.raises(
+        InputError,
+        match=rf'teacher\.json has format {other} and this version reads 2: discover .* again',
+    ):
         Circuit.load(tmp_path / 'teacher')
+
+
+def test_a_pair_of_two_circuits_is_none(tmp_path):
+    """A kill between the two files, or a copy of one of them, must not pass for a circuit."""
+    random_circuit().save(tmp_path / 'teacher')
+    random_circuit(fixed=True).save(tmp_path / 'other')
+    (tmp_path / 'other.json').rename(tmp_path / 'teacher.json')
+    with pytest.raises(InputError, match=r'teacher\.json was written beside another one'):
+        Circuit.load(tmp_path / 'teacher')
+
+
+HERE = {'data': 'd0', 'rows': 'r0', 'tokenizer': 't0', 'model': 'm0'}
+SPLIT = {'split_seed': 0, 'share': 0.25, 'test': 0.2}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'rows': 'r1'}, 'another split, .*unseen here .*split_seed=0 there, split_seed=1 here'),
+        ({'data': 'd1'}, 'other problems than those of these flags: give the task flags'),
+        ({'tokenizer': 't1'}, 'another tokenizer: '),
+        ({'model': 'm1'}, 'another model: name the checkpoint'),
+        ({'tokenizer': 't1', 'model': 'm1'}, 'another tokenizer and another model: '),
+    ],
+)
+def test_circuits_belong_to_problems_split_tokenizer_and_model(changes, message):
+    circuit = dataclasses.replace(random_circuit(), info=HERE | {'split': SPLIT})
+    there = SPLIT | {'split_seed': 1}
+    circuit.check_belongs('--circuits=x', split=there, **HERE)
+    with pytest.raises(InputError, match=f'--circuits=x comes from {message}') as caught:
+        circuit.check_belongs('--circuits=x', split=there, **HERE | changes)
+    assert '\n' not in str(caught.value)
+    assert circuit.differences(**HERE | changes) == [key for key in HERE if key in changes]
+
+
+def test_circuits_that_do_not_say_where_they_come_from_belong_nowhere():
+    with pytest.raises(InputError, match='another split'):
+        random_circuit().check_belongs('--circuits=x', split=SPLIT, rows='r0')
+    # Other problems have other rows too, and the split says nothing then.
+    with pytest.raises(InputError, match='comes from other problems than those of these flags: '):
+        random_circuit().check_belongs('--circuits=x', split=SPLIT, data='d0', rows='r0')
 
 
 def test_overlap_by_hand():
@@ -149,3 +197,25 @@ def test_a_tokenizer_is_known_by_its_vocabulary():
     assert tokenizer_hash(toy.tokenizer()) != tokenizer_hash(
         build_arithmetic_tokenizer(toy.MAX_NUMBER + 1)
     )
+
+
+def test_damaged_circuits_are_refused_or_harmless(tmp_path):
+    rng = random.Random(0)
+    circuit = random_circuit()
+    tensors = circuit.save(tmp_path / 'teacher')
+    json_file, whole = tmp_path / 'teacher.json', tensors.read_bytes()
+    facts = json.loads(json_file.read_text())
+
+    def read(file, content):
+        file.write_bytes(content)
+        loaded = Circuit.load(tmp_path / 'teacher')
+        loaded.differences(data='x')
+        for name in ('masks', 'scores', 'fill', 'assignments'):
+            np.testing.assert_array_equal(getattr(loaded, name), getattr(circuit, name))
+
+    of_json = partial(read, json_file)
+    refusals = [refusal(of_json, mutate_json(facts, rng)) for _ in range(150)]
+    assert 5 < refusals.count(None) < 150
+    json_file.write_text(json.dumps(facts))
+    refusals = [refusal(partial(read, tensors), mutate_bytes(whole, rng)) for _ in range(150)]
+    assert refusals.count(None) < 5

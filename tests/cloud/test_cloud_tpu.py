@@ -238,6 +238,21 @@ def test_run_combines_the_statuses_of_the_workers(cloud, statuses, gcloud, expec
     assert cloud.run('run', *PLACE, *LAUNCHER).returncode == expected
 
 
+@pytest.mark.parametrize(
+    'launcher',
+    [
+        ('experiments.evaluate', '--circuits=gs://bucket/run/circuits/teacher'),
+        ('experiments.evaluate', '--circuits=teacher', '--output=gs://bucket/study.json'),
+        ('experiments.convert', '--source=a', '--target=gs://bucket/a'),
+    ],
+)
+def test_a_launcher_without_a_workdir_writes_into_a_bucket_too(cloud, launcher):
+    run = {'statuses': [0], 'gcloud': 0}
+    cloud.set(lives=[], current={'states': ['ACTIVE'], 'runs': [run]})
+    done = cloud.run('run', *PLACE, '--', *launcher)
+    assert done.returncode == 0, done.stderr
+
+
 def test_setup_installs_the_commit_that_was_named(cloud):
     cloud.set(lives=[], current={'states': ['ACTIVE']})
     done = cloud.run('setup', *PLACE, '--models=gs://bucket/models')
@@ -267,6 +282,7 @@ def test_setup_installs_the_commit_that_was_named(cloud):
         (['run', *PLACE], ['after --']),
         (['run', *PLACE, '--', 'train.py'], ['train.py', 'experiments.distill']),
         (['run', *PLACE, '--', 'experiments.distill', '--workdir=runs/a'], ['gs://', 'disk']),
+        (['run', *PLACE, '--', 'experiments.evaluate', '--circuits=runs/a'], ['--output', 'disk']),
         (['watch', *SLICE, '--poll=often', *LAUNCHER], ['--poll=often', 'seconds']),
     ],
 )

@@ -29,15 +29,36 @@ def test_rows(dataset, rows):
     assert part.label_names == dataset.label_names
 
 
-@pytest.mark.parametrize('name', ['tokens', 'answers', 'forms'])
+COLUMNS = (
+    *('tokens', 'lengths', 'answers', 'forms', 'prompts'),
+    *('counterfactual_tokens', 'counterfactual_answers'),
+)
+
+
+@pytest.mark.parametrize('name', COLUMNS)
 def test_hash_sees_every_entry(dataset, name):
     array = getattr(dataset, name).copy()
-    array.flat[-1] += 1
+    array.flat[-1] += '5' if name == 'prompts' else 1
     assert dataclasses.replace(dataset, **{name: array}).hash != dataset.hash
+
+
+def test_hash_sees_labels_shapes_and_nothing_else(dataset):
     assert dataset[:].hash == dataset.hash != dataset[:-1].hash
+    for name in dataset.labels:
+        values = dataset.labels[name].copy()
+        values[-1] += 1
+        other = dataclasses.replace(dataset, labels=dataset.labels | {name: values})
+        assert other.hash != dataset.hash
+        names = dataset.label_names | {name: ('another', *dataset.label_names[name][1:])}
+        assert dataclasses.replace(dataset, label_names=names).hash != dataset.hash
     flat = dataclasses.replace(dataset, tokens=dataset.tokens.reshape(1, -1))
     assert flat.hash != dataset.hash
+    assert dataclasses.replace(dataset, left_out={'a reason': 1}).hash == dataset.hash
+    backwards = dict(reversed(dataset.labels.items()))
+    assert dataclasses.replace(dataset, labels=backwards).hash == dataset.hash
     assert len(dataset.hash) == 64
+    everything = {field.name for field in dataclasses.fields(dataset)}
+    assert everything == {*COLUMNS, 'labels', 'label_names', 'left_out'}, 'one that no test covers'
 
 
 def test_counterfactuals_within_a_part(dataset):

@@ -55,6 +55,8 @@ def test_the_whole_of_train_may_be_the_share(problems):
     ('parts', 'message'),
     [
         ({'test': 0}, 'test=0: expected'),
+        ({'test': float('nan')}, 'test=nan: expected'),
+        ({'share': float('nan')}, 'share=nan: expected'),
         ({'test': 1.0}, r'test=1\.0: expected'),
         ({'share': 0}, 'share=0: expected'),
         ({'share': 1.5}, r'share=1\.5: expected'),
@@ -65,6 +67,11 @@ def test_the_whole_of_train_may_be_the_share(problems):
 def test_bad_parts(problems, parts, message):
     with pytest.raises(InputError, match=message):
         split(problems, **parts, seed=0)
+
+
+def test_a_bad_seed(problems):
+    with pytest.raises(InputError, match='split_seed=-1 must not be negative'):
+        split(problems, seed=-1)
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 7, 10, 25, 64])

@@ -3,53 +3,20 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import pytest
+from launchers import ROOT, run_launchers
 
+from cdjax.parallel.preemption import Preempted
+from cdjax.studies.inputs import EMBEDDED_TEACHER
 from cdjax.training.gradient_reports import GradientError, GradientReport
-from cdjax.training.loop import Preempted
 from experiments import launch
-
-ROOT = Path(__file__).parents[2]
-
-# `python -m experiments.NAME FLAGS` many times over, at the price of importing everything once:
-# each launcher runs in a process of its own, forked before anything has happened.
-FORKS = """
-import json, os, runpy, sys
-import experiments.flags, cdjax.studies.pipeline
-
-commands, folder = json.loads(sys.argv[1]), sys.argv[2]
-children = {}
-for name, command in commands.items():
-    child = os.fork()
-    if not child:
-        for stream, number in (('out', 1), ('err', 2)):
-            os.dup2(os.open(f'{folder}/{name}.{stream}', os.O_CREAT | os.O_WRONLY), number)
-        sys.argv = command
-        try:
-            runpy.run_module(f'experiments.{command[0]}', run_name='__main__', alter_sys=True)
-        except SystemExit as stop:
-            sys.stdout.flush()
-            os._exit(stop.code or 0)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(70)
-        os._exit(0)
-    children[child] = name
-codes = {}
-for child, name in children.items():
-    codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(json.dumps(codes))
-"""
 
 
 def mistakes(folder):
@@ -61,6 +28,8 @@ def mistakes(folder):
     lines = [json.dumps({'prompt': f'{a}+1=', 'answer': str(a + 1)}) for a in range(9)]
     task.write_text('\n'.join([*lines[:6], '{"prompt": "3+', *lines[6:]]))
     other.mkdir()
+    short = shutil.copytree(EMBEDDED_TEACHER, folder / 'short')
+    os.truncate(short / 'model.safetensors', 100_000)
     (other / 'config.json').write_text('{"name": "discover", "inputs": {"share": 0.5}}')
     return {
         'operator': (['discover', new, '--operators=+,%'], ["'%'", 'choose']),
@@ -131,6 +100,18 @@ def mistakes(folder):
             ['distill', new, '--arm=kd', '--evaluate_every=0'],
             ['evaluate_every=0 must be at least 1'],
         ),
+        'init': (
+            ['train_teacher', new, '--init=model', '--layers=3'],
+            ['layers=3: --init=model has its own'],
+        ),
+        'truncated': (
+            ['discover', new, f'--teacher={short}'],
+            [f'{short}/model.safetensors', 'is truncated', 'fetch it again'],
+        ),
+        'starts': (
+            ['pipeline', new, f'--student={EMBEDDED_TEACHER}', '--starts=nothing'],
+            ['starts=nothing would not start from the student', 'add checkpoint to starts'],
+        ),
         'heads': (['train_teacher', new, '--heads=0'], ['heads=0 does not divide hidden_size=128']),
         'mesh': (['discover', new, '--operands=2', '--tensor=3'], ['tensor=3', '1 devices']),
         'batch': (
@@ -171,24 +152,11 @@ def outcomes(tmp_path_factory):
     commands = {name: command for name, (command, _) in wanted.items()}
     commands |= two_hosts(tmp_path_factory.mktemp('disks'))
     commands |= {name: ['pipeline', f'--{name}'] for name in ('help', 'helpfull')}
-    process = subprocess.run(
-        [sys.executable, '-c', FORKS, json.dumps(commands), str(streams)],
-        cwd=ROOT,
-        env=os.environ | {'JAX_PLATFORMS': 'cpu', 'HF_HUB_OFFLINE': '1'},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
-    codes = json.loads(process.stdout)
-    text = lambda name, stream: (streams / f'{name}.{stream}').read_text()
-    found = {
-        name: (codes[name], text(name, 'out'), text(name, 'err'), parts)
-        for name, (_, parts) in wanted.items()
-    }
-    hosts = [(codes[name], text(name, 'err')) for name in ('host0', 'host1')]
+    ended = run_launchers(commands, streams, at_once=len(commands))
+    found = {name: (*ended[name], parts) for name, (_, parts) in wanted.items()}
+    hosts = [(ended[name].code, ended[name].err) for name in ('host0', 'host1')]
     listed = lambda page: set(re.findall(r'^  --(?:\[no\])?(\w+):', page, re.M))
-    helps = [listed(text(name, 'out')) for name in ('help', 'helpfull')]
+    helps = [listed(ended[name].out) for name in ('help', 'helpfull')]
     return found, before, snapshot(folder), hosts, helps
 
 

@@ -5,7 +5,7 @@ import sys
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum('job', None, ['tiny', 'discovery', 'distillation'], 'What to train.')
+flags.DEFINE_enum('job', None, ['tiny', 'discovery', 'distillation', 'stages'], 'What to do.')
 flags.DEFINE_string('workdir', None, 'Where.')
 flags.DEFINE_integer('devices', 2, 'Simulated devices of this process.')
 flags.DEFINE_integer('tensor', 1, 'Devices over which neurons are split.')
@@ -132,9 +132,9 @@ def distillation(mesh):
     rng = np.random.default_rng(0)
     distill(
         dataclasses.replace(teacher.config, hidden_size=8, intermediate_size=16),
-        TeacherStore.build(teacher, problems, mesh=mesh, batch_size=64),
+        TeacherStore.build(teacher, problems, mesh=mesh),
         problems,
-        DistillationConfig(OptimizerConfig(FLAGS.steps, 1e-2), batch_size=32),
+        DistillationConfig(OptimizerConfig(FLAGS.steps, 1e-2, weight_decay=0.0), batch_size=32),
         mesh=mesh,
         alignment=Alignment(
             pairs=((0, 0), (1, 1)),
@@ -144,6 +144,27 @@ def distillation(mesh):
         workdir=FLAGS.workdir,
         options=RunOptions(checkpoint_every=FLAGS.checkpoint_every, check_gradients=False),
     )
+
+
+def stages(_):
+    """Stages of a study between which nothing trains; only process 0 sees their results."""
+    import time
+
+    import jax
+    from etils import epath
+
+    from cdjax.run.results import stored
+
+    process = jax.process_index()
+    folder = epath.Path(FLAGS.workdir) / ('results' if process == 0 else 'not yet visible')
+
+    def compute(stage):
+        time.sleep(0.05)
+        return {'stage': stage, 'by': process}
+
+    for stage in range(FLAGS.steps):
+        found = stored(folder / f'{stage}.json', lambda stage=stage: compute(stage))
+        assert found == {'stage': stage, 'by': 0}, found
 
 
 def main(_):
@@ -156,8 +177,8 @@ def main(_):
     jax.config.update('jax_disable_most_optimizations', FLAGS.quick)
     from cdjax.parallel.mesh import make_mesh
     from cdjax.parallel.multihost import initialize
+    from cdjax.parallel.preemption import Preempted
     from cdjax.run.compilation import enable_compilation_cache
-    from cdjax.training.loop import Preempted
 
     initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     if FLAGS.compilation_cache:
@@ -165,7 +186,8 @@ def main(_):
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     mesh = make_mesh(tensor=FLAGS.tensor)
     try:
-        {'tiny': tiny, 'discovery': discovery, 'distillation': distillation}[FLAGS.job](mesh)
+        jobs = {'tiny': tiny, 'discovery': discovery, 'distillation': distillation}
+        (jobs | {'stages': stages})[FLAGS.job](mesh)
     except Preempted as stopped:
         print(stopped, file=sys.stderr)
         return PREEMPTED

@@ -156,7 +156,7 @@ def test_a_damaged_orbax_folder(source, tmp_path):
     for name, content in (('parameters.json', '{"embed.weight": 5}'), ('config.json', '{')):
         folder = shutil.copytree(tmp_path / 'orbax', tmp_path / name)
         (folder / name).write_text(content)
-        with pytest.raises(InputError, match=f'{folder}/{name} is (damaged|not valid JSON)'):
+        with pytest.raises(InputError, match=f'{folder}/{name} is (damaged|no config of a model)'):
             convert(Conversion(str(folder), str(tmp_path / 'new')))
     shutil.rmtree(tmp_path / 'orbax' / 'parameters')
     with pytest.raises(InputError, match=f'parameters in {tmp_path}/orbax are damaged .*again'):

@@ -383,7 +383,7 @@ def test_pickle_checkpoints_are_refused(folder):
 
 def test_a_folder_without_a_config(folder, tmp_path):
     (folder / 'config.json').write_text('{')
-    with pytest.raises(InputError, match=r'config.json is not valid JSON'):
+    with pytest.raises(InputError, match=r'config.json is no config of a model: no JSON'):
         load_huggingface(folder)
     (folder / 'config.json').unlink()
     with pytest.raises(InputError, match=f'{folder} holds no config.json'):

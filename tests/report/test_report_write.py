@@ -198,5 +198,5 @@ def test_write_report_and_read_results(tmp_path, pages):
     assert path.read_text() == pages['without kd, no controls']
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith('.')] == []
     (tmp_path / 'results.json').write_text('{')
-    with pytest.raises(InputError, match='not JSON'):
+    with pytest.raises(InputError, match='is damaged, no JSON'):
         read_results(tmp_path)

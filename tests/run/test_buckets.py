@@ -15,6 +15,7 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.data import batch_indices, save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import Llama, load_huggingface, save_huggingface
+from cdjax.parallel.preemption import Preempted
 from cdjax.report.write import write_report
 from cdjax.run import buckets
 from cdjax.run.buckets import check_client, local_folder, outgoing_folder
@@ -26,7 +27,6 @@ from cdjax.training import discovery, discovery_step, distillation
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.gradient_reports import GradientReport
-from cdjax.training.loop import Preempted
 from cdjax.training.objectives import AnySize
 from cdjax.training.optimizer import OptimizerConfig
 
@@ -103,7 +103,7 @@ def test_a_pipeline_in_a_bucket_is_stopped_and_continued(bucket, teacher, monkey
     log = (there / 'stages/discover/teacher/metrics.jsonl').read_text().splitlines()
     assert json.loads(log[-1])['step'] == 6
     assert Circuit.load(there / 'circuits' / 'teacher').num_classes == 2
-    assert load_huggingface(there / 'student').config == pipeline.inputs.student_config
+    assert load_huggingface(there / 'student').config == pipeline.shared.inputs.student_config
     assert list(tmp_path.iterdir()) == [], 'nothing was written beside the bucket'
 
     other = dataclasses.replace(pipeline.config, layer_pairs='depth')

@@ -193,7 +193,7 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     stack = student[:, None] * np.ones((1, 2, 1))
     monkeypatch.setattr(
         arms,
-        'collect_answer_activations',
+        'answer_logits_and_activations',
         lambda *_, layers, **__: (None, stack[:, list(layers)].astype(np.float32)),
     )
     # assignments are of all problems, neurons of `rows` alone

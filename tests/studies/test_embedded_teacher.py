@@ -8,7 +8,8 @@ import toy_study as toy
 import transformers
 
 from cdjax.data import ArithmeticTask
-from cdjax.evaluation.accuracy import predict
+from cdjax.data.training_data import read_training_data
+from cdjax.inference.predictions import predict
 from cdjax.studies.inputs import EMBEDDED_TEACHER, Inputs, InputsConfig
 
 
@@ -24,6 +25,13 @@ def teacher(inputs):
 
 def test_the_folder_is_small():
     assert sum(path.stat().st_size for path in EMBEDDED_TEACHER.iterdir()) <= 5e6
+
+
+def test_it_says_what_it_was_trained_on(inputs):
+    """As experiments/recipes/teacher.flags has it: the default problems and the default split."""
+    (training,) = read_training_data(EMBEDDED_TEACHER)
+    assert training.data == inputs.dataset.hash
+    np.testing.assert_array_equal(training.rows(inputs.dataset), inputs.split.train)
 
 
 def test_transformers_loads_it_with_equal_logits(inputs, teacher):

@@ -2,16 +2,20 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_study as toy
 
+from cdjax.circuits.circuit import Circuit
 from cdjax.data import ArithmeticTask, save_tokenizer
+from cdjax.data.training_data import FILE, TrainingData, training_data_file
 from cdjax.errors import InputError
-from cdjax.models.huggingface import LlamaConfig
+from cdjax.models import Llama, LlamaConfig, save_huggingface
 from cdjax.parallel.mesh import make_mesh
 from cdjax.studies import inputs as inputs_module
 from cdjax.studies.inputs import EMBEDDED_TEACHER, Inputs, InputsConfig, half_width
@@ -25,13 +29,17 @@ def no_weights(monkeypatch):
     monkeypatch.setattr(inputs_module, 'load_huggingface', fail)
 
 
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('checkpoint')
+    save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
+    save_huggingface(toy.model(), folder / 'teacher', tokenizer_from=folder / 'tokenizer')
+    return folder / 'teacher'
+
+
 @pytest.fixture
-def teacher(tmp_path):
-    """A checkpoint folder without weights, which nobody is to miss here."""
-    folder = tmp_path / 'teacher'
-    save_tokenizer(toy.tokenizer(), folder)
-    (folder / 'config.json').write_text(json.dumps(toy.teacher_config().to_huggingface()))
-    return folder
+def teacher(checkpoint, tmp_path):
+    return shutil.copytree(checkpoint, tmp_path / 'teacher')
 
 
 def test_good_inputs(teacher):
@@ -84,10 +92,32 @@ def test_a_broken_tokenizer(teacher):
 
 def test_a_student_of_another_vocabulary(teacher, tmp_path):
     student = tmp_path / 'student'
-    shutil.copytree(teacher, student)
-    fields = json.loads((student / 'config.json').read_text())
-    (student / 'config.json').write_text(json.dumps(fields | {'vocab_size': 31}))
+    shape = dataclasses.replace(toy.student_config(), vocab_size=31)
+    save_huggingface(Llama(shape, jax.random.key(0)), student)
     check('student has 31 tokens and the teacher 30', teacher=str(teacher), student=str(student))
+
+
+@pytest.mark.parametrize('which', ['teacher', 'student'])
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (lambda file: file.unlink(), 'holds neither model.safetensors nor'),
+        (lambda file: os.truncate(file, file.stat().st_size - 1), 'is truncated or no safetensors'),
+        (lambda file: _change_config(file, intermediate_size=48), 'misshapen: .*down_proj.weight'),
+        (lambda file: _change_config(file, num_hidden_layers=3), 'missing: model.layers.2'),
+    ],
+)
+def test_weights_that_do_not_fit_are_noticed_by_their_headers(
+    checkpoint, tmp_path, damage, message, which
+):
+    broken = shutil.copytree(checkpoint, tmp_path / 'broken')
+    damage(broken / 'model.safetensors')
+    check(f'broken.*{message}', **{'teacher': str(checkpoint), which: str(broken)})
+
+
+def _change_config(weights, **changes):
+    file = weights.with_name('config.json')
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 def test_a_range_that_leaves_the_numbers_of_one_token(teacher):
@@ -164,3 +194,77 @@ def test_half_of_grouped_heads():
     assert (half.hidden_size, half.intermediate_size, half.num_layers) == (2048, 7168, 32)
     assert (half.num_heads, half.num_kv_heads, half.head_dim) == (16, 4, 128)
     assert half.rope_scaling == LlamaConfig.llama31_8b().rope_scaling
+
+
+def write_trainings(folder, **changes):
+    facts = {'data': toy.dataset().hash, 'split_seed': 0, 'share': 0.25, 'test': 0.2}
+    file = training_data_file([TrainingData(**{**facts, 'part': 'share', **changes})])
+    (folder / FILE).write_text(file[FILE])
+
+
+def test_a_student_that_has_seen_what_is_held_out(teacher, tmp_path, recwarn):
+    """Distilled with one split and measured with another: the figure would be memory."""
+    student = shutil.copytree(teacher, tmp_path / 'student')
+    both = {'teacher': str(teacher), 'student': str(student)}
+    write_trainings(student)
+    inputs = Inputs(InputsConfig(toy.TASK, **both))
+    assert not recwarn.list
+    check(
+        r'student was trained on [1-9]\d* of the \d+ problems .* held out .*: give the split flags '
+        r'of its training, --split_seed=0 --share=0\.25 --test=0\.2',
+        split_seed=1,
+        **both,
+    )
+    # What it has seen so far and what it is trained on now go on with the next student.
+    text = inputs.training_data('share', from_student=True)[FILE]
+    parts = [(t['part'], t['split_seed']) for t in json.loads(text)['trainings']]
+    assert parts == [('share', 0), ('share', 0)]
+    text = inputs.training_data('train without share', 'share', from_student=False)[FILE]
+    parts = [t['part'] for t in json.loads(text)['trainings']]
+    assert parts == ['train without share', 'share']
+
+
+def test_a_student_of_other_problems(teacher, tmp_path):
+    student = shutil.copytree(teacher, tmp_path / 'student')
+    write_trainings(student, data='another')
+    with pytest.warns(UserWarning, match='student .* other data sets too; whether .* not known'):
+        Inputs(InputsConfig(toy.TASK, teacher=str(teacher), student=str(student)))
+
+
+def test_a_teacher_that_has_seen_what_is_held_out(teacher, recwarn):
+    write_trainings(teacher, part='train')
+    Inputs(InputsConfig(toy.TASK, teacher=str(teacher)))
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match='the teacher was trained on .* may answer them from mem'):
+        Inputs(InputsConfig(toy.TASK, teacher=str(teacher), split_seed=1))
+
+
+def test_circuits_of_another_split(teacher):
+    inputs = [
+        Inputs(InputsConfig(toy.TASK, teacher=str(teacher), split_seed=seed)) for seed in (0, 1)
+    ]
+    learned = inputs[0].dataset[inputs[0].split.train]
+    info = {'data': inputs[0].dataset.hash, 'rows': learned.hash, **inputs[0].origin}
+    empty = np.zeros(0)
+    circuit = Circuit(empty, empty, empty, empty, info=info)
+    inputs[0].check_circuits(circuit, '--circuits=x')
+    with pytest.raises(InputError, match=r'--circuits=x comes from another split, .*split_seed=1'):
+        inputs[1].check_circuits(circuit, '--circuits=x')
+    # Another share of the same training forms was learned from all the same.
+    Inputs(InputsConfig(toy.TASK, teacher=str(teacher), share=0.7)).check_circuits(circuit, 'x')
+
+
+def test_a_task_file_is_its_counterfactuals_too(teacher, tmp_path):
+    """Other counterfactuals give other figures: config.json must tell the two runs apart."""
+    path = tmp_path / 'task.jsonl'
+    hashes = set()
+    for other in ('1+2=', '1+3='):
+        line = lambda a, other=other: {
+            'prompt': f'{a}+1=',
+            'answer': a + 1,
+            'counterfactual': other,
+        }
+        path.write_text('\n'.join(json.dumps(line(a)) for a in (5, 6, 7, 8, 9)))
+        facts = Inputs(InputsConfig(str(path), teacher=str(teacher), share=0.5, test=0.4)).facts()
+        hashes.add(facts['data'])
+    assert len(hashes) == 2

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import toy_study as toy
 
-from cdjax.circuits.ablation import neuron_means
-from cdjax.circuits.activations import collect_answer_activations
 from cdjax.circuits.classifier import Encoding
 from cdjax.data import batch_indices
 from cdjax.errors import InputError
+from cdjax.inference.activations import answer_logits_and_activations
+from cdjax.inference.means import neuron_means
 from cdjax.losses import AnySizeWeights, CausalDiscoveryWeights, DiscoveryWeights
 from cdjax.parallel.mesh import make_mesh
+from cdjax.parallel.preemption import Preempted
 from cdjax.run.checkpoints import tree_names
 from cdjax.run.options import RunOptions
 from cdjax.training import discovery
 from cdjax.training.diagnostics import GradientReport
 from cdjax.training.discovery import DiscoveryConfig, check_discovery, discover
-from cdjax.training.loop import Preempted
 from cdjax.training.objectives import AnySize, FixedDensity, Published
 from cdjax.training.optimizer import OptimizerConfig
 
@@ -245,7 +245,7 @@ def test_all_columns_of_a_batch_are_of_the_same_problems(monkeypatch, objective,
     run(toy.one_device(), config, classes=classes)
     # Tokens tell the problem; batches of the size of the training set hold each of them once.
     row_of = {tuple(tokens): row for row, tokens in enumerate(data.tokens)}
-    logits, neurons = collect_answer_activations(toy.model(), data, mesh=toy.one_device())
+    logits, neurons = answer_logits_and_activations(toy.model(), data, mesh=toy.one_device())
     activations = neurons.reshape(len(data), -1)
     mean, deviation = activations[rows].mean(0), activations[rows].std(0)
     table = np.asarray(toy.model().embed.weight[...])[data.tokens].reshape(len(data), -1)
@@ -300,13 +300,13 @@ def test_logits_to_be_asked_for_again_are_not_kept():
 
 def build_store(config):
     train = toy.dataset()[toy.rows().train]
-    return discovery._build_store(toy.model(), train, config, toy.one_device(), 'discover: teacher')
+    return discovery._build_store(toy.model(), train, config, 'teacher', mesh=toy.one_device())
 
 
 def test_the_published_objective_stores_raw_activations_alone():
     store = build_store(dataclasses.replace(CONFIG, objective=Published(hidden=8)))
     train = toy.dataset()[toy.rows().train]
-    _, neurons = collect_answer_activations(toy.model(), train, mesh=toy.one_device())
+    _, neurons = answer_logits_and_activations(toy.model(), train, mesh=toy.one_device())
     assert store.keys() == {'activations'}
     np.testing.assert_array_equal(store['activations'], neurons.reshape(len(train), -1))
 

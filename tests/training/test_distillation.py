@@ -11,6 +11,7 @@ import toy_study as toy
 from cdjax.data import batch_indices
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import make_mesh
+from cdjax.parallel.preemption import Preempted
 from cdjax.run.checkpoints import tree_names
 from cdjax.run.options import RunOptions
 from cdjax.training import distillation
@@ -23,7 +24,6 @@ from cdjax.training.distillation import (
     distill,
     distillation_terms,
 )
-from cdjax.training.loop import Preempted
 from cdjax.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')

@@ -7,7 +7,7 @@ import pytest
 import toy_study as toy
 
 from cdjax.errors import InputError
-from cdjax.evaluation.accuracy import predict
+from cdjax.inference.predictions import predict
 from cdjax.run.options import RunOptions
 from cdjax.training import language_model
 from cdjax.training.language_model import LanguageModelConfig, train_language_model

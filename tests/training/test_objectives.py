@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import toy_study as toy
 
-from cdjax.circuits.activations import collect_answer_activations
 from cdjax.circuits.classifier import Classifier
 from cdjax.circuits.masks import MaskGenerator, binarize, nested_scores
 from cdjax.errors import InputError
+from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.losses import AnySizeWeights, CausalDiscoveryWeights, DiscoveryWeights, discovery_loss
 from cdjax.models import Edit
 from cdjax.training import discovery_step
@@ -45,7 +45,7 @@ def config_of(objective):
 def batch():
     """Parameters, what is frozen, and a batch with everything that any objective reads."""
     data, model = toy.dataset()[:B], toy.model()
-    logits, neurons = collect_answer_activations(model, data, mesh=toy.one_device())
+    logits, neurons = answer_logits_and_activations(model, data, mesh=toy.one_device())
     rng = np.random.default_rng(0)
     keys = jax.random.split(jax.random.key(3))
     params = {
@@ -116,6 +116,19 @@ def divergences(inputs, masks_BxLxF, fill_LxBxTxF=None):
 
 def sigmoid_masks(inputs):
     return 1 / (1 + np.exp(-np.asarray(inputs['params']['masks']['teacher'](), np.float64)))
+
+
+def test_no_step_makes_a_dense_fill(batch):
+    """With remat nothing in a step has the size [L, B, T, F], for all that each row has a mask."""
+    config = dataclasses.replace(CONFIG, remat='full')
+
+    def loss(params):
+        rows, draws = with_draws(batch['batch'], batch['frozen'], batch['key'], config)
+        return discovery_loss_and_terms(params, batch['frozen'], rows, draws, 1.0, config)[0]
+
+    text = str(jax.make_jaxpr(jax.grad(loss))(batch['params']))
+    assert f'f32[{B},{toy.T},{toy.F}]' in text
+    assert f'[{toy.L},{B},{toy.T},{toy.F}]' not in text
 
 
 # -- Fixed density --------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class Subject:
     def counterfactual_neurons(self) -> jax.Array:
         """Returns the neurons on each problem's counterfactual, `[L, B, T, F]`."""
         tokens = self.batch['counterfactual_tokens']
-        return self.model(tokens, capture=('neurons',), logits_at=-1)[1]['neurons']
+        return self.model(tokens, capture=('neurons',), logits_at=())[1]['neurons']
 
 
 def masks_of_rows(weights: jax.Array, masks: jax.Array) -> jax.Array:

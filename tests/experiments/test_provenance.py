@@ -1,0 +1,109 @@
+"""Train and test never mix, from one launcher to the next: each knows what the one before did."""
+
+import json
+import shutil
+
+import pytest
+import toy_study as toy
+from launchers import run_launchers
+
+from cdjax.data import save_tokenizer
+from cdjax.models import save_huggingface
+
+TASK = ('--operands=2', '--high=9', '--share=0.5', '--test=0.25', '--compilation_cache=')
+STEPS = ('--discovery_steps=2', '--discovery_batch_size=16', '--nocheck_gradients')
+DISTIL = ('--arm=circuits', '--steps=2', '--batch_size=16', '--evaluate_every=2', STEPS[-1])
+
+
+@pytest.fixture(scope='module')
+def outcomes(tmp_path_factory):
+    """Returns a folder, what was run first in it, and what was then run on top of that."""
+    folder, streams = (tmp_path_factory.mktemp(name) for name in ('runs', 'streams'))
+    save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
+    for name, seed in (('teacher', 0), ('other', 1)):
+        model = toy.model(seed=seed)
+        save_huggingface(model, folder / name, tokenizer_from=folder / 'tokenizer')
+    common = [f'--teacher={folder}/teacher', *TASK]
+    circuits = f'--circuits={folder}/first/circuits/teacher.safetensors'
+    student = f'--student={folder}/student/student'
+    lines = [
+        {'prompt': f'{a}+{b}=', 'answer': a + b, 'counterfactual': f'{b}+{(a + 1) % 9}='}
+        for a in range(9)
+        for b in range(a)
+    ]
+    task = folder / 'task.jsonl'
+    task.write_text('\n'.join(map(json.dumps, lines)))
+    on_file = [common[0], TASK[-1], f'--task_file={task}']
+    first = {
+        'first': ['discover', f'--workdir={folder}/first', *common, *STEPS],
+        'on_file': ['discover', f'--workdir={folder}/on_file', *on_file, *STEPS],
+        'student': ['distill', f'--workdir={folder}/student', *common, '--arm=kd', *DISTIL[1:]],
+    }
+    done = run_launchers(first, streams, at_once=2)
+    shutil.copytree(folder / 'on_file', folder / 'on_file_before')
+    lines[5]['counterfactual'] = '0+0='
+    task.write_text('\n'.join(map(json.dumps, lines)))
+    evaluate = ['evaluate', circuits, '--sizes=.1', '--evaluate_problems=20']
+    distill = ['distill', *DISTIL, circuits]
+    other_split = [*common, '--split_seed=1']
+    of_file = f'--circuits={folder}/on_file/circuits/teacher.safetensors'
+    second = {
+        'evaluate': [*evaluate, *common],
+        'evaluate_split': [*evaluate, *other_split],
+        'evaluate_test': [*evaluate, *common, '--test=0.5'],
+        'evaluate_task': [*evaluate, *common, '--high=8'],
+        'evaluate_model': [*evaluate, *common, f'--teacher={folder}/other'],
+        'evaluate_file': ['evaluate', of_file, *on_file],
+        'distill': [*distill, *common, f'--workdir={folder}/distill'],
+        'distill_split': [*distill, *other_split, f'--workdir={folder}/new'],
+        'distill_model': [*distill, *common, f'--teacher={folder}/other', f'--workdir={folder}/x'],
+        'student_split': [*distill, *other_split, student, f'--workdir={folder}/new'],
+        'discover_file': ['discover', f'--workdir={folder}/on_file', *on_file, *STEPS],
+    }
+    return folder, done, run_launchers(second, streams, at_once=2)
+
+
+def refused(outcome, *words):
+    assert outcome.code == 1, outcome.err
+    *before, line = outcome.err.strip().splitlines()
+    assert all(other.startswith('warning: ') for other in before), outcome.err
+    assert line.startswith('error: ')
+    for word in words:
+        assert word in line, line
+
+
+def test_the_same_flags_go_on(outcomes):
+    _, done, then = outcomes
+    for outcome in (*done.values(), then['evaluate'], then['distill']):
+        assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize('name', ['evaluate_split', 'evaluate_test', 'distill_split'])
+def test_circuits_are_not_measured_on_what_they_were_learned_from(outcomes, name):
+    words = ['another split', 'give the split flags']
+    seeds = ['split_seed=0 there', 'split_seed=1 here'] if 'split' in name else ['test=0.5 here']
+    refused(outcomes[2][name], 'teacher.safetensors comes from', *words, *seeds)
+
+
+def test_circuits_of_other_problems_and_models_are_refused(outcomes):
+    refused(outcomes[2]['evaluate_task'], 'comes from other problems', 'give the task flags')
+    for name in ('evaluate_model', 'distill_model'):
+        refused(outcomes[2][name], 'comes from another model', 'name the checkpoint')
+
+
+def test_changed_counterfactuals_are_other_problems(outcomes):
+    folder, _, then = outcomes
+    refused(then['evaluate_file'], 'comes from other problems', 'the unchanged task file')
+    refused(then['discover_file'], 'holds another run', 'inputs.data is')
+    for path in (folder / 'on_file_before').rglob('*'):
+        if path.is_file():
+            now = folder / 'on_file' / path.relative_to(folder / 'on_file_before')
+            assert now.read_bytes() == path.read_bytes(), 'the old figures are as they were'
+
+
+def test_a_student_is_not_measured_on_what_it_was_trained_on(outcomes):
+    refused(outcomes[2]['student_split'], 'was trained on', 'held out here', '--split_seed=0')
+
+
+def test_what_is_refused_claims_no_folder(outcomes):
+    assert not (outcomes[0] / 'new').exists()

@@ -1,0 +1,93 @@
+"""Launchers as a user starts them, many times over at the price of importing everything once.
+
+Each runs in a process of its own, forked before JAX has started anything.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+# Compiled in half the time; what is tested here is not speed.
+ENVIRONMENT = {
+    'JAX_PLATFORMS': 'cpu',
+    'HF_HUB_OFFLINE': '1',
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+}
+
+FORKS = """
+import json, os, runpy, signal, sys
+import experiments.flags, cdjax.studies.pipeline, cdjax.models.conversion, cdjax.planning.plan
+
+commands, folder, at_once = json.load(sys.stdin), sys.argv[1], int(sys.argv[2])
+children, codes = {}, {}
+
+
+def wait():
+    child, status = os.wait()
+    codes[children.pop(child)] = os.waitstatus_to_exitcode(status)
+
+
+for name, command in commands.items():
+    if len(children) == at_once:
+        wait()
+    child = os.fork()
+    if not child:
+        for stream, number in (('out', 1), ('err', 2)):
+            os.dup2(os.open(f'{folder}/{name}.{stream}', os.O_CREAT | os.O_WRONLY), number)
+        signal.alarm(240)  # no child outlives its test
+        sys.argv = command
+        code = 0
+        try:
+            runpy.run_module(f'experiments.{command[0]}', run_name='__main__', alter_sys=True)
+        except SystemExit as stop:
+            code = stop.code or 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            code = 70
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    children[child] = name
+while children:
+    wait()
+print(json.dumps(codes))
+"""
+
+
+class Outcome(NamedTuple):
+    """How a launcher ended: its exit status, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_launchers(
+    commands: dict[str, list[str]], streams: Path, *, at_once: int, timeout: float = 300
+) -> dict[str, Outcome]:
+    """Runs `python -m experiments.COMMAND` for each command, by name.
+
+    Args:
+        commands: name -> launcher and its flags.
+        streams: an empty folder for what they write.
+        at_once: how many run at a time.
+        timeout: seconds for all of them together.
+    """
+    process = subprocess.run(
+        [sys.executable, '-c', FORKS, str(streams), str(at_once)],
+        cwd=ROOT,
+        env=os.environ | ENVIRONMENT,
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert process.returncode == 0, process.stderr
+    codes = json.loads(process.stdout)
+    text = lambda name, stream: (streams / f'{name}.{stream}').read_text()
+    return {name: Outcome(codes[name], text(name, 'out'), text(name, 'err')) for name in commands}
