@@ -50,7 +50,7 @@ class Circuit:
 
     Attributes:
         masks: bool `[K, L, F]`, the neurons of each class's circuit.
-        scores: float32 `[K, L, F]`, the soft masks they were cut from; any other size is one
+        scores: float32 `[K, L, F]`, the ranking that they were cut from; any other size is one
             call of `at_size` away.
         fill: float32 `[L, T, F]`, the mean activations that ablation puts in place.
         assignments: int32 `[N]`, the class of each problem of the data set.

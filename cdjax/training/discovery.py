@@ -18,19 +18,25 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit, model_hash
-from cdjax.circuits.classifier import Encoding, standardization, standardize
-from cdjax.circuits.masks import binarize, log_ranks
+from cdjax.circuits.classifier import standardization, standardize
+from cdjax.circuits.masks import binarize
 from cdjax.data import Dataset, batch_indices
 from cdjax.errors import InputError
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.encodings import encode
-from cdjax.inference.means import check_one_length, neuron_means
-from cdjax.models import Llama, LlamaConfig
+from cdjax.inference.means import neuron_means
+from cdjax.models import Llama
 from cdjax.models.flops import forward_flops
-from cdjax.parallel.mesh import check_batch, put_batch, replicate, split_neurons
+from cdjax.parallel.mesh import put_batch, replicate, split_neurons
 from cdjax.run.options import RunOptions
-from cdjax.training.accumulation import check_batch_size, first_microbatch
+from cdjax.training.accumulation import first_microbatch
 from cdjax.training.diagnostics import GradientReport
+from cdjax.training.discovery_config import (
+    DiscoveryConfig,
+    check_discovery,
+    circuit_size,
+    ranked_first_scores,
+)
 from cdjax.training.discovery_step import (
     CLASSIFIER,
     MASKS,
@@ -41,80 +47,10 @@ from cdjax.training.discovery_step import (
     make_step,
 )
 from cdjax.training.loop import Point, TrainState, fit, init_state
-from cdjax.training.objectives import AnySize, Objective
-from cdjax.training.optimizer import OptimizerConfig
 from cdjax.training.step import jit_step
-
-STEPS = 700
 
 # A class with less than this part of an even share of the problems has died.
 _DEAD = 0.01
-
-
-@dataclasses.dataclass(frozen=True)
-class DiscoveryConfig:
-    """How circuits are searched for.
-
-    Attributes:
-        optimizer: AdamW and its schedule; its `steps` are the steps of the discovery, its learning
-            rate is that of the masks. What it leaves open suits the objective.
-        num_classes: latent classes (K).
-        objective: what masks are trained for, one of `cdjax.training.objectives.OBJECTIVES`.
-        classifier_learning_rate: of the classifier, at its peak.
-        temperature: τ of the Gumbel-softmax.
-        encoding: what the classifier reads.
-        batch_size: problems a step.
-        microbatches: parts of a batch that are computed one after the other, in the memory of one;
-            terms that compare problems then compare those of a part.
-        remat: what the backward pass through a model keeps, a key of
-            `cdjax.models.llama.REMAT_POLICIES`.
-        recompute_logits: ask the whole model at each step rather than store what it says of all
-            problems, 4 bytes for each of them and token of the vocabulary.
-        least_accuracy: of a model on these problems; one that cannot do them has no circuits for
-            them.
-        seed: of the initial weights, of the order of the problems and of all noise.
-    """
-
-    optimizer: OptimizerConfig = OptimizerConfig(STEPS)
-    num_classes: int = 4
-    objective: Objective = dataclasses.field(default_factory=AnySize)
-    classifier_learning_rate: float = 0.01
-    temperature: float = 1.0
-    encoding: Encoding = dataclasses.field(default_factory=Encoding)
-    batch_size: int = 256
-    microbatches: int = 1
-    remat: str = 'none'
-    recompute_logits: bool = False
-    least_accuracy: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self):
-        suited = OptimizerConfig(
-            STEPS, self.objective.learning_rate, warmup_steps=20, weight_decay=0.0
-        )
-        object.__setattr__(self, 'optimizer', self.optimizer.or_else(suited))
-        if self.num_classes < 1:
-            raise InputError(f'num_classes={self.num_classes}: at least 1 class is needed')
-        for name in ('temperature', 'classifier_learning_rate'):
-            if not getattr(self, name) > 0:
-                raise InputError(f'{name}={getattr(self, name)} must be above 0')
-        if not 0 <= self.least_accuracy <= 1:
-            raise InputError(f'least_accuracy={self.least_accuracy}: an accuracy, 0 to 1')
-        check_batch_size(self.batch_size, self.microbatches)
-        self.objective.check(self.num_classes)
-        if self.batch_size < self.least_batch:
-            raise InputError(
-                f'batch_size={self.batch_size} is too small for the terms of the '
-                f'{self.objective.key} objective: choose at least {self.least_batch} for '
-                f'{self.num_classes} classes in {self.microbatches} microbatches'
-            )
-        if self.seed < 0:
-            raise InputError(f'seed={self.seed} must not be negative')
-
-    @property
-    def least_batch(self) -> int:
-        """Problems of the smallest batch that has room for the objective's terms."""
-        return self.objective.least_rows(self.num_classes) * self.microbatches
 
 
 def discover(
@@ -184,7 +120,7 @@ def discover(
 
     # -- Training -----------------------------------------------------------------------------
     tx = make_discovery_optimizer(config)
-    first = _first_scores(first_scores or {}, shapes, config.num_classes)
+    first = ranked_first_scores(first_scores or {}, shapes, config.num_classes)
     init_params = lambda key: make_params(
         key, shapes, width, config.objective, config.num_classes, first
     )
@@ -261,63 +197,6 @@ def discover(
             },
         )
     return circuits, history
-
-
-def check_discovery(
-    shapes: Mapping[str, LlamaConfig],
-    dataset: Dataset,
-    config: DiscoveryConfig,
-    *,
-    mesh: Mesh,
-    first_scores: Mapping[str, np.ndarray] | None = None,
-    batch_flag: str = 'batch_size',
-) -> None:
-    """Raises InputError for all that `discover` refuses; to be asked before a model is loaded.
-
-    Args:
-        shapes: name → shape of each model; the first one's activations are what is read.
-        dataset: the problems.
-        config: the search.
-        mesh: the mesh.
-        first_scores: as for `discover`.
-        batch_flag: the name that the user knows the size of a batch by.
-    """
-    check_batch(config.batch_size, mesh, microbatches=config.microbatches, name=batch_flag)
-    config.encoding.check(next(iter(shapes.values())), dataset.tokens.shape[1])
-    check_one_length(dataset)
-    for name, shape in shapes.items():
-        config.objective.check_shape(shape, name)
-        if circuit_size(config, shape) < 1:
-            raise InputError(
-                f'density={config.objective.density} is less than one neuron of the {name}'
-            )
-    first = _first_scores(first_scores or {}, shapes, config.num_classes)
-    for name, scores in first.items():
-        init = lambda key, name=name, scores=scores: config.objective.init(
-            key, shapes[name], config.num_classes, scores
-        )
-        jax.eval_shape(init, jax.random.key(0))  # not every objective can start from scores
-
-
-def _first_scores(
-    given: Mapping[str, np.ndarray], shapes: Mapping[str, LlamaConfig], num_classes: int
-) -> dict[str, np.ndarray]:
-    """Returns rankings on the scale that masks start from, `[K, L, F]` for each model named."""
-    first = {}
-    for name, scores in given.items():
-        size = (shapes[name].num_layers, shapes[name].intermediate_size)
-        if scores.shape not in ((1, *size), (num_classes, *size)):
-            raise InputError(
-                f'first_scores of the {name} have shape {scores.shape}: expected '
-                f'{(num_classes, *size)}, or 1 in place of {num_classes} for all classes alike'
-            )
-        first[name] = np.broadcast_to(log_ranks(scores), (num_classes, *size))
-    return first
-
-
-def circuit_size(config: DiscoveryConfig, shape: LlamaConfig) -> int:
-    """Returns the number of neurons that a circuit of a model is cut to."""
-    return round(config.objective.density * shape.num_neurons)
 
 
 def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig) -> int | None:

@@ -14,6 +14,7 @@ from cdjax.models import LlamaConfig
 from cdjax.parallel.mesh import TENSOR
 from cdjax.training.accumulation import accumulate_gradients
 from cdjax.training.diagnostics import GradientDoctor
+from cdjax.training.discovery_config import DiscoveryConfig
 from cdjax.training.loop import TrainState
 from cdjax.training.objectives import Objective, Subject
 from cdjax.training.optimizer import make_optimizer
@@ -58,13 +59,13 @@ def make_params(
     return {MASKS: masks, CLASSIFIER: Classifier(width, num_classes, keys[0])}
 
 
-def make_discovery_optimizer(config) -> optax.GradientTransformation:
-    """Returns the optimizer of a `DiscoveryConfig`; the classifier has its own learning rate."""
+def make_discovery_optimizer(config: DiscoveryConfig) -> optax.GradientTransformation:
+    """Returns the optimizer of a discovery; the classifier has its own learning rate."""
     rates = {CLASSIFIER: config.classifier_learning_rate}
     return make_optimizer(config.optimizer, learning_rates=rates)
 
 
-def make_step(tx: optax.GradientTransformation, config):
+def make_step(tx: optax.GradientTransformation, config: DiscoveryConfig):
     """Returns the step `(state, batch, frozen) -> (state, metrics)`, to be jitted by `jit_step`.
 
     `frozen` holds for each model its weights and `fill [L, T, F]`; a batch holds `tokens`,
@@ -73,7 +74,7 @@ def make_step(tx: optax.GradientTransformation, config):
 
     Args:
         tx: the optimizer.
-        config: the `DiscoveryConfig`.
+        config: the search.
     """
 
     def loss(params, batch, frozen, draws, progress):
@@ -93,7 +94,9 @@ def make_step(tx: optax.GradientTransformation, config):
     return step
 
 
-def with_draws(batch, frozen, key: jax.Array, config) -> tuple[dict[str, Any], dict[str, Any]]:
+def with_draws(
+    batch, frozen, key: jax.Array, config: DiscoveryConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the batch with the random numbers of its problems, and those of each model's masks.
 
     They are drawn for the whole batch, so that its microbatches see what the whole would.
@@ -112,7 +115,7 @@ def with_draws(batch, frozen, key: jax.Array, config) -> tuple[dict[str, Any], d
 
 
 def discovery_loss_and_terms(
-    params, frozen, batch, draws, progress: jax.Array, config
+    params, frozen, batch, draws, progress: jax.Array, config: DiscoveryConfig
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the loss and its unweighted terms, each the mean over the models.
 
@@ -122,7 +125,7 @@ def discovery_loss_and_terms(
         batch: what `with_draws` returns.
         draws: likewise.
         progress: the part of all steps that is done.
-        config: the `DiscoveryConfig`.
+        config: the search.
     """
     probabilities_BxK = None
     if 'classes' in batch:
@@ -148,12 +151,12 @@ def discovery_loss_and_terms(
     return jax.tree.map(mean, *found)
 
 
-def gradient_doctor(params: Any, config) -> GradientDoctor:
+def gradient_doctor(params: Any, config: DiscoveryConfig) -> GradientDoctor:
     """Returns the doctor of a discovery: `doctor(params, frozen, batch, key, step)`.
 
     Args:
         params: what `make_params` returns; tells whether there is a classifier to reach.
-        config: the `DiscoveryConfig`. Weights are taken as they are at the end, when all are
+        config: the search. Weights are taken as they are at the end, when all are
             faded in.
     """
     learned = CLASSIFIER in params

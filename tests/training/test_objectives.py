@@ -349,6 +349,15 @@ def test_one_class_has_nothing_of_its_own(objective):
         DiscoveryConfig(num_classes=1, objective=objective)
 
 
+def test_the_control_of_one_mask_asks_for_nothing_that_tells_classes_apart():
+    weights = AnySizeWeights(completeness=1.0, selectivity=1.0)
+    objective = AnySize(smallest=0.02, specific=0.3, weights=weights)
+    assert objective.suited_to(4) == objective
+    alone = AnySize(smallest=0.02, weights=AnySizeWeights(completeness=1.0))
+    assert objective.suited_to(1) == alone
+    DiscoveryConfig(num_classes=1, objective=alone)
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
