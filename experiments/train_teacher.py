@@ -13,6 +13,7 @@ from cdjax.data.training_data import TrainingData, training_data_file
 from cdjax.errors import InputError
 from cdjax.evaluation.accuracy import predict
 from cdjax.models import LlamaConfig, save_huggingface
+from cdjax.models.target_folder import require_writable
 from cdjax.parallel.mesh import check_batch
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import open_workdir
@@ -91,6 +92,7 @@ def main() -> None:
         raise InputError(
             f'--output={output} exists, and this is not the run that made it: name another folder'
         )
+    require_writable(output)
     mesh = start_machine()
     check_batch(config.batch_size, mesh, microbatches=config.microbatches)
     workdir = open_workdir(

@@ -31,7 +31,7 @@ from cdjax.circuits.classifier import (
 )
 from cdjax.circuits.masks import MaskGenerator, binarize
 from cdjax.data import Dataset, batch_indices
-from cdjax.errors import InputError
+from cdjax.errors import InputError, check_finite
 from cdjax.losses import (
     CausalDiscoveryWeights,
     DiscoveryWeights,
@@ -112,6 +112,7 @@ class DiscoveryConfig:
             raise InputError(
                 f'objective={self.objective!r} is unknown; choose {" or ".join(OBJECTIVES)}'
             )
+        check_finite(temperature=self.temperature, **vars(self.term_weights()))
         if not self.temperature > 0:
             raise InputError(f'temperature={self.temperature} must be above 0')
         if not 0 <= self.sparsity_from <= 1:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from cdjax.circuits.activations import answer_activations, collect_answer_activations
 from cdjax.circuits.pairing import LayerPairs
 from cdjax.data import Dataset, batch_indices
-from cdjax.errors import InputError
+from cdjax.errors import InputError, check_finite
 from cdjax.losses import ActivationPair, TopKLogits, distillation_loss
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.models import Llama, LlamaConfig
@@ -72,6 +72,7 @@ class DistillationConfig:
     remat: str = 'none'
 
     def __post_init__(self):
+        check_finite(weight=self.weight, init_std=self.init_std, temperature=self.temperature)
         if self.weight < 0:
             raise InputError(f'weight={self.weight} of the alignment must not be negative')
         if not self.init_std > 0:

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import optax
 
-from cdjax.errors import InputError
+from cdjax.errors import InputError, check_finite
 from cdjax.parallel.mesh import path_name
 
 
@@ -30,6 +30,11 @@ class OptimizerConfig:
     def __post_init__(self):
         if self.steps < 1:
             raise InputError(f'steps={self.steps}: at least 1 step is needed')
+        check_finite(
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+        )
         for name in ('learning_rate', 'clip_norm'):
             if not getattr(self, name) > 0:
                 raise InputError(f'{name}={getattr(self, name)} must be above 0')
