@@ -26,7 +26,7 @@ from experiments.flags import (
 )
 
 FLAGS = flags.FLAGS
-define_run_flags('runs/arms', checkpoint_every=200)
+define_run_flags('runs/arms')
 define_checkpoint_flags()
 define_task_flags()
 define_discovery_flags()
@@ -50,6 +50,7 @@ def main() -> None:
     options = run_options()
     mesh = start_machine()
     pipeline = Pipeline(config, FLAGS.workdir, mesh=mesh, name='compare_arms', options=options)
+    launch.say(pipeline.config.arms.describe())
     launch.say(arms_table(pipeline.compare_arms()))
 
 

@@ -12,6 +12,7 @@ import math
 from absl import flags
 
 from cdjax.models.conversion import FORMATS, Conversion, certificate_path, convert
+from cdjax.models.huggingface_export import MAX_SHARD_BYTES
 from cdjax.models.parity import describe_certificate
 from experiments import launch
 from experiments.flags import define_machine_flags, start_machine
@@ -28,7 +29,9 @@ flags.DEFINE_enum(
     ['float32', 'bfloat16', 'float16'],
     'Dtype of the target; as stored if not given.',
 )
-flags.DEFINE_float('max_shard_gb', 5.0, 'Largest file of a Hugging Face target, in 10^9 bytes.')
+flags.DEFINE_float(
+    'max_shard_gb', MAX_SHARD_BYTES / 1e9, 'Largest file of a Hugging Face target, in 10^9 bytes.'
+)
 flags.DEFINE_bool('check', False, 'Write the parity certificate TARGET.parity.json (needs torch).')
 flags.DEFINE_string('golden', None, 'Compare with this golden file in place of torch.')
 flags.DEFINE_string('save_golden', None, "Store transformers' results here, as a golden file.")

@@ -7,7 +7,7 @@ import dataclasses
 
 from absl import flags
 
-from cdjax.evaluation.accuracy import predict
+from cdjax.inference.predictions import predict
 from cdjax.run.folder import open_workdir
 from cdjax.studies.inputs import Inputs
 from cdjax.training.discovery import check_discovery, discover
@@ -25,7 +25,7 @@ from experiments.flags import (
 )
 
 FLAGS = flags.FLAGS
-define_run_flags('runs/discover', checkpoint_every=200)
+define_run_flags('runs/discover')
 define_checkpoint_flags()
 define_task_flags()
 define_discovery_flags()
@@ -53,7 +53,7 @@ def main() -> None:
         config,
         mesh=mesh,
         workdir=workdir,
-        **options,
+        options=options,
     )
     unseen = inputs.dataset[inputs.split.test]
     for name, circuit in circuits.items():

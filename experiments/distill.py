@@ -12,7 +12,7 @@ from absl import flags
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.pairing import parse_pairs
 from cdjax.errors import InputError
-from cdjax.evaluation.accuracy import predict
+from cdjax.inference.predictions import predict
 from cdjax.models import save_huggingface
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import open_workdir
@@ -36,7 +36,7 @@ from experiments.flags import (
 )
 
 FLAGS = flags.FLAGS
-define_run_flags('runs/distill', checkpoint_every=500)
+define_run_flags('runs/distill')
 flags.DEFINE_enum('arm', 'circuits', list(ARMS), 'What is aligned beside the KD.')
 flags.DEFINE_string('circuits', None, "The teacher's circuits (.safetensors); not for kd and all.")
 flags.DEFINE_string('student_circuits', None, "The student's circuits of the same classes, if any.")
@@ -50,9 +50,10 @@ define_machine_flags()
 
 def main() -> None:
     """Distils, exports, and prints the accuracy on unseen forms."""
-    config = dataclasses.replace(distillation_from_flags(), seed=FLAGS.seed)
     options = run_options()
     inputs = Inputs(inputs_from_flags())
+    config = dataclasses.replace(distillation_from_flags(), seed=FLAGS.seed)
+    config = config.suited_to(pretrained=inputs.has_student)
     pairs = parse_pairs(
         FLAGS.layer_pairs, inputs.student_config.num_layers, inputs.teacher_config.num_layers
     )
@@ -90,6 +91,7 @@ def main() -> None:
         'export': FLAGS.export,
     }
     workdir = open_workdir(FLAGS.workdir, facts, name='distill')
+    launch.say(f'distillation: {config.optimizer.describe()}')
     unseen = inputs.dataset[inputs.split.test]
     share = inputs.dataset[rows]
     teacher = inputs.load_teacher(mesh)
@@ -116,7 +118,7 @@ def main() -> None:
         evaluate=lambda model: {'accuracy': predict(model, unseen, mesh=mesh).accuracy},
         evaluate_every=FLAGS.evaluate_every,
         best=BEST,
-        **options,
+        options=options,
     )
     student = exported(student, workdir)
     if not as_process_0_sees((workdir / 'student').exists):

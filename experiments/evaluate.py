@@ -10,13 +10,11 @@ from absl import flags
 from etils import epath
 
 from cdjax.circuits.circuit import Circuit
-from cdjax.errors import InputError
 from cdjax.models.target_folder import require_writable
 from cdjax.report.terminal import circuits_table
 from cdjax.run.folder import write_atomically
 from cdjax.studies.circuits import (
     LOUDEST,
-    CircuitStudyConfig,
     loudest_neurons,
     smallest_faithful_share,
     study_circuits,
@@ -26,17 +24,17 @@ from experiments import launch
 from experiments.flags import (
     define_checkpoint_flags,
     define_machine_flags,
+    define_study_flags,
     define_task_flags,
     inputs_from_flags,
     start_machine,
+    study_from_flags,
 )
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('circuits', None, 'Circuits of the teacher (.safetensors).', required=True)
 flags.DEFINE_string('output', None, 'JSON file to write; beside the circuits if not given.')
-flags.DEFINE_enum('ablation', 'mean', ['zero', 'mean', 'counterfactual'], 'Fate of the others.')
-flags.DEFINE_list('sizes', ['.02', '.05', '.1', '.15', '.2', '.3', '.5'], 'Shares of the neurons.')
-flags.DEFINE_integer('evaluate_problems', 1000, 'Problems of unseen forms evaluated, at most.')
+define_study_flags(controls=False)
 define_checkpoint_flags()
 define_task_flags()
 define_machine_flags()
@@ -44,13 +42,7 @@ define_machine_flags()
 
 def main() -> None:
     """Evaluates and prints."""
-    try:
-        sizes = tuple(sorted(float(size) for size in FLAGS.sizes))
-    except ValueError:
-        raise InputError(f'sizes={",".join(FLAGS.sizes)}: write shares such as .05,.1') from None
-    config = CircuitStudyConfig(
-        sizes=sizes, max_problems=FLAGS.evaluate_problems, ablation=FLAGS.ablation
-    )
+    config = study_from_flags()
     circuit = Circuit.load(FLAGS.circuits)
     output = epath.Path(
         FLAGS.output or str(FLAGS.circuits).removesuffix('.safetensors') + '.study.json'

@@ -10,8 +10,9 @@ import jax
 from absl import app, flags, logging
 
 from cdjax.errors import InputError
+from cdjax.parallel.preemption import BETWEEN_TRAININGS, Preempted
+from cdjax.run import lock
 from cdjax.training.diagnostics import GradientError
-from cdjax.training.loop import Preempted
 
 # 0 done, 1 the user's mistake, 75 stopped by a signal after saving (EX_TEMPFAIL of sysexits.h:
 # start it again with the same command), 130 interrupted from the keyboard.
@@ -53,6 +54,8 @@ def run(main: Callable[[], None]) -> None:
                 'interrupted; the same command continues from the last checkpoint', file=sys.stderr
             )
             return EXIT_INTERRUPTED
+        finally:
+            lock.let_go()
         return 0
 
     app.run(guarded, flags_parser=_parse)
@@ -79,10 +82,12 @@ def _refuse(error: InputError | flags.Error) -> int:
 
 def _show_shared_flags() -> None:
     """Makes --help list the flags of `experiments.flags` too, not the launcher's own alone."""
-    for flag in flags.FLAGS.flags_by_module_dict().get('experiments.flags', ()):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    for module, shared in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith('experiments.flags.'):
+            for flag in shared:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _stop(*_) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
-    raise Preempted('SIGTERM came while nothing trained, and what was finished is kept')
+    raise Preempted(BETWEEN_TRAININGS)

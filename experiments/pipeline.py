@@ -9,7 +9,6 @@ from absl import flags
 
 from cdjax.report.terminal import summary
 from cdjax.report.write import write_report
-from cdjax.studies.circuits import LEARNED_CONTROLS, CircuitStudyConfig
 from cdjax.studies.pipeline import Pipeline, PipelineConfig
 from experiments import launch
 from experiments.flags import (
@@ -20,19 +19,24 @@ from experiments.flags import (
     define_distillation_flags,
     define_machine_flags,
     define_run_flags,
+    define_study_flags,
     define_task_flags,
     discovery_from_flags,
     inputs_from_flags,
     run_options,
     start_machine,
+    study_from_flags,
 )
 
 FLAGS = flags.FLAGS
-define_run_flags('runs/pipeline', checkpoint_every=200)
-flags.DEFINE_list('controls', list(LEARNED_CONTROLS), 'Controls whose masks are learned too.')
-flags.DEFINE_integer('evaluate_problems', 1000, 'Problems of unseen forms evaluated, at most.')
-flags.DEFINE_list('rediscover', ['kd', 'circuits'], 'Arms whose students are searched again.')
-flags.DEFINE_string('export', 'circuits', 'Arm whose student is exported to WORKDIR/student.')
+define_run_flags('runs/pipeline')
+flags.DEFINE_list(
+    'rediscover', list(PipelineConfig().rediscover), 'Arms whose students are searched again.'
+)
+flags.DEFINE_string(
+    'export', PipelineConfig().export, 'Arm whose student is exported to WORKDIR/student.'
+)
+define_study_flags()
 define_checkpoint_flags()
 define_task_flags()
 define_discovery_flags()
@@ -46,9 +50,7 @@ def main() -> None:
     config = PipelineConfig(
         inputs=inputs_from_flags(),
         discovery=discovery_from_flags(),
-        study=CircuitStudyConfig(
-            controls=tuple(FLAGS.controls), max_problems=FLAGS.evaluate_problems
-        ),
+        study=study_from_flags(),
         arms=arms_from_flags(),
         layer_pairs=FLAGS.layer_pairs,
         rediscover=tuple(FLAGS.rediscover),
@@ -56,6 +58,7 @@ def main() -> None:
     )
     options = run_options()
     pipeline = Pipeline(config, FLAGS.workdir, mesh=start_machine(), options=options)
+    launch.say(pipeline.config.arms.describe())
     results = pipeline.run()
     report = write_report(pipeline.workdir, results)
     launch.say(summary(results))

@@ -11,31 +11,34 @@ from etils import epath
 from cdjax.data import build_arithmetic_tokenizer, read_task_file, save_tokenizer, split
 from cdjax.data.training_data import TrainingData, training_data_file
 from cdjax.errors import InputError
-from cdjax.evaluation.accuracy import predict
+from cdjax.inference.predictions import predict
 from cdjax.models import LlamaConfig, save_huggingface
 from cdjax.models.target_folder import require_writable
 from cdjax.parallel.mesh import check_batch
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import open_workdir
-from cdjax.training.language_model import LanguageModelConfig, train_language_model
-from cdjax.training.optimizer import OptimizerConfig
+from cdjax.training.language_model import (
+    FROM_NOTHING,
+    LanguageModelConfig,
+    train_language_model,
+)
 from experiments import launch
 from experiments.flags import (
     BEST,
     define_export_flag,
     define_machine_flags,
-    define_memory_flags,
     define_run_flags,
     define_task_flags,
+    define_training_flags,
     exported,
-    memory_options,
     run_options,
     start_machine,
     task_from_flags,
+    training_from_flags,
 )
 
 FLAGS = flags.FLAGS
-define_run_flags('runs/teacher', checkpoint_every=500)
+define_run_flags('runs/teacher')
 flags.DEFINE_string('output', None, 'Hugging Face folder to write; WORKDIR/model if not given.')
 flags.DEFINE_integer('hidden_size', 128, 'Width of the residual stream.')
 flags.DEFINE_integer('intermediate_size', 512, 'FFN neurons a layer.')
@@ -43,14 +46,10 @@ flags.DEFINE_integer('layers', 2, 'Blocks.')
 flags.DEFINE_integer('heads', 4, 'Attention heads.')
 flags.DEFINE_integer('kv_heads', 4, 'Key and value heads.')
 flags.DEFINE_integer('max_number', 99, 'Largest number that is one token.')
-flags.DEFINE_integer('steps', 5000, 'Training steps.')
-flags.DEFINE_integer('batch_size', 256, 'Problems a step.')
-flags.DEFINE_float('learning_rate', 2e-3, 'Peak learning rate.')
-flags.DEFINE_float('weight_decay', 0.3, 'Weight decay of matrices.')
-flags.DEFINE_integer('seed', 0, 'Seed of weights and batches.')
+flags.DEFINE_integer('seed', LanguageModelConfig().seed, 'Seed of weights and batches.')
 flags.DEFINE_integer('evaluate_every', 500, 'Steps between evaluations on unseen forms.')
 define_export_flag()
-define_memory_flags()
+define_training_flags(LanguageModelConfig(), FROM_NOTHING)
 define_task_flags()
 define_machine_flags()
 
@@ -80,12 +79,8 @@ def main() -> None:
         rope_theta=1e4,
         max_length=64,
     )
-    config = LanguageModelConfig(
-        OptimizerConfig(FLAGS.steps, FLAGS.learning_rate, weight_decay=FLAGS.weight_decay),
-        batch_size=FLAGS.batch_size,
-        seed=FLAGS.seed,
-        **memory_options(),
-    )
+    config = LanguageModelConfig(seed=FLAGS.seed, **training_from_flags())
+    config = config.suited_to(pretrained=False)
     options = run_options()
     output = epath.Path(FLAGS.output or epath.Path(FLAGS.workdir) / 'model')
     if output.exists() and not (epath.Path(FLAGS.workdir) / 'config.json').exists():
@@ -117,7 +112,7 @@ def main() -> None:
         evaluate=lambda model: {'accuracy': predict(model, unseen, mesh=mesh).accuracy},
         evaluate_every=FLAGS.evaluate_every,
         best=BEST,
-        **options,
+        options=options,
     )
     model = exported(model, workdir)
     if jax.process_index() == 0:

@@ -16,10 +16,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as write_tensors
 
-from cdjax.circuits.classifier import Encoding, encode
+from cdjax.circuits.classifier import Encoding
 from cdjax.circuits.masks import binarize
 from cdjax.data import Dataset
 from cdjax.errors import InputError
+from cdjax.inference.encodings import encode
 from cdjax.models import Llama
 from cdjax.run.buckets import check_client
 from cdjax.run.checkpoints import checksums, tree_names

@@ -1,18 +1,14 @@
-"""Latent classes of problems: an encoding from the model's own activations, and a classifier."""
+"""Latent classes of problems: what describes a problem, and a classifier of that."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
-from cdjax.data import Dataset
 from cdjax.errors import InputError
-from cdjax.models import Llama, LlamaConfig
-from cdjax.parallel.batching import map_rows
+from cdjax.models import LlamaConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,35 +43,6 @@ class Encoding:
             raise InputError(
                 f'encode_positions={list(self.positions)}: prompts have positions 0 to {length - 1}'
             )
-
-
-def encode(
-    model: Llama, dataset: Dataset, encoding: Encoding, *, mesh: Mesh, batch_size: int = 512
-) -> np.ndarray:
-    """Returns the encoding of each problem, float32 `[N, E]`, E = positions times width.
-
-    Raises:
-        InputError: a layer or a position that the model or the prompts lack.
-    """
-    length = dataset.tokens.shape[1]
-    encoding.check(model.config, length)
-    positions = range(length) if encoding.positions is None else encoding.positions
-    function = _encode_rows(encoding.layer, tuple(positions))
-    return map_rows(function, model, {'tokens': dataset.tokens}, mesh=mesh, batch_size=batch_size)
-
-
-@functools.lru_cache
-def _encode_rows(layer: int, positions: tuple[int, ...]):
-    """Returns the function that `map_rows` compiles, one and the same for equal arguments."""
-
-    def encode_rows(model, rows):
-        _, activations = model(
-            rows['tokens'], capture=('residual',), positions=positions, logits_at=-1
-        )
-        residual_BxTxd = activations['residual'][layer].astype(jnp.float32)
-        return residual_BxTxd.reshape(residual_BxTxd.shape[0], -1)
-
-    return encode_rows
 
 
 def standardization(features_NxE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

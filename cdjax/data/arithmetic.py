@@ -13,7 +13,7 @@ from cdjax.data.dataset import Dataset, assemble
 from cdjax.data.encoding import encode_examples, single_tokens
 from cdjax.data.expressions import OPERATORS, SPELLINGS, canonical_forms, evaluate, row_ids
 from cdjax.data.labels import answer_labels, expression_labels
-from cdjax.data.splits import Split, split
+from cdjax.data.splits import SHARE, TEST, Split, split
 from cdjax.errors import InputError
 
 MAX_PROBLEMS = 1_000_000  # held in memory at once
@@ -126,7 +126,7 @@ class ArithmeticTask:
         """
         return _problems(self)
 
-    def split(self, seed: int, *, share: float = 0.25, test: float = 0.2) -> Split:
+    def split(self, seed: int, *, share: float = SHARE, test: float = TEST) -> Split:
         """Splits `problems()` by canonical form; see `splits.split`."""
         return split(self.problems(), share=share, test=test, seed=seed)
 

@@ -7,6 +7,9 @@ import numpy as np
 
 from cdjax.errors import InputError
 
+# Part of the training forms that distillation may use, and of all forms that is held out.
+SHARE, TEST = 0.25, 0.2
+
 
 class HasForms(Protocol):
     """Problems with canonical forms: a Dataset, or the Problems of a task."""
@@ -22,7 +25,7 @@ class Split(NamedTuple):
     test: np.ndarray
 
 
-def split(dataset: HasForms, *, share: float = 0.25, test: float = 0.2, seed: int) -> Split:
+def split(dataset: HasForms, *, share: float = SHARE, test: float = TEST, seed: int) -> Split:
     """Splits a data set by canonical form: no form is in both train and test.
 
     Args:

@@ -1,1 +1,1 @@
-"""What a model gets right, what a circuit keeps of it, and what is lost without it."""
+"""What a circuit keeps of a model, what is lost without it, and what its classes know."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cdjax.evaluation.accuracy import Predictions
+from cdjax.inference.predictions import Predictions
 
 MAX_EXHAUSTIVE = 5040  # relabellings that are all tried, up to seven classes
 

@@ -1,18 +1,22 @@
 """Llama models with explicit intervention points."""
 
+from cdjax.models.captures import Capture
 from cdjax.models.config import LlamaConfig, RopeScaling
-from cdjax.models.edits import SITES, Edit
+from cdjax.models.edits import Edit
 from cdjax.models.huggingface import load_huggingface
 from cdjax.models.huggingface_export import save_huggingface
 from cdjax.models.llama import KVCache, Llama
+from cdjax.models.sites import SITES, Site
 
 __all__ = [
     'SITES',
+    'Capture',
     'Edit',
     'KVCache',
     'Llama',
     'LlamaConfig',
     'RopeScaling',
+    'Site',
     'load_huggingface',
     'save_huggingface',
 ]

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdjax.models.edits import Edit
+from cdjax.errors import InputError
+from cdjax.models.edits import Edit, check_edits
 from cdjax.models.llama import KVCache, Llama
 
 
@@ -33,26 +34,28 @@ def generate(
         lengths: int `[B]`, tokens of each prompt, at least 1.
         max_new_tokens: N, tokens to generate.
         stop_tokens: ids that end an answer.
-        edits: edits in force at every position; their T axis is 1.
+        edits: edits in force at every position and step; their T axis is 1.
         dtype: dtype of the computation; that of the parameters where None.
 
     Returns:
         int32 `[B, N]`: the new tokens, with the stop token of a row repeated to its end.
 
     Raises:
-        ValueError: `max_new_tokens` below 1, or an edit with a T axis.
+        InputError: `max_new_tokens` below 1, or an edit that has a T axis or positions.
     """
     if max_new_tokens < 1:
-        raise ValueError(f'max_new_tokens={max_new_tokens} must be at least 1')
-    for site, edit in (edits or {}).items():
-        for field in (edit.scale, edit.shift):
-            if field is not None and field.ndim > 2 and field.shape[2] != 1:
-                raise ValueError(
-                    f'the edit at {site!r} has {field.shape[2]} positions; in generation the T '
-                    'axis of an edit is 1'
-                )
+        raise InputError(f'max_new_tokens={max_new_tokens} must be at least 1')
+    edits = edits or {}
+    for site, edit in edits.items():
+        if any(step.positions is not None for step in edit.steps()):
+            raise InputError(
+                f'the edit at {site!r} is confined to some positions; in generation an edit is in '
+                'force at every position'
+            )
+    # A step has one position, so that is what an edit must broadcast to.
+    check_edits(edits, model.config, len(tokens), 1)
     tokens, lengths = jnp.asarray(tokens, jnp.int32), jnp.asarray(lengths, jnp.int32)
-    return _generate(model, tokens, lengths, edits or {}, tuple(stop_tokens), max_new_tokens, dtype)
+    return _generate(model, tokens, lengths, edits, tuple(stop_tokens), max_new_tokens, dtype)
 
 
 @functools.partial(jax.jit, static_argnames=('stop_tokens', 'max_new_tokens', 'dtype'))

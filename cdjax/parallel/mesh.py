@@ -8,6 +8,7 @@ Everything works on names of parameters (`layers.mlp.down.weight`), as `tree_nam
 so that rules do not depend on how a module library spells its paths.
 """
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -82,6 +83,12 @@ def make_mesh(fsdp: int = -1, tensor: int = 1, *, devices: Sequence | None = Non
         )
     auto = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh((fsdp, tensor), (FSDP, TENSOR), axis_types=auto, devices=devices)
+
+
+@functools.cache
+def one_device() -> Mesh:
+    """Returns the mesh of the first device of this process: what `mesh=None` stands for."""
+    return make_mesh(devices=jax.local_devices()[:1])
 
 
 def _divisors(count: int) -> list[int]:

@@ -112,6 +112,25 @@ def as_process_0_sees(look: Callable[[], bool]) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(found)))
 
 
+def from_process_0(make: Callable[[], str | None]) -> str | None:
+    """Returns the text that process 0 makes, on all processes; the others make nothing.
+
+    Args:
+        make: such as `path.read_text`; None may be its result.
+    """
+    text = make() if jax.process_index() == 0 else None
+    if jax.process_count() == 1:
+        return text
+    content = np.frombuffer(b'' if text is None else text.encode(), np.uint8)
+    size = np.asarray(-1 if text is None else len(content))
+    size = int(multihost_utils.broadcast_one_to_all(size))
+    if size < 0:
+        return None
+    if jax.process_index() > 0:
+        content = np.zeros(size, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(content)).tobytes().decode()
+
+
 def _check_flags(coordinator, num_processes, process_id) -> None:
     values = f'coordinator={coordinator}, num_processes={num_processes}, process_id={process_id}'
     if coordinator is None or num_processes is None or process_id is None:

@@ -187,7 +187,7 @@ def _student_step(mesh: Mesh, shapes: DistillationShapes, teacher: Llama, work: 
     """The step of `distill`, with the teacher beside it."""
     B, pairs, width = shapes.batch_size, shapes.pairs, shapes.teacher.intermediate_size
     config = shapes.config()
-    tx = make_optimizer(config.optimizer)
+    tx = make_optimizer(config.suited_to(pretrained=shapes.keep_start).optimizer)
     state = abstract_state(lambda key: Llama(shapes.student, key), tx, mesh)
     row = lambda name, shape, dtype: {name: abstract_rows(mesh, name, shape, dtype)}
     batch = {

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cdjax.circuits.activations import answer_rows
 from cdjax.errors import InputError
+from cdjax.inference.activations import answer_rows
 from cdjax.models.config import LlamaConfig, RopeScaling
 from cdjax.models.llama import REMAT_POLICIES, Llama
 from cdjax.models.parameters import abstract_model
@@ -130,17 +130,17 @@ def activations_pass(
     work: Work,
     top_k: tuple[int, float] | None = None,
 ) -> Program:
-    """Returns the program of `collect_answer_activations`: one batch of a frozen model's pass.
+    """Returns the program of `answer_logits_and_activations`: one batch of a frozen model's pass.
 
     Args:
         name: of the model.
         model: as `abstract_weights` returns it.
         mesh: the mesh.
-        batch_size: rows, rounded up to the mesh as `map_rows` does.
+        batch_size: rows, rounded up to the mesh.
         length: positions of a row.
         layers: whose neurons are kept; all if None.
         work: what the pass does.
-        top_k: see `collect_answer_activations`.
+        top_k: see `answer_logits_and_activations`.
     """
     ways = mesh.shape[FSDP]
     B = -(-batch_size // ways) * ways
@@ -150,7 +150,7 @@ def activations_pass(
     }
     # Whole on every device, as several processes fetch it.
     everywhere = NamedSharding(mesh, PartitionSpec())
-    collect = jax.jit(answer_rows(layers, top_k), out_shardings=everywhere)
+    collect = jax.jit(answer_rows('neurons', layers, None, top_k), out_shardings=everywhere)
     return Program(f'{name} pass', collect, (model, rows), {name: model, 'batch': rows}, work)
 
 

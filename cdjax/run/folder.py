@@ -6,7 +6,9 @@ Folders may be local or in a bucket (`gs://`): every path is an `etils.epath.Pat
 import dataclasses
 import json
 import shutil
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,16 @@ from jax.experimental import multihost_utils
 from cdjax.errors import InputError
 from cdjax.run.buckets import check_client, is_remote
 from cdjax.run.json_file import read_json
+from cdjax.run.lock import LOCK, hold
 
 CONFIG = 'config.json'
 _PROBE = '.cdjax-probe-'
 _PROBE_BYTES = 1 << 20
+VISIBLE_SECONDS = 10.0
 
 
 def open_workdir(path: str | epath.PathLike, config: dict[str, Any], *, name: str) -> epath.Path:
-    """Makes the folder of a run, or verifies that it holds this very run.
+    """Makes the folder of a run, or verifies that it holds this very run; takes it for its own.
 
     Process 0 writes; the other processes wait, and verify that they see the same folder.
 
@@ -35,44 +39,83 @@ def open_workdir(path: str | epath.PathLike, config: dict[str, Any], *, name: st
         name: what is run (`discover`, `pipeline`): part of what is compared.
 
     Returns:
-        The folder, holding `config.json`.
+        The folder, holding `config.json`, and locked until this process ends (`cdjax.run.lock`).
 
     Raises:
-        InputError: the folder holds another run or foreign files, cannot be written, or is not
-            shared by all hosts, or lies in a bucket that cannot be reached. Nothing that was in it
-            has been changed.
+        InputError: what `check_workdir` raises; or another process runs there, or the folder
+            cannot be written or is not shared by all hosts. Nothing that was in it has been
+            changed.
+    """
+    workdir = check_workdir(path, config, name=name)
+    wanted = _as_stored(config, name)
+    _together(lambda: _claim(workdir, wanted), f'--workdir={workdir} was refused')
+    await_file(workdir / CONFIG)
+    return workdir
+
+
+def check_workdir(path: epath.PathLike, config: dict[str, Any], *, name: str) -> epath.Path:
+    """Returns the folder that `open_workdir` would make of the same arguments; writes nothing.
+
+    To be asked before what takes long, such as loading a model.
+
+    Raises:
+        InputError: the folder holds another run or foreign files, or lies in a bucket that cannot
+            be reached.
     """
     check_client(path)
-    workdir = absolute(path)
-    wanted = json.loads(json.dumps({'name': name, **config}, default=_plain))
+    workdir, wanted = absolute(path), _as_stored(config, name)
+
+    def check():
+        try:
+            _refuse_other_run(workdir, wanted)
+        except OSError as error:
+            raise _unwritable(workdir, error) from error
+
+    _together(check, f'--workdir={workdir} was refused')
+    return workdir
+
+
+def _together(action: Callable[[], None], failure: str) -> None:
+    """Does something on process 0, and raises on all processes if it raises an InputError there."""
     problem = None
     if jax.process_index() == 0:
         try:
-            _claim(workdir, wanted)
+            action()
         except InputError as error:
             problem = error
     if jax.process_count() > 1:
         # Process 0 must arrive here whatever happened, or the others would wait for ever.
         failed = multihost_utils.broadcast_one_to_all(problem is not None)
         if problem is None and failed:
-            problem = InputError(f'--workdir={workdir} was refused; process 0 says why')
+            problem = InputError(f'{failure}; process 0 says why')
     if problem is not None:
         raise problem
-    blind = _processes_without(workdir / CONFIG)
-    if blind:
-        raise InputError(
-            f'--workdir={workdir} as seen by process {blind[0]} lacks the {CONFIG} that process 0 '
-            'wrote: name a folder that all hosts share (NFS, gs://)'
-        )
-    return workdir
 
 
-def _processes_without(file: epath.Path) -> list[int]:
-    """Returns the processes that do not see a file, the same on all of them."""
-    absent = np.asarray(not file.exists())
+def await_file(file: epath.Path) -> None:
+    """Returns when all processes see a file that process 0 has written.
+
+    A host may see a shared disk as it was some seconds ago.
+
+    Raises:
+        InputError: a process does not see it for `VISIBLE_SECONDS`.
+    """
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    # Listing the folder makes NFS ask the server again, where looking for a name may not.
+    while not (seen := file.name in _names(file.parent)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    blind = np.asarray(not seen)
     if jax.process_count() > 1:  # one that left alone would be waited for
-        absent = multihost_utils.process_allgather(absent)
-    return np.flatnonzero(absent).tolist()
+        blind = multihost_utils.process_allgather(blind)
+    if blind.any():
+        raise InputError(
+            f'{file.parent} as seen by process {np.flatnonzero(blind)[0]} lacks the {file.name} '
+            'that process 0 wrote: name a --workdir that all hosts share (NFS, gs://)'
+        )
+
+
+def _names(folder: epath.Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
 
 def make_folder(path: epath.Path) -> epath.Path:
@@ -145,20 +188,31 @@ def _unwritable(path: epath.Path, error: OSError) -> InputError:
     )
 
 
+def _as_stored(config: dict[str, Any], name: str) -> dict[str, Any]:
+    return json.loads(json.dumps({'name': name, **config}, default=_plain))
+
+
 def _claim(workdir: epath.Path, wanted: dict[str, Any]) -> None:
-    stored = None
     try:
-        if workdir.exists():
-            stored = stored_config(workdir)
-            if stored is None:
-                _refuse_foreign_files(workdir)
-            else:
-                _refuse_other_config(workdir, stored, wanted)
         make_folder(workdir)
-        if stored is None:
+        hold(workdir)
+        # Asked again, for now nobody else can write there.
+        if _refuse_other_run(workdir, wanted) is None:
             write_atomically(workdir / CONFIG, json.dumps(wanted, indent=2, sort_keys=True) + '\n')
     except OSError as error:
         raise _unwritable(workdir, error) from error
+
+
+def _refuse_other_run(workdir: epath.Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the configuration in a folder, None where it may be claimed."""
+    if not workdir.exists():
+        return None
+    stored = stored_config(workdir)
+    if stored is None:
+        _refuse_foreign_files(workdir)
+    else:
+        _refuse_other_config(workdir, stored, wanted)
+    return stored
 
 
 def stored_config(workdir: epath.Path) -> dict[str, Any] | None:
@@ -183,7 +237,7 @@ def stored_config(workdir: epath.Path) -> dict[str, Any] | None:
 def _refuse_foreign_files(workdir: epath.Path) -> None:
     # Files of ours that a kill left behind are no one's work.
     names = [p.name for p in workdir.iterdir()]
-    foreign = sorted(n for n in names if not n.startswith((_PROBE, f'.{CONFIG}.')))
+    foreign = sorted(n for n in names if not n.startswith((_PROBE, f'.{CONFIG}.', LOCK)))
     if foreign:
         raise InputError(
             f'--workdir={workdir} holds {foreign[0]!r} but no {CONFIG}, so it is not a run of '

@@ -5,29 +5,39 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from etils import epath
 
-from cdjax.parallel.multihost import as_process_0_sees
+from cdjax.parallel.multihost import from_process_0
+from cdjax.parallel.preemption import heed_preemption
 from cdjax.run.folder import write_atomically
 
 
 def stored(path: epath.Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Returns the JSON object at `path`; where there is none, computes and writes it first.
 
+    Process 0 alone reads and writes, and hands to the others what it has read or written: a disk
+    that lags behind on another host changes nothing.
+
     Args:
         path: a file that ends in `.json`.
         compute: makes the object; must survive JSON, where numbers that are not finite (the loss
-            of a training that diverged) become null. All processes compute together, process 0
-            decides whether that is needed, and writes.
+            of a training that diverged) become null. All processes compute together.
+
+    Raises:
+        Preempted: a SIGTERM came before there was something to compute.
     """
-    if as_process_0_sees(path.exists):
-        return json.loads(path.read_text())
-    # Through text and back, so that a first and a continued run see the same types.
-    text = json.dumps(_finite(compute()), indent=1, allow_nan=False)
-    if jax.process_index() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text + '\n')
+    text = from_process_0(lambda: path.read_text() if path.exists() else None)
+    if text is None:
+        heed_preemption()
+        # Through text and back, so that a first and a continued run see the same types.
+        computed = json.dumps(_finite(compute()), indent=1, allow_nan=False) + '\n'
+
+        def write() -> str:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, computed)
+            return computed
+
+        text = from_process_0(write)
     return json.loads(text)
 
 

@@ -11,15 +11,16 @@ from etils import epath
 from jax.sharding import Mesh
 from scipy import stats
 
-from cdjax.circuits.activations import collect_answer_activations
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.masks import random_masks
 from cdjax.circuits.pairing import LayerPairs
 from cdjax.data import Dataset, Split
 from cdjax.errors import InputError
-from cdjax.evaluation.accuracy import predict
+from cdjax.inference.activations import answer_logits_and_activations
+from cdjax.inference.predictions import predict
 from cdjax.losses import class_conditional_cka, linear_cka
 from cdjax.models import Llama, LlamaConfig
+from cdjax.run.options import RunOptions
 from cdjax.training.distillation import Alignment, DistillationConfig, TeacherStore, distill
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 
@@ -33,6 +34,7 @@ ARMS = {
 STARTS = {
     'nothing': 'a student from nothing',
     'partial': 'a student that does part of the task',
+    'checkpoint': 'a student from the checkpoint',
 }
 
 
@@ -41,27 +43,31 @@ class ArmsConfig:
     """Which arms are run, and from where.
 
     Attributes:
-        distillation: the distillation; its seed is replaced by each of `seeds`.
+        distillation: the distillation; its seed is replaced by each of `seeds`, and what its
+            optimizer leaves open suits each of `starts`.
         arms: keys of `ARMS`.
-        starts: keys of `STARTS`.
+        starts: keys of `STARTS`; if None, the student's checkpoint where one is given, and
+            nothing where none is.
         seeds: each gives every arm the same first weights and the same batches.
-        head_start: how the student of start 'partial' is trained, on training forms outside the
-            share, so that it has memorised nothing of the share.
+        head_start_steps: how long the student of start 'partial' is trained, on training forms
+            outside the share, so that it has memorised nothing of the share.
         evaluate_every: steps between evaluations on unseen forms.
         max_problems: problems of an evaluation, at most.
     """
 
-    distillation: DistillationConfig
+    distillation: DistillationConfig = DistillationConfig()
     arms: tuple[str, ...] = tuple(ARMS)
-    starts: tuple[str, ...] = ('nothing',)
+    starts: tuple[str, ...] | None = None
     seeds: tuple[int, ...] = (0,)
-    head_start: LanguageModelConfig | None = None
+    head_start_steps: int = 300
     evaluate_every: int = 250
     max_problems: int = 1500
 
     def __post_init__(self):
         for field, known in (('arms', ARMS), ('starts', STARTS)):
             values = getattr(self, field)
+            if values is None:
+                continue
             unknown = [value for value in values if value not in known]
             if unknown or not values:
                 raise InputError(f'{field}={",".join(values)}: choose from {", ".join(known)}')
@@ -71,8 +77,31 @@ class ArmsConfig:
             raise InputError(f'seeds={list(self.seeds)}: they must not be negative')
         if self.evaluate_every < 1:
             raise InputError(f'evaluate_every={self.evaluate_every}: at least 1 step is needed')
-        if 'partial' in self.starts and self.head_start is None:
-            raise InputError("starts=partial needs the steps of the student's head start")
+        if self.head_start_steps < 1:
+            raise InputError(f'head_start_steps={self.head_start_steps}: at least 1 step is needed')
+
+    def distillation_from(self, start: str) -> DistillationConfig:
+        """Returns the distillation of the students of a start."""
+        return self.distillation.suited_to(pretrained=start == 'checkpoint')
+
+    def describe(self) -> str:
+        """Returns a line on the optimizer of each start."""
+        return '\n'.join(
+            f'{STARTS[start]}: {self.distillation_from(start).optimizer.describe()}'
+            for start in self.starts
+        )
+
+    def head_start(self, seed: int) -> LanguageModelConfig:
+        """Returns how a student of start 'partial' is trained, by the same optimizer."""
+        like = self.distillation_from('partial')
+        return LanguageModelConfig(
+            dataclasses.replace(like.optimizer, steps=self.head_start_steps),
+            batch_size=like.batch_size,
+            microbatches=like.microbatches,
+            seed=seed,
+            compute_dtype=like.compute_dtype,
+            remat=like.remat,
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,12 +162,9 @@ def train_head_start(
     *,
     mesh: Mesh,
     workdir: epath.Path,
-    **options: Any,
+    options: RunOptions = RunOptions(),
 ) -> Llama:
-    """Trains the student of start 'partial' on training forms outside the share.
-
-    `options` are further keyword arguments of `train_language_model`.
-    """
+    """Trains the student of start 'partial' on training forms outside the share."""
     model, _ = train_language_model(
         student,
         dataset[rows_outside_share(split)],
@@ -146,7 +172,7 @@ def train_head_start(
         mesh=mesh,
         description=f'head start, seed {config.seed}',
         workdir=workdir,
-        **options,
+        options=options,
     )
     return model
 
@@ -164,7 +190,7 @@ def run_arm(
     mesh: Mesh,
     workdir: epath.Path,
     description: str,
-    **options: Any,
+    options: RunOptions = RunOptions(),
 ) -> tuple[Llama, dict[str, Any]]:
     """Distils one student and measures it on unseen forms.
 
@@ -180,7 +206,7 @@ def run_arm(
         mesh: the mesh.
         workdir: folder of this run.
         description: name on the progress bar.
-        **options: further keyword arguments of `distill`.
+        options: what the distillation writes and checks on the way.
 
     Returns:
         The student; and its accuracy on unseen forms and on the share, the curve of the former,
@@ -200,7 +226,7 @@ def run_arm(
         workdir=workdir,
         evaluate=lambda model: {'accuracy': predict(model, problems, mesh=mesh).accuracy},
         evaluate_every=config.evaluate_every,
-        **options,
+        options=options,
     )
     curve = [
         [point['step'], point['evaluation/accuracy']]
@@ -230,12 +256,13 @@ def measure_alignment(model, problems, store, rows, pairing, *, mesh) -> dict[st
     class with the student's neurons (its circuit, where it has one) on that class's problems.
     """
     student_layers, teacher_layers = zip(*pairing.pairs, strict=True)
-    _, neurons = collect_answer_activations(model, problems, mesh=mesh, layers=student_layers)
+    layers = tuple(sorted(set(student_layers)))
+    _, neurons = answer_logits_and_activations(model, problems, mesh=mesh, layers=layers)
     teacher_neurons = store.neurons_of(teacher_layers)
     classes = jax.nn.one_hot(pairing.teacher.assignments[rows], pairing.teacher.num_classes)
     over_all, within = [], []
     for i, (s, t) in enumerate(pairing.pairs):
-        x, y = jnp.asarray(neurons[:, i]), jnp.asarray(teacher_neurons[:, i])
+        x, y = jnp.asarray(neurons[:, layers.index(s)]), jnp.asarray(teacher_neurons[:, i])
         over_all.append(float(linear_cka(x, y)))
         columns = {'y_masks': jnp.asarray(pairing.teacher.masks[:, t], jnp.float32)}
         if pairing.student is not None:

@@ -11,12 +11,10 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.circuits.ablation import ABLATIONS
-from cdjax.circuits.activations import collect_answer_activations
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.masks import random_masks
 from cdjax.data import Dataset, Split
 from cdjax.errors import InputError
-from cdjax.evaluation.accuracy import bootstrap_interval, predict
 from cdjax.evaluation.classes import (
     agreement,
     answer_cut_classes,
@@ -26,8 +24,12 @@ from cdjax.evaluation.classes import (
 )
 from cdjax.evaluation.faithfulness import faithfulness
 from cdjax.evaluation.selectivity import selectivity, selectivity_matrix
+from cdjax.evaluation.statistics import bootstrap_interval
+from cdjax.inference.activations import answer_logits_and_activations
+from cdjax.inference.predictions import predict
 from cdjax.models import Llama
 from cdjax.run.metrics import progress
+from cdjax.run.options import RunOptions
 from cdjax.training.discovery import DiscoveryConfig, discover
 
 # Controls whose masks are learned like the circuits', for classes that are fixed beforehand.
@@ -119,12 +121,9 @@ def discover_controls(
     *,
     mesh: Mesh,
     workdir: epath.Path,
-    **options: Any,
+    options: RunOptions = RunOptions(),
 ) -> dict[str, Circuit]:
-    """Learns the masks of each control with the same steps and the same size as the circuits.
-
-    `options` are further keyword arguments of `discover`.
-    """
+    """Learns the masks of each control with the same steps and the same size as the circuits."""
     circuits = {}
     for name, (classes, search) in control_searches(dataset, discovery, study).items():
         found, _ = discover(
@@ -136,7 +135,7 @@ def discover_controls(
             classes=classes,
             description=f'control: {name}',
             workdir=workdir / name.replace(' ', '_'),
-            **{**options, 'check_gradients': False},
+            options=dataclasses.replace(options, check_gradients=False),
         )
         circuits[name] = found['model']
     return circuits
@@ -146,7 +145,7 @@ def loudest_neurons(
     model: Llama, dataset: Dataset, rows: np.ndarray, circuit: Circuit, *, mesh: Mesh
 ) -> Circuit:
     """Returns the control that ranks neurons by their mean |a| on the problems of each class."""
-    _, neurons_NxLxF = collect_answer_activations(model, dataset[rows], mesh=mesh)
+    _, neurons_NxLxF = answer_logits_and_activations(model, dataset[rows], mesh=mesh)
     classes = circuit.assignments[rows]
     scores = np.zeros_like(circuit.scores)
     for k in range(circuit.num_classes):

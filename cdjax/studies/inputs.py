@@ -20,6 +20,7 @@ from cdjax.data import (
     read_task_file,
     split,
 )
+from cdjax.data.splits import SHARE, TEST
 from cdjax.data.training_data import (
     TrainingData,
     count_seen,
@@ -57,9 +58,9 @@ class InputsConfig:
             those of the real models, answers are not. Presets then do for a teacher too.
     """
 
-    task: ArithmeticTask | str
-    share: float = 0.25
-    test: float = 0.2
+    task: ArithmeticTask | str = ArithmeticTask()
+    share: float = SHARE
+    test: float = TEST
     split_seed: int = 0
     prompt_prefix: str = ''
     teacher: str | None = None
@@ -72,6 +73,11 @@ class InputsConfig:
             raise InputError(
                 f'teacher_dtype={self.teacher_dtype}: choose one of {", ".join(TEACHER_DTYPES)}'
             )
+
+    @property
+    def has_student(self) -> bool:
+        """Whether there is a student to start from, rather than one from nothing."""
+        return self.student is not None and self.student not in PRESETS
 
 
 class Inputs:
@@ -100,7 +106,7 @@ class Inputs:
     def __init__(self, config: InputsConfig):
         self.config = config
         self.teacher_config, self.teacher_path = self._resolve(config.teacher or EMBEDDED_TEACHER)
-        self.has_student = config.student is not None and config.student not in PRESETS
+        self.has_student = config.has_student
         if self.has_student:
             self.student_config, self.student_path = self._resolve(config.student)
         else:

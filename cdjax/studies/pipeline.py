@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,13 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.pairing import parse_pairs
 from cdjax.data.training_data import OUTSIDE_SHARE
 from cdjax.errors import InputError
-from cdjax.evaluation.accuracy import predict
 from cdjax.evaluation.selectivity import compare_matrices, selectivity, selectivity_matrix
+from cdjax.inference.predictions import predict
 from cdjax.models import Llama, LlamaConfig, load_huggingface, save_huggingface
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import open_workdir
 from cdjax.run.metrics import MetricsWriter
+from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
 from cdjax.studies.arms import (
     ArmsConfig,
@@ -54,21 +55,22 @@ class PipelineConfig:
         inputs: checkpoints, problems and their split.
         discovery: the search for circuits.
         study: their evaluation.
-        arms: the distillation.
+        arms: the distillation; where its `starts` are None, they are chosen here.
         layer_pairs: what is aligned, see `cdjax.circuits.pairing.parse_pairs`.
         rediscover: arms in whose students circuits are discovered again.
         export: the arm whose student is exported.
     """
 
-    inputs: InputsConfig
-    discovery: DiscoveryConfig
-    study: CircuitStudyConfig
-    arms: ArmsConfig
+    inputs: InputsConfig = InputsConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()
+    study: CircuitStudyConfig = CircuitStudyConfig()
+    arms: ArmsConfig = ArmsConfig()
     layer_pairs: str = 'last'
     rediscover: tuple[str, ...] = ('kd', 'circuits')
     export: str = 'circuits'
 
     def __post_init__(self):
+        self._choose_starts()
         for name, arms in (('rediscover', self.rediscover), ('export', (self.export,))):
             absent = [arm for arm in arms if arm not in self.arms.arms]
             if absent:
@@ -82,6 +84,24 @@ class PipelineConfig:
                 'none: leave it out, or raise num_classes'
             )
 
+    def _choose_starts(self) -> None:
+        """Sets the default of the starts, and raises where the student given is none of them."""
+        given, starts = self.inputs.has_student, self.arms.starts
+        if starts is None:
+            starts = ('checkpoint',) if given else ('nothing',)
+            object.__setattr__(self, 'arms', dataclasses.replace(self.arms, starts=starts))
+        if given and 'checkpoint' not in starts:
+            raise InputError(
+                f'starts={",".join(starts)} would not start from the student that is given '
+                f'({self.inputs.student}): add checkpoint to starts, or name a preset for a '
+                'student from nothing'
+            )
+        if 'checkpoint' in starts and not given:
+            raise InputError(
+                'starts=checkpoint needs the checkpoint of a student: name its folder or hub id '
+                'with --student'
+            )
+
 
 class Pipeline:
     """The stages of one run. Each is done once, and read from disk ever after.
@@ -93,8 +113,7 @@ class Pipeline:
         workdir: the folder of the run.
         mesh: the mesh.
         name: the launcher, part of what identifies the run.
-        options: keyword arguments of every training that decide no result, such as
-            `checkpoint_every` and `profile_steps`; see `fit`.
+        options: what every training writes and checks on the way.
 
     Raises:
         InputError: wrong inputs (see `Inputs`), or a folder that holds another run.
@@ -107,9 +126,9 @@ class Pipeline:
         *,
         mesh: Mesh,
         name: str = 'pipeline',
-        options: Mapping[str, Any] | None = None,
+        options: RunOptions = RunOptions(),
     ):
-        self.config, self.mesh, self.options = config, mesh, dict(options or {})
+        self.config, self.mesh, self.options = config, mesh, options
         self.inputs = Inputs(config.inputs)
         self.dataset, self.split = self.inputs.dataset, self.inputs.split
         self._check_stages()
@@ -118,14 +137,22 @@ class Pipeline:
             self.inputs.student_config.num_layers,
             self.inputs.teacher_config.num_layers,
         )
-        facts = {**dataclasses.asdict(config), 'inputs': self.inputs.facts()}
-        self.workdir = open_workdir(workdir, facts, name=name)
+        self.workdir = open_workdir(workdir, self._facts(), name=name)
+
+    def _facts(self) -> dict[str, Any]:
+        """Returns what identifies the run: no value is left open."""
+        facts = {**dataclasses.asdict(self.config), 'inputs': self.inputs.facts()}
+        facts['arms']['distillation'] = {
+            start: dataclasses.asdict(self.config.arms.distillation_from(start))
+            for start in self.config.arms.starts
+        }
+        return facts
 
     def _check_stages(self) -> None:
         """Raises what a stage would say of its input hours later."""
-        config, partial = self.config, 'partial' in self.config.arms.starts
+        config, starts = self.config, self.config.arms.starts
         models = {'teacher': self.inputs.teacher_config}
-        if config.rediscover or partial:
+        if config.rediscover or starts != ('nothing',):
             models['student'] = self.inputs.student_config
         flag = 'discovery_batch_size'
         check_discovery(models, self.dataset, config.discovery, mesh=self.mesh, batch_flag=flag)
@@ -136,7 +163,7 @@ class Pipeline:
             mesh=self.mesh,
             aligned=config.arms.arms != ('kd',),
         )
-        if partial and not self.inputs.has_student:
+        if 'partial' in starts:
             rows_outside_share(self.split)
 
     @functools.cached_property
@@ -226,7 +253,7 @@ class Pipeline:
                 mesh=self.mesh,
                 description=f'discover: {stage}',
                 workdir=self.workdir / 'stages' / 'discover' / stage,
-                **self.options,
+                options=self.options,
             )
             for name, circuit in found.items():
                 circuit.info.update(self.inputs.origin)
@@ -250,7 +277,7 @@ class Pipeline:
             self.config.study,
             mesh=self.mesh,
             workdir=self.workdir / 'stages' / 'controls',
-            **self.options,
+            options=self.options,
         )
         for name, control in controls.items():
             control.info.update(self.inputs.origin)
@@ -299,16 +326,16 @@ class Pipeline:
         """Returns what the students of a start and a seed start from."""
         if start == 'nothing':
             return self.inputs.student_config
-        if self.inputs.has_student:
+        if start == 'checkpoint':
             return self.inputs.load_student(self.mesh)
         return train_head_start(
             self.inputs.student_config,
             self.dataset,
             self.split,
-            dataclasses.replace(self.config.arms.head_start, seed=seed),
+            self.config.arms.head_start(seed),
             mesh=self.mesh,
             workdir=self.workdir / 'stages' / 'head_start' / str(seed),
-            **self.options,
+            options=self.options,
         )
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
@@ -320,9 +347,11 @@ class Pipeline:
         """
         if start == 'nothing':
             return Pairing(self.pairs, self.circuits())
+        # All seeds start from one checkpoint, whose circuits are searched once.
+        name = 'joint_checkpoint' if start == 'checkpoint' else f'joint_{start}_{seed}'
         joint = self._discovered(
-            f'joint_{seed}',
-            f'joint_{seed}',
+            name,
+            name,
             lambda: {'teacher': self.teacher, 'student': self.first_student(start, seed)},
             names=('teacher', 'student'),
         )
@@ -341,11 +370,13 @@ class Pipeline:
                 self.dataset,
                 self.split,
                 self.pairing(start, seed),
-                self.config.arms,
+                dataclasses.replace(
+                    self.config.arms, distillation=self.config.arms.distillation_from(start)
+                ),
                 mesh=self.mesh,
                 workdir=self.workdir / 'stages' / 'distill' / name,
                 description=f'distill: {arm}, seed {seed}',
-                **self.options,
+                options=self.options,
             )
             if seed == self.config.arms.seeds[0]:
                 self._save(model, self.workdir / 'students' / name, start)
@@ -391,7 +422,7 @@ class Pipeline:
             classes=teacher.assignments,
             description=f'discover: student of {arm}',
             workdir=self.workdir / 'stages' / 'rediscover' / name,
-            **self.options | {'check_gradients': False},
+            options=dataclasses.replace(self.options, check_gradients=False),
         )
         circuit = found['student']
         circuit.info.update(self.inputs.origin)
@@ -440,11 +471,10 @@ class Pipeline:
     def _save(self, model: Llama, target: epath.Path, start: str) -> None:
         if as_process_0_sees(target.exists):
             return
-        given = start == 'partial' and self.inputs.has_student
-        parts = ['share'] if given or start == 'nothing' else [OUTSIDE_SHARE, 'share']
+        parts = [OUTSIDE_SHARE, 'share'] if start == 'partial' else ['share']
         save_huggingface(
             model,
             target,
             tokenizer_from=self.inputs.tokenizer_path,
-            beside=self.inputs.training_data(*parts, from_student=given),
+            beside=self.inputs.training_data(*parts, from_student=start == 'checkpoint'),
         )

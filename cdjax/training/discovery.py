@@ -18,13 +18,11 @@ from etils import epath
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from cdjax.circuits.ablation import check_one_length, keep_only, neuron_means
-from cdjax.circuits.activations import collect_answer_activations
+from cdjax.circuits.ablation import keep_only
 from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.circuits.classifier import (
     Classifier,
     Encoding,
-    encode,
     standardization,
     standardize,
     straight_through_gumbel_softmax,
@@ -32,6 +30,9 @@ from cdjax.circuits.classifier import (
 from cdjax.circuits.masks import MaskGenerator, binarize
 from cdjax.data import Dataset, batch_indices
 from cdjax.errors import InputError, check_finite
+from cdjax.inference.activations import answer_logits_and_activations
+from cdjax.inference.encodings import encode
+from cdjax.inference.means import check_one_length, neuron_means
 from cdjax.losses import (
     CausalDiscoveryWeights,
     DiscoveryWeights,
@@ -41,6 +42,7 @@ from cdjax.losses import (
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import TENSOR, check_batch, put_batch, replicate, split_neurons
+from cdjax.run.options import RunOptions
 from cdjax.training.accumulation import (
     accumulate_gradients,
     check_batch_size,
@@ -52,6 +54,8 @@ from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from cdjax.training.step import jit_step
 
 OBJECTIVES = ('causal', 'published')
+
+OPTIMIZER = OptimizerConfig(500, 2e-2, warmup_steps=20, weight_decay=0.0)
 
 # Masks are as wide as the neurons of a model, so they are split like them.
 RULES = (
@@ -66,7 +70,8 @@ class DiscoveryConfig:
     """How circuits are searched for.
 
     Attributes:
-        optimizer: AdamW and its schedule; its `steps` are the steps of the discovery.
+        optimizer: AdamW and its schedule; its `steps` are the steps of the discovery. What it
+            leaves open is as in `OPTIMIZER`.
         num_classes: latent classes (K).
         density: neurons of a circuit as a share of all (π), which is also the size it is cut to.
         objective: 'causal' (the corrected one) or 'published' (the text's five terms).
@@ -87,9 +92,9 @@ class DiscoveryConfig:
         seed: of the initial weights, of the order of the problems and of the Gumbel noise.
     """
 
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = OPTIMIZER
     num_classes: int = 4
-    density: float = 0.15
+    density: float = 0.2
     objective: str = 'causal'
     weights: CausalDiscoveryWeights | DiscoveryWeights | None = None
     cosine: bool = False
@@ -104,6 +109,7 @@ class DiscoveryConfig:
     seed: int = 0
 
     def __post_init__(self):
+        object.__setattr__(self, 'optimizer', self.optimizer.or_else(OPTIMIZER))
         if self.num_classes < 1:
             raise InputError(f'num_classes={self.num_classes}: at least 1 class is needed')
         if not 0 < self.density < 1:
@@ -154,10 +160,7 @@ def discover(
     classes: np.ndarray | None = None,
     description: str = 'discover',
     workdir: epath.PathLike | None = None,
-    checkpoint_every: int = 200,
-    profile_steps: tuple[int, int] | None = None,
-    check_gradients: bool = True,
-    diagnose_every: int | None = None,
+    options: RunOptions = RunOptions(),
 ) -> tuple[dict[str, Circuit], list[Point]]:
     """Searches circuits in one model, or in several at once with classes in common.
 
@@ -171,10 +174,7 @@ def discover(
             classifier is trained then. Their number must be `config.num_classes`.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed search continues from it.
-        checkpoint_every: steps between checkpoints.
-        profile_steps: see `fit`.
-        check_gradients: run the gradient doctor before the first step.
-        diagnose_every: steps between further reports of it; see `fit`.
+        options: what is written and checked on the way.
 
     Returns:
         name → `Circuit`, cut to exactly `density` of the neurons; and the log points of `fit`.
@@ -239,10 +239,8 @@ def discover(
         mesh=mesh,
         description=description,
         workdir=workdir,
-        checkpoint_every=checkpoint_every,
-        profile_steps=profile_steps,
-        diagnose=diagnose if check_gradients or diagnose_every is not None else None,
-        diagnose_every=diagnose_every,
+        options=options,
+        diagnose=diagnose,
         tokens_per_step=config.batch_size * learned.tokens.shape[1] * len(models),
         flops_per_step=_useful_flops(models.values(), learned.tokens.shape[1], config),
     )
@@ -460,7 +458,7 @@ def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig)
 
 def _build_store(model, dataset, config, mesh, description) -> dict[str, np.ndarray]:
     """Returns what the frozen model says: `logits [N, V]` and `activations [N, D]`."""
-    logits, neurons_NxLxF = collect_answer_activations(
+    logits, neurons_NxLxF = answer_logits_and_activations(
         model, dataset, mesh=mesh, description=description
     )
     activations = neurons_NxLxF.reshape(len(dataset), -1)

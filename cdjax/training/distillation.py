@@ -16,10 +16,11 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from cdjax.circuits.activations import answer_activations, collect_answer_activations
 from cdjax.circuits.pairing import LayerPairs
 from cdjax.data import Dataset, batch_indices
 from cdjax.errors import InputError, check_finite
+from cdjax.inference.activations import answer_activations, answer_logits_and_activations
+from cdjax.inference.rows import TOKENS_PER_PASS
 from cdjax.losses import ActivationPair, TopKLogits, distillation_loss
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.models import Llama, LlamaConfig
@@ -29,15 +30,20 @@ from cdjax.parallel.mesh import (
     put_batch,
     split_neurons,
 )
+from cdjax.run.options import RunOptions
 from cdjax.training.accumulation import (
     accumulate_gradients,
     check_batch_size,
     first_microbatch,
 )
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
-from cdjax.training.loop import Point, TrainState, fit, init_state, state_shardings
-from cdjax.training.optimizer import OptimizerConfig, make_optimizer
+from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
+from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, make_optimizer
 from cdjax.training.step import jit_step
+
+# A student of random weights generalises from a small share by its decay (README, "Where students
+# start"); a checkpoint would lose in it what it knows.
+FROM_NOTHING = OptimizerConfig(1000, 2e-3, warmup_steps=100, weight_decay=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +51,8 @@ class DistillationConfig:
     """How a student is distilled.
 
     Attributes:
-        optimizer: AdamW and its schedule; its `steps` are the steps of the distillation.
+        optimizer: AdamW and its schedule; its `steps` are the steps of the distillation. What it
+            leaves open suits the student, see `suited_to`.
         weight: λ of the alignment.
         temperature: T of the KD.
         top_k: tokens of the teacher's answer that are stored for each problem (`TopKLogits`), the
@@ -60,11 +67,11 @@ class DistillationConfig:
         remat: what the backward pass keeps, a key of `cdjax.models.llama.REMAT_POLICIES`.
     """
 
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = OptimizerConfig(FROM_NOTHING.steps)
     weight: float = 1.0
     temperature: float = 2.0
     top_k: int | None = None
-    batch_size: int = 256
+    batch_size: int = 128
     microbatches: int = 1
     seed: int = 0
     init_std: float = 0.02
@@ -84,6 +91,14 @@ class DistillationConfig:
         check_batch_size(self.batch_size, self.microbatches)
         if self.seed < 0:
             raise InputError(f'seed={self.seed} must not be negative')
+
+    def suited_to(self, *, pretrained: bool) -> 'DistillationConfig':
+        """Returns the distillation of a student that was trained before, or of one from nothing.
+
+        What the optimizer leaves open is taken from `FINE_TUNING` or from `FROM_NOTHING`.
+        """
+        chosen = self.optimizer.or_else(FINE_TUNING if pretrained else FROM_NOTHING)
+        return dataclasses.replace(self, optimizer=chosen)
 
     @property
     def least_aligned_batch(self) -> int:
@@ -145,7 +160,7 @@ class TeacherStore:
         layers: Iterable[int] | None = None,
         top_k: int | None = None,
         temperature: float = 1.0,
-        batch_size: int = 512,
+        tokens_per_pass: int = TOKENS_PER_PASS,
     ) -> 'TeacherStore':
         """Runs the teacher once over all problems.
 
@@ -156,7 +171,7 @@ class TeacherStore:
             layers: whose neurons are kept; all if None.
             top_k: tokens whose logits are kept, those of the highest; all if None.
             temperature: of the KD that is going to read them; only the top k depend on it.
-            batch_size: problems at once.
+            tokens_per_pass: see `cdjax.inference.rows.rows_per_pass`.
 
         Raises:
             InputError: a `top_k` above the number of tokens.
@@ -165,13 +180,13 @@ class TeacherStore:
         if top_k is not None and top_k > vocab_size:
             raise InputError(f'top_k={top_k}: the teacher has {vocab_size} tokens')
         chosen = range(teacher.config.num_layers) if layers is None else sorted(set(layers))
-        logits, neurons = collect_answer_activations(
+        logits, neurons = answer_logits_and_activations(
             teacher,
             dataset,
             mesh=mesh,
             layers=tuple(chosen),
             top_k=None if top_k is None else (top_k, temperature),
-            batch_size=batch_size,
+            tokens_per_pass=tokens_per_pass,
             description='teacher activations',
         )
         return cls(logits, neurons, tuple(chosen), vocab_size)
@@ -202,18 +217,16 @@ def distill(
     alignment: Alignment | None = None,
     description: str = 'distill',
     workdir: epath.PathLike | None = None,
-    checkpoint_every: int = 500,
-    profile_steps: tuple[int, int] | None = None,
+    options: RunOptions = RunOptions(),
     evaluate: Callable[[Llama], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
-    check_gradients: bool = True,
-    diagnose_every: int | None = None,
 ) -> tuple[Llama, list[Point]]:
     """Distils a teacher's answers, and with an alignment its representations, into a student.
 
     Args:
-        student: a shape, for a student from nothing, or a model to start from (it is copied).
+        student: a shape, for a student from nothing, or a model to start from (it is copied);
+            what `config.optimizer` leaves open depends on which of the two it is.
         store: what the teacher says of the problems, row by row.
         dataset: the share of N problems to learn from.
         config: the distillation.
@@ -221,13 +234,10 @@ def distill(
         alignment: what is aligned; KD alone if None.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed distillation continues from it.
-        checkpoint_every: steps between checkpoints.
-        profile_steps: see `fit`.
+        options: what is written and checked on the way.
         evaluate: student → scalars, logged as `evaluation/NAME`.
         evaluate_every: steps between evaluations; at the end only if None.
         best: see `fit`: which checkpoint is kept beside the newest ones.
-        check_gradients: run the gradient doctor before the first step.
-        diagnose_every: steps between further reports of it; see `fit`.
 
     Returns:
         The student, and the log points of `fit`.
@@ -245,6 +255,7 @@ def distill(
     aligned = alignment is not None
     check_distillation(config, vocab_size=store.vocab_size, mesh=mesh, aligned=aligned)
     assert len(store) == len(dataset), (len(store), len(dataset))
+    config = config.suited_to(pretrained=isinstance(student, Llama))
     tx = make_optimizer(config.optimizer)
     key = jax.random.key(config.seed)
     if isinstance(student, LlamaConfig):
@@ -289,13 +300,11 @@ def distill(
         mesh=mesh,
         description=description,
         workdir=workdir,
-        checkpoint_every=checkpoint_every,
-        profile_steps=profile_steps,
+        options=options,
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         best=best,
-        diagnose=diagnose if check_gradients or diagnose_every is not None else None,
-        diagnose_every=diagnose_every,
+        diagnose=diagnose,
         tokens_per_step=shape[0] * shape[1],
         flops_per_step=3 * forward_flops(model_config, *shape, logits=shape[0]),
     )
@@ -389,16 +398,3 @@ def alignment_columns(alignment: Alignment | None, mesh: Mesh) -> dict[str, jax.
         if alignment.student_masks is not None:
             columns['student'] = np.asarray(alignment.student_masks[:, student_layers], np.float32)
     return split_neurons(columns, mesh)
-
-
-def state_of(model: Llama, tx: optax.GradientTransformation, key: jax.Array, mesh: Mesh):
-    """Returns the first state of a training that starts from a copy of `model`."""
-
-    def start(model, key):
-        return TrainState(
-            jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, model), tx.init(model), key
-        )
-
-    shardings = state_shardings(jax.eval_shape(start, model, key), tx, mesh)
-    with jax.set_mesh(mesh):
-        return jax.jit(start, out_shardings=shardings)(model, key)

@@ -1,4 +1,4 @@
-"""Trains a Llama on the answers of a task: the embedded teacher, or a student's head start."""
+"""Trains a Llama on the answers of a task: a teacher, or a student's head start."""
 
 import dataclasses
 import functools
@@ -17,15 +17,18 @@ from cdjax.losses import cross_entropy
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import check_batch, put_batch
+from cdjax.run.options import RunOptions
 from cdjax.training.accumulation import (
     accumulate_gradients,
     check_batch_size,
     first_microbatch,
 )
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
-from cdjax.training.loop import Point, TrainState, fit, init_state
-from cdjax.training.optimizer import OptimizerConfig, make_optimizer
+from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
+from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, make_optimizer
 from cdjax.training.step import jit_step
+
+FROM_NOTHING = OptimizerConfig(5000, 2e-3, warmup_steps=100, weight_decay=0.3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,8 @@ class LanguageModelConfig:
     """How a Llama is trained on answers.
 
     Attributes:
-        optimizer: AdamW and its schedule; its `steps` are the steps of the training.
+        optimizer: AdamW and its schedule; its `steps` are the steps of the training. What it
+            leaves open suits the model, see `suited_to`.
         batch_size: problems a step.
         microbatches: parts of a batch that are computed one after the other, in the memory of one.
         seed: of the initial weights and of the order of the problems.
@@ -41,7 +45,7 @@ class LanguageModelConfig:
         remat: what the backward pass keeps, a key of `cdjax.models.llama.REMAT_POLICIES`.
     """
 
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = OptimizerConfig(FROM_NOTHING.steps)
     batch_size: int = 256
     microbatches: int = 1
     seed: int = 0
@@ -53,39 +57,42 @@ class LanguageModelConfig:
         if self.seed < 0:
             raise InputError(f'seed={self.seed} must not be negative')
 
+    def suited_to(self, *, pretrained: bool) -> 'LanguageModelConfig':
+        """Returns the training of a model that was trained before, or of one from nothing.
+
+        What the optimizer leaves open is taken from `FINE_TUNING` or from `FROM_NOTHING`.
+        """
+        chosen = self.optimizer.or_else(FINE_TUNING if pretrained else FROM_NOTHING)
+        return dataclasses.replace(self, optimizer=chosen)
+
 
 def train_language_model(
-    model_config: LlamaConfig,
+    model: LlamaConfig | Llama,
     dataset: Dataset,
     config: LanguageModelConfig,
     *,
     mesh: Mesh,
     description: str = 'language model',
     workdir: epath.PathLike | None = None,
-    checkpoint_every: int = 500,
-    profile_steps: tuple[int, int] | None = None,
+    options: RunOptions = RunOptions(),
     evaluate: Callable[[Llama], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
-    check_gradients: bool = True,
-    diagnose_every: int | None = None,
 ) -> tuple[Llama, list[Point]]:
-    """Trains a new model with cross-entropy at the answer position.
+    """Trains a model with cross-entropy at the answer position.
 
     Args:
-        model_config: the shape of the model.
+        model: a shape, for a model from nothing, or a model to start from (it is copied); what
+            `config.optimizer` leaves open depends on which of the two it is.
         dataset: the problems to train on.
         config: the training.
         mesh: the mesh.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed training continues from it.
-        checkpoint_every: steps between checkpoints.
-        profile_steps: see `fit`.
+        options: what is written and checked on the way.
         evaluate: model → scalars, logged as `evaluation/NAME`.
         evaluate_every: steps between evaluations; at the end only if None.
         best: see `fit`: which checkpoint is kept beside the newest ones.
-        check_gradients: run the gradient doctor before the first step.
-        diagnose_every: steps between further reports of it; see `fit`.
 
     Returns:
         The model and the log points of `fit`.
@@ -94,8 +101,13 @@ def train_language_model(
         cdjax.training.diagnostics.GradientError: a model that the loss does not train.
     """
     check_batch(config.batch_size, mesh, microbatches=config.microbatches)
+    config = config.suited_to(pretrained=isinstance(model, Llama))
     tx = make_optimizer(config.optimizer)
-    state = init_state(lambda key: Llama(model_config, key), tx, jax.random.key(config.seed), mesh)
+    key = jax.random.key(config.seed)
+    if isinstance(model, LlamaConfig):
+        shape, state = model, init_state(lambda key: Llama(model, key), tx, key, mesh)
+    else:
+        shape, state = model.config, state_of(model, tx, key, mesh)
     rows = np.arange(len(dataset))
 
     def batch_at(step: int) -> dict[str, np.ndarray]:
@@ -115,7 +127,7 @@ def train_language_model(
     def diagnose(state: TrainState, batch: dict[str, np.ndarray]) -> GradientReport:
         return doctor(state.params, put_batch(first_microbatch(batch, config.microbatches), mesh))
 
-    shape = (config.batch_size, dataset.tokens.shape[1])
+    size = (config.batch_size, dataset.tokens.shape[1])
     state, history = fit(
         jit_step(make_step(tx, config), state),
         state,
@@ -124,15 +136,13 @@ def train_language_model(
         mesh=mesh,
         description=description,
         workdir=workdir,
-        checkpoint_every=checkpoint_every,
-        profile_steps=profile_steps,
+        options=options,
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         best=best,
-        diagnose=diagnose if check_gradients or diagnose_every is not None else None,
-        diagnose_every=diagnose_every,
-        tokens_per_step=shape[0] * shape[1],
-        flops_per_step=3 * forward_flops(model_config, *shape, logits=config.batch_size),
+        diagnose=diagnose,
+        tokens_per_step=size[0] * size[1],
+        flops_per_step=3 * forward_flops(shape, *size, logits=config.batch_size),
     )
     return state.params, history
 

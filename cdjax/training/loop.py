@@ -23,11 +23,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cdjax.errors import InputError
 from cdjax.parallel import mesh as mesh_lib
 from cdjax.parallel.hardware import peak_flops
-from cdjax.parallel.preemption import PreemptionNotice
+from cdjax.parallel.preemption import Preempted, PreemptionNotice
 from cdjax.run.buckets import outgoing_folder
 from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.folder import make_folder, require_space, write_atomically
 from cdjax.run.metrics import MetricsWriter, progress
+from cdjax.run.options import RunOptions
 from cdjax.training.gradient_reports import GradientError, GradientReport
 
 # Steps that may be queued on the devices: enough to keep them busy, few enough that a SIGTERM is
@@ -38,13 +39,6 @@ EVALUATION, DIAGNOSTICS = 'evaluation/', 'diagnostics/'
 
 Metrics = Mapping[str, jax.Array]
 Point = dict[str, float]
-
-
-class Preempted(Exception):
-    """A SIGTERM stopped the run, everything is saved: the same command continues it.
-
-    Launchers exit with status 75 (EX_TEMPFAIL of sysexits.h: try again).
-    """
 
 
 @jax.tree_util.register_dataclass
@@ -95,6 +89,21 @@ def init_state(
         return jax.jit(init, out_shardings=shardings)(mesh_lib.replicate(key, mesh))
 
 
+def state_of(
+    model: Any, tx: optax.GradientTransformation, key: jax.Array, mesh: Mesh
+) -> TrainState:
+    """Returns the first state of a training that starts from a copy of a model on `mesh`."""
+
+    def start(model, key):
+        return TrainState(
+            jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, model), tx.init(model), key
+        )
+
+    shardings = state_shardings(jax.eval_shape(start, model, key), tx, mesh)
+    with jax.set_mesh(mesh):
+        return jax.jit(start, out_shardings=shardings)(model, key)
+
+
 def state_shardings(
     state: TrainState,
     tx: optax.GradientTransformation,
@@ -122,17 +131,15 @@ def fit(
     mesh: Mesh,
     description: str,
     workdir: epath.PathLike | None = None,
-    checkpoint_every: int = 100,
+    options: RunOptions = RunOptions(),
     keep: int = 2,
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
     diagnose: Callable[[Any, Any], GradientReport] | None = None,
-    diagnose_every: int | None = None,
     log_every: int = 10,
     tokens_per_step: int | None = None,
     flops_per_step: float | None = None,
-    profile_steps: tuple[int, int] | None = None,
 ) -> tuple[Any, list[Point]]:
     """Runs a step until `steps` are done, continuing from the checkpoints in `workdir`.
 
@@ -148,22 +155,20 @@ def fit(
         description: what is trained, for the progress bar.
         workdir: folder of this stage: `checkpoints/`, `metrics.jsonl`, TensorBoard events and
             `profile/`. None: nothing is saved, and SIGTERM is not caught.
-        checkpoint_every: steps between checkpoints; the last step is saved always.
+        options: how often checkpoints and reports are made, and which steps are traced.
         keep: newest checkpoints to keep.
         evaluate: state → scalars, run at multiples of `evaluate_every` and after the last step.
         evaluate_every: steps between evaluations; only after the last step if None.
         best: (name that `evaluate` returns, 'max' or 'min'): a new best is saved at once, and
             kept beside the newest ones.
-        diagnose: (state, host batch) → the report of the gradient doctor, asked for before the
-            first step and at multiples of `diagnose_every`; logged as `diagnostics/TERM/FIGURE`,
-            and kept as a table in `gradients/STEP.txt`.
-        diagnose_every: steps between reports; only before the first step if None.
+        diagnose: (state, host batch) → the report of the gradient doctor, asked for when
+            `options` say so; logged as `diagnostics/TERM/FIGURE`, and kept as a table in
+            `gradients/STEP.txt`.
         log_every: steps between log points; each holds the means over these steps.
         tokens_per_step: tokens of a batch, to log `tokens_per_second`.
         flops_per_step: useful FLOPs of a step over all devices, to log `mfu` where the peak of
             the device is known: 2N a token forward, 6N in training, N without embeddings and
             head, plus 2dV or 6dV a computed logit position, plus attention; without remat.
-        profile_steps: (a, b): write a profiler trace of the steps a <= n < b.
 
     Returns:
         The last state and the log points, oldest first: `step`, means of the metrics,
@@ -179,7 +184,7 @@ def fit(
     assert steps >= 0, steps
     assert log_every >= 1, log_every
     assert best is None or (evaluate is not None and workdir is not None)
-    assert diagnose_every is None or (diagnose is not None and diagnose_every >= 1)
+    assert options.diagnose_every is None or diagnose is not None
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
 
@@ -190,7 +195,9 @@ def fit(
             workdir = make_folder(epath.Path(workdir))
             size = sum(x.nbytes for x in jax.tree.leaves(state))
             checkpoints = stack.enter_context(
-                Checkpoints(workdir / 'checkpoints', every=checkpoint_every, keep=keep, best=best)
+                Checkpoints(
+                    workdir / 'checkpoints', every=options.checkpoint_every, keep=keep, best=best
+                )
             )
             writer = stack.enter_context(MetricsWriter(workdir))
             if checkpoints.latest_step() is not None:
@@ -212,13 +219,13 @@ def fit(
             require_space(workdir, to_come * size, f'keeping {most} checkpoints')
 
         # -- Steps ----------------------------------------------------------------------------
-        if profile_steps is not None and profile_steps[0] >= steps:
+        if options.profile_steps is not None and options.profile_steps[0] >= steps:
             logging.warning(
                 '%s: no trace, for profile_steps begins at %d and the last step is %d',
-                *(description, profile_steps[0], steps - 1),
+                *(description, options.profile_steps[0], steps - 1),
             )
         bar = stack.enter_context(progress(steps, description, initial=done))
-        profiler = stack.enter_context(_Profiler(workdir, profile_steps))
+        profiler = stack.enter_context(_Profiler(workdir, options.profile_steps))
         notice = stack.enter_context(PreemptionNotice()) if checkpoints is not None else None
         rate = _Rate(done, tokens_per_step, flops_per_step, peak_flops(mesh))
         queued = collections.deque()
@@ -251,7 +258,7 @@ def fit(
             for failure in report.failures:
                 logging.warning('%s: after step %d, %s', description, at, failure)
 
-        if diagnose is not None and done == 0 < steps:
+        if diagnose is not None and options.check_gradients and done == 0 < steps:
             report_gradients(0)
         while done < steps and not stopped:
             profiler.before(done)
@@ -274,9 +281,12 @@ def fit(
             evaluating = evaluate is not None and (
                 last or (evaluate_every is not None and done % evaluate_every == 0)
             )
-            diagnosing = diagnose_every is not None and done % diagnose_every == 0
+            diagnosing = options.diagnose_every is not None and done % options.diagnose_every == 0
             saving = checkpoints is not None and (
-                last or stopped or done % checkpoint_every == 0 or (evaluating and best is not None)
+                last
+                or stopped
+                or done % options.checkpoint_every == 0
+                or (evaluating and best is not None)
             )
             if done % log_every == 0 or last:
                 unlogged, window = (done, window), _Window()
@@ -346,8 +356,9 @@ def _resume(checkpoints: Checkpoints, state: Any) -> tuple[Any, dict[str, Any]]:
     restored = checkpoints.restore(abstract)
     if restored is None:
         raise InputError(
-            f'no checkpoint in {checkpoints.directory} is intact (they are kept as damaged-N): '
-            'start again to begin with the first step'
+            f'no checkpoint in {checkpoints.directory} is intact (they are kept as damaged-N), so '
+            'this start trains nothing and ends with status 1; the next start of the same command '
+            'begins with the first step'
         )
     return restored
 

@@ -1,17 +1,21 @@
 """The one optimizer of all trainings: AdamW with warm-up, cosine decay and clipping."""
 
 import dataclasses
+import math
 
 import jax
 import optax
 
-from cdjax.errors import InputError, check_finite
+from cdjax.errors import InputError
 from cdjax.parallel.mesh import path_name
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) over a fixed number of steps.
+
+    What suits a model of random weights destroys a trained one. What is None is therefore chosen
+    by the training that knows where it starts, see `or_else`.
 
     Attributes:
         steps: length of the schedule.
@@ -22,31 +26,45 @@ class OptimizerConfig:
     """
 
     steps: int
-    learning_rate: float
-    warmup_steps: int = 100
-    weight_decay: float = 0.0
+    learning_rate: float | None = None
+    warmup_steps: int | None = None
+    weight_decay: float | None = None
     clip_norm: float = 1.0
 
     def __post_init__(self):
         if self.steps < 1:
             raise InputError(f'steps={self.steps}: at least 1 step is needed')
-        check_finite(
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            clip_norm=self.clip_norm,
-        )
         for name in ('learning_rate', 'clip_norm'):
-            if not getattr(self, name) > 0:
-                raise InputError(f'{name}={getattr(self, name)} must be above 0')
-        if self.weight_decay < 0 or self.warmup_steps < 0:
-            raise InputError(
-                f'weight_decay={self.weight_decay} and warmup_steps={self.warmup_steps} must not '
-                'be negative'
-            )
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f'{name}={value} must be above 0, and finite')
+        for name in ('weight_decay', 'warmup_steps'):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f'{name}={value} must not be negative, and finite')
+
+    def or_else(self, other: 'OptimizerConfig') -> 'OptimizerConfig':
+        """Returns this configuration with the values of another in place of None."""
+        chosen = {name: value for name, value in vars(self).items() if value is not None}
+        return dataclasses.replace(other, **chosen)
+
+    def describe(self) -> str:
+        """Returns the values in force, of a configuration that leaves nothing open."""
+        warmup = min(self.warmup_steps, self.steps // 10)
+        return (
+            f'{self.steps} steps, {warmup} of them warm-up, learning rate {self.learning_rate:g}, '
+            f'weight decay {self.weight_decay:g}'
+        )
+
+
+# Of a training that starts from a checkpoint, such that what it knows is not lost: the learning
+# rate of Llama 2's supervised fine-tuning (arXiv 2307.09288), without decay.
+FINE_TUNING = OptimizerConfig(1000, 2e-5, warmup_steps=100, weight_decay=0.0)
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Returns the gradient transformation; its schedule ends at a hundredth of the peak."""
+    assert None not in vars(config).values(), config
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.learning_rate,

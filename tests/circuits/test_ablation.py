@@ -1,12 +1,9 @@
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 import toy_study as toy
 
-from cdjax.circuits.ablation import keep_only, neuron_means
-from cdjax.errors import InputError
+from cdjax.circuits.ablation import keep_only
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -20,24 +17,6 @@ def captured(model, tokens, edits=None):
 @pytest.fixture(scope='module')
 def clean():
     return np.asarray(captured(toy.model(), toy.dataset().tokens))
-
-
-def test_neuron_means_equal_a_loop_over_problems(clean):
-    data = toy.dataset()
-    total = np.zeros((toy.L, toy.T, toy.F))
-    for n in range(len(data)):
-        total += clean[:, n]
-    # 155 problems in batches of 64: the rows that fill up the last batch must not count.
-    means = neuron_means(toy.model(), data, mesh=toy.one_device(), batch_size=64)
-    assert means.dtype == np.float32
-    np.testing.assert_allclose(means, total / len(data), rtol=1e-4, atol=1e-6)
-
-
-def test_prompts_of_several_lengths_have_no_mean_at_a_position():
-    data = toy.dataset()
-    mixed = dataclasses.replace(data, lengths=np.where(np.arange(len(data)) == 3, 4, data.lengths))
-    with pytest.raises(InputError, match='prompts of 4 to 5 tokens have no mean activation'):
-        neuron_means(toy.model(), mixed, mesh=toy.one_device())
 
 
 def test_keep_only_leaves_the_circuit_and_fills_the_rest(clean):
@@ -65,6 +44,7 @@ def test_without_a_fill_the_rest_is_zero():
     masks[0, 1, 7] = 1
     edit = keep_only(masks, None)
     assert edit.shift is None
+    assert edit.center is None
     assert edit.scale.shape == (toy.L, 1, 1, toy.F)
     assert np.asarray(edit.scale).sum() == 1
     assert edit.scale[1, 0, 0, 7] == 1

@@ -6,7 +6,6 @@ import toy_study as toy
 from cdjax.circuits.classifier import (
     Classifier,
     Encoding,
-    encode,
     standardization,
     straight_through_gumbel_softmax,
 )
@@ -48,25 +47,6 @@ def test_gradient_is_that_of_the_relaxed_sample(key):
         jacobian = (np.diag(y[n]) - np.outer(y[n], y[n])) / temperature
         expected[n] = jacobian @ cotangent[n]
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_default_encoding_is_the_embeddings_and_so_cannot_know_the_answer():
-    data = toy.dataset()
-    encoding = encode(toy.model(), data, Encoding(), mesh=toy.one_device(), batch_size=64)
-    table = np.asarray(toy.model().embed.weight[...])
-    np.testing.assert_array_equal(encoding, table[data.tokens].reshape(len(data), -1))
-    # At the last position, where an answer would be, all problems look alike.
-    d = table.shape[1]
-    assert (encoding[:, -d:] == encoding[:1, -d:]).all()
-
-
-def test_deeper_layers_and_single_positions():
-    data, model = toy.dataset(), toy.model()
-    encoding = encode(model, data, Encoding(1, (3, -1)), mesh=toy.one_device())
-    full = jax.jit(lambda m, t: m(t, capture=('residual',), logits_at=-1)[1]['residual'][1])
-    x_NxTxd = np.asarray(full(model, data.tokens))
-    expected = np.concatenate([x_NxTxd[:, 3], x_NxTxd[:, 4]], axis=1)
-    np.testing.assert_allclose(encoding, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

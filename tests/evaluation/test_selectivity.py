@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from cdjax.evaluation.accuracy import Predictions
 from cdjax.evaluation.selectivity import compare_matrices, selectivity, selectivity_matrix
+from cdjax.inference.predictions import Predictions
 
 CLASSES = np.array([0, 0, 1, 1, 1, 1])
 MASKS = np.array([[[1, 1, 0, 0]], [[0, 1, 1, 0]]], bool)
@@ -19,7 +19,7 @@ def ablated(masks):
     for neuron, problems in NEEDED_BY.items():
         if not masks[0, 0, neuron]:
             correct[problems] = False
-    return Predictions(correct, np.zeros(6))
+    return Predictions(correct, np.zeros(6), np.zeros(6))
 
 
 def test_matrix_by_hand():

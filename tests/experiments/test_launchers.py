@@ -12,8 +12,8 @@ import warnings
 import pytest
 from launchers import ROOT, run_launchers
 
+from cdjax.parallel.preemption import Preempted
 from cdjax.training.gradient_reports import GradientError, GradientReport
-from cdjax.training.loop import Preempted
 from experiments import launch
 
 
@@ -75,6 +75,14 @@ def mistakes(folder):
         'diagnose_every': (
             ['train_teacher', new, '--diagnose_every=0'],
             ['diagnose_every=0 must be at least 1'],
+        ),
+        'checkpoint_every': (
+            ['discover', new, '--checkpoint_every=0'],
+            ['checkpoint_every=0 must be at least 1'],
+        ),
+        'profile_order': (
+            ['discover', new, '--profile_steps=5:3'],
+            ['profile_steps=5:3', 'END above it'],
         ),
         'plan_mesh': (
             ['plan', '--target=cpu:4', '--fsdp=3', '--teacher=llama3_8b', '--operands=2'],
@@ -154,8 +162,8 @@ def test_nothing_is_written_or_overwritten(outcomes):
 
 def test_the_help_is_complete(outcomes):
     shown, known = outcomes[4]
-    source = (ROOT / 'experiments/flags.py').read_text()
-    shared = set(re.findall(r"DEFINE_\w+\(\s*'(\w+)'", source)) & known
+    sources = [file.read_text() for file in (ROOT / 'experiments/flags').glob('*.py')]
+    shared = set(re.findall(r"DEFINE_\w+\(\s*'(\w+)'", ''.join(sources))) & known
     assert len(shared) > 40
     assert shown >= shared | {'rediscover', 'evaluate_problems'}
     assert not shown & {'verbosity', 'pdb', 'helpxml'}, "absl's own"

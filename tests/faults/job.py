@@ -5,7 +5,7 @@ import sys
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum('job', None, ['tiny', 'discovery', 'distillation'], 'What to train.')
+flags.DEFINE_enum('job', None, ['tiny', 'discovery', 'distillation', 'stages'], 'What to do.')
 flags.DEFINE_string('workdir', None, 'Where.')
 flags.DEFINE_integer('devices', 2, 'Simulated devices of this process.')
 flags.DEFINE_integer('tensor', 1, 'Devices over which neurons are split.')
@@ -29,6 +29,7 @@ def tiny(mesh):
     import optax
 
     from cdjax.parallel.mesh import FSDP, P
+    from cdjax.run.options import RunOptions
     from cdjax.training.loop import TrainState, fit, init_state
 
     tx = optax.adamw(1e-2)
@@ -63,7 +64,7 @@ def tiny(mesh):
         mesh=mesh,
         description='tiny',
         workdir=FLAGS.workdir,
-        checkpoint_every=FLAGS.checkpoint_every,
+        options=RunOptions(checkpoint_every=FLAGS.checkpoint_every),
     )
 
 
@@ -94,6 +95,7 @@ def discovery(mesh):
     """Stage 1 on a random teacher."""
     import numpy as np
 
+    from cdjax.run.options import RunOptions
     from cdjax.training.discovery import DiscoveryConfig, discover
     from cdjax.training.optimizer import OptimizerConfig
 
@@ -105,8 +107,7 @@ def discovery(mesh):
         DiscoveryConfig(OptimizerConfig(FLAGS.steps, 1e-2), num_classes=2, hidden=8, batch_size=16),
         mesh=mesh,
         workdir=FLAGS.workdir,
-        checkpoint_every=FLAGS.checkpoint_every,
-        check_gradients=False,
+        options=RunOptions(checkpoint_every=FLAGS.checkpoint_every, check_gradients=False),
     )
 
 
@@ -116,6 +117,7 @@ def distillation(mesh):
 
     import numpy as np
 
+    from cdjax.run.options import RunOptions
     from cdjax.training.distillation import Alignment, DistillationConfig, TeacherStore, distill
     from cdjax.training.optimizer import OptimizerConfig
 
@@ -123,9 +125,9 @@ def distillation(mesh):
     rng = np.random.default_rng(0)
     distill(
         dataclasses.replace(teacher.config, hidden_size=8, intermediate_size=16),
-        TeacherStore.build(teacher, problems, mesh=mesh, batch_size=64),
+        TeacherStore.build(teacher, problems, mesh=mesh),
         problems,
-        DistillationConfig(OptimizerConfig(FLAGS.steps, 1e-2), batch_size=32),
+        DistillationConfig(OptimizerConfig(FLAGS.steps, 1e-2, weight_decay=0.0), batch_size=32),
         mesh=mesh,
         alignment=Alignment(
             pairs=((0, 0), (1, 1)),
@@ -133,9 +135,29 @@ def distillation(mesh):
             teacher_masks=rng.random((2, 2, 32)) < 0.5,
         ),
         workdir=FLAGS.workdir,
-        checkpoint_every=FLAGS.checkpoint_every,
-        check_gradients=False,
+        options=RunOptions(checkpoint_every=FLAGS.checkpoint_every, check_gradients=False),
     )
+
+
+def stages(_):
+    """Stages of a study between which nothing trains; only process 0 sees their results."""
+    import time
+
+    import jax
+    from etils import epath
+
+    from cdjax.run.results import stored
+
+    process = jax.process_index()
+    folder = epath.Path(FLAGS.workdir) / ('results' if process == 0 else 'not yet visible')
+
+    def compute(stage):
+        time.sleep(0.05)
+        return {'stage': stage, 'by': process}
+
+    for stage in range(FLAGS.steps):
+        found = stored(folder / f'{stage}.json', lambda stage=stage: compute(stage))
+        assert found == {'stage': stage, 'by': 0}, found
 
 
 def main(_):
@@ -148,8 +170,8 @@ def main(_):
     jax.config.update('jax_disable_most_optimizations', FLAGS.quick)
     from cdjax.parallel.mesh import make_mesh
     from cdjax.parallel.multihost import initialize
+    from cdjax.parallel.preemption import Preempted
     from cdjax.run.compilation import enable_compilation_cache
-    from cdjax.training.loop import Preempted
 
     initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     if FLAGS.compilation_cache:
@@ -157,7 +179,8 @@ def main(_):
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     mesh = make_mesh(tensor=FLAGS.tensor)
     try:
-        {'tiny': tiny, 'discovery': discovery, 'distillation': distillation}[FLAGS.job](mesh)
+        jobs = {'tiny': tiny, 'discovery': discovery, 'distillation': distillation}
+        (jobs | {'stages': stages})[FLAGS.job](mesh)
     except Preempted as stopped:
         print(stopped, file=sys.stderr)
         return PREEMPTED

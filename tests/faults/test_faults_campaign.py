@@ -76,3 +76,21 @@ def test_two_processes_stop_together_fall_back_together_and_agree_with_one(tmp_p
     assert one.keys() == two.keys()
     for name in one:
         assert one[name] == pytest.approx(two[name], rel=1e-5, abs=1e-7), name
+
+
+def test_two_processes_stop_between_trainings_and_read_no_result_that_they_do_not_see(tmp_path):
+    run = Run(tmp_path / 'run', 'stages', 2, tmp_path / 'compiled2', 2000)
+    run.start()
+    results = tmp_path / 'run' / 'results'
+    assert run.wait_for(lambda: len(list(results.glob('*.json'))) >= 3)
+    run.processes[1].send_signal(signal.SIGTERM)
+    log = run.workdir.with_suffix('.log')
+    assert run.finish() == (PREEMPTED, PREEMPTED), log.read_text()
+    done = len(list(results.glob('*.json')))
+    assert done < 200, 'it went on for long'
+
+    run = Run(tmp_path / 'run', 'stages', 2, tmp_path / 'compiled2', done + 2)
+    run.start()
+    assert run.finish() == (0, 0), log.read_text()
+    assert len(list(results.glob('*.json'))) == done + 2
+    assert not (tmp_path / 'run' / 'not yet visible').exists()

@@ -115,5 +115,8 @@ def test_mistakes_are_refused(pair, prompts):
     with pytest.raises(ValueError, match='max_new_tokens=0 must be at least 1'):
         generate(pair[0], prompts, LENGTHS, max_new_tokens=0)
     edit = Edit(scale=jnp.ones((1, 1, 6, 1)))
-    with pytest.raises(ValueError, match="edit at 'neurons' has 6 positions"):
+    with pytest.raises(ValueError, match=r'has shape \(1, 1, 6, 1\), which does not broadcast'):
+        generate(pair[0], prompts, LENGTHS, max_new_tokens=1, edits={'neurons': edit})
+    edit = Edit(scale=0, positions=(0,)).then(Edit(shift=1))
+    with pytest.raises(ValueError, match="edit at 'neurons' is confined to some positions"):
         generate(pair[0], prompts, LENGTHS, max_new_tokens=1, edits={'neurons': edit})

@@ -32,7 +32,7 @@ SHAPES = DistillationShapes(STUDENT, TEACHER, batch_size=16, length=6, num_probl
 
 def test_abstract_state_is_that_of_a_real_run():
     mesh = make_mesh(2, 4)
-    tx = make_optimizer(OptimizerConfig(steps=10, learning_rate=1e-3))
+    tx = make_optimizer(OptimizerConfig(10, 1e-3, warmup_steps=1, weight_decay=0.1))
     real = init_state(lambda key: Llama(STUDENT, key), tx, jax.random.key(0), mesh)
     abstract = abstract_state(lambda key: Llama(STUDENT, key), tx, mesh)
     paths, _ = jax.tree_util.tree_flatten_with_path(real)

@@ -24,10 +24,12 @@ CONFIG = {
     'arms': {
         'max_problems': 1500,
         'distillation': {
-            'optimizer': {'steps': 1000},
-            'batch_size': 256,
-            'weight': 1.0,
-            'temperature': 2.0,
+            'nothing': {
+                'optimizer': {'steps': 1000, 'learning_rate': 2e-3, 'weight_decay': 1.0},
+                'batch_size': 256,
+                'weight': 1.0,
+                'temperature': 2.0,
+            },
         },
         'arms': list(ARMS),
         'seeds': [0, 1, 2],

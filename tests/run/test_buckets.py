@@ -15,6 +15,7 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.data import batch_indices, save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import Llama, load_huggingface, save_huggingface
+from cdjax.parallel.preemption import Preempted
 from cdjax.report.write import write_report
 from cdjax.run import buckets
 from cdjax.run.buckets import check_client, local_folder, outgoing_folder
@@ -26,7 +27,6 @@ from cdjax.training import discovery, distillation
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.gradient_reports import GradientReport
-from cdjax.training.loop import Preempted
 from cdjax.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')

@@ -38,7 +38,7 @@ def test_a_new_folder_is_made_and_described(tmp_path):
         'options': {'rate': 0.1, 'layers': [1, 2]},
         'path': 'x',
     }
-    assert [p.name for p in folder.iterdir()] == ['config.json']
+    assert sorted(p.name for p in folder.iterdir()) == ['.lock', 'config.json']
 
 
 def test_the_same_run_continues(tmp_path):
@@ -90,6 +90,7 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path):
 def test_leftovers_of_a_killed_start_are_no_one_elses_work(tmp_path):
     (tmp_path / '.config.json.0123.partial').write_text('{"st')
     (tmp_path / '.cdjax-probe-0123').write_text('')
+    (tmp_path / '.lock').write_text('')
     open_workdir(tmp_path, CONFIG, name='discover')
 
 
@@ -155,6 +156,7 @@ def test_buckets_are_remote():
 
 def test_the_other_process_does_not_write_and_wants_a_shared_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(folder.jax, 'process_index', lambda: 1)
+    monkeypatch.setattr(folder, 'VISIBLE_SECONDS', 0.1)
     with pytest.raises(InputError, match='all hosts share'):
         open_workdir(tmp_path / 'a', CONFIG, name='x')
     assert not (tmp_path / 'a').exists()

@@ -133,6 +133,16 @@ def test_t_interval():
     assert t_interval([1, 2, 4, 9], level=0.5) == pytest.approx(tuple(expected))
 
 
+def test_what_the_optimizer_leaves_open_suits_the_start():
+    config = ArmsConfig(DistillationConfig(OptimizerConfig(40, weight_decay=0.5), batch_size=16))
+    for start, rate in (('nothing', 2e-3), ('partial', 2e-3), ('checkpoint', 2e-5)):
+        optimizer = config.distillation_from(start).optimizer
+        assert optimizer == OptimizerConfig(40, rate, warmup_steps=100, weight_decay=0.5)
+    head_start = config.head_start(7)
+    assert head_start.optimizer == OptimizerConfig(300, 2e-3, warmup_steps=100, weight_decay=0.5)
+    assert (head_start.seed, head_start.batch_size) == (7, 16)
+
+
 # -- What runs are made of ------------------------------------------------------------------------
 
 
@@ -183,7 +193,7 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     stack = student[:, None] * np.ones((1, 2, 1))
     monkeypatch.setattr(
         arms,
-        'collect_answer_activations',
+        'answer_logits_and_activations',
         lambda *_, layers, **__: (None, stack[:, list(layers)].astype(np.float32)),
     )
     # assignments are of all problems, neurons of `rows` alone
@@ -202,8 +212,8 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     [
         ({'arms': ('kd', 'circiuts')}, f'arms=kd,circiuts: choose from {", ".join(ARMS)}'),
         ({'arms': ()}, 'arms=: choose from kd'),
-        ({'starts': ('zero',)}, 'starts=zero: choose from nothing, partial'),
-        ({'starts': ('partial',)}, "needs the steps of the student's head start"),
+        ({'starts': ('zero',)}, 'starts=zero: choose from nothing, partial, checkpoint'),
+        ({'head_start_steps': 0}, 'head_start_steps=0'),
         ({'seeds': ()}, 'name at least one'),
         ({'seeds': (1, 1)}, 'each of them once'),
         ({'seeds': (-1,)}, r'seeds=\[-1\]: they must not be negative'),

@@ -9,7 +9,7 @@ import transformers
 
 from cdjax.data import ArithmeticTask
 from cdjax.data.training_data import read_training_data
-from cdjax.evaluation.accuracy import predict
+from cdjax.inference.predictions import predict
 from cdjax.studies.inputs import EMBEDDED_TEACHER, Inputs, InputsConfig
 
 

@@ -17,6 +17,7 @@ from cdjax.circuits.classifier import Encoding
 from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import Llama, load_huggingface, save_huggingface
+from cdjax.run.options import RunOptions
 from cdjax.studies import arms as arms_module
 from cdjax.studies import circuits as circuits_module
 from cdjax.studies import pipeline as pipeline_module
@@ -28,7 +29,6 @@ from cdjax.training import discovery, distillation, language_model
 from cdjax.training.diagnostics import GradientReport
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
-from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -48,7 +48,7 @@ def make_config(teacher) -> PipelineConfig:
             DistillationConfig(STEPS, batch_size=32),
             arms=('kd', 'circuits'),
             starts=('nothing', 'partial'),
-            head_start=LanguageModelConfig(STEPS, batch_size=32),
+            head_start_steps=3,
             evaluate_every=2,
             max_problems=30,
         ),
@@ -73,7 +73,7 @@ def finished(teacher, tmp_path_factory):
         no_doctor = lambda *_, **__: lambda *_: GradientReport('loss', (), {})
         for module in (discovery, distillation, language_model):
             patch.setattr(module, 'GradientDoctor', no_doctor)
-        options = {'checkpoint_every': 2}
+        options = RunOptions(checkpoint_every=2)
         pipeline = Pipeline(make_config(teacher), workdir, mesh=toy.one_device(), options=options)
         return pipeline, pipeline.run()
 
@@ -86,7 +86,7 @@ def test_the_artefacts_are_there(finished):
     for name in ('teacher', 'control_one_mask', 'student_nothing-circuits-0'):
         assert Circuit.load(workdir / 'circuits' / name).size in (4, 2)
     for name in ('teacher', 'student'):
-        assert Circuit.load(workdir / 'circuits' / 'joint_0' / name).num_classes == 2
+        assert Circuit.load(workdir / 'circuits' / 'joint_partial_0' / name).num_classes == 2
     for stage in ('discover/teacher', 'distill/partial-kd-0', 'head_start/0'):
         assert (workdir / 'stages' / stage / 'metrics.jsonl').exists()
 
@@ -187,6 +187,31 @@ def test_the_export_has_equal_logits_in_transformers(finished):
     assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
     distilled = load_huggingface(workdir / 'students' / 'nothing-circuits-0')
     assert model_hash(ours) == model_hash(distilled)
+
+
+def test_a_student_that_is_given_is_the_student_that_starts(teacher, tmp_path):
+    student = Llama(dataclasses.replace(SHAPE, intermediate_size=8), jax.random.key(5))
+    save_huggingface(student, tmp_path / 'student', tokenizer_from=teacher)
+    config = make_config(teacher)
+    inputs = dataclasses.replace(config.inputs, student=str(tmp_path / 'student'))
+    openly = DistillationConfig(OptimizerConfig(3), batch_size=32)
+    arms = dataclasses.replace(config.arms, distillation=openly, starts=None)
+    config = dataclasses.replace(config, inputs=inputs, arms=arms)
+    pipeline = Pipeline(config, tmp_path / 'run', mesh=toy.one_device())
+    assert pipeline.config.arms.starts == ('checkpoint',)
+    first = pipeline.first_student('checkpoint', 0)
+    assert model_hash(first) == model_hash(student)
+    written = json.loads((tmp_path / 'run' / 'config.json').read_text())['arms']
+    assert written['starts'] == ['checkpoint']
+    optimizer = written['distillation']['checkpoint']['optimizer']
+    assert (optimizer['learning_rate'], optimizer['weight_decay']) == (2e-5, 0.0)
+    assert 'learning rate 2e-05, weight decay 0' in pipeline.config.arms.describe()
+
+    both = dataclasses.replace(arms, starts=('nothing', 'partial'))
+    with pytest.raises(InputError, match='starts=nothing,partial would not start from the student'):
+        dataclasses.replace(config, arms=both)
+    with pytest.raises(InputError, match='starts=checkpoint needs the checkpoint of a student'):
+        dataclasses.replace(make_config(teacher), arms=pipeline.config.arms)
 
 
 def refused(teacher, tmp_path, message, **changes):

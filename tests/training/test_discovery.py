@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import toy_study as toy
 
-from cdjax.circuits.ablation import neuron_means
-from cdjax.circuits.activations import collect_answer_activations
 from cdjax.circuits.classifier import Classifier, Encoding
 from cdjax.circuits.masks import MaskGenerator
 from cdjax.data import batch_indices
 from cdjax.errors import InputError
+from cdjax.inference.activations import answer_logits_and_activations
+from cdjax.inference.means import neuron_means
 from cdjax.losses import CausalDiscoveryWeights, DiscoveryWeights, discovery_loss
 from cdjax.models import Edit
 from cdjax.parallel.mesh import make_mesh
+from cdjax.parallel.preemption import Preempted
 from cdjax.run.checkpoints import tree_names
+from cdjax.run.options import RunOptions
 from cdjax.training import discovery
 from cdjax.training.diagnostics import GradientReport
 from cdjax.training.discovery import (
@@ -29,7 +31,6 @@ from cdjax.training.discovery import (
     gradient_doctor,
     with_noise,
 )
-from cdjax.training.loop import Preempted
 from cdjax.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -61,10 +62,10 @@ class SharedStep:
 discovery_jit_step = discovery.jit_step
 
 
-def run(mesh, config=CONFIG, **options):
-    options = {'check_gradients': False} | options
+def run(mesh, config=CONFIG, **changes):
+    changes = {'options': RunOptions(check_gradients=False)} | changes
     return discover(
-        {'teacher': toy.model(mesh)}, toy.dataset(), toy.rows().train, config, mesh=mesh, **options
+        {'teacher': toy.model(mesh)}, toy.dataset(), toy.rows().train, config, mesh=mesh, **changes
     )
 
 
@@ -235,7 +236,7 @@ def test_all_columns_of_a_batch_are_of_the_same_problems(monkeypatch, fixed):
     run(toy.one_device(), dataclasses.replace(CONFIG, batch_size=116), classes=classes)
     # Tokens tell the problem; batches of the size of the training set hold each of them once.
     row_of = {tuple(tokens): row for row, tokens in enumerate(data.tokens)}
-    logits, neurons = collect_answer_activations(toy.model(), data, mesh=toy.one_device())
+    logits, neurons = answer_logits_and_activations(toy.model(), data, mesh=toy.one_device())
     activations = neurons.reshape(len(data), -1)
     mean, deviation = activations[rows].mean(0), activations[rows].std(0)
     table = np.asarray(toy.model().embed.weight[...])[data.tokens].reshape(len(data), -1)
@@ -268,7 +269,7 @@ def test_more_classes_than_masks_are_refused():
 def batch():
     """Parameters, what is frozen, and a batch with everything that either objective reads."""
     data, model = toy.dataset()[:64], toy.model()
-    logits, neurons = collect_answer_activations(model, data, mesh=toy.one_device())
+    logits, neurons = answer_logits_and_activations(model, data, mesh=toy.one_device())
     rng = np.random.default_rng(0)
     keys = jax.random.split(jax.random.key(3))
     params = {
@@ -329,6 +330,19 @@ def test_faithfulness_and_completeness_by_hand(batch):
     np.testing.assert_allclose(terms['completeness'], np.exp(-kl['complement']).mean(), rtol=1e-4)
 
 
+def test_no_step_makes_a_dense_fill(batch):
+    """With remat nothing in a step has the size [L, B, T, F], for all that each row has a mask."""
+    config = dataclasses.replace(CONFIG, remat='full')
+
+    def loss(params):
+        noisy = with_noise(batch['batch'], batch['key'], config)
+        return discovery_terms(params, batch['frozen'], noisy, config)['faithfulness']
+
+    text = str(jax.make_jaxpr(jax.grad(loss))(batch['params']))
+    assert f'f32[64,{toy.T},{toy.F}]' in text
+    assert f'[{toy.L},64,{toy.T},{toy.F}]' not in text
+
+
 def test_corrected_terms_by_hand(batch):
     config = dataclasses.replace(CONFIG, per_layer=True)
     terms = terms_of(batch, config)
@@ -387,14 +401,14 @@ def test_the_published_objective_trains_on_raw_activations(monkeypatch):
         weights=DiscoveryWeights.authors(),
         optimizer=OptimizerConfig(3, 1e-2),
     )
-    circuits, history = run(toy.one_device(), config, check_gradients=True)
+    circuits, history = run(toy.one_device(), config, options=RunOptions())
     terms, weights = history[-1], DiscoveryWeights.authors()
     total = sum(weight * terms[name] for name, weight in vars(weights).items())
     assert terms['loss'] == pytest.approx(total, rel=1e-4)
     assert circuits['teacher'].size == round(0.2 * 64)
     assert step.jitted._cache_size() == 1
     train = toy.dataset()[toy.rows().train]
-    _, neurons = collect_answer_activations(toy.model(), train, mesh=toy.one_device())
+    _, neurons = answer_logits_and_activations(toy.model(), train, mesh=toy.one_device())
     np.testing.assert_array_equal(stores[0]['activations'], neurons.reshape(len(train), -1))
 
 
@@ -461,14 +475,18 @@ def test_it_is_asked_at_the_start_and_on_request(monkeypatch):
     )
     next_step = lambda state: dataclasses.replace(state, step=state.step + 1)
     config = dataclasses.replace(CONFIG, microbatches=2)
-    run(toy.one_device(), config, check_gradients=True)
+    run(toy.one_device(), config, options=RunOptions())
     assert [step for step, _ in batches] == [0]
-    run(toy.one_device(), config, diagnose_every=STEPS // 2)
-    assert [step for step, _ in batches] == [0, 0, STEPS // 2, STEPS]
+    run(
+        toy.one_device(),
+        config,
+        options=RunOptions(check_gradients=False, diagnose_every=STEPS // 2),
+    )
+    assert [step for step, _ in batches] == [0, STEPS // 2, STEPS]
     # One microbatch of the two, as much as fits beside the training.
     assert all(batch['tokens'].shape == (16, toy.T) for _, batch in batches)
     run(toy.one_device(), config)
-    assert len(batches) == 4
+    assert len(batches) == 3
 
 
 # -- What the configuration refuses -------------------------------------------------------------

@@ -11,7 +11,9 @@ import toy_study as toy
 from cdjax.data import batch_indices
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import make_mesh
+from cdjax.parallel.preemption import Preempted
 from cdjax.run.checkpoints import tree_names
+from cdjax.run.options import RunOptions
 from cdjax.training import distillation
 from cdjax.training.diagnostics import GradientError
 from cdjax.training.distillation import (
@@ -22,7 +24,6 @@ from cdjax.training.distillation import (
     distill,
     distillation_terms,
 )
-from cdjax.training.loop import Preempted
 from cdjax.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -62,10 +63,10 @@ def store():
     return TeacherStore.build(toy.model(), SHARE, mesh=toy.one_device())
 
 
-def run(store, mesh, config=CONFIG, student=None, alignment=CIRCUITS, **options):
-    options = {'check_gradients': False} | options
+def run(store, mesh, config=CONFIG, student=None, alignment=CIRCUITS, **changes):
+    changes = {'options': RunOptions(check_gradients=False)} | changes
     student = toy.model(mesh, seed=1, student=True) if student is None else student
-    return distill(student, store, SHARE, config, mesh=mesh, alignment=alignment, **options)
+    return distill(student, store, SHARE, config, mesh=mesh, alignment=alignment, **changes)
 
 
 @pytest.fixture(scope='module')
@@ -78,6 +79,23 @@ def reference(store, shared_step, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distillation, 'jit_step', shared_step)
         return run(store, toy.one_device(), workdir=tmp_path_factory.mktemp('distillation'))
+
+
+def test_a_trained_student_is_tuned_finely_and_a_new_one_is_not(store, monkeypatch):
+    chosen = []
+    make = distillation.make_optimizer
+    monkeypatch.setattr(
+        distillation, 'make_optimizer', lambda config: chosen.append(config) or make(config)
+    )
+    monkeypatch.setattr(
+        distillation, 'jit_step', lambda step, state: lambda state, *_: (state, {'loss': 0.0})
+    )
+    config = DistillationConfig(OptimizerConfig(2), batch_size=32)
+    run(store, toy.one_device(), config, alignment=None)
+    run(store, toy.one_device(), config, student=toy.student_config(), alignment=None)
+    trained, new = chosen
+    assert trained == OptimizerConfig(2, 2e-5, warmup_steps=100, weight_decay=0.0)
+    assert new == OptimizerConfig(2, 2e-3, warmup_steps=100, weight_decay=1.0)
 
 
 def leaves(model):
@@ -327,7 +345,7 @@ def test_a_detached_student_is_caught(store, monkeypatch):
 
     monkeypatch.setattr(distillation, 'answer_activations', trap)
     with pytest.raises(GradientError, match=r'alignment .* is detached'):
-        run(store, toy.one_device(), check_gradients=True)
+        run(store, toy.one_device(), options=RunOptions())
 
 
 def test_the_gradient_doctor_looks_at_the_start_and_on_request(store, monkeypatch, tmp_path):
@@ -336,7 +354,8 @@ def test_the_gradient_doctor_looks_at_the_start_and_on_request(store, monkeypatc
         distillation, 'jit_step', lambda step, state: lambda state, *_: (state, {'loss': 0.0})
     )
     config = dataclasses.replace(CONFIG, microbatches=2)
-    _, history = run(store, toy.one_device(), config, workdir=tmp_path, diagnose_every=8)
+    options = RunOptions(diagnose_every=8)
+    _, history = run(store, toy.one_device(), config, workdir=tmp_path, options=options)
     reports = {p['step']: p for p in history if 'diagnostics/task/value' in p}
     assert list(reports) == [0, 8, 16]
     index = batch_indices(np.arange(len(SHARE)), 32, seed=0, step=0)[::2]

@@ -7,7 +7,8 @@ import pytest
 import toy_study as toy
 
 from cdjax.errors import InputError
-from cdjax.evaluation.accuracy import predict
+from cdjax.inference.predictions import predict
+from cdjax.run.options import RunOptions
 from cdjax.training import language_model
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 from cdjax.training.optimizer import OptimizerConfig
@@ -58,7 +59,7 @@ def trained():
             mesh=toy.one_device(),
             evaluate=recorder.evaluate,
             evaluate_every=20,
-            diagnose_every=30,
+            options=RunOptions(diagnose_every=30),
         )
     return model, history, recorder
 

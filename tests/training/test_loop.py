@@ -1,5 +1,6 @@
 """fit: what it logs, that it never stalls the device, and that a stopped run is a run."""
 
+import dataclasses
 import functools
 import logging
 import os
@@ -15,11 +16,13 @@ import pytest
 from cdjax.errors import InputError
 from cdjax.parallel import hardware
 from cdjax.parallel.mesh import REPLICATED_RULES, make_mesh
+from cdjax.parallel.preemption import Preempted
 from cdjax.run import folder as workdir_lib
 from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.metrics import read_metrics
+from cdjax.run.options import RunOptions
 from cdjax.training.diagnostics import GradientDoctor, GradientError
-from cdjax.training.loop import Preempted, TrainState, best_parameters, fit, init_state
+from cdjax.training.loop import TrainState, best_parameters, fit, init_state
 
 TX = optax.adam(0.1)
 RATES = ('steps_per_second', 'tokens_per_second', 'mfu')
@@ -61,10 +64,12 @@ def first_state(mesh):
 
 
 def run(mesh, workdir=None, *, steps=23, batches=batch_at, step=noisy_step, **options):
-    options = {'checkpoint_every': 5, 'log_every': 4, **options}
+    names = {field.name for field in dataclasses.fields(RunOptions)}
+    chosen = {name: options.pop(name) for name in names & options.keys()}
     return fit(
         step, copy(first_state(mesh)), batches, steps=steps, mesh=mesh, description='test',
-        workdir=workdir, **options,
+        workdir=workdir, options=RunOptions(**{'checkpoint_every': 5} | chosen),
+        **{'log_every': 4} | options,
     )  # fmt: skip
 
 
@@ -185,7 +190,10 @@ def test_nothing_intact_is_said_and_the_next_start_begins_anew(mesh, tmp_path, u
     with pytest.raises(Stop):
         run(mesh, tmp_path, batches=raising_at(7))
     shutil.rmtree(tmp_path / 'checkpoints' / '5' / 'progress')
-    with pytest.raises(InputError, match=r'no checkpoint in .* is intact'):
+    with pytest.raises(
+        InputError,
+        match=r'no checkpoint in .* is intact .* status 1; the next start .* begins with the first',
+    ):
         run(mesh, tmp_path, batches=never)
     assert_same(run(mesh, tmp_path), uninterrupted)
 

@@ -3,16 +3,19 @@ import numpy as np
 import pytest
 import toy_study as toy
 
-from cdjax.circuits.ablation import neuron_means
-from cdjax.evaluation.accuracy import Predictions, bootstrap_interval, predict
+from cdjax.errors import InputError
+from cdjax.inference.means import neuron_means
+from cdjax.inference.predictions import Predictions, _predict_rows, predict
 from cdjax.models import Edit
 from cdjax.parallel.mesh import make_mesh
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
+PASS = {'tokens_per_pass': 64 * toy.T}  # 137 problems in passes of 64
+
 
 def predict_toy(**options):
-    return predict(toy.model(), toy.dataset(), mesh=toy.one_device(), batch_size=64, **options)
+    return predict(toy.model(), toy.dataset(), mesh=toy.one_device(), **PASS, **options)
 
 
 @jax.jit
@@ -22,18 +25,20 @@ def answer_logits(model, tokens, scale=None, shift=None):
 
 
 def expected(logits):
-    """Correctness and logit difference by a loop over problems."""
-    data, correct, difference = toy.dataset(), [], []
+    """Correctness, logit difference and probability by a loop over problems."""
+    data, correct, difference, probability = toy.dataset(), [], [], []
     for n, row in enumerate(np.asarray(logits, np.float64)):
         correct.append(row[data.answers[n]] == row.max())
         difference.append(row[data.answers[n]] - row[data.counterfactual_answers[n]])
-    return np.array(correct), np.array(difference)
+        probability.append(np.exp(row[data.answers[n]]) / np.exp(row).sum())
+    return np.array(correct), np.array(difference), np.array(probability)
 
 
 def assert_predicts(predictions, logits):
-    correct, difference = expected(logits)
+    correct, difference, probability = expected(logits)
     np.testing.assert_array_equal(predictions.correct, correct)
     np.testing.assert_allclose(predictions.logit_difference, difference, rtol=1e-3, atol=2e-5)
+    np.testing.assert_allclose(predictions.probability, probability, rtol=1e-3, atol=1e-6)
 
 
 @pytest.fixture(scope='module')
@@ -113,7 +118,7 @@ def test_eight_devices_agree_with_one(shape, circuits, fill):
     np.testing.assert_allclose(means, fill, rtol=1e-5, atol=1e-6)
     options = dict(masks=masks, classes=classes, fill=fill)
     one = predict_toy(**options)
-    several = predict(model, toy.dataset(), mesh=mesh, batch_size=64, **options)
+    several = predict(model, toy.dataset(), mesh=mesh, **PASS, **options)
     np.testing.assert_array_equal(several.correct, one.correct)
     np.testing.assert_allclose(several.logit_difference, one.logit_difference, rtol=1e-4, atol=2e-5)
 
@@ -125,28 +130,69 @@ def test_without_classes_all_problems_have_circuit_0(circuits, fill):
     assert_predicts(alone, manual(masks, zeros, fill[:, None]))
 
 
+def test_heads_outside_a_circuit_are_ablated(whole):
+    """Masks of another site: each head's mean in place of its output, by hand."""
+    data, rng = toy.dataset(), np.random.default_rng(1)
+    means = neuron_means(toy.model(), data, site='head_out')
+    masks = rng.random((1, toy.L, 4)) < 0.5
+    predictions = predict_toy(masks=masks, fill=means, site='head_out')
+    keep = masks[0][:, None, None, :, None].astype(np.float32)
+    edits = {'head_out': Edit(keep, (1 - keep) * means[:, None])}
+    run = jax.jit(lambda m, t: m(t, edits=edits, logits_at=-1)[0])
+    assert_predicts(predictions, run(toy.model(), data.tokens))
+    assert np.abs(predictions.logit_difference - whole.logit_difference).max() > 0.01
+
+
+def test_ablation_at_some_positions(circuits, fill):
+    """Of the others the neurons stay: the same as a mask of ones there."""
+    masks, _ = circuits
+    predictions = predict_toy(masks=masks, fill=fill, positions=(-1, -2))
+    keep = masks[0][:, None, None, :] | (np.arange(toy.T) < toy.T - 2)[:, None]
+    keep = keep.astype(np.float32)
+    shift = (1 - keep) * fill[:, None]
+    assert_predicts(predictions, answer_logits(toy.model(), toy.dataset().tokens, keep, shift))
+    everywhere = predict_toy(masks=masks, fill=fill)
+    assert np.abs(predictions.logit_difference - everywhere.logit_difference).max() > 0.01
+
+
+def test_soft_masks_are_not_cut(fill):
+    masks = np.random.default_rng(2).random((1, toy.L, toy.F)).astype(np.float32)
+    keep = masks[0][:, None, None, :]
+    logits = answer_logits(toy.model(), toy.dataset().tokens, keep, (1 - keep) * fill[:, None])
+    assert_predicts(predict_toy(masks=masks, fill=fill), logits)
+
+
+@pytest.mark.parametrize('ablation', ['zero', 'mean'])
+def test_no_ablation_fills_a_dense_array(ablation, circuits, fill):
+    """Nothing in the program has the size [L, B, T, F]: masks and means meet layer by layer."""
+    data, B = toy.dataset(), 7
+    constants = {'model': toy.model(), 'masks': circuits[0]}
+    if ablation == 'mean':
+        constants['fill'] = fill
+    rows = {'tokens': data.tokens, 'lengths': data.lengths, 'answers': data.answers}
+    rows |= {'classes': circuits[1], 'counterfactual_answers': data.counterfactual_answers}
+    rows = {name: values[:B] for name, values in rows.items()}
+    text = str(jax.make_jaxpr(_predict_rows('neurons', None))(constants, rows))
+    assert f'[{B},{toy.T},{toy.F}]' in text
+    assert f'[{toy.L},{B},{toy.T},{toy.F}]' not in text
+
+
 def test_wrong_calls():
     masks = np.ones((1, toy.L, toy.F))
     with pytest.raises(ValueError, match=r'resample.*choose one of zero, mean, counterfactual'):
         predict_toy(masks=masks, ablation='resample')
-    with pytest.raises(ValueError, match='needs the mean activations'):
+    with pytest.raises(ValueError, match='needs the means as `fill`'):
         predict_toy(masks=masks)
+    with pytest.raises(InputError, match=r"\(1, 2, 31\); those of 'neurons' .* \[K, 2, 32\]"):
+        predict_toy(masks=masks[:, :, 1:], ablation='zero')
+    with pytest.raises(InputError, match=r"those of 'head_out' in this model are \[K, 2, 4\]"):
+        predict_toy(masks=masks, ablation='zero', site='head_out')
+    with pytest.raises(InputError, match='classes run from 0 to 1, and there are masks for 1'):
+        predict_toy(masks=masks, ablation='zero', classes=np.arange(len(toy.dataset())) % 2)
 
 
 def test_accuracy_by_class_by_hand():
-    predictions = Predictions(np.array([True, False, True, True]), np.zeros(4))
+    predictions = Predictions(np.array([True, False, True, True]), np.zeros(4), np.zeros(4))
     by_class = predictions.accuracy_by_class(np.array([0, 0, 3, 1]), 4)
     np.testing.assert_array_equal(by_class, [0.5, 1.0, np.nan, 1.0])
     assert predictions.accuracy == 0.75
-
-
-def test_bootstrap_interval_agrees_with_the_normal_one():
-    values = np.arange(1000) < 300
-    low, high = bootstrap_interval(values)
-    half = 1.96 * np.sqrt(0.3 * 0.7 / 1000)
-    np.testing.assert_allclose([low, high], [0.3 - half, 0.3 + half], atol=0.004)
-    narrow = bootstrap_interval(values, level=0.5)
-    half = 0.674 * np.sqrt(0.3 * 0.7 / 1000)
-    np.testing.assert_allclose(narrow, [0.3 - half, 0.3 + half], atol=0.004)
-    assert bootstrap_interval(np.ones(10)) == (1.0, 1.0)
-    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)

@@ -1,7 +1,7 @@
-"""A jitted function over many rows, a batch at a time: for evaluations and stored activations."""
+"""A jitted function of a model over many rows, as many at a time as hold so many tokens."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,18 +9,38 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cdjax.parallel.mesh import FSDP, put_batch
+from cdjax.errors import InputError
+from cdjax.parallel.mesh import FSDP, one_device, put_batch
 from cdjax.parallel.multihost import in_order
+from cdjax.parallel.preemption import heed_preemption
 from cdjax.run.metrics import progress
+from cdjax.run.options import TOKENS_PER_PASS
+
+
+def rows_per_pass(length: int, mesh: Mesh, tokens_per_pass: int = TOKENS_PER_PASS) -> int:
+    """Returns the rows of a pass, a multiple of the `fsdp` axis: at least one for each device.
+
+    Args:
+        length: tokens of a row, padding included (T).
+        mesh: the mesh.
+        tokens_per_pass: tokens at once, over all devices.
+
+    Raises:
+        InputError: less than one token.
+    """
+    if tokens_per_pass < 1:
+        raise InputError(f'tokens_per_pass={tokens_per_pass}: at least 1 is needed')
+    ways = mesh.shape[FSDP]
+    return max(tokens_per_pass // (length * ways), 1) * ways
 
 
 def map_rows(
     function: Callable[[Any, Any], Any],
     constants: Any,
-    rows: Any,
+    rows: Mapping[str, np.ndarray],
     *,
-    mesh: Mesh,
-    batch_size: int = 512,
+    mesh: Mesh | None = None,
+    tokens_per_pass: int = TOKENS_PER_PASS,
     description: str | None = None,
 ) -> Any:
     """Applies a function to batches of rows and returns the rows of its results on the host.
@@ -30,18 +50,18 @@ def map_rows(
             `results`. It is jitted once for each function, mesh and shape, so pass one that
             lives as long as the program (not a fresh lambda).
         constants: what all batches share, such as a model; device arrays.
-        rows: a pytree of host arrays `[N, ...]`, the same on every process.
-        mesh: the mesh; rows are split over `fsdp`.
-        batch_size: rows at once, rounded up to a multiple of the `fsdp` axis.
+        rows: host arrays `[N, ...]` by name, the same on every process; `tokens [N, T]` is one.
+        mesh: the mesh, rows are split over `fsdp`; one device if None.
+        tokens_per_pass: see `rows_per_pass`.
         description: shows a progress bar under this name.
 
     Returns:
         A pytree of NumPy arrays `[N, ...]`, the same on every process.
     """
     results = []
-    for result, kept in _batches(
-        _jitted(function, mesh), constants, rows, mesh, batch_size, description
-    ):
+    mesh = one_device() if mesh is None else mesh
+    jitted = _jitted(function, mesh)
+    for result, kept in _batches(jitted, constants, rows, mesh, tokens_per_pass, description):
         results.append(jax.tree.map(lambda x, kept=kept: _fetch(x)[:kept], result))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
@@ -49,31 +69,32 @@ def map_rows(
 def mean_rows(
     function: Callable[[Any, Any], Any],
     constants: Any,
-    rows: Any,
+    rows: Mapping[str, np.ndarray],
     *,
-    mesh: Mesh,
-    batch_size: int = 512,
+    mesh: Mesh | None = None,
+    tokens_per_pass: int = TOKENS_PER_PASS,
     description: str | None = None,
 ) -> Any:
     """Returns the mean over all rows of what `map_rows` would return, float32, summed on device."""
-    total = len(jax.tree.leaves(rows)[0])
+    total = len(rows['tokens'])
     sums = None
-    for result, _ in _batches(
-        _summed(function, mesh), constants, rows, mesh, batch_size, description
-    ):
+    mesh = one_device() if mesh is None else mesh
+    summed = _summed(function, mesh)
+    for result, _ in _batches(summed, constants, rows, mesh, tokens_per_pass, description):
         sums = result if sums is None else jax.tree.map(jnp.add, sums, result)
     return jax.tree.map(lambda x: _fetch(x) / total, sums)
 
 
-def _batches(jitted, constants, rows, mesh, batch_size, description):
+def _batches(jitted, constants, rows, mesh, tokens_per_pass, description):
     """Yields the result of each batch and the number of its rows that count."""
-    total = len(jax.tree.leaves(rows)[0])
+    total, length = rows['tokens'].shape
     ways = mesh.shape[FSDP]
-    size = -(-min(batch_size, max(total, 1)) // ways) * ways
+    size = min(rows_per_pass(length, mesh, tokens_per_pass), -(-max(total, 1) // ways) * ways)
     waiting = None
     with jax.set_mesh(mesh), progress(total, description or '', unit='row') as bar:
         bar.disable = bar.disable or description is None
         for start in range(0, total, size):
+            heed_preemption()
             # The last batch is filled up with the last row, so that one shape compiles.
             index = np.arange(start, start + size)
             batch = jax.tree.map(lambda x, index=index: x[np.minimum(index, total - 1)], rows)

@@ -1,0 +1,101 @@
+"""What a model says and does at the answer position of each problem."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from cdjax.data import Dataset
+from cdjax.inference.rows import TOKENS_PER_PASS, map_rows
+from cdjax.losses import TopKLogits
+from cdjax.models import Capture, Llama
+
+
+def answer_activations(
+    model: Llama,
+    tokens: jax.Array,
+    lengths: jax.Array,
+    *,
+    site: str = 'neurons',
+    layers: tuple[int, ...] | None = None,
+    positions: tuple[int, ...] | None = None,
+    **options,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns logits and activations of a batch at the answer position, the last of each prompt.
+
+    Args:
+        model: the model.
+        tokens: int `[B, T]`, right-padded.
+        lengths: int `[B]`, tokens of each prompt.
+        site: whose activations are returned.
+        layers: L' of the layers, each once; all if None.
+        positions: P positions of the prompt in place of the answer's.
+        **options: `edits`, `dtype` and `remat` of the model's call.
+
+    Returns:
+        logits float32 `[B, V]`, and activations `[B, L', ...]` in the dtype of the computation,
+        `[B, L', F]` of neurons; with `positions`, `[B, L', P, ...]`.
+    """
+    at_B = lengths - 1
+    capture = Capture(site, layers, at_B if positions is None else positions)
+    logits, activations = model(tokens, capture=(capture,), logits_at=at_B, **options)
+    taken = jnp.swapaxes(activations[site], 0, 1)
+    return logits, taken[:, :, 0] if positions is None else taken
+
+
+def answer_logits_and_activations(
+    model: Llama,
+    dataset: Dataset,
+    *,
+    site: str = 'neurons',
+    layers: tuple[int, ...] | None = None,
+    positions: tuple[int, ...] | None = None,
+    top_k: tuple[int, float] | None = None,
+    mesh: Mesh | None = None,
+    tokens_per_pass: int = TOKENS_PER_PASS,
+    description: str | None = None,
+) -> tuple[np.ndarray | TopKLogits, np.ndarray]:
+    """Returns `answer_activations` of a whole data set on the host: `[N, V]` and `[N, L', ...]`.
+
+    Args:
+        model: the model.
+        dataset: N problems.
+        site: as in `answer_activations`.
+        layers: as in `answer_activations`.
+        positions: as in `answer_activations`.
+        top_k: k and a temperature, where the logits are to be `TopKLogits`.
+        mesh: the mesh; one device if None.
+        tokens_per_pass: see `rows_per_pass`.
+        description: shows a progress bar under this name.
+    """
+    return map_rows(
+        answer_rows(site, layers, positions, top_k),
+        model,
+        {'tokens': dataset.tokens, 'lengths': dataset.lengths},
+        mesh=mesh,
+        tokens_per_pass=tokens_per_pass,
+        description=description,
+    )
+
+
+@functools.cache
+def answer_rows(
+    site: str,
+    layers: tuple[int, ...] | None,
+    positions: tuple[int, ...] | None,
+    top_k: tuple[int, float] | None,
+):
+    """Returns the function of model and rows that `answer_logits_and_activations` maps."""
+
+    def rows_of(model, rows):
+        logits, activations = answer_activations(
+            model, rows['tokens'], rows['lengths'], site=site, layers=layers, positions=positions
+        )
+        if top_k is not None:
+            k, temperature = top_k
+            logits = TopKLogits.from_logits(logits, k, temperature=temperature)
+        return logits, activations
+
+    return rows_of

@@ -1,0 +1,170 @@
+"""Predictions of a model, whole or with everything outside a circuit ablated."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from cdjax.circuits.ablation import ABLATIONS, keep_only
+from cdjax.data import Dataset
+from cdjax.errors import InputError
+from cdjax.inference.rows import TOKENS_PER_PASS, map_rows
+from cdjax.models import SITES, Capture, Llama
+from cdjax.parallel.mesh import one_device, split_neurons
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a model answers, for N problems.
+
+    Attributes:
+        correct: bool `[N]`, whether the most likely token is the answer.
+        logit_difference: float32 `[N]`, logit of the answer minus that of the counterfactual
+            answer, the metric of MIB-style faithfulness (arXiv 2504.13151).
+        probability: float32 `[N]`, of the answer. Under ablation the answer may stay the most
+            likely token where its probability is at chance.
+    """
+
+    correct: np.ndarray
+    logit_difference: np.ndarray
+    probability: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """The share of problems answered correctly."""
+        return float(self.correct.mean())
+
+    def accuracy_by_class(self, classes: np.ndarray, num_classes: int) -> np.ndarray:
+        """Returns the accuracy within each class, float64 `[K]`, NaN for an empty class."""
+        counts = np.bincount(classes, minlength=num_classes)
+        hits = np.bincount(classes, weights=self.correct, minlength=num_classes)
+        return np.divide(hits, counts, out=np.full(num_classes, np.nan), where=counts > 0)
+
+
+def predict(
+    model: Llama,
+    dataset: Dataset,
+    *,
+    masks: np.ndarray | None = None,
+    classes: np.ndarray | None = None,
+    fill: np.ndarray | None = None,
+    ablation: str = 'mean',
+    site: str = 'neurons',
+    positions: tuple[int, ...] | None = None,
+    mesh: Mesh | None = None,
+    tokens_per_pass: int = TOKENS_PER_PASS,
+    description: str | None = None,
+) -> Predictions:
+    """Answers every problem, with the units outside each problem's circuit ablated.
+
+    Args:
+        model: the model.
+        dataset: N problems.
+        masks: `[K, L, U]`, 1 for the units that stay as they are; the whole model if None. Pass
+            `1 - masks` to remove the circuits instead.
+        classes: int `[N]`, the circuit of each problem; circuit 0 for all if None.
+        fill: float `[L, T, U, ...]`, the means that 'mean' puts in place (see `neuron_means`).
+        ablation: one of `ABLATIONS`.
+        site: whose units the masks count.
+        positions: where along the prompt they are ablated, everywhere if None: of prompts behind a
+            prefix, those of the question.
+        mesh: the mesh; one device if None.
+        tokens_per_pass: see `rows_per_pass`. Counterfactual ablation holds all activations of
+            the site of so many tokens.
+        description: shows a progress bar under this name.
+
+    Raises:
+        InputError: an unknown ablation or site, 'mean' without a fill, masks of another shape
+            than the model's, classes that have no mask.
+    """
+    if ablation not in ABLATIONS:
+        raise InputError(f'ablation={ablation!r}; choose one of {", ".join(ABLATIONS)}')
+    mesh = one_device() if mesh is None else mesh
+    rows = {
+        'tokens': dataset.tokens,
+        'lengths': dataset.lengths,
+        'answers': dataset.answers,
+        'counterfactual_answers': dataset.counterfactual_answers,
+    }
+    constants = {'model': model}
+    if masks is not None:
+        masks = _small(masks)
+        zeros = np.zeros(len(dataset), np.int32)
+        classes = zeros if classes is None else np.asarray(classes, np.int32)
+        _check_masks(masks, classes, model, site)
+        constants['masks'], rows['classes'] = split_neurons(masks, mesh), classes
+        if ablation == 'mean' and fill is None:
+            raise InputError("ablation='mean' needs the means as `fill`; see neuron_means")
+        if ablation == 'mean':
+            constants['fill'] = split_neurons(np.asarray(fill, np.float32), mesh)
+        elif ablation == 'counterfactual':
+            rows['counterfactual_tokens'] = dataset.counterfactual_tokens
+    results = map_rows(
+        _predict_rows(site, None if positions is None else tuple(positions)),
+        constants,
+        rows,
+        mesh=mesh,
+        tokens_per_pass=tokens_per_pass,
+        description=description,
+    )
+    return Predictions(*results)
+
+
+def _small(masks: np.ndarray) -> np.ndarray:
+    """Returns binary masks as bool: each problem of a pass gets its own, `[B, L, U]`."""
+    binary = np.asarray(masks, bool)
+    return binary if (binary == masks).all() else np.asarray(masks, np.float32)
+
+
+def _check_masks(masks, classes, model, site):
+    shape = (model.config.num_layers, SITES[site].units(model.config))
+    if masks.ndim != 3 or masks.shape[1:] != shape:
+        raise InputError(
+            f'masks have shape {masks.shape}; those of {site!r} in this model are [K, '
+            f'{shape[0]}, {shape[1]}]'
+        )
+    if classes.min(initial=0) < 0 or classes.max(initial=0) >= len(masks):
+        raise InputError(
+            f'classes run from {classes.min()} to {classes.max()}, and there are masks for '
+            f'{len(masks)}'
+        )
+
+
+@functools.cache
+def _predict_rows(site: str, positions: tuple[int, ...] | None):
+    """Returns the function that `map_rows` compiles, one and the same for equal arguments."""
+
+    def predict_rows(constants, rows):
+        model, edits, fill = constants['model'], None, None
+        if 'masks' in constants:
+            if 'fill' in constants:
+                fill = constants['fill'][:, None]
+            elif 'counterfactual_tokens' in rows:
+                tokens = rows['counterfactual_tokens']
+                fill = model(tokens, capture=(Capture(site),), logits_at=())[1][site]
+            masks_BxLxU = constants['masks'][rows['classes']]
+            edits = {site: keep_only(masks_BxLxU, fill, site, positions)}
+        logits, _ = model(rows['tokens'], edits=edits, logits_at=rows['lengths'] - 1)
+        correct = jnp.argmax(logits, -1) == rows['answers']
+        probability = _of_tokens(jax.nn.softmax(logits), rows['answers'])
+        return correct, logit_difference(logits, rows), probability
+
+    return predict_rows
+
+
+def logit_difference(logits: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
+    """Returns the logit of the answer minus that of the counterfactual answer, float32 `[B]`.
+
+    Args:
+        logits: float32 `[B, V]`, at the answer position.
+        rows: holds `answers` and `counterfactual_answers`, int `[B]`.
+    """
+    others = _of_tokens(logits, rows['counterfactual_answers'])
+    return _of_tokens(logits, rows['answers']) - others
+
+
+def _of_tokens(values_BxV, tokens_B):
+    return jnp.take_along_axis(values_BxV, tokens_B[:, None], axis=1)[:, 0]

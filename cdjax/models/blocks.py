@@ -1,0 +1,139 @@
+"""The modules of one layer, and the points in it where activations are edited and captured.
+
+A block calls `site(key, value)` where it computes the activation of a site, and goes on with what
+that returns; its own input, `residual`, is passed through `site` by the model. Matrices are stored
+`[in, out]`.
+
+Letters: B batch, T positions of this call, S positions of the cache, d width, H query heads, J key
+and value heads, h width of a head, F neurons.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cdjax.models.config import LlamaConfig
+from cdjax.models.rope import rotate
+from cdjax.parallel.mesh import constrain
+
+
+class Linear(nnx.Module):
+    """A matrix `[in, out]` without bias."""
+
+    def __init__(self, n_in, n_out, key, dtype, std):
+        weight = jax.random.normal(key, (n_in, n_out), jnp.float32) * std
+        self.weight = nnx.Param(weight.astype(dtype))
+
+    def __call__(self, x):
+        return x @ self.weight[...].astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm, computed in float32 and rounded once."""
+
+    def __init__(self, width, eps, dtype):
+        self.weight = nnx.Param(jnp.ones(width, dtype))
+        self.eps = eps
+
+    def __call__(self, x):
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
+        weight = jnp.expand_dims(self.weight[...], range(x.ndim - 1))
+        return (weight.astype(jnp.float32) * y).astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """The token embedding `[V, d]`."""
+
+    def __init__(self, vocab_size, width, key, dtype, std):
+        weight = jax.random.normal(key, (vocab_size, width), jnp.float32) * std
+        self.weight = nnx.Param(weight.astype(dtype))
+
+    def __call__(self, tokens, dtype):
+        return self.weight[...].astype(dtype)[tokens]
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention; `head_out` is edited before the output projection."""
+
+    def __init__(self, config: LlamaConfig, key, dtype, std):
+        c, keys = config, jax.random.split(key, 4)
+        self.q = Linear(c.hidden_size, c.num_heads * c.head_dim, keys[0], dtype, std)
+        self.k = Linear(c.hidden_size, c.num_kv_heads * c.head_dim, keys[1], dtype, std)
+        self.v = Linear(c.hidden_size, c.num_kv_heads * c.head_dim, keys[2], dtype, std)
+        self.o = Linear(c.num_heads * c.head_dim, c.hidden_size, keys[3], dtype, std)
+        self.head_dim = c.head_dim
+
+    def __call__(self, x_BxTxd, positions_BxT, rotation, site, cache):
+        split = lambda y: y.reshape(*y.shape[:2], -1, self.head_dim)
+        q_BxTxHxh = rotate(split(self.q(x_BxTxd)), rotation)
+        k_BxTxJxh = rotate(split(self.k(x_BxTxd)), rotation)
+        v_BxTxJxh = split(self.v(x_BxTxd))
+        if cache is None:
+            out = jax.nn.dot_product_attention(q_BxTxHxh, k_BxTxJxh, v_BxTxJxh, is_causal=True)
+        else:
+            k_BxSxJxh, v_BxSxJxh = (
+                write_rows(old, new, positions_BxT[:, 0])
+                for old, new in zip(cache, (k_BxTxJxh, v_BxTxJxh), strict=True)
+            )
+            at_S = jnp.arange(k_BxSxJxh.shape[1])
+            seen = at_S[None, None, None, :] <= positions_BxT[:, None, :, None]
+            out = jax.nn.dot_product_attention(q_BxTxHxh, k_BxSxJxh, v_BxSxJxh, mask=seen)
+            cache = k_BxSxJxh, v_BxSxJxh
+        out = site('head_out', out)
+        return site('attention_out', self.o(out.reshape(*out.shape[:2], -1))), cache
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
+    """Returns `silu(gate) * up`, computed in float32 and rounded once.
+
+    In bfloat16 `silu` alone would round twice. A backward pass keeps the two arguments and
+    computes the rest again: kept, the terms in between are a quarter of a training step's memory.
+    """
+    neurons = jax.nn.silu(gate.astype(jnp.float32)) * up.astype(jnp.float32)
+    return neurons.astype(gate.dtype)
+
+
+class MLP(nnx.Module):
+    """SwiGLU; a neuron is one coordinate of `silu(gate(x)) * up(x)`, the input of `down`."""
+
+    def __init__(self, config: LlamaConfig, key, dtype, std):
+        c, keys = config, jax.random.split(key, 3)
+        self.gate = Linear(c.hidden_size, c.intermediate_size, keys[0], dtype, std)
+        self.up = Linear(c.hidden_size, c.intermediate_size, keys[1], dtype, std)
+        self.down = Linear(c.intermediate_size, c.hidden_size, keys[2], dtype, std)
+
+    def __call__(self, x_BxTxd, site):
+        neurons_BxTxF = swiglu(self.gate(x_BxTxd), self.up(x_BxTxd))
+        neurons_BxTxF = constrain(neurons_BxTxF, 'fsdp', None, 'tensor')
+        return site('mlp_out', self.down(site('neurons', neurons_BxTxF)))
+
+
+class Block(nnx.Module):
+    """One layer: attention and MLP, each behind a norm and added to the residual stream.
+
+    Its input has been through the site `residual` before it is called.
+    """
+
+    def __init__(self, config: LlamaConfig, key, dtype, std):
+        keys = jax.random.split(key)
+        self.input_norm = RMSNorm(config.hidden_size, config.norm_eps, dtype)
+        self.attention = Attention(config, keys[0], dtype, std)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps, dtype)
+        self.mlp = MLP(config, keys[1], dtype, std)
+
+    def __call__(self, x_BxTxd, positions_BxT, rotation, site, cache=None):
+        y_BxTxd = self.input_norm(x_BxTxd)
+        attention, cache = self.attention(y_BxTxd, positions_BxT, rotation, site, cache)
+        x = constrain(x_BxTxd + attention, 'fsdp', None, None)
+        x = constrain(x + self.mlp(self.mlp_norm(x), site), 'fsdp', None, None)
+        return x, cache
+
+
+def write_rows(old: jax.Array, new: jax.Array, starts_B: jax.Array) -> jax.Array:
+    """Writes `new [B, T, ...]` into `old [B, S, ...]`, each row from its own start."""
+    write = lambda row, part, at: jax.lax.dynamic_update_slice_in_dim(row, part, at, axis=0)
+    return jax.vmap(write)(old, new.astype(old.dtype), starts_B)

@@ -1,0 +1,54 @@
+"""Groups of flags that several launchers share, and what they turn into.
+
+A flag that stands for a field of a configuration has the default of that field.
+"""
+
+from experiments.flags.discovery import define_discovery_flags, discovery_from_flags
+from experiments.flags.distillation import (
+    arms_from_flags,
+    define_arms_flags,
+    define_distillation_flags,
+    define_training_flags,
+    distillation_from_flags,
+    training_from_flags,
+)
+from experiments.flags.inputs import (
+    define_checkpoint_flags,
+    define_task_flags,
+    inputs_from_flags,
+    task_from_flags,
+)
+from experiments.flags.machine import define_machine_flags, define_mesh_flags, start_machine
+from experiments.flags.run import (
+    BEST,
+    define_export_flag,
+    define_run_flags,
+    exported,
+    run_options,
+)
+from experiments.flags.study import define_study_flags, study_from_flags
+
+__all__ = [
+    'BEST',
+    'arms_from_flags',
+    'define_arms_flags',
+    'define_checkpoint_flags',
+    'define_discovery_flags',
+    'define_distillation_flags',
+    'define_export_flag',
+    'define_machine_flags',
+    'define_mesh_flags',
+    'define_run_flags',
+    'define_study_flags',
+    'define_task_flags',
+    'define_training_flags',
+    'discovery_from_flags',
+    'distillation_from_flags',
+    'exported',
+    'inputs_from_flags',
+    'run_options',
+    'start_machine',
+    'study_from_flags',
+    'task_from_flags',
+    'training_from_flags',
+]

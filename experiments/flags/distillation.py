@@ -1,0 +1,160 @@
+"""Flags of distillations, of the arms that are compared, and of what trains a model."""
+
+from typing import Any
+
+from absl import flags
+
+from cdjax.errors import InputError
+from cdjax.models.llama import REMAT_POLICIES
+from cdjax.studies.arms import ARMS, STARTS, ArmsConfig
+from cdjax.studies.pipeline import PipelineConfig
+from cdjax.training import distillation
+from cdjax.training.distillation import DistillationConfig
+from cdjax.training.language_model import LanguageModelConfig
+from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig
+
+FLAGS = flags.FLAGS
+
+COMPUTE_DTYPES = ('float32', 'bfloat16')
+
+
+def define_distillation_flags() -> None:
+    """Defines one distillation; see `distillation_from_flags`."""
+    default = DistillationConfig()
+    flags.DEFINE_string(
+        'layer_pairs',
+        PipelineConfig().layer_pairs,
+        'Layers aligned: last, depth, or STUDENT:TEACHER,...',
+    )
+    flags.DEFINE_float('weight', default.weight, 'Weight of the alignment.')
+    flags.DEFINE_float('temperature', default.temperature, 'Temperature of the KD.')
+    flags.DEFINE_integer(
+        'top_k',
+        default.top_k,
+        "Tokens of the teacher's answer that are stored for each problem, the rest as one; all if "
+        'not given (0.5 MB a problem at 128,256 tokens).',
+    )
+    flags.DEFINE_float('init_std', default.init_std, "Deviation of a new student's first matrices.")
+    define_training_flags(default, distillation.FROM_NOTHING)
+    flags.DEFINE_integer(
+        'evaluate_every', ArmsConfig().evaluate_every, 'Steps between evaluations on unseen forms.'
+    )
+
+
+def define_training_flags(
+    default: DistillationConfig | LanguageModelConfig, from_nothing: OptimizerConfig
+) -> None:
+    """Defines the training of a model; see `training_from_flags`.
+
+    Args:
+        default: the training whose fields the flags stand for.
+        from_nothing: what suits a model from nothing in it.
+    """
+    flags.DEFINE_integer('steps', default.optimizer.steps, 'Training steps.')
+    flags.DEFINE_integer('batch_size', default.batch_size, 'Problems a step.')
+    suited = lambda field: (
+        f'; if not given, {getattr(from_nothing, field):g} for a model from nothing and '
+        f'{getattr(FINE_TUNING, field):g} for one from a checkpoint.'
+    )
+    flags.DEFINE_float(
+        'learning_rate',
+        default.optimizer.learning_rate,
+        'Peak learning rate' + suited('learning_rate'),
+    )
+    flags.DEFINE_float(
+        'weight_decay',
+        default.optimizer.weight_decay,
+        'Weight decay of matrices' + suited('weight_decay'),
+    )
+    flags.DEFINE_integer(
+        'warmup_steps',
+        default.optimizer.warmup_steps,
+        'Steps of linear warm-up, at most a tenth of all' + suited('warmup_steps'),
+    )
+    flags.DEFINE_integer(
+        'microbatches',
+        default.microbatches,
+        'Parts of a batch, computed one after the other: less memory.',
+    )
+    flags.DEFINE_enum(
+        'compute_dtype',
+        default.compute_dtype,
+        COMPUTE_DTYPES,
+        'Dtype of the computation; trained weights stay float32.',
+    )
+    flags.DEFINE_enum(
+        'remat',
+        default.remat,
+        list(REMAT_POLICIES),
+        'What backward passes recompute: less memory.',
+    )
+
+
+def training_from_flags() -> dict[str, Any]:
+    """Returns the fields of a training's configuration that `define_training_flags` defines."""
+    return {
+        'optimizer': OptimizerConfig(
+            FLAGS.steps, FLAGS.learning_rate, FLAGS.warmup_steps, FLAGS.weight_decay
+        ),
+        'batch_size': FLAGS.batch_size,
+        'microbatches': FLAGS.microbatches,
+        'compute_dtype': FLAGS.compute_dtype,
+        'remat': FLAGS.remat,
+    }
+
+
+def distillation_from_flags() -> DistillationConfig:
+    """Returns the distillation that the flags describe.
+
+    Raises:
+        InputError: a value out of range.
+    """
+    return DistillationConfig(
+        weight=FLAGS.weight,
+        temperature=FLAGS.temperature,
+        top_k=FLAGS.top_k,
+        init_std=FLAGS.init_std,
+        **training_from_flags(),
+    )
+
+
+def define_arms_flags() -> None:
+    """Defines which distillations are compared; see `arms_from_flags`."""
+    default = ArmsConfig()
+    flags.DEFINE_list('arms', list(default.arms), f'Arms: {", ".join(ARMS)}.')
+    flags.DEFINE_list(
+        'starts',
+        default.starts,
+        f'Where students start: {", ".join(STARTS)}; the checkpoint of --student if not given, '
+        'and nothing without one.',
+    )
+    flags.DEFINE_list(
+        'seeds',
+        [str(seed) for seed in default.seeds],
+        'Seeds; each gives all arms the same start and batches.',
+    )
+    flags.DEFINE_integer(
+        'head_start_steps',
+        default.head_start_steps,
+        "Steps of the partial student's head start.",
+    )
+
+
+def arms_from_flags() -> ArmsConfig:
+    """Returns the arms that the flags describe.
+
+    Raises:
+        InputError: a value out of range, or an unknown arm or start.
+    """
+    try:
+        seeds = tuple(int(seed) for seed in FLAGS.seeds)
+    except ValueError:
+        raise InputError(f'seeds={",".join(FLAGS.seeds)}: write integers such as 0,1,2') from None
+    return ArmsConfig(
+        distillation=distillation_from_flags(),
+        arms=tuple(FLAGS.arms),
+        starts=None if FLAGS.starts is None else tuple(FLAGS.starts),
+        seeds=seeds,
+        head_start_steps=FLAGS.head_start_steps,
+        evaluate_every=FLAGS.evaluate_every,
+    )

@@ -1,0 +1,99 @@
+"""Flags of the problems and of the models."""
+
+from absl import flags, logging
+
+from cdjax.data import ArithmeticTask
+from cdjax.models.config import PRESETS
+from cdjax.studies.inputs import TEACHER_DTYPES, InputsConfig
+
+FLAGS = flags.FLAGS
+
+
+def define_task_flags() -> None:
+    """Defines which problems are meant; see `task_from_flags`."""
+    task, inputs = ArithmeticTask(), InputsConfig()
+    flags.DEFINE_list('operators', list(task.operators), 'Operators of the problems: + - * /.')
+    flags.DEFINE_integer('operands', task.operands, 'Operands of a problem, 2 or 3.')
+    flags.DEFINE_integer('low', task.low, 'Smallest operand.')
+    flags.DEFINE_integer('high', task.high, 'Largest operand.')
+    flags.DEFINE_integer('answer_low', task.answer_low, 'Smallest answer.')
+    flags.DEFINE_integer('answer_high', task.answer_high, 'Largest answer; any if not given.')
+    flags.DEFINE_integer(
+        'num_problems',
+        task.num_problems,
+        'Problems drawn from the range (seeded); all if not given.',
+    )
+    flags.DEFINE_string(
+        'prompt_prefix', task.prompt_prefix, 'Text before each prompt, such as solved examples.'
+    )
+    flags.DEFINE_string(
+        'task_file', None, 'Your own problems instead: jsonl with prompt, answer[, counterfactual].'
+    )
+    flags.DEFINE_float(
+        'share', inputs.share, 'Part of the training forms that distillation may use.'
+    )
+    flags.DEFINE_float('test', inputs.test, 'Part of all canonical forms that is held out.')
+    flags.DEFINE_integer('split_seed', inputs.split_seed, 'Seed of the split by canonical form.')
+
+
+def task_from_flags() -> ArithmeticTask | None:
+    """Returns the arithmetic task, checked, or None where a task file is given."""
+    if FLAGS.task_file is not None:
+        return None
+    return ArithmeticTask(
+        operators=tuple(FLAGS.operators),
+        operands=FLAGS.operands,
+        low=FLAGS.low,
+        high=FLAGS.high,
+        answer_low=FLAGS.answer_low,
+        answer_high=FLAGS.answer_high,
+        prompt_prefix=FLAGS.prompt_prefix,
+        num_problems=FLAGS.num_problems,
+    )
+
+
+def define_checkpoint_flags() -> None:
+    """Defines which models are meant; see `inputs_from_flags`."""
+    default = InputsConfig()
+    flags.DEFINE_string(
+        'teacher',
+        default.teacher,
+        'Checkpoint folder or hub id; the embedded teacher if not given.',
+    )
+    flags.DEFINE_string(
+        'student',
+        default.student,
+        'Checkpoint to start from, or a preset for a student from nothing of that shape; one from '
+        'nothing of half the teacher if not given.',
+    )
+    flags.DEFINE_enum(
+        'teacher_dtype',
+        default.teacher_dtype,
+        list(TEACHER_DTYPES),
+        "Dtype of the teacher's weights and computation; stored: as the checkpoint has it, and "
+        'bfloat16 for a preset.',
+    )
+    flags.DEFINE_bool(
+        'random_weights',
+        default.random_weights,
+        'Draw all weights at random, to try speed and memory at full shapes without a checkpoint; '
+        f'--teacher may then be a preset ({", ".join(PRESETS)}) or a folder with a config.json.',
+    )
+
+
+def inputs_from_flags() -> InputsConfig:
+    """Returns the inputs of a study."""
+    task = task_from_flags()
+    if FLAGS.random_weights:
+        logging.warning('random weights: speed and memory are real, what the models say is not')
+    return InputsConfig(
+        task=FLAGS.task_file if task is None else task,
+        share=FLAGS.share,
+        test=FLAGS.test,
+        split_seed=FLAGS.split_seed,
+        prompt_prefix=FLAGS.prompt_prefix,
+        teacher=FLAGS.teacher,
+        student=FLAGS.student,
+        teacher_dtype=FLAGS.teacher_dtype,
+        random_weights=FLAGS.random_weights,
+    )

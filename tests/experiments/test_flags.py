@@ -1,0 +1,161 @@
+"""A default stands once, in its dataclass: flags that are not given describe its own instance."""
+
+import dataclasses
+import functools
+import runpy
+
+import pytest
+from absl import flags
+
+from cdjax.data import ArithmeticTask
+from cdjax.models.conversion import Conversion
+from cdjax.run.options import RunOptions
+from cdjax.studies.arms import ArmsConfig
+from cdjax.studies.circuits import CircuitStudyConfig
+from cdjax.studies.inputs import InputsConfig
+from cdjax.studies.pipeline import PipelineConfig
+from cdjax.training import distillation, language_model
+from cdjax.training.discovery import DiscoveryConfig
+from cdjax.training.distillation import DistillationConfig
+from cdjax.training.language_model import LanguageModelConfig
+from experiments import flags as shared
+
+# Flags whose name is not that of the field: by group, field → flag.
+RENAMED = {
+    'discovery': {
+        'temperature': 'gumbel_temperature',
+        'hidden': 'mask_hidden',
+        'seed': 'discovery_seed',
+        'batch_size': 'discovery_batch_size',
+        'microbatches': 'discovery_microbatches',
+        'remat': 'discovery_remat',
+        'optimizer.steps': 'discovery_steps',
+        'optimizer.learning_rate': 'discovery_learning_rate',
+        'encoding.layer': 'encode_layer',
+        'encoding.positions': 'encode_positions',
+    },
+    'study': {'max_problems': 'evaluate_problems'},
+}
+GROUPS = {
+    'task': (shared.define_task_flags, ArithmeticTask()),
+    'inputs': (
+        lambda: (shared.define_task_flags(), shared.define_checkpoint_flags()),
+        InputsConfig(),
+    ),
+    'discovery': (shared.define_discovery_flags, DiscoveryConfig()),
+    'distillation': (shared.define_distillation_flags, DistillationConfig()),
+    'teacher': (
+        lambda: shared.define_training_flags(LanguageModelConfig(), language_model.FROM_NOTHING),
+        LanguageModelConfig(),
+    ),
+    'arms': (
+        lambda: (shared.define_distillation_flags(), shared.define_arms_flags()),
+        ArmsConfig(),
+    ),
+    'study': (shared.define_study_flags, CircuitStudyConfig()),
+    'run': (lambda: shared.define_run_flags('runs/test'), RunOptions()),
+}
+BUILDERS = {
+    'task': shared.task_from_flags,
+    'inputs': shared.inputs_from_flags,
+    'discovery': shared.discovery_from_flags,
+    'distillation': shared.distillation_from_flags,
+    'teacher': lambda: LanguageModelConfig(**shared.training_from_flags()),
+    'arms': shared.arms_from_flags,
+    'study': shared.study_from_flags,
+    'run': shared.run_options,
+}
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """A registry of flags of its own, for what is defined during a test."""
+    values = flags.FlagValues()
+    # The functions of absl bind the global registry as the default of an argument.
+    for name in ('string', 'integer', 'float', 'bool', 'list', 'enum'):
+        bound = functools.partial(getattr(flags, f'DEFINE_{name}'), flag_values=values)
+        monkeypatch.setattr(flags, f'DEFINE_{name}', bound)
+    validate = functools.partial(flags.register_validator, flag_values=values)
+    monkeypatch.setattr(flags, 'register_validator', validate)
+    return values
+
+
+@pytest.fixture
+def defined(registry, monkeypatch):
+    """Defines a group of flags, and parses a command line."""
+    from experiments.flags import discovery, distillation, inputs, run, study
+
+    def define(group, *command):
+        for module in (discovery, distillation, inputs, run, study):
+            monkeypatch.setattr(module, 'FLAGS', registry)
+        GROUPS[group][0]()
+        registry(['launcher', *command])
+        return registry
+
+    return define
+
+
+def leaves(config, prefix=''):
+    """Yields the name and the value of each field, those of an optimizer and an encoding too."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in ('optimizer', 'encoding'):
+            yield from leaves(value, f'{field.name}.')
+        else:
+            yield prefix + field.name, value
+
+
+def plain(value):
+    """Returns a value as a flag has it: lists of text, and an empty one for None."""
+    return [str(part) for part in value] or None if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize('group', GROUPS)
+def test_a_flag_has_the_default_of_its_field(defined, group):
+    values, default = defined(group), GROUPS[group][1]
+    mirrored = 0
+    for field, value in leaves(default):
+        name = RENAMED.get(group, {}).get(field, field.rpartition('.')[2])
+        if name in values and (group, field) != ('arms', 'distillation'):
+            mirrored += 1
+            assert plain(values[name].default) == plain(value), (name, field)
+    assert mirrored >= 4, group
+
+
+@pytest.mark.parametrize('group', GROUPS)
+def test_no_flags_describe_the_defaults(defined, group):
+    defined(group)
+    described, default = BUILDERS[group](), GROUPS[group][1]
+    if group == 'discovery':  # the flags write out the weights that are in force
+        assert described.weights == default.term_weights()
+        described = dataclasses.replace(described, weights=None)
+    assert described == default
+
+
+def test_the_defaults_that_the_recipes_and_the_documents_tell():
+    discovery = DiscoveryConfig()
+    assert (discovery.density, discovery.batch_size, discovery.num_classes) == (0.2, 128, 4)
+    assert dataclasses.astuple(discovery.optimizer) == (500, 2e-2, 20, 0.0, 1.0)
+    nothing = DistillationConfig().suited_to(pretrained=False)
+    assert nothing.batch_size == 128
+    assert dataclasses.astuple(nothing.optimizer) == (1000, 2e-3, 100, 1.0, 1.0)
+    assert PipelineConfig().arms.starts == ('nothing',)
+
+
+@pytest.mark.parametrize('module', [distillation, language_model])
+def test_what_is_given_wins_over_what_suits_the_start(defined, module):
+    group = 'distillation' if module is distillation else 'teacher'
+    defined(group, '--weight_decay=0.5', '--steps=7')
+    config = BUILDERS[group]()
+    for pretrained, rate in ((False, 2e-3), (True, 2e-5)):
+        optimizer = config.suited_to(pretrained=pretrained).optimizer
+        assert (optimizer.steps, optimizer.weight_decay) == (7, 0.5)
+        assert optimizer.learning_rate == rate
+
+
+def test_a_conversion(registry):
+    runpy.run_module('experiments.convert')  # as an import, which defines its flags
+    default = Conversion('source', 'target')
+    for name in ('to', 'dtype', 'check', 'golden', 'save_golden'):
+        assert registry[name].default == getattr(default, name), name
+    assert registry['max_shard_gb'].default * 1e9 == default.max_shard_bytes

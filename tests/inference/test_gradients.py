@@ -1,0 +1,80 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_study as toy
+
+from cdjax.inference.gradients import activation_gradients, metric_gradients
+from cdjax.models import Edit
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
+@pytest.fixture(scope='module')
+def some():
+    return toy.dataset()[::4]
+
+
+@functools.partial(jax.jit, static_argnames='site')
+def difference(model, tokens, answers, others, site, shift):
+    logits = model(tokens, edits={site: Edit(shift=shift)}, logits_at=-1)[0]
+    rows = jnp.arange(len(tokens))
+    return logits[rows, answers] - logits[rows, others]
+
+
+@pytest.mark.parametrize('site', ['neurons', 'head_out', 'residual'])
+def test_gradients_are_finite_differences_of_the_logit_difference(some, site):
+    """At entries at random, of each problem its own: no problem's shift moves another's metric."""
+    # 39 problems in passes of 16: the last is filled up.
+    activations, gradients = activation_gradients(
+        toy.model(), some, site=site, tokens_per_pass=16 * toy.T
+    )
+    assert activations.shape == gradients.shape == (len(some), toy.L, toy.T, *activations.shape[3:])
+    run = lambda shift: np.asarray(
+        difference(
+            toy.model(), some.tokens, some.answers, some.counterfactual_answers, site, shift
+        ),
+        np.float64,
+    )
+    rng, step = np.random.default_rng(0), 0.01
+    rows = np.arange(len(some))
+    for _ in range(5):
+        entry = tuple(
+            rng.integers(size, size=len(some)) for size in (toy.L, toy.T, *gradients.shape[3:])
+        )
+        at = (entry[0], rows, *entry[1:])
+        shift = np.zeros((toy.L, len(some), toy.T, *gradients.shape[3:]), np.float32)
+        shift[at] = step
+        slope = (run(shift) - run(-shift)) / (2 * step)
+        np.testing.assert_allclose(gradients[(rows, *entry)], slope, rtol=0.05, atol=0.02)
+    assert np.abs(gradients).max() > 0.5
+
+
+def test_activations_are_those_of_the_clean_model(some):
+    activations, _ = activation_gradients(toy.model(), some)
+    run = jax.jit(lambda m, tokens: m(tokens, capture=('neurons',), logits_at=-1)[1]['neurons'])
+    expected = np.moveaxis(np.asarray(run(toy.model(), some.tokens)), 1, 0)
+    np.testing.assert_allclose(activations, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_under_an_edit_of_the_same_site_and_of_any_metric(some):
+    """With half of each neuron, the shift comes behind the edit: d/dh of `0.5 x + h`."""
+    rows = {
+        'tokens': jnp.asarray(some.tokens),
+        'lengths': jnp.asarray(some.lengths),
+    }
+    half = {'neurons': Edit(scale=0.5)}
+    metric = lambda logits, rows: logits[:, 3] ** 2
+    found = jax.jit(lambda rows: metric_gradients(toy.model(), rows, edits=half, metric=metric))
+    activations, gradients = found(rows)
+
+    def total(shift):
+        edits = {'neurons': Edit(0.5, shift)}
+        return (toy.model()(rows['tokens'], edits=edits, logits_at=-1)[0][:, 3] ** 2).sum()
+
+    expected = jax.jit(jax.grad(total))(jnp.zeros(activations.shape))
+    np.testing.assert_allclose(gradients, expected, rtol=1e-4, atol=1e-5)
+    run = jax.jit(lambda t: toy.model()(t, capture=('neurons',), logits_at=-1)[1]['neurons'])
+    np.testing.assert_allclose(activations[0], 0.5 * run(some.tokens)[0], rtol=1e-4, atol=1e-6)
