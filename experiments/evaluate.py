@@ -9,24 +9,20 @@ import jax
 from absl import flags
 from etils import epath
 
-from cdjax.circuits.circuit import Circuit
 from cdjax.models.target_folder import require_writable
 from cdjax.report.terminal import circuits_table
 from cdjax.run.folder import write_atomically
-from cdjax.studies.circuits import (
-    LOUDEST,
-    loudest_neurons,
-    smallest_faithful_share,
-    study_circuits,
-)
-from cdjax.studies.inputs import Inputs
+from cdjax.studies.circuits import smallest_faithful_share
+from cdjax.studies.evaluation import EvaluationConfig, evaluate_circuits
 from experiments import launch
 from experiments.flags import (
     define_checkpoint_flags,
     define_machine_flags,
+    define_pass_flag,
     define_study_flags,
     define_task_flags,
     inputs_from_flags,
+    run_options,
     start_machine,
     study_from_flags,
 )
@@ -37,32 +33,18 @@ flags.DEFINE_string('output', None, 'JSON file to write; beside the circuits if 
 define_study_flags(controls=False)
 define_checkpoint_flags()
 define_task_flags()
+define_pass_flag()
 define_machine_flags()
 
 
 def main() -> None:
     """Evaluates and prints."""
-    config = study_from_flags()
-    circuit = Circuit.load(FLAGS.circuits)
-    output = epath.Path(
-        FLAGS.output or str(FLAGS.circuits).removesuffix('.safetensors') + '.study.json'
-    )
+    config = EvaluationConfig(FLAGS.circuits, inputs_from_flags(), study_from_flags())
+    beside = str(FLAGS.circuits).removesuffix('.safetensors') + '.study.json'
+    options = run_options()
+    output = epath.Path(FLAGS.output or beside)
     require_writable(output)
-    inputs = Inputs(inputs_from_flags())
-    inputs.check_circuits(circuit, f'--circuits={FLAGS.circuits}')
-    mesh = start_machine()
-    model = inputs.load_teacher(mesh)
-    inputs.check_circuits(circuit, f'--circuits={FLAGS.circuits}', model=model)
-    loudest = loudest_neurons(model, inputs.dataset, inputs.split.train, circuit, mesh=mesh)
-    study = study_circuits(
-        model,
-        inputs.dataset,
-        inputs.split,
-        circuit,
-        {LOUDEST: loudest},
-        config,
-        mesh=mesh,
-    )
+    study = evaluate_circuits(config, mesh=start_machine(), options=options)
     if jax.process_index() == 0:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, json.dumps(study, indent=1) + '\n')

@@ -71,6 +71,15 @@ class Circuit:
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
+    def hash(self) -> str:
+        """A hash of masks, fill and classes, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for array in (self.masks, self.fill, self.assignments):
+            digest.update(f'{array.dtype}{array.shape}'.encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()[:16]
+
+    @property
     def num_classes(self) -> int:
         """K."""
         return len(self.masks)

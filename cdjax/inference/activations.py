@@ -8,9 +8,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cdjax.data import Dataset
-from cdjax.inference.rows import TOKENS_PER_PASS, map_rows
+from cdjax.inference.rows import map_rows
 from cdjax.losses import TopKLogits
 from cdjax.models import Capture, Llama
+from cdjax.run.options import TOKENS_PER_PASS
 
 
 def answer_activations(

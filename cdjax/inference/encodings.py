@@ -8,8 +8,9 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.classifier import Encoding
 from cdjax.data import Dataset
-from cdjax.inference.rows import TOKENS_PER_PASS, map_rows
+from cdjax.inference.rows import map_rows
 from cdjax.models import Capture, Llama
+from cdjax.run.options import TOKENS_PER_PASS
 
 
 def encode(

@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 
 from cdjax.data import Dataset
 from cdjax.inference.predictions import logit_difference
-from cdjax.inference.rows import TOKENS_PER_PASS, map_rows
+from cdjax.inference.rows import map_rows
 from cdjax.models import SITES, Capture, Edit, Llama
+from cdjax.run.options import TOKENS_PER_PASS
 
 
 def metric_gradients(

@@ -8,8 +8,9 @@ from jax.sharding import Mesh
 
 from cdjax.data import Dataset
 from cdjax.errors import InputError
-from cdjax.inference.rows import TOKENS_PER_PASS, mean_rows
+from cdjax.inference.rows import mean_rows
 from cdjax.models import Capture, Llama
+from cdjax.run.options import TOKENS_PER_PASS
 
 
 def neuron_means(

@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from cdjax.circuits.ablation import ABLATIONS, keep_only
 from cdjax.data import Dataset
 from cdjax.errors import InputError
-from cdjax.inference.rows import TOKENS_PER_PASS, map_rows
+from cdjax.inference.rows import map_rows
 from cdjax.models import SITES, Capture, Llama
 from cdjax.parallel.mesh import one_device, split_neurons
+from cdjax.run.options import TOKENS_PER_PASS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,6 +63,32 @@ def read_config(path: str | os.PathLike) -> LlamaConfig:
         raise InputError(f'{file}: {error}') from error
 
 
+def check_huggingface(path: str | os.PathLike, *, dtype=None) -> LlamaConfig:
+    """Returns the config of a local checkpoint folder whose files fit it, by their headers.
+
+    To be asked before what takes long, or leaves something behind. No weight is read, but for a
+    head that is stored beside the embedding it is tied to.
+
+    Args:
+        path: a folder on this machine.
+        dtype: as it is going to be loaded, see `load_huggingface`.
+
+    Raises:
+        InputError: what `load_huggingface` raises.
+    """
+    return _checked(Path(path), dtype)[0]
+
+
+def _checked(folder: Path, dtype) -> tuple[LlamaConfig, Llama, dict[str, StoredTensor]]:
+    """Returns config, abstract model and stored tensors of a folder, which fit each other."""
+    config = read_config(folder)
+    tensors = list_tensors(folder)
+    abstract = abstract_model(config)
+    leaves = jax.tree.leaves(abstract)
+    _check_tensors(folder, config, describe_parameters(config), leaves, tensors, dtype)
+    return config, abstract, tensors
+
+
 def load_huggingface(path: str | os.PathLike, *, mesh: Mesh | None = None, dtype=None) -> Llama:
     """Loads a Llama from a Hugging Face checkpoint folder (safetensors, one file or many).
 
@@ -91,13 +117,9 @@ def load_huggingface(path: str | os.PathLike, *, mesh: Mesh | None = None, dtype
 
 
 def _load(folder: Path, mesh: Mesh | None, dtype) -> Llama:
-    config = read_config(folder)
-    tensors = list_tensors(folder)
+    config, abstract, tensors = _checked(folder, dtype)
     parameters = describe_parameters(config)
-    abstract = abstract_model(config)
     leaves, treedef = jax.tree.flatten(abstract)
-    _check_tensors(folder, config, parameters, leaves, tensors, dtype)
-
     shardings = [None] * len(leaves)
     if mesh is not None:
         shardings = jax.tree.leaves(parameter_shardings(abstract, mesh))

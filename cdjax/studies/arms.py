@@ -37,6 +37,9 @@ STARTS = {
     'checkpoint': 'a student from the checkpoint',
 }
 
+# Which layers are aligned, see `cdjax.circuits.pairing.parse_pairs`; and steps between evaluations.
+LAYER_PAIRS, EVALUATE_EVERY = 'last', 250
+
 
 @dataclasses.dataclass(frozen=True)
 class ArmsConfig:
@@ -60,7 +63,7 @@ class ArmsConfig:
     starts: tuple[str, ...] | None = None
     seeds: tuple[int, ...] = (0,)
     head_start_steps: int = 300
-    evaluate_every: int = 250
+    evaluate_every: int = EVALUATE_EVERY
     max_problems: int = 1500
 
     def __post_init__(self):
@@ -212,6 +215,7 @@ def run_arm(
         The student; and its accuracy on unseen forms and on the share, the curve of the former,
         and the CKA with the teacher on unseen forms, of all neurons and within classes.
     """
+    passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
     unseen = evaluated_rows(split, config)
     problems = dataset[unseen]
     shared = len(split.share)
@@ -224,7 +228,7 @@ def run_arm(
         alignment=alignment_of(arm, pairing, split.share, seed),
         description=description,
         workdir=workdir,
-        evaluate=lambda model: {'accuracy': predict(model, problems, mesh=mesh).accuracy},
+        evaluate=lambda model: {'accuracy': predict(model, problems, **passes).accuracy},
         evaluate_every=config.evaluate_every,
         options=options,
     )
@@ -238,26 +242,27 @@ def run_arm(
         'arm': arm,
         'seed': seed,
         'unseen': curve[-1][1],
-        'share': predict(model, on_share, mesh=mesh).accuracy,
+        'share': predict(model, on_share, **passes).accuracy,
         'curve': curve,
         'losses': [
             [point['step'], point['task'], point['alignment']]
             for point in history
             if 'task' in point
         ],
-        **measure_alignment(model, problems, store[shared:], unseen, pairing, mesh=mesh),
+        **measure_alignment(model, problems, store[shared:], unseen, pairing, **passes),
     }
 
 
-def measure_alignment(model, problems, store, rows, pairing, *, mesh) -> dict[str, float]:
+def measure_alignment(model, problems, store, rows, pairing, **passes) -> dict[str, float]:
     """Returns the debiased CKA of student and teacher, mean over the layer pairs.
 
     `cka_all` compares all neurons over all problems; `cka_circuits` the teacher's circuit of each
     class with the student's neurons (its circuit, where it has one) on that class's problems.
+    `passes` are further arguments of `answer_logits_and_activations`.
     """
     student_layers, teacher_layers = zip(*pairing.pairs, strict=True)
     layers = tuple(sorted(set(student_layers)))
-    _, neurons = answer_logits_and_activations(model, problems, mesh=mesh, layers=layers)
+    _, neurons = answer_logits_and_activations(model, problems, layers=layers, **passes)
     teacher_neurons = store.neurons_of(teacher_layers)
     classes = jax.nn.one_hot(pairing.teacher.assignments[rows], pairing.teacher.num_classes)
     over_all, within = [], []

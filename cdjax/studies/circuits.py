@@ -29,7 +29,7 @@ from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama
 from cdjax.run.metrics import progress
-from cdjax.run.options import RunOptions
+from cdjax.run.options import TOKENS_PER_PASS, RunOptions
 from cdjax.training.discovery import DiscoveryConfig, discover
 
 # Controls whose masks are learned like the circuits', for classes that are fixed beforehand.
@@ -142,10 +142,18 @@ def discover_controls(
 
 
 def loudest_neurons(
-    model: Llama, dataset: Dataset, rows: np.ndarray, circuit: Circuit, *, mesh: Mesh
+    model: Llama,
+    dataset: Dataset,
+    rows: np.ndarray,
+    circuit: Circuit,
+    *,
+    mesh: Mesh,
+    tokens_per_pass: int = TOKENS_PER_PASS,
 ) -> Circuit:
     """Returns the control that ranks neurons by their mean |a| on the problems of each class."""
-    _, neurons_NxLxF = answer_logits_and_activations(model, dataset[rows], mesh=mesh)
+    _, neurons_NxLxF = answer_logits_and_activations(
+        model, dataset[rows], mesh=mesh, tokens_per_pass=tokens_per_pass
+    )
     classes = circuit.assignments[rows]
     scores = np.zeros_like(circuit.scores)
     for k in range(circuit.num_classes):
@@ -163,6 +171,7 @@ def study_circuits(
     config: CircuitStudyConfig,
     *,
     mesh: Mesh,
+    tokens_per_pass: int = TOKENS_PER_PASS,
     description: str = 'evaluate circuits',
 ) -> dict[str, Any]:
     """Measures circuits and controls on problems of unseen canonical forms.
@@ -175,6 +184,7 @@ def study_circuits(
         controls: circuits of the controls, see `discover_controls` and `loudest_neurons`.
         config: sizes and problems.
         mesh: the mesh.
+        tokens_per_pass: see `cdjax.inference.rows.rows_per_pass`.
         description: name on the progress bar.
 
     Returns:
@@ -188,10 +198,9 @@ def study_circuits(
     nominal = {max(round(share * neurons), 1) for share in config.sizes}
     sizes = sorted(nominal | {circuit.size})
     methods = {OURS: circuit, **controls}
-    full = predict(model, problems, mesh=mesh)
-    ablated = functools.partial(
-        predict, model, problems, mesh=mesh, fill=circuit.fill, ablation=config.ablation
-    )
+    whole = functools.partial(predict, model, problems, mesh=mesh, tokens_per_pass=tokens_per_pass)
+    full = whole()
+    ablated = functools.partial(whole, fill=circuit.fill, ablation=config.ablation)
     none = ablated(masks=np.zeros_like(circuit.masks))
 
     total = (len(methods) + 1) * len(sizes) * 2 + 2 * circuit.num_classes

@@ -1,6 +1,7 @@
 """What a study starts from: checkpoints, tokenizer, problems and their split."""
 
 import dataclasses
+import functools
 import json
 import warnings
 from pathlib import Path
@@ -31,7 +32,7 @@ from cdjax.errors import InputError
 from cdjax.models import Llama, LlamaConfig, load_huggingface
 from cdjax.models.config import PRESETS
 from cdjax.models.hub import resolve_checkpoint, resolve_shape
-from cdjax.models.huggingface import read_config
+from cdjax.models.huggingface import check_huggingface
 from cdjax.parallel.mesh import init_sharded
 
 # None: each tensor keeps the dtype that it is stored in.
@@ -87,8 +88,7 @@ class Inputs:
         config: what decides them.
         teacher_path: the teacher's checkpoint folder, None for random weights of a preset.
         teacher_config: its shape.
-        student_path: the student's folder, likewise.
-        student_config: its shape.
+        student_path: the student's folder, likewise; None for a student from nothing.
         has_student: whether there is a student to start from, rather than one from nothing.
         tokenizer: the teacher's; with random weights, where its folder has none, one of our own
             that like Llama 3's has one token for each number.
@@ -105,23 +105,12 @@ class Inputs:
 
     def __init__(self, config: InputsConfig):
         self.config = config
-        self.teacher_config, self.teacher_path = self._resolve(config.teacher or EMBEDDED_TEACHER)
-        self.has_student = config.has_student
-        if self.has_student:
-            self.student_config, self.student_path = self._resolve(config.student)
-        else:
-            self.student_path = None
-            self.student_config = (
-                half_width(self.teacher_config)
-                if config.student is None
-                else LlamaConfig.preset(config.student)
-            )
-        if self.student_config.vocab_size != self.teacher_config.vocab_size:
-            raise InputError(
-                f'the student {config.student} has {self.student_config.vocab_size} tokens and the '
-                f"teacher {self.teacher_config.vocab_size}: name a student of the teacher's "
-                'vocabulary'
-            )
+        self.teacher_config, self.teacher_path = self._resolve(
+            config.teacher or EMBEDDED_TEACHER, TEACHER_DTYPES[config.teacher_dtype]
+        )
+        self.has_student, self.student_path = config.has_student, None
+        if config.student is not None:
+            self._read_student(config.student)
         self.tokenizer_path = self.teacher_path
         if config.random_weights and not _has_tokenizer(self.teacher_path):
             self.tokenizer_path = None
@@ -135,6 +124,22 @@ class Inputs:
         self.trainings: tuple[TrainingData, ...] = ()
         if not config.random_weights:
             self._check_trainings()
+
+    def _read_student(self, name: str) -> None:
+        if self.has_student:
+            self.student_config, self.student_path = self._resolve(name, jnp.float32)
+        else:
+            self.student_config = LlamaConfig.preset(name)
+        if self.student_config.vocab_size != self.teacher_config.vocab_size:
+            raise InputError(
+                f'the student {name} has {self.student_config.vocab_size} tokens and the teacher '
+                f"{self.teacher_config.vocab_size}: name a student of the teacher's vocabulary"
+            )
+
+    @functools.cached_property
+    def student_config(self) -> LlamaConfig:
+        """The shape of the student; where none is named, half the teacher's width."""
+        return half_width(self.teacher_config)
 
     def _check_trainings(self) -> None:
         """Reads what the models were trained on; problems held out here must be none of it."""
@@ -175,8 +180,8 @@ class Inputs:
         here = [TrainingData(self.dataset.hash, part=part, **split) for part in parts]
         return training_data_file([*(self.trainings if from_student else ()), *here])
 
-    def _resolve(self, name: str | Path) -> tuple[LlamaConfig, Path | None]:
-        """Returns the shape of a model and the folder of its checkpoint."""
+    def _resolve(self, name: str | Path, dtype) -> tuple[LlamaConfig, Path | None]:
+        """Returns the shape of a model and the folder of its checkpoint, whose files fit it."""
         if self.config.random_weights:
             return resolve_shape(name)
         if name in PRESETS:
@@ -185,7 +190,7 @@ class Inputs:
                 'or add --random_weights to try speed and memory'
             )
         folder = resolve_checkpoint(name)
-        return read_config(folder), folder
+        return check_huggingface(folder, dtype=dtype), folder
 
     def _encode(self) -> Dataset:
         task = self.config.task

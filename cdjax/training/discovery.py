@@ -190,15 +190,18 @@ def discover(
 
     # -- What is the same at every step: computed once, kept on the host -----------------------
     encoder = next(iter(models.values()))
-    encodings = encode(encoder, dataset, config.encoding, mesh=mesh)
+    passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
+    encodings = encode(encoder, dataset, config.encoding, **passes)
     mean, inverse_deviation = standardization(encodings[rows])
     encodings = (encodings - mean) * inverse_deviation
     learned = dataset[rows]
     stores = {
-        name: _build_store(model, learned, config, mesh, f'{description}: {name} activations')
+        name: _build_store(
+            model, learned, config, description=f'{description}: {name} activations', **passes
+        )
         for name, model in models.items()
     }
-    fills = {name: neuron_means(model, learned, mesh=mesh) for name, model in models.items()}
+    fills = {name: neuron_means(model, learned, **passes) for name, model in models.items()}
     frozen = {
         name: {'model': model, 'fill': split_neurons(fills[name], mesh)}
         for name, model in models.items()
@@ -456,11 +459,9 @@ def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig)
     return sum(2 * passes * forward_flops(m.config, rows, length, logits=rows) for m in models)
 
 
-def _build_store(model, dataset, config, mesh, description) -> dict[str, np.ndarray]:
+def _build_store(model, dataset, config, **passes) -> dict[str, np.ndarray]:
     """Returns what the frozen model says: `logits [N, V]` and `activations [N, D]`."""
-    logits, neurons_NxLxF = answer_logits_and_activations(
-        model, dataset, mesh=mesh, description=description
-    )
+    logits, neurons_NxLxF = answer_logits_and_activations(model, dataset, **passes)
     activations = neurons_NxLxF.reshape(len(dataset), -1)
     if config.objective == 'causal':
         standardize(activations)

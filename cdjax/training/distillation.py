@@ -20,7 +20,6 @@ from cdjax.circuits.pairing import LayerPairs
 from cdjax.data import Dataset, batch_indices
 from cdjax.errors import InputError, check_finite
 from cdjax.inference.activations import answer_activations, answer_logits_and_activations
-from cdjax.inference.rows import TOKENS_PER_PASS
 from cdjax.losses import ActivationPair, TopKLogits, distillation_loss
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.models import Llama, LlamaConfig
@@ -30,7 +29,7 @@ from cdjax.parallel.mesh import (
     put_batch,
     split_neurons,
 )
-from cdjax.run.options import RunOptions
+from cdjax.run.options import TOKENS_PER_PASS, RunOptions
 from cdjax.training.accumulation import (
     accumulate_gradients,
     check_batch_size,

@@ -16,20 +16,18 @@ from experiments.flags.inputs import (
     define_checkpoint_flags,
     define_task_flags,
     inputs_from_flags,
-    task_from_flags,
+    problems_from_flags,
 )
 from experiments.flags.machine import define_machine_flags, define_mesh_flags, start_machine
 from experiments.flags.run import (
-    BEST,
     define_export_flag,
+    define_pass_flag,
     define_run_flags,
-    exported,
     run_options,
 )
 from experiments.flags.study import define_study_flags, study_from_flags
 
 __all__ = [
-    'BEST',
     'arms_from_flags',
     'define_arms_flags',
     'define_checkpoint_flags',
@@ -38,17 +36,17 @@ __all__ = [
     'define_export_flag',
     'define_machine_flags',
     'define_mesh_flags',
+    'define_pass_flag',
     'define_run_flags',
     'define_study_flags',
     'define_task_flags',
     'define_training_flags',
     'discovery_from_flags',
     'distillation_from_flags',
-    'exported',
     'inputs_from_flags',
+    'problems_from_flags',
     'run_options',
     'start_machine',
     'study_from_flags',
-    'task_from_flags',
     'training_from_flags',
 ]

@@ -1,5 +1,7 @@
 """Flags of the problems and of the models."""
 
+import dataclasses
+
 from absl import flags, logging
 
 from cdjax.data import ArithmeticTask
@@ -10,7 +12,7 @@ FLAGS = flags.FLAGS
 
 
 def define_task_flags() -> None:
-    """Defines which problems are meant; see `task_from_flags`."""
+    """Defines which problems are meant; see `problems_from_flags`."""
     task, inputs = ArithmeticTask(), InputsConfig()
     flags.DEFINE_list('operators', list(task.operators), 'Operators of the problems: + - * /.')
     flags.DEFINE_integer('operands', task.operands, 'Operands of a problem, 2 or 3.')
@@ -36,19 +38,30 @@ def define_task_flags() -> None:
     flags.DEFINE_integer('split_seed', inputs.split_seed, 'Seed of the split by canonical form.')
 
 
-def task_from_flags() -> ArithmeticTask | None:
-    """Returns the arithmetic task, checked, or None where a task file is given."""
-    if FLAGS.task_file is not None:
-        return None
-    return ArithmeticTask(
-        operators=tuple(FLAGS.operators),
-        operands=FLAGS.operands,
-        low=FLAGS.low,
-        high=FLAGS.high,
-        answer_low=FLAGS.answer_low,
-        answer_high=FLAGS.answer_high,
+def problems_from_flags() -> InputsConfig:
+    """Returns the inputs of a study that names no model: its problems and their split.
+
+    Raises:
+        InputError: a value out of range.
+    """
+    task = FLAGS.task_file
+    if task is None:
+        task = ArithmeticTask(
+            operators=tuple(FLAGS.operators),
+            operands=FLAGS.operands,
+            low=FLAGS.low,
+            high=FLAGS.high,
+            answer_low=FLAGS.answer_low,
+            answer_high=FLAGS.answer_high,
+            prompt_prefix=FLAGS.prompt_prefix,
+            num_problems=FLAGS.num_problems,
+        )
+    return InputsConfig(
+        task=task,
+        share=FLAGS.share,
+        test=FLAGS.test,
+        split_seed=FLAGS.split_seed,
         prompt_prefix=FLAGS.prompt_prefix,
-        num_problems=FLAGS.num_problems,
     )
 
 
@@ -82,16 +95,15 @@ def define_checkpoint_flags() -> None:
 
 
 def inputs_from_flags() -> InputsConfig:
-    """Returns the inputs of a study."""
-    task = task_from_flags()
+    """Returns the inputs of a study.
+
+    Raises:
+        InputError: a value out of range.
+    """
     if FLAGS.random_weights:
         logging.warning('random weights: speed and memory are real, what the models say is not')
-    return InputsConfig(
-        task=FLAGS.task_file if task is None else task,
-        share=FLAGS.share,
-        test=FLAGS.test,
-        split_seed=FLAGS.split_seed,
-        prompt_prefix=FLAGS.prompt_prefix,
+    return dataclasses.replace(
+        problems_from_flags(),
         teacher=FLAGS.teacher,
         student=FLAGS.student,
         teacher_dtype=FLAGS.teacher_dtype,

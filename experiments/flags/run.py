@@ -1,17 +1,12 @@
 """Flags of the folder of a run, and of what its trainings write there."""
 
-from absl import flags, logging
-from etils import epath
+from absl import flags
 
 from cdjax.errors import InputError
-from cdjax.models import Llama
 from cdjax.run.options import RunOptions
-from cdjax.training.loop import best_parameters
+from cdjax.studies.trained import EXPORTS
 
 FLAGS = flags.FLAGS
-
-# The evaluation by which the best checkpoint is kept.
-BEST = ('accuracy', 'max')
 
 
 def define_run_flags(workdir: str) -> None:
@@ -38,21 +33,33 @@ def define_run_flags(workdir: str) -> None:
         'Begin with a report on the gradient of each term, and stop if a term trains nothing; it '
         'takes the memory of one more gradient.',
     )
+    define_pass_flag()
+
+
+def define_pass_flag() -> None:
+    """Defines how much of a data set goes through a model at once; see `run_options`."""
+    flags.DEFINE_integer(
+        'tokens_per_pass',
+        RunOptions().tokens_per_pass,
+        'Tokens that go through a model at once, over all devices, where nothing is trained.',
+    )
 
 
 def run_options() -> RunOptions:
-    """Returns what `define_run_flags` defines.
+    """Returns what `define_run_flags` defines, or `define_pass_flag` alone.
 
     Raises:
         InputError: a value out of range.
     """
-    if 'evaluate_every' in FLAGS and FLAGS.evaluate_every < 1:
-        raise InputError(f'evaluate_every={FLAGS.evaluate_every} must be at least 1')
+    passes = {'tokens_per_pass': FLAGS.tokens_per_pass}
+    if 'workdir' not in FLAGS:
+        return RunOptions(**passes)
     return RunOptions(
         checkpoint_every=FLAGS.checkpoint_every,
         profile_steps=_profile_steps(),
         check_gradients=FLAGS.check_gradients,
         diagnose_every=FLAGS.diagnose_every,
+        **passes,
     )
 
 
@@ -68,21 +75,12 @@ def _profile_steps() -> tuple[int, int] | None:
     return first, end
 
 
-def define_export_flag() -> None:
-    """Defines which parameters of a training with evaluations are exported; see `exported`."""
+def define_export_flag(default: str) -> None:
+    """Defines which parameters of a training with evaluations are exported."""
     flags.DEFINE_enum(
         'export',
-        'last',
-        ['last', 'best'],
+        default,
+        EXPORTS,
         'Which step is exported: the last, or the best by accuracy on the evaluated problems '
         '(which is then optimistic). Both are kept in WORKDIR/checkpoints.',
     )
-
-
-def exported(model: Llama, workdir: epath.Path) -> Llama:
-    """Returns the model of the step that --export asks for, given that of the last one."""
-    if FLAGS.export == 'last':
-        return model
-    model, step = best_parameters(workdir, model, BEST)
-    logging.warning('exporting step %d, chosen by the very problems it is evaluated on', step)
-    return model

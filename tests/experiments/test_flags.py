@@ -56,7 +56,7 @@ GROUPS = {
     'run': (lambda: shared.define_run_flags('runs/test'), RunOptions()),
 }
 BUILDERS = {
-    'task': shared.task_from_flags,
+    'task': lambda: shared.problems_from_flags().task,
     'inputs': shared.inputs_from_flags,
     'discovery': shared.discovery_from_flags,
     'distillation': shared.distillation_from_flags,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ import pytest
 from launchers import ROOT, run_launchers
 
 from cdjax.parallel.preemption import Preempted
+from cdjax.studies.inputs import EMBEDDED_TEACHER
 from cdjax.training.gradient_reports import GradientError, GradientReport
 from experiments import launch
 
@@ -26,6 +28,8 @@ def mistakes(folder):
     lines = [json.dumps({'prompt': f'{a}+1=', 'answer': str(a + 1)}) for a in range(9)]
     task.write_text('\n'.join([*lines[:6], '{"prompt": "3+', *lines[6:]]))
     other.mkdir()
+    short = shutil.copytree(EMBEDDED_TEACHER, folder / 'short')
+    os.truncate(short / 'model.safetensors', 100_000)
     (other / 'config.json').write_text('{"name": "discover", "inputs": {"share": 0.5}}')
     return {
         'operator': (['discover', new, '--operators=+,%'], ["'%'", 'choose']),
@@ -95,6 +99,18 @@ def mistakes(folder):
         'evaluate_every': (
             ['distill', new, '--arm=kd', '--evaluate_every=0'],
             ['evaluate_every=0 must be at least 1'],
+        ),
+        'init': (
+            ['train_teacher', new, '--init=model', '--layers=3'],
+            ['layers=3: --init=model has its own'],
+        ),
+        'truncated': (
+            ['discover', new, f'--teacher={short}'],
+            [f'{short}/model.safetensors', 'is truncated', 'fetch it again'],
+        ),
+        'starts': (
+            ['pipeline', new, f'--student={EMBEDDED_TEACHER}', '--starts=nothing'],
+            ['starts=nothing would not start from the student', 'add checkpoint to starts'],
         ),
         'heads': (['train_teacher', new, '--heads=0'], ['heads=0 does not divide hidden_size=128']),
         'mesh': (['discover', new, '--operands=2', '--tensor=3'], ['tensor=3', '1 devices']),

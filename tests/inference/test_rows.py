@@ -7,8 +7,9 @@ import pytest
 import toy_study as toy
 
 from cdjax.errors import InputError
-from cdjax.inference.rows import TOKENS_PER_PASS, map_rows, mean_rows, rows_per_pass
+from cdjax.inference.rows import map_rows, mean_rows, rows_per_pass
 from cdjax.parallel.mesh import make_mesh, one_device
+from cdjax.run.options import TOKENS_PER_PASS
 
 TRACES = []
 

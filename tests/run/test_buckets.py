@@ -96,7 +96,7 @@ def test_a_pipeline_in_a_bucket_is_stopped_and_continued(bucket, teacher, monkey
     log = (there / 'stages/discover/teacher/metrics.jsonl').read_text().splitlines()
     assert json.loads(log[-1])['step'] == 6
     assert Circuit.load(there / 'circuits' / 'teacher').num_classes == 2
-    assert load_huggingface(there / 'student').config == pipeline.inputs.student_config
+    assert load_huggingface(there / 'student').config == pipeline.shared.inputs.student_config
     assert list(tmp_path.iterdir()) == [], 'nothing was written beside the bucket'
 
     other = dataclasses.replace(pipeline.config, layer_pairs='depth')

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.data import ArithmeticTask, save_tokenizer
 from cdjax.data.training_data import FILE, TrainingData, training_data_file
 from cdjax.errors import InputError
-from cdjax.models.huggingface import LlamaConfig
+from cdjax.models import Llama, LlamaConfig, save_huggingface
 from cdjax.parallel.mesh import make_mesh
 from cdjax.studies import inputs as inputs_module
 from cdjax.studies.inputs import EMBEDDED_TEACHER, Inputs, InputsConfig, half_width
@@ -27,13 +29,17 @@ def no_weights(monkeypatch):
     monkeypatch.setattr(inputs_module, 'load_huggingface', fail)
 
 
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('checkpoint')
+    save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
+    save_huggingface(toy.model(), folder / 'teacher', tokenizer_from=folder / 'tokenizer')
+    return folder / 'teacher'
+
+
 @pytest.fixture
-def teacher(tmp_path):
-    """A checkpoint folder without weights, which nobody is to miss here."""
-    folder = tmp_path / 'teacher'
-    save_tokenizer(toy.tokenizer(), folder)
-    (folder / 'config.json').write_text(json.dumps(toy.teacher_config().to_huggingface()))
-    return folder
+def teacher(checkpoint, tmp_path):
+    return shutil.copytree(checkpoint, tmp_path / 'teacher')
 
 
 def test_good_inputs(teacher):
@@ -86,10 +92,32 @@ def test_a_broken_tokenizer(teacher):
 
 def test_a_student_of_another_vocabulary(teacher, tmp_path):
     student = tmp_path / 'student'
-    shutil.copytree(teacher, student)
-    fields = json.loads((student / 'config.json').read_text())
-    (student / 'config.json').write_text(json.dumps(fields | {'vocab_size': 31}))
+    shape = dataclasses.replace(toy.student_config(), vocab_size=31)
+    save_huggingface(Llama(shape, jax.random.key(0)), student)
     check('student has 31 tokens and the teacher 30', teacher=str(teacher), student=str(student))
+
+
+@pytest.mark.parametrize('which', ['teacher', 'student'])
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (lambda file: file.unlink(), 'holds neither model.safetensors nor'),
+        (lambda file: os.truncate(file, file.stat().st_size - 1), 'is truncated or no safetensors'),
+        (lambda file: _change_config(file, intermediate_size=48), 'misshapen: .*down_proj.weight'),
+        (lambda file: _change_config(file, num_hidden_layers=3), 'missing: model.layers.2'),
+    ],
+)
+def test_weights_that_do_not_fit_are_noticed_by_their_headers(
+    checkpoint, tmp_path, damage, message, which
+):
+    broken = shutil.copytree(checkpoint, tmp_path / 'broken')
+    damage(broken / 'model.safetensors')
+    check(f'broken.*{message}', **{'teacher': str(checkpoint), which: str(broken)})
+
+
+def _change_config(weights, **changes):
+    file = weights.with_name('config.json')
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 def test_a_range_that_leaves_the_numbers_of_one_token(teacher):

@@ -12,15 +12,13 @@ import toy_study as toy
 import transformers
 from etils import epath
 
+from cdjax import studies
 from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.circuits.classifier import Encoding
 from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import Llama, load_huggingface, save_huggingface
 from cdjax.run.options import RunOptions
-from cdjax.studies import arms as arms_module
-from cdjax.studies import circuits as circuits_module
-from cdjax.studies import pipeline as pipeline_module
 from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import OURS, RANDOM, CircuitStudyConfig
 from cdjax.studies.inputs import Inputs, InputsConfig
@@ -144,12 +142,14 @@ def test_a_second_run_recomputes_nothing(finished, monkeypatch):
         raise AssertionError('computed again')
 
     for module, name in [
-        (pipeline_module, 'discover'),
-        (pipeline_module, 'load_huggingface'),
-        (pipeline_module, 'study_circuits'),
-        (circuits_module, 'discover'),
-        (arms_module, 'distill'),
-        (arms_module, 'train_language_model'),
+        (studies.discovery, 'discover'),
+        (studies.circuits, 'discover'),
+        (studies.evaluation, 'study_circuits'),
+        (studies.rediscovery, 'study_circuits'),
+        (studies.rediscovery, 'load_huggingface'),
+        (studies.pipeline, 'load_huggingface'),
+        (studies.arms, 'distill'),
+        (studies.arms, 'train_language_model'),
     ]:
         monkeypatch.setattr(module, name, fail)
     monkeypatch.setattr(Inputs, 'load_teacher', fail)
@@ -199,7 +199,7 @@ def test_a_student_that_is_given_is_the_student_that_starts(teacher, tmp_path):
     config = dataclasses.replace(config, inputs=inputs, arms=arms)
     pipeline = Pipeline(config, tmp_path / 'run', mesh=toy.one_device())
     assert pipeline.config.arms.starts == ('checkpoint',)
-    first = pipeline.first_student('checkpoint', 0)
+    first = pipeline.students.first('checkpoint', 0)
     assert model_hash(first) == model_hash(student)
     written = json.loads((tmp_path / 'run' / 'config.json').read_text())['arms']
     assert written['starts'] == ['checkpoint']

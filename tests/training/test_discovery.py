@@ -391,9 +391,12 @@ def test_the_published_objective_trains_on_raw_activations(monkeypatch):
     monkeypatch.setattr(discovery, 'jit_step', step)
     stores = []
     build = discovery._build_store
-    monkeypatch.setattr(
-        discovery, '_build_store', lambda *args: stores.append(build(*args)) or stores[-1]
-    )
+
+    def kept(*args, **options):
+        stores.append(build(*args, **options))
+        return stores[-1]
+
+    monkeypatch.setattr(discovery, '_build_store', kept)
     config = dataclasses.replace(
         CONFIG,
         objective='published',
@@ -414,7 +417,7 @@ def test_the_published_objective_trains_on_raw_activations(monkeypatch):
 
 def test_the_causal_objective_reads_standardised_activations():
     train = toy.dataset()[toy.rows().train]
-    store = discovery._build_store(toy.model(), train, CONFIG, toy.one_device(), None)
+    store = discovery._build_store(toy.model(), train, CONFIG, mesh=toy.one_device())
     np.testing.assert_allclose(store['activations'].mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(store['activations'].std(0), 1, rtol=1e-3)
 

@@ -1,0 +1,137 @@
+"""Stage 1: the circuits of a model, or of several jointly, discovered once and read ever after."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from cdjax.circuits.circuit import Circuit
+from cdjax.inference.predictions import predict
+from cdjax.models import Llama
+from cdjax.parallel.multihost import as_process_0_sees
+from cdjax.run.folder import await_file, open_workdir
+from cdjax.run.options import RunOptions
+from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.run import Run
+from cdjax.training.discovery import DiscoveryConfig, check_discovery, discover
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscoveryStudyConfig:
+    """Everything that decides the results of a study of discovery.
+
+    Attributes:
+        inputs: checkpoints, problems and their split; where a student's checkpoint is given,
+            teacher and student are searched jointly.
+        discovery: the search for circuits.
+    """
+
+    inputs: InputsConfig = InputsConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()
+
+
+def study_discovery(
+    config: DiscoveryStudyConfig,
+    workdir: epath.PathLike,
+    *,
+    mesh: Mesh,
+    options: RunOptions = RunOptions(),
+) -> dict[str, Circuit]:
+    """Discovers circuits and measures on unseen forms what they keep of the accuracy.
+
+    Args:
+        config: what is run.
+        workdir: the folder of the run; circuits are kept in `circuits/MODEL`.
+        mesh: the mesh.
+        options: what the training writes and checks on the way.
+
+    Returns:
+        `teacher` and, where there is a checkpoint of one, `student` → circuits, whose
+        `info['metrics']` are `accuracy`, `accuracy_with_only` and `accuracy_without`.
+
+    Raises:
+        InputError: wrong inputs (see `Inputs`), a search that cannot work, or a folder that holds
+            another run.
+    """
+    inputs = Inputs(config.inputs)
+    shapes = {'teacher': inputs.teacher_config}
+    if inputs.has_student:
+        shapes['student'] = inputs.student_config
+    check_discovery(
+        shapes, inputs.dataset, config.discovery, mesh=mesh, batch_flag='discovery_batch_size'
+    )
+    facts = {'inputs': inputs.facts(), 'discovery': config.discovery}
+    run = Run(inputs, open_workdir(workdir, facts, name='discover'), mesh, options)
+    models = {'teacher': run.teacher}
+    if inputs.has_student:
+        models['student'] = inputs.load_student(mesh)
+    paths = {name: run.workdir / 'circuits' / name for name in models}
+    circuits = discover_circuits(
+        run, lambda: models, config.discovery, paths, training=run.workdir, description='discover'
+    )
+    for name, circuit in circuits.items():
+        circuit.info['metrics'] = measure_circuit(run, models[name], circuit)
+        circuit.save(paths[name])
+    return circuits
+
+
+def discover_circuits(
+    run: Run,
+    models: Callable[[], Mapping[str, Llama]],
+    config: DiscoveryConfig,
+    paths: Mapping[str, epath.Path],
+    *,
+    training: epath.Path,
+    description: str,
+    classes: np.ndarray | None = None,
+    options: RunOptions | None = None,
+) -> dict[str, Circuit]:
+    """Returns the circuits at `paths`, discovered jointly where they are not all there.
+
+    Args:
+        run: the run.
+        models: makes name → model, asked only if there is something to discover.
+        config: the search.
+        paths: name of each model → where its circuits are kept.
+        training: folder of the training's checkpoints and metrics.
+        description: name on the progress bar.
+        classes: int `[N]`, classes that are fixed beforehand; learned if None.
+        options: those of the run if None.
+    """
+    there = lambda: all(path.with_suffix('.json').exists() for path in paths.values())
+    if not as_process_0_sees(there):
+        found, _ = discover(
+            models(),
+            run.inputs.dataset,
+            run.inputs.split.train,
+            config,
+            mesh=run.mesh,
+            classes=classes,
+            description=description,
+            workdir=training,
+            options=run.options if options is None else options,
+        )
+        for name, circuit in found.items():
+            circuit.info.update(run.inputs.origin)
+            circuit.save(paths[name])
+    circuits = {}
+    for name, path in paths.items():
+        for suffix in ('.safetensors', '.json'):
+            await_file(path.with_suffix(suffix))
+        circuits[name] = Circuit.load(path)
+        run.inputs.check_circuits(circuits[name], str(path))
+    return circuits
+
+
+def measure_circuit(run: Run, model: Llama, circuit: Circuit) -> dict[str, float]:
+    """Returns the accuracy on all unseen problems: whole, with only the circuits, without them."""
+    rows = run.inputs.split.test
+    unseen = run.inputs.dataset[rows]
+    ablated = {'classes': circuit.assignments[rows], 'fill': circuit.fill, **run.passes}
+    return {
+        'accuracy': predict(model, unseen, **run.passes).accuracy,
+        'accuracy_with_only': predict(model, unseen, masks=circuit.masks, **ablated).accuracy,
+        'accuracy_without': predict(model, unseen, masks=1.0 - circuit.masks, **ablated).accuracy,
+    }

@@ -1,0 +1,89 @@
+"""What moved: circuits discovered in distilled students for the teacher's classes, and compared."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from cdjax.circuits.circuit import Circuit
+from cdjax.evaluation.selectivity import compare_matrices, selectivity, selectivity_matrix
+from cdjax.inference.predictions import predict
+from cdjax.models import Llama, load_huggingface
+from cdjax.run.results import stored
+from cdjax.studies.circuits import CircuitStudyConfig, study_circuits, unseen_rows
+from cdjax.studies.discovery import discover_circuits
+from cdjax.studies.run import Run
+from cdjax.training.discovery import DiscoveryConfig
+
+
+def rediscover(
+    run: Run,
+    student: str,
+    arm: str,
+    teacher: Circuit,
+    discovery: DiscoveryConfig,
+    config: CircuitStudyConfig,
+) -> dict[str, Any]:
+    """Discovers circuits in a distilled student, for the teacher's classes, once, and compares.
+
+    Args:
+        run: the run.
+        student: the student's name among `students/`.
+        arm: the arm that it was distilled by.
+        teacher: the teacher's circuits.
+        discovery: the search.
+        config: how circuits are measured.
+
+    Returns:
+        The study of the student's circuits, and how its selectivity matrix correlates with the
+        teacher's beside chance.
+    """
+
+    def compute():
+        model = load_huggingface(run.workdir / 'students' / student, mesh=run.mesh)
+        found = discover_circuits(
+            run,
+            lambda: {'student': model},
+            discovery,
+            {'student': run.workdir / 'circuits' / f'student_{student}'},
+            training=run.workdir / 'stages' / 'rediscover' / student,
+            description=f'discover: student of {arm}',
+            classes=teacher.assignments,
+            options=dataclasses.replace(run.options, check_gradients=False),
+        )
+        study = study_circuits(
+            model,
+            run.inputs.dataset,
+            run.inputs.split,
+            found['student'],
+            {},
+            dataclasses.replace(config, sizes=(discovery.density,)),
+            **run.passes,
+            description=f'evaluate circuits: {arm}',
+        )
+        of_teacher = _matrix(run, run.teacher, teacher, config)
+        of_student = np.array(study['selectivity']['matrix'], float)
+        correlation, chance = compare_matrices(of_teacher, of_student)
+        return {
+            'arm': arm,
+            'study': study,
+            'teacher_selectivity': selectivity(of_teacher),
+            'correlation': correlation,
+            'chance': chance,
+        }
+
+    return stored(run.workdir / 'results' / 'rediscovery' / f'{student}.json', compute)
+
+
+def _matrix(run: Run, model: Llama, circuit: Circuit, config: CircuitStudyConfig) -> np.ndarray:
+    rows = unseen_rows(run.inputs.split, config)
+    ablated = functools.partial(
+        predict,
+        model,
+        run.inputs.dataset[rows],
+        fill=circuit.fill,
+        ablation=config.ablation,
+        **run.passes,
+    )
+    return selectivity_matrix(ablated, circuit.masks, circuit.assignments[rows])

@@ -1,0 +1,158 @@
+"""Stage 2 of a study: the students of every arm, from every start, with every seed."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from cdjax.circuits.pairing import LayerPairs
+from cdjax.data.training_data import OUTSIDE_SHARE
+from cdjax.inference.predictions import predict
+from cdjax.models import Llama, LlamaConfig
+from cdjax.run.results import stored
+from cdjax.studies.arms import (
+    ArmsConfig,
+    Pairing,
+    evaluated_rows,
+    run_arm,
+    summarise,
+    train_head_start,
+)
+from cdjax.studies.discovery import discover_circuits
+from cdjax.studies.evaluation import discover_teacher
+from cdjax.studies.run import Run
+from cdjax.training.discovery import DiscoveryConfig
+from cdjax.training.distillation import TeacherStore
+
+
+class Students:
+    """The students of one run. Each is distilled once, and read from disk ever after.
+
+    Args:
+        run: the run.
+        arms: which students; its starts are chosen.
+        discovery: the search for circuits, in the teacher and jointly in students that do part of
+            the task.
+        pairs: the layers that are aligned.
+    """
+
+    def __init__(self, run: Run, arms: ArmsConfig, discovery: DiscoveryConfig, pairs: LayerPairs):
+        self.run, self.arms, self.discovery, self.pairs = run, arms, discovery, pairs
+
+    def compare_arms(self) -> dict[str, Any]:
+        """Distils every arm from every start with every seed; returns runs and tables by start."""
+        starts = {}
+        for start in self.arms.starts:
+            runs = [
+                self.distil(start, arm, seed) for seed in self.arms.seeds for arm in self.arms.arms
+            ]
+            starts[start] = {
+                'table': summarise(runs, self.arms.arms),
+                'runs': runs,
+                'first': self.describe_start(start),
+            }
+        return starts
+
+    def distil(self, start: str, arm: str, seed: int) -> dict[str, Any]:
+        """Distils one student; returns its measurements, and keeps it if its seed is the first."""
+        name = f'{start}-{arm}-{seed}'
+
+        def compute():
+            model, result = run_arm(
+                arm,
+                seed,
+                self.first(start, seed),
+                self.store,
+                self.run.inputs.dataset,
+                self.run.inputs.split,
+                self.pairing(start, seed),
+                dataclasses.replace(self.arms, distillation=self.arms.distillation_from(start)),
+                mesh=self.run.mesh,
+                workdir=self.run.workdir / 'stages' / 'distill' / name,
+                description=f'distill: {arm}, seed {seed}',
+                options=self.run.options,
+            )
+            if seed == self.arms.seeds[0]:
+                self.save(model, start, self.run.workdir / 'students' / name)
+            return result
+
+        return stored(self.run.workdir / 'results' / 'arms' / f'{name}.json', compute)
+
+    def save(self, model: Llama, start: str, target) -> None:
+        """Saves a student of a start as a Hugging Face folder, unless it is there."""
+        trained_on = (OUTSIDE_SHARE, 'share') if start == 'partial' else ('share',)
+        self.run.save_student(model, target, *trained_on, from_checkpoint=start == 'checkpoint')
+
+    @functools.cached_property
+    def store(self) -> TeacherStore:
+        """What the teacher says of the share and, behind it, of the unseen problems evaluated."""
+        inputs, distillation = self.run.inputs, self.arms.distillation
+        rows = np.concatenate([inputs.split.share, evaluated_rows(inputs.split, self.arms)])
+        return TeacherStore.build(
+            self.run.teacher,
+            inputs.dataset[rows],
+            layers={teacher for _, teacher in self.pairs},
+            top_k=distillation.top_k,
+            temperature=distillation.temperature,
+            **self.run.passes,
+        )
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 (students live as long as their process)
+    def first(self, start: str, seed: int) -> Llama | LlamaConfig:
+        """Returns what the students of a start and a seed start from."""
+        if start == 'nothing':
+            return self.run.inputs.student_config
+        if start == 'checkpoint':
+            return self.run.inputs.load_student(self.run.mesh)
+        return train_head_start(
+            self.run.inputs.student_config,
+            self.run.inputs.dataset,
+            self.run.inputs.split,
+            self.arms.head_start(seed),
+            mesh=self.run.mesh,
+            workdir=self.run.workdir / 'stages' / 'head_start' / str(seed),
+            options=self.run.options,
+        )
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def pairing(self, start: str, seed: int) -> Pairing:
+        """Returns what the arms of a start align.
+
+        A student from nothing has no circuits yet, and is aligned with all its neurons. One that
+        does part of the task has its own, discovered jointly with the teacher's.
+        """
+        if start == 'nothing':
+            return Pairing(self.pairs, discover_teacher(self.run, self.discovery))
+        # All seeds start from one checkpoint, whose circuits are searched once.
+        name = 'joint_checkpoint' if start == 'checkpoint' else f'joint_{start}_{seed}'
+        folder = self.run.workdir / 'circuits' / name
+        joint = discover_circuits(
+            self.run,
+            lambda: {'teacher': self.run.teacher, 'student': self.first(start, seed)},
+            self.discovery,
+            {'teacher': folder / 'teacher', 'student': folder / 'student'},
+            training=self.run.workdir / 'stages' / 'discover' / name,
+            description=f'discover: {name}',
+        )
+        return Pairing(self.pairs, joint['teacher'], joint['student'])
+
+    def describe_start(self, start: str) -> dict[str, Any] | None:
+        """Returns what a student could do before it was distilled, None for one from nothing."""
+        if start == 'nothing':
+            return None
+        inputs = self.run.inputs
+
+        def compute():
+            parts = {
+                'unseen': inputs.dataset[evaluated_rows(inputs.split, self.arms)],
+                'share': inputs.dataset[inputs.split.share[: self.arms.max_problems]],
+            }
+            found = {name: [] for name in parts}
+            for seed in self.arms.seeds:  # one student at a time is held
+                for name, problems in parts.items():
+                    model = self.first(start, seed)
+                    found[name].append(predict(model, problems, **self.run.passes).accuracy)
+            return found
+
+        return stored(self.run.workdir / 'results' / f'start_{start}.json', compute)

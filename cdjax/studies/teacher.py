@@ -1,0 +1,208 @@
+"""A teacher of our own: a Llama trained on a task from nothing, or a checkpoint fine-tuned."""
+
+import dataclasses
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from cdjax.data import (
+    ArithmeticTask,
+    Dataset,
+    Split,
+    build_arithmetic_tokenizer,
+    read_task_file,
+    save_tokenizer,
+    split,
+)
+from cdjax.data.training_data import TrainingData, read_training_data, training_data_file
+from cdjax.errors import InputError
+from cdjax.inference.predictions import predict
+from cdjax.models import Llama, LlamaConfig, save_huggingface
+from cdjax.models.target_folder import require_writable
+from cdjax.parallel.mesh import check_batch
+from cdjax.parallel.multihost import as_process_0_sees
+from cdjax.run.folder import check_workdir, open_workdir, stored_config
+from cdjax.run.options import RunOptions
+from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
+from cdjax.training.language_model import LanguageModelConfig, train_language_model
+
+MAX_LENGTH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherShape:
+    """The shape of a teacher from nothing.
+
+    Attributes:
+        hidden_size: width of the residual stream.
+        intermediate_size: FFN neurons a layer.
+        layers: blocks.
+        heads: attention heads.
+        kv_heads: key and value heads.
+        max_number: the largest number that is one token.
+    """
+
+    hidden_size: int = 128
+    intermediate_size: int = 512
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 4
+    max_number: int = 99
+
+    def __post_init__(self):
+        if self.heads < 1 or self.hidden_size % self.heads:
+            raise InputError(
+                f'heads={self.heads} does not divide hidden_size={self.hidden_size}: choose heads '
+                'that do'
+            )
+
+    def config(self, vocab_size: int) -> LlamaConfig:
+        """Returns the configuration of the model."""
+        return LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_layers=self.layers,
+            num_heads=self.heads,
+            num_kv_heads=self.kv_heads,
+            head_dim=self.hidden_size // self.heads,
+            rope_theta=1e4,
+            max_length=MAX_LENGTH,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    """Everything that decides a teacher.
+
+    Attributes:
+        inputs: the problems and their split; `teacher` is the checkpoint to start from, or None
+            for a teacher from nothing.
+        shape: of a teacher from nothing; a checkpoint has its own.
+        training: the training; what its optimizer leaves open suits the start.
+        evaluate_every: steps between evaluations on unseen forms.
+        export: 'last' or 'best' step, by accuracy on the very problems that are evaluated.
+    """
+
+    inputs: InputsConfig = InputsConfig()
+    shape: TeacherShape = TeacherShape()
+    training: LanguageModelConfig = LanguageModelConfig()
+    evaluate_every: int = 500
+    export: str = 'last'
+
+    def __post_init__(self):
+        suited = self.training.suited_to(pretrained=self.inputs.teacher is not None)
+        object.__setattr__(self, 'training', suited)
+        # Trained weights are float32, whatever the checkpoint holds.
+        if self.inputs.teacher is not None:
+            inputs = dataclasses.replace(self.inputs, teacher_dtype='float32')
+            object.__setattr__(self, 'inputs', inputs)
+        check_evaluations(self.evaluate_every, self.export)
+
+
+class TeacherStudy:
+    """The training of one teacher, checked and claimed.
+
+    Args:
+        config: what is run.
+        workdir: the folder of the run.
+        output: the Hugging Face folder to write; `model` in the workdir if None.
+        mesh: the mesh.
+        options: what the training writes and checks on the way.
+
+    Raises:
+        InputError: wrong inputs, settings that cannot work, a folder that holds another run, or
+            an output that another run has made.
+    """
+
+    def __init__(
+        self,
+        config: TeacherConfig,
+        workdir: epath.PathLike,
+        output: epath.PathLike | None = None,
+        *,
+        mesh: Mesh,
+        options: RunOptions = RunOptions(),
+    ):
+        self.config, self._mesh, self._options = config, mesh, options
+        check_batch(config.training.batch_size, mesh, microbatches=config.training.microbatches)
+        self._read_inputs()
+        facts = {**dataclasses.asdict(config), 'data': self.dataset.hash}
+        folder = check_workdir(workdir, facts, name='train_teacher')
+        self._output = folder / 'model' if output is None else epath.Path(output)
+        taken = lambda: self._output.exists() and stored_config(folder) is None
+        if as_process_0_sees(taken):
+            raise InputError(
+                f'--output={output} exists, and this is not the run that made it: name another '
+                'folder'
+            )
+        require_writable(self._output)
+        self.workdir = open_workdir(workdir, facts, name='train_teacher')
+
+    def _read_inputs(self) -> None:
+        config = self.config.inputs
+        self.dataset: Dataset
+        self.split: Split
+        if config.teacher is not None:
+            self._inputs = Inputs(config)
+            self.dataset, self.split = self._inputs.dataset, self._inputs.split
+            return
+        self._inputs = None
+        self._tokenizer = build_arithmetic_tokenizer(self.config.shape.max_number)
+        self._shape = self.config.shape.config(len(self._tokenizer))
+        if isinstance(config.task, ArithmeticTask):
+            self.dataset = config.task.encode(self._tokenizer)
+        else:
+            self.dataset = read_task_file(
+                config.task, self._tokenizer, prompt_prefix=config.prompt_prefix
+            )
+        self.split = split(
+            self.dataset, share=config.share, test=config.test, seed=config.split_seed
+        )
+
+    def run(self) -> Trained:
+        """Trains what has not been trained yet, exports the teacher and measures it."""
+        config, unseen = self.config, self.dataset[self.split.test]
+        passes = {'mesh': self._mesh, 'tokens_per_pass': self._options.tokens_per_pass}
+        accuracy = lambda model: predict(model, unseen, **passes).accuracy
+        model, _ = train_language_model(
+            self._start(),
+            self.dataset[self.split.train],
+            config.training,
+            mesh=self._mesh,
+            description='train teacher',
+            workdir=self.workdir,
+            evaluate=lambda model: {'accuracy': accuracy(model)},
+            evaluate_every=config.evaluate_every,
+            best=BEST,
+            options=self._options,
+        )
+        model = exported(model, self.workdir, config.export)
+        if not as_process_0_sees(self._output.exists):
+            self._save(model)
+        return Trained(model, self._output, accuracy(model), len(unseen))
+
+    def _start(self) -> LlamaConfig | Llama:
+        if self._inputs is None:
+            return self._shape
+        return self._inputs.load_teacher(self._mesh)
+
+    def _save(self, model: Llama) -> None:
+        config = self.config.inputs
+        before, tokenizer = (), self.workdir / 'tokenizer'
+        if self._inputs is not None:
+            tokenizer = self._inputs.tokenizer_path
+            before = read_training_data(self._inputs.teacher_path)
+        elif jax.process_index() == 0:
+            save_tokenizer(self._tokenizer, tokenizer)
+        trained = TrainingData(
+            self.dataset.hash, config.split_seed, config.share, config.test, 'train'
+        )
+        save_huggingface(
+            model,
+            self._output,
+            tokenizer_from=tokenizer,
+            beside=training_data_file([*before, trained]),
+        )

@@ -1,0 +1,164 @@
+"""One student by itself: whatever can be refused is refused before its folder is claimed."""
+
+import dataclasses
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import toy_study as toy
+
+from cdjax.circuits.circuit import Circuit, model_hash
+from cdjax.data import save_tokenizer
+from cdjax.errors import InputError
+from cdjax.inference.predictions import predict
+from cdjax.models import load_huggingface, save_huggingface
+from cdjax.run.options import RunOptions
+from cdjax.studies.distillation import StudentConfig, StudentStudy
+from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.training import distillation as training
+from cdjax.training.distillation import DistillationConfig
+from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+OPTIONS = RunOptions(check_gradients=False)
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory):
+    """Returns a folder with two teachers and a student, and circuits of each."""
+    folder = tmp_path_factory.mktemp('checkpoints')
+    save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
+    models = {
+        'teacher': toy.model(),
+        'other': toy.model(seed=3),
+        'student': toy.model(seed=1, student=True),
+    }
+    for name, model in models.items():
+        save_huggingface(model, folder / name, tokenizer_from=folder / 'tokenizer')
+        save_circuit(folder, name, model, seed=0)
+    return folder
+
+
+def inputs_config(checkpoints, **changes):
+    return InputsConfig(
+        toy.TASK, share=0.5, test=0.25, teacher=str(checkpoints / 'teacher'), **changes
+    )
+
+
+def save_circuit(checkpoints, name, model, *, seed):
+    shape = (toy.K, model.config.num_layers, model.config.intermediate_size)
+    scores = np.random.default_rng(seed).random(shape, np.float32)
+    inputs = Inputs(inputs_config(checkpoints))
+    data = inputs.dataset
+    circuit = Circuit(
+        masks=scores > 0.7,
+        scores=scores,
+        fill=np.zeros((toy.L, toy.T, shape[-1]), np.float32),
+        assignments=np.arange(len(data), dtype=np.int32) % toy.K,
+        info={
+            'model': model_hash(model),
+            'data': data.hash,
+            'rows': data[inputs.split.train].hash,
+            **inputs.origin,
+        },
+    )
+    circuit.save(checkpoints / f'{name}_circuits')
+
+
+def config(checkpoints, *, circuits='teacher', student=None, **changes):
+    given = {} if student is None else {'student': str(checkpoints / student)}
+    return StudentConfig(
+        inputs=inputs_config(checkpoints, **given),
+        distillation=DistillationConfig(OptimizerConfig(3), batch_size=32),
+        circuits=str(checkpoints / f'{circuits}_circuits'),
+        evaluate_every=2,
+        **changes,
+    )
+
+
+def study(config, workdir):
+    return StudentStudy(config, workdir, mesh=toy.one_device(), options=OPTIONS)
+
+
+def test_a_student_is_distilled_exported_and_measured_once(checkpoints, tmp_path, monkeypatch):
+    chosen = config(checkpoints, student='student', student_circuits=None)
+    student = study(chosen, tmp_path / 'run').run()
+    stored = load_huggingface(tmp_path / 'run' / 'student')
+    assert model_hash(stored) == model_hash(student.model)
+    unseen = toy.dataset()[toy.rows().test]
+    assert student.problems == len(unseen)
+    assert student.accuracy == predict(stored, unseen).accuracy
+    # It began with the checkpoint: three steps of fine-tuning move no weight by much.
+    first = toy.model(seed=1, student=True)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(student.model), strict=True):
+        assert 0 < np.abs(np.asarray(a) - np.asarray(b)).max() < 4 * FINE_TUNING.learning_rate
+
+    monkeypatch.setattr(training, 'batch_indices', lambda *_, **__: pytest.fail('it trained'))
+    again = study(chosen, tmp_path / 'run').run()
+    assert model_hash(again.model) == model_hash(student.model)
+
+
+def refused(config, workdir, message):
+    with pytest.raises(InputError, match=message):
+        study(config, workdir)
+    assert not workdir.exists()
+
+
+def test_circuits_of_another_model_claim_no_folder(checkpoints, tmp_path):
+    refused(
+        config(checkpoints, circuits='other'), tmp_path / 'run', 'other_circuits.*another model'
+    )
+    student = config(
+        checkpoints, student='student', student_circuits=str(checkpoints / 'student_circuits')
+    )
+    study(student, tmp_path / 'good')
+    weights = toy.model(seed=9, student=True)
+    save_huggingface(weights, tmp_path / 'weights', tokenizer_from=checkpoints / 'tokenizer')
+    inputs = dataclasses.replace(student.inputs, student=str(tmp_path / 'weights'))
+    changed = dataclasses.replace(student, inputs=inputs)
+    refused(changed, tmp_path / 'run', '--student_circuits=.*another model')
+
+
+def test_a_checkpoint_that_is_cut_short_claims_no_folder(checkpoints, tmp_path):
+    broken = shutil.copytree(checkpoints / 'student', tmp_path / 'broken')
+    os.truncate(broken / 'model.safetensors', 4000)
+    chosen = config(checkpoints, student='student')
+    inputs = dataclasses.replace(chosen.inputs, student=str(broken))
+    refused(dataclasses.replace(chosen, inputs=inputs), tmp_path / 'run', 'is truncated')
+
+
+def test_another_run_is_refused_before_a_model_is_loaded(checkpoints, tmp_path, monkeypatch):
+    chosen = config(checkpoints)
+    study(chosen, tmp_path / 'run')
+    monkeypatch.setattr(Inputs, 'load_teacher', lambda *_: pytest.fail('it was loaded'))
+    with pytest.raises(InputError, match='holds another run: evaluate_every is 2 there and 3'):
+        study(dataclasses.replace(chosen, evaluate_every=3), tmp_path / 'run')
+
+
+def test_other_circuits_under_the_same_name_are_another_run(checkpoints, tmp_path):
+    here = shutil.copytree(checkpoints, tmp_path / 'checkpoints')
+    chosen = dataclasses.replace(
+        config(checkpoints), circuits=str(here / 'teacher_circuits.safetensors')
+    )
+    study(chosen, tmp_path / 'run')
+    save_circuit(here, 'teacher', toy.model(), seed=1)
+    with pytest.raises(InputError, match=r'holds another run: circuits is .*teacher_circuits'):
+        study(chosen, tmp_path / 'run')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'arm': 'circiuts'}, 'arm=circiuts: choose from kd'),
+        ({'circuits': None}, '--arm=circuits needs --circuits=PATH'),
+        ({'student_circuits': 'x'}, '--student_circuits=x are not those of a student from nothing'),
+        ({'evaluate_every': 0}, 'evaluate_every=0 must be at least 1'),
+        ({'export': 'first'}, 'export=first: choose from last, best'),
+    ],
+)
+def test_wrong_values(changes, message):
+    with pytest.raises(InputError, match=message):
+        StudentConfig(**{'circuits': 'c'} | changes)
