@@ -130,6 +130,8 @@ class TeacherStudy:
         check_batch(config.training.batch_size, mesh, microbatches=config.training.microbatches)
         self._read_inputs()
         facts = {**dataclasses.asdict(config), 'data': self.dataset.hash}
+        if self._inputs is not None:
+            facts['inputs'] = self._inputs.facts()
         folder = check_workdir(workdir, facts, name='train_teacher')
         self._output = folder / 'model' if output is None else epath.Path(output)
         taken = lambda: self._output.exists() and stored_config(folder) is None

@@ -100,7 +100,7 @@ class _Files:
             'config_window': json.dumps(fields | {'sliding_window': 7}),
             'config_huge': json.dumps(fields | {'hidden_size': 2**62}),
             'config_wide': json.dumps(fields | {'hidden_size': 32}),
-            'config_vocabulary': json.dumps(fields | {'vocab_size': 31}),
+            'vocabulary': json.dumps(fields | {'vocab_size': 31}),
         }.items():
             (self._copy(name) / 'config.json').write_text(content)
         (self._copy('config_none') / 'config.json').unlink()
@@ -119,14 +119,18 @@ class _Files:
         pickled.rename(pickled.with_name('pytorch_model.bin'))
         tensors = load_file(self.files['teacher'] / SINGLE)
         norm = 'model.norm.weight'
+        longer = lambda name: np.concatenate([tensors[name], tensors[name][:1]])
+        ends = ('model.embed_tokens.weight', 'lm_head.weight')
         for name, changed in {
+            'vocabulary': tensors | {end: longer(end) for end in ends},
             'tensor_missing': {key: value for key, value in tensors.items() if key != norm},
             'tensor_extra': tensors | {'model.norm.bias': tensors[norm]},
             'tensor_misshapen': tensors | {norm: tensors[norm][:-1]},
             'tensor_integer': tensors | {norm: tensors[norm].astype(np.int32)},
             'tensor_double': tensors | {norm: tensors[norm].astype(np.float64)},
         }.items():
-            save_file(changed, self._copy(name) / SINGLE)
+            folder = self.files[name] if name in self.files else self._copy(name)
+            save_file(changed, folder / SINGLE)
         index = json.loads((self.files['many'] / INDEX).read_text())
         outside = dict.fromkeys(index['weight_map'], f'../teacher/{SINGLE}')
         for name, content in {
