@@ -19,3 +19,13 @@ def check_finite(**values: float) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise InputError(f'{name}={value} must be a finite number')
+
+
+def check_seed(**values: int) -> None:
+    """Raises InputError for a seed outside 0 to 2^32 - 1, by the name it is given under.
+
+    JAX takes the lower 32 bits of a seed: 2^32 draws what 0 draws, and would count as another.
+    """
+    for name, value in values.items():
+        if not 0 <= value < 2**32:
+            raise InputError(f'{name}={value} must not be negative, and below 2^32')

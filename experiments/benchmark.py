@@ -12,7 +12,7 @@ from etils import epath
 
 from cdjax.errors import InputError
 from cdjax.models.config import PRESETS
-from cdjax.models.target_folder import require_writable
+from cdjax.models.target_folder import require_file
 from experiments import launch
 from experiments.benchmarks import checkpoint_memory
 
@@ -33,7 +33,7 @@ flags.DEFINE_string('output', None, 'JSON file to write the result to as well.')
 def main() -> None:
     """Runs one suite."""
     if FLAGS.output is not None:
-        require_writable(epath.Path(FLAGS.output))
+        require_file(epath.Path(FLAGS.output))
     if FLAGS.scratch is not None and not Path(FLAGS.scratch).is_dir():
         raise InputError(f'scratch={FLAGS.scratch} is no folder: make it, or name another')
     with tempfile.TemporaryDirectory(dir=FLAGS.scratch) as folder:

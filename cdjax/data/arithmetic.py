@@ -21,7 +21,7 @@ from cdjax.data.expressions import (
 )
 from cdjax.data.labels import answer_labels, expression_labels
 from cdjax.data.splits import SHARE, TEST, Split, split
-from cdjax.errors import InputError
+from cdjax.errors import InputError, check_seed
 
 MAX_PROBLEMS = 1_000_000  # held in memory at once
 MAX_OPERAND = 99_999
@@ -111,8 +111,7 @@ class ArithmeticTask:
                 f'{self.low} to {self.high} with {self.operands} operands makes {self.size} '
                 f'problems, more than {MAX_PROBLEMS}: set num_problems to draw some of them'
             )
-        if self.seed < 0:
-            raise InputError(f'seed={self.seed}: expected 0 or more')
+        check_seed(seed=self.seed)
 
     @property
     def size(self) -> int:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.pairing import LayerPairs
 from cdjax.data import Dataset, batch_indices
-from cdjax.errors import InputError, check_finite
+from cdjax.errors import InputError, check_finite, check_seed
 from cdjax.inference.activations import answer_activations, answer_logits_and_activations
 from cdjax.losses import ActivationPair, TopKLogits, distillation_loss
 from cdjax.losses.cka import MIN_ROWS
@@ -88,8 +88,7 @@ class DistillationConfig:
         if self.top_k is not None and self.top_k < 1:
             raise InputError(f'top_k={self.top_k}: at least 1 token is needed')
         check_batch_size(self.batch_size, self.microbatches)
-        if self.seed < 0:
-            raise InputError(f'seed={self.seed} must not be negative')
+        check_seed(seed=self.seed)
 
     def suited_to(self, *, pretrained: bool) -> 'DistillationConfig':
         """Returns the distillation of a student that was trained before, or of one from nothing.

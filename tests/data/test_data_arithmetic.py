@@ -187,7 +187,7 @@ def test_prompts_of_the_rarer_length_are_left_out():
         ({'num_problems': 0}, 'num_problems=0: expected 1 to 1000000'),
         ({'high': 299}, '108000000 problems, more than 1000000: set num_problems'),
         ({'high': 10**6, 'num_problems': 1}, 'high=1000000: expected at most 99999'),
-        ({'seed': -1}, 'seed=-1: expected 0 or more'),
+        ({'seed': -1}, 'seed=-1 must not be negative'),
     ],
 )
 def test_bad_tasks(changes, message):
