@@ -29,7 +29,7 @@ from cdjax.circuits.classifier import (
 )
 from cdjax.circuits.masks import MaskGenerator, binarize
 from cdjax.data import Dataset, batch_indices
-from cdjax.errors import InputError
+from cdjax.errors import InputError, check_finite, check_seed
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.encodings import encode
 from cdjax.inference.means import check_one_length, neuron_means
@@ -118,6 +118,7 @@ class DiscoveryConfig:
             raise InputError(
                 f'objective={self.objective!r} is unknown; choose {" or ".join(OBJECTIVES)}'
             )
+        check_finite(temperature=self.temperature, **vars(self.term_weights()))
         if not self.temperature > 0:
             raise InputError(f'temperature={self.temperature} must be above 0')
         if not 0 <= self.sparsity_from <= 1:
@@ -134,8 +135,7 @@ class DiscoveryConfig:
                 f'at least {self.least_batch} for {self.num_classes} classes in '
                 f'{self.microbatches} microbatches'
             )
-        if self.seed < 0:
-            raise InputError(f'seed={self.seed} must not be negative')
+        check_seed(seed=self.seed)
 
     @property
     def least_batch(self) -> int:
