@@ -8,8 +8,11 @@ import tempfile
 from pathlib import Path
 
 from absl import flags
+from etils import epath
 
+from cdjax.errors import InputError
 from cdjax.models.config import PRESETS
+from cdjax.models.target_folder import require_file
 from experiments import launch
 from experiments.benchmarks import checkpoint_memory
 
@@ -29,6 +32,10 @@ flags.DEFINE_string('output', None, 'JSON file to write the result to as well.')
 
 def main() -> None:
     """Runs one suite."""
+    if FLAGS.output is not None:
+        require_file(epath.Path(FLAGS.output))
+    if FLAGS.scratch is not None and not Path(FLAGS.scratch).is_dir():
+        raise InputError(f'scratch={FLAGS.scratch} is no folder: make it, or name another')
     with tempfile.TemporaryDirectory(dir=FLAGS.scratch) as folder:
         result = {'suite': FLAGS.suite, **SUITES[FLAGS.suite](Path(folder))}
     text = json.dumps(result, indent=2)

@@ -7,6 +7,8 @@ layer are from transformers' in float32 and bfloat16, as loaded and again as wri
 does not compute the same is refused.
 """
 
+import math
+
 from absl import flags
 
 from cdjax.models.conversion import FORMATS, Conversion, certificate_path, convert
@@ -34,7 +36,7 @@ flags.DEFINE_bool('check', False, 'Write the parity certificate TARGET.parity.js
 flags.DEFINE_string('golden', None, 'Compare with this golden file in place of torch.')
 flags.DEFINE_string('save_golden', None, "Store transformers' results here, as a golden file.")
 define_machine_flags()
-flags.register_validator('max_shard_gb', lambda gb: gb > 0, 'must be above 0')
+flags.register_validator('max_shard_gb', lambda gb: 0 < gb < math.inf, 'must be above 0, finite')
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import jax
 from absl import flags
 from etils import epath
 
-from cdjax.models.target_folder import require_writable
+from cdjax.models.target_folder import require_file
 from cdjax.report.terminal import circuits_table
 from cdjax.run.folder import write_atomically
 from cdjax.studies.circuits import smallest_faithful_share
@@ -43,7 +43,7 @@ def main() -> None:
     beside = str(FLAGS.circuits).removesuffix('.safetensors') + '.study.json'
     options = run_options()
     output = epath.Path(FLAGS.output or beside)
-    require_writable(output)
+    require_file(output)
     study = evaluate_circuits(config, mesh=start_machine(), options=options)
     if jax.process_index() == 0:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from absl import flags
 from etils import epath
 
 from cdjax.errors import InputError
-from cdjax.models.target_folder import require_writable
+from cdjax.models.target_folder import require_file
 from cdjax.planning.discovery import DiscoveryShapes
 from cdjax.planning.distillation import DistillationShapes
 from cdjax.planning.fitting import MeshShape
@@ -69,7 +69,7 @@ def main() -> None:
         _read_recipe(FLAGS.recipe)
     target = parse_target(FLAGS.target)
     if FLAGS.output is not None:
-        require_writable(epath.Path(FLAGS.output))
+        require_file(epath.Path(FLAGS.output))
     plan = plan_job(
         shapes_from_flags(),
         target,

@@ -16,13 +16,18 @@ ENVIRONMENT = {
     'JAX_PLATFORMS': 'cpu',
     'HF_HUB_OFFLINE': '1',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    'TOKENIZERS_PARALLELISM': 'false',  # its threads do not survive a fork
 }
 
 FORKS = """
 import json, os, runpy, signal, sys
 import experiments.flags, cdjax.studies.pipeline, cdjax.models.conversion, cdjax.planning.plan
+from cdjax.studies.inputs import EMBEDDED_TEACHER
+from transformers import AutoTokenizer
 
-commands, folder, at_once = json.load(sys.stdin), sys.argv[1], int(sys.argv[2])
+AutoTokenizer.from_pretrained(EMBEDDED_TEACHER)  # imports what it needs when it is first called
+
+commands, folder, at_once, seconds = json.load(sys.stdin), sys.argv[1], *map(int, sys.argv[2:])
 children, codes = {}, {}
 
 
@@ -38,7 +43,7 @@ for name, command in commands.items():
     if not child:
         for stream, number in (('out', 1), ('err', 2)):
             os.dup2(os.open(f'{folder}/{name}.{stream}', os.O_CREAT | os.O_WRONLY), number)
-        signal.alarm(240)  # no child outlives its test
+        signal.alarm(seconds)
         sys.argv = command
         code = 0
         try:
@@ -68,7 +73,7 @@ class Outcome(NamedTuple):
 
 
 def run_launchers(
-    commands: dict[str, list[str]], streams: Path, *, at_once: int, timeout: float = 300
+    commands: dict[str, list[str]], streams: Path, *, at_once: int, seconds: int = 240
 ) -> dict[str, Outcome]:
     """Runs `python -m experiments.COMMAND` for each command, by name.
 
@@ -76,16 +81,15 @@ def run_launchers(
         commands: name -> launcher and its flags.
         streams: an empty folder for what they write.
         at_once: how many run at a time.
-        timeout: seconds for all of them together.
+        seconds: after which one that still runs is killed, by SIGALRM.
     """
     process = subprocess.run(
-        [sys.executable, '-c', FORKS, str(streams), str(at_once)],
+        [sys.executable, '-c', FORKS, str(streams), str(at_once), str(seconds)],
         cwd=ROOT,
         env=os.environ | ENVIRONMENT,
         input=json.dumps(commands),
         capture_output=True,
         text=True,
-        timeout=timeout,
     )
     assert process.returncode == 0, process.stderr
     codes = json.loads(process.stdout)

@@ -9,12 +9,19 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from cdjax.data.dataset import Dataset, assemble
+from cdjax.data.dataset import SHOWN, Dataset, assemble
 from cdjax.data.encoding import encode_examples, single_tokens
-from cdjax.data.expressions import OPERATORS, SPELLINGS, canonical_forms, evaluate, row_ids
+from cdjax.data.expressions import (
+    OPERATORS,
+    SPELLINGS,
+    canonical_forms,
+    evaluate,
+    row_ids,
+    shown_in,
+)
 from cdjax.data.labels import answer_labels, expression_labels
 from cdjax.data.splits import SHARE, TEST, Split, split
-from cdjax.errors import InputError
+from cdjax.errors import InputError, check_seed
 
 MAX_PROBLEMS = 1_000_000  # held in memory at once
 MAX_OPERAND = 99_999
@@ -59,7 +66,7 @@ class ArithmeticTask:
       answer_low: the smallest answer.
       answer_high: the largest answer, or None for whatever the tokenizer has one token for.
       prompt_prefix: text in front of each prompt after BOS, such as solved examples. Problems of
-        the task that it shows are not left out.
+        the forms that it solves are left out: their answers could be read there.
       num_problems: take at most so many problems, drawn at random; None takes all.
       seed: of that draw and of the counterfactuals.
     """
@@ -104,8 +111,7 @@ class ArithmeticTask:
                 f'{self.low} to {self.high} with {self.operands} operands makes {self.size} '
                 f'problems, more than {MAX_PROBLEMS}: set num_problems to draw some of them'
             )
-        if self.seed < 0:
-            raise InputError(f'seed={self.seed}: expected 0 or more')
+        check_seed(seed=self.seed)
 
     @property
     def size(self) -> int:
@@ -144,6 +150,8 @@ class ArithmeticTask:
         problems = self.problems()
         prompts = np.array(self.prompts, object)
         encoding = encode_examples(tokenizer, prompts, list(map(str, problems.answers.tolist())))
+        shown = shown_in(self.prompt_prefix, problems.operands, problems.operators)
+        encoding.faults[shown] = SHOWN
         fits = encoding.faults == ''
         if fits.any():
             common = np.bincount(encoding.lengths[fits]).argmax()

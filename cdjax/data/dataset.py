@@ -15,6 +15,9 @@ from cdjax.data.expressions import row_ids
 from cdjax.data.labels import Label
 from cdjax.errors import InputError
 
+# Why a problem is left out whose answer stands in the text before every prompt.
+SHOWN = 'the prompt prefix solves it'
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

@@ -16,9 +16,10 @@ SIGNS = {'+': '+', '-': '−', '*': '×', '/': '÷'}  # as a reader writes them
 SPELLINGS = {**{symbol: symbol for symbol in OPERATORS}, '−': '-', '×': '*', '÷': '/'}
 
 # The expression that a prompt ends with. An operator or a bracket before it would belong to it.
-_EXPRESSION = re.compile(
-    r'(?<!\S)(?<![-+*/×÷−(]\s)(\d{1,9}(?:\s*[-+*/×÷−]\s*\d{1,9}){1,7})\s*=\s*$'
-)
+_WRITTEN = r'(\d{1,9}(?:\s*[-+*/×÷−]\s*\d{1,9}){1,7})\s*=\s*'
+_EXPRESSION = re.compile(rf'(?<!\S)(?<![-+*/×÷−(]\s){_WRITTEN}$')
+# A solved one, anywhere in a text.
+_SOLVED = re.compile(rf'(?<!\d){_WRITTEN}-?\d')
 
 
 def parse(prompt: str) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -29,13 +30,40 @@ def parse(prompt: str) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
       end with an expression of at least two unsigned integers.
     """
     found = _EXPRESSION.search(prompt)
-    if not found:
-        return None
-    numbers, signs = re.findall(r'\d+', found[1]), re.findall(r'[^\d\s]', found[1])
+    return _read(found[1]) if found else None
+
+
+def _read(written: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    numbers, signs = re.findall(r'\d+', written), re.findall(r'[^\d\s]', written)
     return (
         tuple(map(int, numbers)),
         tuple(OPERATORS.index(SPELLINGS[sign]) for sign in signs),
     )
+
+
+def shown_in(text: str, operands: np.ndarray, operators: np.ndarray) -> np.ndarray:
+    """Tells which expressions have the form of one that a text solves, as '1+2=3, 4+4=8' does.
+
+    Args:
+      text: such as the solved examples in front of each prompt.
+      operands: int [N, n].
+      operators: int [N, n - 1], indices into OPERATORS.
+
+    Returns:
+      bool [N].
+    """
+    solved = {_read(found) for found in _SOLVED.findall(text)}
+    N, n = operands.shape
+    rows = [(numbers, signs) for numbers, signs in solved if len(numbers) <= n]
+    if not rows:
+        return np.zeros(N, bool)
+    pad = lambda parts, width: [(*part, *[-1] * (width - len(part))) for part in parts]
+    numbers, signs = zip(*rows, strict=True)
+    forms = canonical_forms(
+        np.concatenate([operands, np.array(pad(numbers, n), np.int64)]),
+        np.concatenate([operators, np.array(pad(signs, n - 1), np.int64)]),
+    )
+    return np.isin(forms[:N], forms[N:])
 
 
 def evaluate(

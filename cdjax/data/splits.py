@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from cdjax.errors import InputError
+from cdjax.errors import InputError, check_seed
 
 # Part of the training forms that distillation may use, and of all forms that is held out.
 SHARE, TEST = 0.25, 0.2
@@ -37,8 +37,7 @@ def split(dataset: HasForms, *, share: float = SHARE, test: float = TEST, seed: 
     Raises:
       InputError: a part or a seed out of its range, or a part so small that it holds no form.
     """
-    if seed < 0:
-        raise InputError(f'split_seed={seed} must not be negative')
+    check_seed(split_seed=seed)
     if not 0 < test < 1:
         raise InputError(f'test={test}: expected a part of all forms between 0 and 1')
     if not 0 < share <= 1:

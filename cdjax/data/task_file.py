@@ -20,9 +20,17 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from cdjax.data.dataset import Counterfactuals, Dataset, assemble
+from cdjax.data.dataset import SHOWN, Counterfactuals, Dataset, assemble
 from cdjax.data.encoding import Encoding, encode_examples
-from cdjax.data.expressions import OPERATORS, SPELLINGS, canonical_forms, evaluate, parse, row_ids
+from cdjax.data.expressions import (
+    OPERATORS,
+    SPELLINGS,
+    canonical_forms,
+    evaluate,
+    parse,
+    row_ids,
+    shown_in,
+)
 from cdjax.data.labels import Label, answer_labels, expression_labels
 from cdjax.errors import InputError
 from cdjax.run.json_file import parse_json
@@ -69,7 +77,8 @@ def read_task_file(
     Args:
       path: a local file in JSON lines.
       tokenizer: of the model in use.
-      prompt_prefix: text in front of each prompt and counterfactual, after BOS.
+      prompt_prefix: text in front of each prompt and counterfactual, after BOS. What it solves is
+        left out.
       counterfactual: which one to use where lines have several, such as 'ones_carry'. None means
         the key `counterfactual` itself, else MIB's 'random', else the first that occurs.
       seed: of the counterfactuals that are drawn.
@@ -92,6 +101,7 @@ def read_task_file(
     encoding = dataclasses.replace(encoding, faults=_faults(encoding, other, given))
     known, operands, operators = _expressions(examples)
     carries = evaluate(operands, operators)[2]
+    encoding.faults[_shown(prompt_prefix, examples, known, operands, operators)] = SHOWN
 
     def labels(rows: np.ndarray) -> dict[str, Label]:
         texts = [answers[row] for row in rows]
@@ -284,6 +294,18 @@ def _forms(
     if texts:
         forms[~known] = known.sum() + np.unique(texts, return_inverse=True)[1]
     return forms
+
+
+def _shown(
+    prefix: str,
+    examples: list[Example],
+    known: np.ndarray,
+    operands: np.ndarray,
+    operators: np.ndarray,
+) -> np.ndarray:
+    """Tells which examples a prefix solves: by their form where it is known, else word for word."""
+    shown = np.array([example.prompt in prefix for example in examples])
+    return np.where(known, shown_in(prefix, operands, operators), shown)
 
 
 def _is_integer(text: str) -> bool:

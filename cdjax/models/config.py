@@ -21,6 +21,19 @@ class RopeScaling:
     original_length: int = 8192
 
 
+# Sizes that no model exceeds: the names of so many layers alone would fill the memory.
+LARGEST = {
+    'vocab_size': 2**31 - 1,
+    'hidden_size': 2**31 - 1,
+    'intermediate_size': 2**31 - 1,
+    'num_layers': 2**16 - 1,
+    'num_heads': 2**31 - 1,
+    'num_kv_heads': 2**31 - 1,
+    'head_dim': 2**31 - 1,
+    'max_length': 2**31 - 1,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
     """Everything that determines the computation of a Llama model, and nothing else.
@@ -54,18 +67,11 @@ class LlamaConfig:
     max_length: int = 8192
 
     def __post_init__(self):
-        for field in (
-            'vocab_size',
-            'hidden_size',
-            'intermediate_size',
-            'num_layers',
-            'num_heads',
-            'num_kv_heads',
-            'head_dim',
-            'max_length',
-        ):
-            if getattr(self, field) < 1:
-                raise InputError(f'{field}={getattr(self, field)} must be at least 1')
+        for field, largest in LARGEST.items():
+            if not 1 <= getattr(self, field) <= largest:
+                raise InputError(
+                    f'{field}={getattr(self, field)} must be at least 1, and at most {largest}'
+                )
         if self.num_heads % self.num_kv_heads:
             raise InputError(
                 f'num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}'

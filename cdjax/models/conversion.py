@@ -26,7 +26,7 @@ from cdjax.models.parity import (
     torch_reference,
     write_certificate,
 )
-from cdjax.models.target_folder import require_new, require_writable
+from cdjax.models.target_folder import require_file, require_new
 from cdjax.run.folder import absolute
 
 FORMATS = ('huggingface', 'orbax')
@@ -90,7 +90,7 @@ def convert(conversion: Conversion, mesh: Mesh | None = None) -> Path:
             'and no --golden'
         )
     if c.save_golden is not None:
-        require_writable(absolute(c.save_golden))
+        require_file(absolute(c.save_golden))
     golden = None if c.golden is None else load_reference(c.golden)
     certificate = certificate_path(target)
     stages = {}

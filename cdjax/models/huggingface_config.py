@@ -51,9 +51,6 @@ HARMLESS = frozenset(
 
 SIZES = (*(name for name in REQUIRED if name != 'rms_norm_eps'), 'num_key_value_heads', 'head_dim')
 
-# What no model exceeds; shapes beyond could not even be written down.
-LARGEST = dict.fromkeys(SIZES, 2**31 - 1) | {'num_hidden_layers': 2**16 - 1}
-
 ROPE_KEYS = frozenset({'rope_type', 'type', 'rope_theta', 'partial_rotary_factor'})
 LLAMA3_ROPE_KEYS = {
     'factor': 'factor',
@@ -156,8 +153,6 @@ def _wrong_values(fields):
         fits = is_number and 0 < value < math.inf and value is not True
         if value is not None and not fits:
             problems.append(f'{name}={value!r} is no positive {kind}')
-        elif value is not None and value > LARGEST.get(name, math.inf):
-            problems.append(f'{name}={value!r} is more than {LARGEST[name]}')
     tied = fields.get('tie_word_embeddings')
     if not isinstance(tied, bool | None):
         problems.append(f'tie_word_embeddings={tied!r} is neither true nor false')

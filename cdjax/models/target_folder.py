@@ -24,7 +24,7 @@ def require_new(target: epath.Path) -> None:
 
 
 def require_writable(target: epath.Path) -> None:
-    """Raises InputError unless a file or folder can be made under this name."""
+    """Raises InputError unless something can be made under this name."""
     check_client(target)
     if is_remote(target):
         return
@@ -32,6 +32,13 @@ def require_writable(target: epath.Path) -> None:
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         problem = 'may not be written to' if parent.is_dir() else 'is no folder'
         raise InputError(f'{target} cannot be made: {parent} {problem}; name another folder')
+
+
+def require_file(target: epath.Path) -> None:
+    """Raises InputError unless a file can be written under this name, or over one."""
+    require_writable(target)
+    if target.is_dir():
+        raise InputError(f'{target} is a folder: name a file in it')
 
 
 def require_room(target: epath.Path, needed: int, *, through_scratch: bool = False) -> None:

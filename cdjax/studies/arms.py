@@ -15,7 +15,7 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.masks import random_masks
 from cdjax.circuits.pairing import LayerPairs
 from cdjax.data import Dataset, Split
-from cdjax.errors import InputError
+from cdjax.errors import InputError, check_seed
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.predictions import predict
 from cdjax.losses import class_conditional_cka, linear_cka
@@ -76,8 +76,8 @@ class ArmsConfig:
                 raise InputError(f'{field}={",".join(values)}: choose from {", ".join(known)}')
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f'seeds={list(self.seeds)}: name at least one, and each of them once')
-        if min(self.seeds) < 0:
-            raise InputError(f'seeds={list(self.seeds)}: they must not be negative')
+        for seed in self.seeds:
+            check_seed(seeds=seed)
         if self.evaluate_every < 1:
             raise InputError(f'evaluate_every={self.evaluate_every}: at least 1 step is needed')
         if self.head_start_steps < 1:

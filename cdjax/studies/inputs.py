@@ -33,6 +33,7 @@ from cdjax.models import Llama, LlamaConfig, load_huggingface
 from cdjax.models.config import PRESETS
 from cdjax.models.hub import resolve_checkpoint, resolve_shape
 from cdjax.models.huggingface import check_huggingface
+from cdjax.models.tensor_files import fingerprint
 from cdjax.parallel.mesh import init_sharded
 
 # None: each tensor keeps the dtype that it is stored in.
@@ -199,11 +200,18 @@ class Inputs:
         return read_task_file(task, self.tokenizer, prompt_prefix=self.config.prompt_prefix)
 
     def facts(self) -> dict:
-        """Returns what identifies the inputs in config.json, hashes included."""
+        """Returns what identifies the inputs in config.json, hashes included.
+
+        What lies under the path of a checkpoint, or of a task file, may be another the next time.
+        """
+        random = self.config.random_weights
+        weights = lambda folder: None if random or folder is None else fingerprint(folder)
         return {
             **dataclasses.asdict(self.config),
             'data': self.dataset.hash,
             'tokenizer': tokenizer_hash(self.tokenizer),
+            'teacher_weights': weights(self.teacher_path),
+            'student_weights': weights(self.student_path),
         }
 
     @property

@@ -19,6 +19,7 @@ from cdjax.data.training_data import TrainingData, read_training_data, training_
 from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama, LlamaConfig, save_huggingface
+from cdjax.models.target_folder import require_writable
 from cdjax.parallel.mesh import check_batch
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import check_workdir, open_workdir, stored_config
@@ -129,6 +130,8 @@ class TeacherStudy:
         check_batch(config.training.batch_size, mesh, microbatches=config.training.microbatches)
         self._read_inputs()
         facts = {**dataclasses.asdict(config), 'data': self.dataset.hash}
+        if self._inputs is not None:
+            facts['inputs'] = self._inputs.facts()
         folder = check_workdir(workdir, facts, name='train_teacher')
         self._output = folder / 'model' if output is None else epath.Path(output)
         taken = lambda: self._output.exists() and stored_config(folder) is None
@@ -137,6 +140,7 @@ class TeacherStudy:
                 f'--output={output} exists, and this is not the run that made it: name another '
                 'folder'
             )
+        require_writable(self._output)
         self.workdir = open_workdir(workdir, facts, name='train_teacher')
 
     def _read_inputs(self) -> None:

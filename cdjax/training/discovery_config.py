@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from cdjax.circuits.classifier import Encoding
 from cdjax.circuits.masks import log_ranks
 from cdjax.data import Dataset
-from cdjax.errors import InputError
+from cdjax.errors import InputError, check_finite, check_seed
 from cdjax.inference.means import check_one_length
 from cdjax.models import LlamaConfig
 from cdjax.parallel.mesh import check_batch
@@ -65,6 +65,7 @@ class DiscoveryConfig:
         object.__setattr__(self, 'optimizer', self.optimizer.or_else(suited))
         if self.num_classes < 1:
             raise InputError(f'num_classes={self.num_classes}: at least 1 class is needed')
+        check_finite(temperature=self.temperature, **vars(self.objective.weights))
         for name in ('temperature', 'classifier_learning_rate'):
             if not getattr(self, name) > 0:
                 raise InputError(f'{name}={getattr(self, name)} must be above 0')
@@ -78,8 +79,7 @@ class DiscoveryConfig:
                 f'{self.objective.key} objective: choose at least {self.least_batch} for '
                 f'{self.num_classes} classes in {self.microbatches} microbatches'
             )
-        if self.seed < 0:
-            raise InputError(f'seed={self.seed} must not be negative')
+        check_seed(seed=self.seed)
 
     @property
     def least_batch(self) -> int:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.pairing import LayerPairs
 from cdjax.data import Dataset, batch_indices
-from cdjax.errors import InputError
+from cdjax.errors import InputError, check_finite, check_seed
 from cdjax.inference.activations import answer_activations, answer_logits_and_activations
 from cdjax.losses import ActivationPair, TopKLogits, distillation_loss
 from cdjax.losses.cka import MIN_ROWS
@@ -78,6 +78,7 @@ class DistillationConfig:
     remat: str = 'none'
 
     def __post_init__(self):
+        check_finite(weight=self.weight, init_std=self.init_std, temperature=self.temperature)
         if self.weight < 0:
             raise InputError(f'weight={self.weight} of the alignment must not be negative')
         if not self.init_std > 0:
@@ -87,8 +88,7 @@ class DistillationConfig:
         if self.top_k is not None and self.top_k < 1:
             raise InputError(f'top_k={self.top_k}: at least 1 token is needed')
         check_batch_size(self.batch_size, self.microbatches)
-        if self.seed < 0:
-            raise InputError(f'seed={self.seed} must not be negative')
+        check_seed(seed=self.seed)
 
     def suited_to(self, *, pretrained: bool) -> 'DistillationConfig':
         """Returns the distillation of a student that was trained before, or of one from nothing.

@@ -12,7 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.data import Dataset, batch_indices
-from cdjax.errors import InputError
+from cdjax.errors import check_seed
 from cdjax.losses import cross_entropy
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
@@ -54,8 +54,7 @@ class LanguageModelConfig:
 
     def __post_init__(self):
         check_batch_size(self.batch_size, self.microbatches)
-        if self.seed < 0:
-            raise InputError(f'seed={self.seed} must not be negative')
+        check_seed(seed=self.seed)
 
     def suited_to(self, *, pretrained: bool) -> 'LanguageModelConfig':
         """Returns the training of a model that was trained before, or of one from nothing.

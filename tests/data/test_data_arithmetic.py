@@ -144,15 +144,18 @@ def test_labels(dataset):
 def test_prefix(tokenizer):
     task = ArithmeticTask(('+',), 2, 0, 9, prompt_prefix='1+2=3 ')
     dataset = task.encode(tokenizer)
-    assert dataset.tokens.shape == (100, 11)
+    # What the prefix solves could be answered by copying: 1+2 and 2+1 are left out.
+    assert dataset.tokens.shape == (98, 11)
+    assert dataset.left_out == {'the prompt prefix solves it': 2}
+    assert not {'1+2=3 1+2=', '1+2=3 2+1='} & set(dataset.prompts)
     shown = tokenizer('1+2=3 ')['input_ids']
     for tokens in (dataset.tokens, dataset.counterfactual_tokens):
-        np.testing.assert_array_equal(tokens[:, : len(shown)], np.tile(shown, (100, 1)))
+        np.testing.assert_array_equal(tokens[:, : len(shown)], np.tile(shown, (98, 1)))
     assert task.prompts[0] == dataset.prompts[0] == '1+2=3 0+0='
     # The prefix is not part of the form.
-    np.testing.assert_array_equal(
-        dataset.forms, ArithmeticTask(('+',), 2, 0, 9).encode(tokenizer).forms
-    )
+    whole = ArithmeticTask(('+',), 2, 0, 9).encode(tokenizer)
+    kept = ~np.isin(whole.prompts, ['1+2=', '2+1='])
+    np.testing.assert_array_equal(dataset.forms, whole.forms[kept])
 
 
 def test_large_and_negative_answers_are_left_out_and_counted(tokenizer):
@@ -184,7 +187,7 @@ def test_prompts_of_the_rarer_length_are_left_out():
         ({'num_problems': 0}, 'num_problems=0: expected 1 to 1000000'),
         ({'high': 299}, '108000000 problems, more than 1000000: set num_problems'),
         ({'high': 10**6, 'num_problems': 1}, 'high=1000000: expected at most 99999'),
-        ({'seed': -1}, 'seed=-1: expected 0 or more'),
+        ({'seed': -1}, 'seed=-1 must not be negative'),
     ],
 )
 def test_bad_tasks(changes, message):

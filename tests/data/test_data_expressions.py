@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from cdjax.data.expressions import OPERATORS, canonical_forms, evaluate, parse, row_ids
+from cdjax.data.expressions import OPERATORS, canonical_forms, evaluate, parse, row_ids, shown_in
 
 
 def everything(symbols, numbers, operands):
@@ -144,3 +144,23 @@ def test_row_ids_equal_numpy_unique():
 )
 def test_parse(prompt, expected):
     assert parse(prompt) == expected
+
+
+@pytest.mark.parametrize(
+    ('text', 'solved'),
+    [
+        ('', ''),
+        ('2+3', ''),
+        ('2+3=', ''),  # nothing is solved yet
+        ('2+3=5', '2+3 3+2'),
+        ('2 + 3 = 5', '2+3 3+2'),
+        ('3−2=1, 2*2=4;3*3= 9', '3-2 2*2 3*3'),
+        ('12+3=15', ''),  # of numbers that are none of the problems
+        ('2+3+3=8', ''),
+        ('2-3=-1', '2-3'),
+    ],
+)
+def test_what_a_text_solves(text, solved):
+    numbers, operators, texts = everything('+-*', (2, 3), 2)
+    found = shown_in(text, numbers, operators)
+    assert {text for text, shown in zip(texts, found, strict=True) if shown} == set(solved.split())

@@ -208,3 +208,20 @@ def test_the_drawn_counterfactuals_follow_the_seed(write, tokenizer):
     np.testing.assert_array_equal(first.counterfactual_tokens, again.counterfactual_tokens)
     assert (first.counterfactual_tokens != other.counterfactual_tokens).any()
     assert first.hash == again.hash != other.hash
+
+
+def test_what_the_prefix_solves_is_left_out(write, tokenizer):
+    path = write(
+        {'prompt': '2+3=', 'answer': 5},
+        {'prompt': '3 + 2 =', 'answer': 5},  # the same form
+        {'prompt': '2+33=', 'answer': 35},
+        {'prompt': '4+3=', 'answer': 7},
+        {'prompt': '4+4=', 'answer': 8},
+    )
+    dataset = read_task_file(path, tokenizer, prompt_prefix='12+3=15 2+3=5 4+4=8 ')
+    assert [prompt.split()[-1] for prompt in dataset.prompts] == ['2+33=', '4+3=']
+    assert dataset.left_out == {'the prompt prefix solves it': 3}
+    # Without an expression, word for word.
+    lines = ({'prompt': f'{a}=={a}=', 'answer': a} for a in range(5))
+    dataset = read_task_file(write(*lines), tokenizer, prompt_prefix='2==2=2 ')
+    assert dataset.left_out == {'the prompt prefix solves it': 1}

@@ -268,3 +268,19 @@ def test_a_task_file_is_its_counterfactuals_too(teacher, tmp_path):
         facts = Inputs(InputsConfig(str(path), teacher=str(teacher), share=0.5, test=0.4)).facts()
         hashes.add(facts['data'])
     assert len(hashes) == 2
+
+
+def test_a_checkpoint_that_was_trained_on_is_another_one(teacher):
+    """Under the same path: what is stored of the one before must not pass for its figures."""
+    config = InputsConfig(toy.TASK, teacher=str(teacher), student=str(teacher))
+    before = Inputs(config).facts()
+    assert before['teacher_weights'] == before['student_weights'] is not None
+    shutil.rmtree(teacher)
+    tokenizer = teacher.with_name('tokenizer')
+    save_tokenizer(toy.tokenizer(), tokenizer)
+    save_huggingface(toy.model(seed=1), teacher, tokenizer_from=tokenizer)
+    after = Inputs(config).facts()
+    differing = {name for name in before if before[name] != after[name]}
+    assert differing == {'teacher_weights', 'student_weights'}
+    random = Inputs(dataclasses.replace(config, random_weights=True)).facts()
+    assert random['teacher_weights'] is random['student_weights'] is None

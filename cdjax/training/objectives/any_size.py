@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdjax.circuits.masks import nested_scores, specific_size
-from cdjax.errors import InputError
+from cdjax.errors import InputError, check_finite
 from cdjax.losses import AnySizeWeights, any_size_loss, log_uniform_sizes, top_k_gate
 from cdjax.models import LlamaConfig
 from cdjax.training.objectives.objective import Subject, check_density, masks_of_rows
@@ -59,6 +59,7 @@ class AnySize:
 
     def __post_init__(self):
         check_density(self.density)
+        check_finite(temperature=self.temperature, noise=self.noise)
         if not 0 < self.smallest <= self.largest < 1:
             raise InputError(
                 f'smallest={self.smallest}, largest={self.largest}: shares of the neurons, above 0 '

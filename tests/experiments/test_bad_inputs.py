@@ -1,0 +1,420 @@
+"""A mistake costs one line, exit status 1 and nothing else, whichever launcher it is made with."""
+
+import os
+
+import pytest
+from bad_inputs import BROKEN_LINES, make_files
+from launchers import run_launchers
+
+TOY = ('--teacher={teacher}', '--operands=2', '--high=9', '--compilation_cache=')
+RUN = (*TOY, '--workdir={new}')
+SOUND = {
+    'discover': RUN,
+    'distill': (*RUN, '--arm=kd'),
+    'compare_arms': RUN,
+    'pipeline': RUN,
+    'evaluate': (*TOY, '--circuits={circuits}', '--output={new}'),
+    'plan': (*TOY[:-1], '--target=cpu', '--nolargest_batch', '--output={new}'),
+    'train_teacher': (*TOY[1:], '--workdir={new}'),
+    'convert': ('--source={teacher}', '--target={new}', '--compilation_cache='),
+    'compare': ('--first={circuits}', '--second={circuits}'),
+    'report': ('--workdir={new}',),
+    'benchmark': ('--suite=checkpoint_memory', '--output={new}'),
+}
+# Launcher, flags that follow sound ones, and words that the line must hold.
+PROBLEMS = [
+    ('discover', '--operators=+,%', "'%' is unknown", 'choose from'),
+    ('pipeline', '--operators=', 'name at least one'),
+    ('distill', '--operators=+,+', 'each of them once'),
+    ('evaluate', '--operands=1', 'operands=1', '2 or 3'),
+    ('plan', '--operands=4', 'operands=4', '2 or 3'),
+    ('train_teacher', '--operands=two', '--operands=two', 'int()'),
+    ('compare_arms', '--low=-1', 'low=-1', 'start at 0'),
+    ('discover', '--low=5 --high=4', 'high=4 is below low=5'),
+    ('pipeline', '--high=1000000', 'high=1000000'),
+    ('discover', '--high=21', '21 is not one token', '0 to 20'),
+    ('train_teacher', '--high=120', '100 is not one token'),
+    ('distill', '--answer_low=500', 'no problem', '500'),
+    ('evaluate', '--answer_high=-1', 'answer_high=-1 is below'),
+    ('plan', '--answer_low=9 --answer_high=3', 'answer_high=3 is below answer_low=9'),
+    ('compare_arms', '--num_problems=0', 'num_problems=0', '1 to'),
+    ('train_teacher', '--num_problems=-5', 'num_problems=-5', '1 to'),
+    ('pipeline', '--num_problems=1e3', 'num_problems=1e3'),
+    ('discover', '--num_problems=99999999', 'num_problems=99999999', '1 to'),
+    ('discover', '--num_problems=1', 'no example fits'),
+    ('train_teacher', '--operands=3 --high=99 --operators=+,-,*,/', 'set num_problems'),
+    ('distill', '--share=0', 'share=0', 'above 0'),
+    ('discover', '--share=-1', 'share=-1'),
+    ('compare_arms', '--share=1.5', 'share=1.5'),
+    ('pipeline', '--share=nan', 'share=nan'),
+    ('train_teacher', '--share=1e-9', 'take larger parts'),
+    ('distill', '--test=0', 'test=0'),
+    ('evaluate', '--test=1', 'test=1'),
+    ('plan', '--test=nan', 'test=nan'),
+    ('discover', '--test=inf', 'test=inf'),
+    ('pipeline', '--test=1e-9', 'leave 0 to test'),
+    ('discover', '--split_seed=-1', 'split_seed=-1', 'negative'),
+    ('distill', '--split_seed=-1', 'split_seed=-1', 'negative'),
+    ('evaluate', '--split_seed=-7', 'split_seed=-7', 'negative'),
+    ('pipeline', '--split_seed=-1', 'split_seed=-1', 'negative'),
+    ('compare_arms', '--split_seed=-1', 'split_seed=-1', 'negative'),
+    ('plan', '--split_seed=-1', 'split_seed=-1', 'negative'),
+    ('train_teacher', '--split_seed=-1', 'split_seed=-1', 'negative'),
+    ('discover', '--split_seed=1.5', '--split_seed=1.5', 'int()'),
+]
+TASK_FILES = [
+    ('discover', '--task_file={folder}/none.jsonl', 'none.jsonl cannot be read'),
+    ('pipeline', '--task_file={folder}', 'cannot be read'),
+    ('distill', '--task_file={task_empty}', 'has no lines'),
+    ('train_teacher', '--task_file={task_binary}', 'task_binary, line 1'),
+    ('discover', '--task_file={task_words}', 'no example fits the tokenizer', 'left out because'),
+    ('pipeline', '--task_file={task_alike}', 'no example fits', 'no other problem'),
+    ('discover', '--task_file={task_lengths}', 'length'),
+    ('evaluate', '--task_file=', 'cannot be read'),
+]
+for at, (name, (_, words)) in enumerate(BROKEN_LINES.items()):
+    launcher = ('discover', 'distill', 'pipeline', 'train_teacher', 'compare_arms')[at % 5]
+    TASK_FILES.append((launcher, f'--task_file={{line_{name}}}', f'line_{name}, line 4: ', words))
+MODELS = [
+    ('discover', '--teacher={folder}/none', 'no folder', 'none'),
+    ('distill', '--teacher={file}', 'is no folder'),
+    ('discover', '--teacher=nobody/nothing', 'nobody/nothing', 'HF_HUB_OFFLINE'),
+    ('pipeline', '--teacher=a:b', 'there is no folder a:b'),
+    ('distill', '--teacher=llama3_8b', 'shape without weights', '--random_weights'),
+    ('plan', '--teacher=lama3', 'neither a preset'),
+    ('discover', '--teacher={config_none}', 'holds no config.json'),
+    ('pipeline', '--teacher={config_cut}', 'config.json is no config', 'no JSON'),
+    ('distill', '--teacher={config_list}', 'no JSON object'),
+    ('evaluate', '--teacher={config_gpt2}', "model_type='gpt2'"),
+    ('compare_arms', '--teacher={config_text}', "hidden_size='16' is no positive integer"),
+    ('discover', '--teacher={config_rope}', 'rope_theta is absent'),
+    ('discover', '--teacher={config_infinite}', 'rope_theta=inf'),
+    ('plan', '--teacher={config_heads}', 'num_attention_heads=0'),
+    ('plan', '--teacher={config_groups}', 'num_kv_heads=3 does not divide'),
+    ('discover', '--teacher={config_odd}', 'head_dim=5 must be even'),
+    ('discover', '--teacher={config_gelu}', "hidden_act='gelu'"),
+    ('distill', '--teacher={config_window}', 'sliding_window=7'),
+    (
+        'plan',
+        '--teacher={config_huge}',
+        'hidden_size=4611686018427387904',
+        'at most 2147483647',
+    ),
+    ('discover', '--teacher={config_wide}', 'misshapen'),
+    ('distill', '--teacher={vocabulary} --student={small}', '30 tokens', '31'),
+    ('discover', '--teacher={weights_cut}', 'truncated or no safetensors', 'fetch it again'),
+    ('distill', '--teacher={weights_empty}', 'truncated or no safetensors'),
+    ('pipeline', '--teacher={weights_garbage}', 'truncated or no safetensors'),
+    ('compare_arms', '--teacher={weights_header}', 'truncated or no safetensors'),
+    ('discover', '--teacher={weights_none}', 'holds neither'),
+    ('distill', '--teacher={weights_pickle}', 'pickle'),
+    ('discover', '--teacher={tensor_missing}', 'missing: model.norm.weight'),
+    ('distill', '--teacher={tensor_extra}', 'not part of the model: model.norm.bias'),
+    ('pipeline', '--teacher={tensor_misshapen}', 'misshapen: model.norm.weight has (15,)'),
+    ('compare_arms', '--teacher={tensor_integer}', 'no float that can be read'),
+    ('discover', '--teacher={tensor_double}', 'float64'),
+    ('discover', '--teacher={index_cut}', 'is no index'),
+    ('distill', '--teacher={index_list}', 'is no index'),
+    ('discover', '--teacher={index_outside}', 'is no name of a file in this folder'),
+    ('evaluate', '--teacher={index_absolute}', 'is no name of a file in this folder'),
+    ('pipeline', '--teacher={index_lacks}', 'model-00003', 'which the folder lacks'),
+    ('discover', '--teacher={tokenizer_none}', 'holds no tokenizer'),
+    ('distill', '--teacher={tokenizer_cut}', 'holds no tokenizer that can be read'),
+    ('evaluate', '--teacher={tokenizer_list}', 'holds no tokenizer that can be read'),
+    ('pipeline', '--teacher={tokenizer_no_bos}', 'no BOS token'),
+    ('distill', '--student={folder}/none', 'no folder'),
+    ('distill', '--student={weights_cut}', 'truncated or no safetensors'),
+    ('discover', '--student={weights_none}', 'holds neither'),
+    ('pipeline', '--student={tensor_missing}', 'missing: model.norm.weight'),
+    ('pipeline', '--student={small} --starts=nothing,partial', 'would not start from the student'),
+    ('compare_arms', '--starts=checkpoint', 'starts=checkpoint needs the checkpoint of a student'),
+    ('distill', '--student={vocabulary}', '31 tokens'),
+    ('distill', '--student={trained_badly}', 'training_data.json does not say'),
+    ('distill', '--student=llama32_1b', '128256 tokens'),
+    ('discover', '--teacher_dtype=int8', 'teacher_dtype=int8'),
+]
+CIRCUITS = [
+    ('evaluate', '--circuits={folder}/none', 'none.safetensors does not exist'),
+    ('evaluate', '--circuits={circuits_half}', 'circuits_half.safetensors does not exist'),
+    ('evaluate', '--circuits={circuits_cut}', 'is not a circuit, or is damaged'),
+    ('evaluate', '--circuits={circuits_pair}', 'was written beside another one'),
+    ('evaluate', '--circuits={circuits_old}', 'format 1', 'discover the circuits again'),
+    ('evaluate', '--circuits={circuits_narrow}', 'comes from other problems'),
+    ('evaluate', '--high=8', 'comes from other problems', 'task flags'),
+    ('evaluate', '--split_seed=1', 'comes from another split', 'split_seed=0 there'),
+    ('evaluate', '--teacher={other}', 'comes from another model'),
+    ('evaluate', '--sizes=.1,2', 'sizes=0.1,2.0', 'at most 1'),
+    ('evaluate', '--sizes=', 'sizes='),
+    ('evaluate', '--sizes=nan', 'sizes=nan'),
+    ('evaluate', '--sizes=a', 'sizes=a', 'write shares'),
+    ('evaluate', '--ablation=noise', '--ablation=noise'),
+    ('evaluate', '--evaluate_problems=0', 'evaluate_problems=0'),
+    ('evaluate', '--output={file}/study.json', 'is no folder'),
+    ('evaluate', '--output={foreign}', 'is a folder: name a file'),
+    ('distill', '--arm=circuits', 'needs --circuits=PATH'),
+    ('distill', '--arm=random --circuits={folder}/none', 'does not exist'),
+    ('distill', '--arm=circuits --circuits={circuits_narrow}', 'layers and neurons'),
+    ('distill', '--arm=circuits --circuits={circuits} --split_seed=1', 'another split'),
+    ('distill', '--arm=circuits --circuits={circuits} --high=8', 'other problems'),
+    ('distill', '--arm=circuits --circuits={circuits} --teacher={other}', 'another model'),
+    ('compare', '--first={folder}/none', 'does not exist'),
+    ('compare', '--second={circuits_cut}', 'is damaged'),
+    ('compare', '--second={circuits_narrow}', 'within one model only'),
+]
+DISCOVERY = [
+    ('discover', '--num_classes=0', 'num_classes=0', 'at least 1'),
+    ('pipeline', '--num_classes=-3', 'num_classes=-3'),
+    ('discover', '--num_classes=1.5', '--num_classes=1.5'),
+    ('compare_arms', '--num_classes=1000', '1000 classes'),
+    ('discover', '--density=0', 'density=0'),
+    ('pipeline', '--density=1', 'density=1'),
+    ('compare_arms', '--density=nan', 'density=nan'),
+    ('discover', '--density=1e-9', 'less than one neuron'),
+    ('discover', '--objective=best', '--objective=best', 'causal|published'),
+    ('discover', '--loss_weights=colour=1', "'colour' is no term", 'faithfulness'),
+    ('pipeline', '--loss_weights=usage', 'write TERM=NUMBER'),
+    ('compare_arms', '--loss_weights=usage=much', 'write TERM=NUMBER'),
+    ('discover', '--loss_weights=usage=nan', 'usage=nan'),
+    ('discover', '--loss_weights=authors', 'write TERM=NUMBER'),
+    ('discover', '--gumbel_temperature=0', 'temperature=0'),
+    ('pipeline', '--gumbel_temperature=inf', 'temperature=inf'),
+    ('discover', '--mask_hidden=0', 'hidden=0'),
+    ('discover', '--encode_layer=2', 'encode_layer=2', '0 to 1'),
+    ('pipeline', '--encode_layer=-1', 'encode_layer=-1', '0 to 1'),
+    ('discover', '--encode_positions=99', 'encode_positions', '99'),
+    ('compare_arms', '--encode_positions=x', 'write integers'),
+    ('discover', '--discovery_steps=0', 'steps=0'),
+    ('pipeline', '--discovery_steps=-2', 'steps=-2'),
+    ('discover', '--discovery_batch_size=0', 'batch_size=0'),
+    ('compare_arms', '--discovery_batch_size=-8', 'batch_size=-8'),
+    ('discover', '--discovery_microbatches=0', 'microbatches=0'),
+    ('pipeline', '--discovery_microbatches=3', 'microbatches=3 does not divide'),
+    ('discover', '--discovery_remat=some', '--discovery_remat=some'),
+    ('discover', '--discovery_learning_rate=0', 'learning_rate=0'),
+    ('pipeline', '--discovery_learning_rate=nan', 'learning_rate=nan'),
+    ('compare_arms', '--discovery_learning_rate=inf', 'learning_rate=inf'),
+    ('discover', '--discovery_learning_rate=fast', '--discovery_learning_rate=fast'),
+    ('discover', '--discovery_seed=-1', 'seed=-1', 'negative'),
+    ('pipeline', '--discovery_seed=99999999999', 'seed=99999999999', 'below 2^32'),
+]
+DISTILLATION = [
+    ('distill', '--arm=circiuts', '--arm=circiuts'),
+    ('distill', '--arm=all --layer_pairs=first', "layer_pairs='first'"),
+    ('distill', '--arm=all --layer_pairs=9:9', '9:9 is not a pair'),
+    ('distill', '--arm=all --layer_pairs=', "layer_pairs=''"),
+    ('distill', '--arm=all --layer_pairs=0:0,0', "layer_pairs='0:0,0'"),
+    ('distill', '--arm=all --batch_size=3', 'CKA needs at least 4'),
+    ('distill', '--weight=-1', 'weight=-1'),
+    ('pipeline', '--weight=nan', 'weight=nan'),
+    ('compare_arms', '--weight=inf', 'weight=inf'),
+    ('distill', '--temperature=0', 'temperature=0'),
+    ('distill', '--temperature=nan', 'temperature=nan'),
+    ('pipeline', '--temperature=inf', 'temperature=inf'),
+    ('distill', '--top_k=0', 'top_k=0'),
+    ('distill', '--top_k=31', 'top_k=31', '30 tokens'),
+    ('distill', '--init_std=0', 'init_std=0'),
+    ('compare_arms', '--init_std=nan', 'init_std=nan'),
+    ('distill', '--init_std=inf', 'init_std=inf'),
+    ('distill', '--steps=0', 'steps=0'),
+    ('distill', '--batch_size=0', 'batch_size=0'),
+    ('distill', '--batch_size=64 --microbatches=3', 'microbatches=3 does not divide'),
+    ('distill', '--compute_dtype=float16', '--compute_dtype=float16'),
+    ('distill', '--remat=most', '--remat=most'),
+    ('distill', '--learning_rate=-1', 'learning_rate=-1'),
+    ('distill', '--learning_rate=inf', 'learning_rate=inf'),
+    ('distill', '--weight_decay=-1', 'weight_decay=-1'),
+    ('pipeline', '--weight_decay=nan', 'weight_decay=nan'),
+    ('distill', '--evaluate_every=0', 'evaluate_every=0'),
+    ('distill', '--seed=-1', 'seed=-1'),
+    ('distill', '--export=first', '--export=first'),
+    ('compare_arms', '--arms=kd,circiuts', 'kd,circiuts', 'choose from kd'),
+    ('pipeline', '--arms=', 'arms='),
+    ('compare_arms', '--starts=middle', 'starts=middle'),
+    ('pipeline', '--starts=', 'starts='),
+    ('compare_arms', '--seeds=', 'seeds='),
+    ('pipeline', '--seeds=a,b', 'seeds=a,b', 'integers'),
+    ('compare_arms', '--seeds=0,0', 'each of them once'),
+    ('pipeline', '--seeds=0,-1', 'seeds=-1', 'negative'),
+    ('compare_arms', '--seeds=0,4294967296', 'seeds=4294967296', 'below 2^32'),
+    ('compare_arms', '--head_start_steps=0 --starts=partial', 'steps=0'),
+    ('pipeline', '--rediscover=wrongg', 'rediscover=wrongg'),
+    ('pipeline', '--export=best', 'export=best', 'circuits'),
+    ('pipeline', '--controls=one masc', "'one masc' is unknown"),
+    ('pipeline', '--evaluate_problems=-4', 'evaluate_problems=-4'),
+    ('pipeline', '--num_classes=1', 'num_classes=1 has none'),
+]
+RUNS = [
+    ('discover', '--workdir={file}', '{file}', 'cannot be written'),
+    ('distill', '--workdir={file}/run', 'cannot be written'),
+    ('pipeline', '--workdir={foreign}', 'thesis.tex'),
+    ('discover', '--workdir={run_other}', 'holds another run', 'another --workdir'),
+    ('pipeline', '--workdir={run_other}', 'holds another run', 'another --workdir'),
+    ('train_teacher', '--workdir={run_cut}', 'is damaged'),
+    ('discover', '--workdir={run_list}', 'is damaged'),
+    ('discover', '--workdir=/proc/none/run', 'cannot be written'),
+    ('discover', '--checkpoint_every=0', 'checkpoint_every=0'),
+    ('distill', '--checkpoint_every=-1', 'checkpoint_every=-1'),
+    ('pipeline', '--diagnose_every=0', 'diagnose_every=0'),
+    ('discover', '--profile_steps=5', 'profile_steps=5', 'FIRST:END'),
+    ('distill', '--profile_steps=9:3', 'profile_steps=9:3'),
+    ('pipeline', '--profile_steps=a:b', 'profile_steps=a:b'),
+    ('discover', '--profile_steps=-1:3', 'profile_steps=-1:3'),
+    ('discover', '--tensor=3', 'tensor=3', '1 devices'),
+    ('distill', '--tensor=0', 'tensor=0'),
+    ('pipeline', '--fsdp=0', 'fsdp=0'),
+    ('evaluate', '--fsdp=2', 'fsdp=2'),
+    ('train_teacher', '--tensor=-1', 'tensor=-1'),
+    ('discover', '--coordinator=localhost:1', 'num_processes'),
+    ('discover', '--num_processes=2', 'coordinator'),
+    ('distill', '--process_id=0', 'coordinator'),
+    ('discover', '--coordinator=a:1 --num_processes=2 --process_id=2', 'process_id=2'),
+    ('discover', '--coordinator=a:1 --num_processes=0 --process_id=0', 'num_processes=0'),
+    (
+        'discover',
+        '--coordinator=a --num_processes=2 --process_id=0',
+        "coordinator='a' is not host:port",
+    ),
+    ('discover', '--compilation_cache={file}/cache', '--compilation_cache'),
+]
+OTHERS = [
+    ('convert', '--source={folder}/none', 'no folder'),
+    ('convert', '--source={weights_cut}', 'truncated'),
+    ('convert', '--source={config_gelu}', 'hidden_act'),
+    ('convert', '--source={orbax} --to=huggingface', 'damaged'),
+    ('convert', '--target={foreign}', 'exists and is not empty'),
+    ('convert', '--target={file}/model', 'is no folder'),
+    ('convert', '--to=torch', '--to=torch', 'huggingface|orbax'),
+    ('convert', '--dtype=int8', '--dtype=int8'),
+    ('convert', '--max_shard_gb=0', 'max_shard_gb=0', 'above 0'),
+    ('convert', '--max_shard_gb=nan', 'max_shard_gb=nan'),
+    ('convert', '--max_shard_gb=inf', 'max_shard_gb=inf'),
+    ('convert', '--golden={folder}/none', 'is no golden file'),
+    ('convert', '--golden={golden}', 'is no golden file'),
+    ('convert', '--golden={golden} --save_golden={new}', 'no --golden'),
+    ('convert', '--save_golden={foreign}', 'is a folder'),
+    ('train_teacher', '--hidden_size=0', 'hidden_size=0'),
+    ('train_teacher', '--hidden_size=-4', 'hidden_size=-4'),
+    ('train_teacher', '--heads=0', 'heads=0'),
+    ('train_teacher', '--heads=3', 'heads=3 does not divide'),
+    ('train_teacher', '--kv_heads=3', 'kv_heads=3 does not divide'),
+    ('train_teacher', '--kv_heads=0', 'kv_heads=0'),
+    ('train_teacher', '--layers=0', 'layers=0'),
+    ('train_teacher', '--layers=9999999', 'num_layers=9999999', 'at most 65535'),
+    ('train_teacher', '--intermediate_size=0', 'intermediate_size=0'),
+    ('train_teacher', '--max_number=5', 'max_number=5'),
+    ('train_teacher', '--max_number=1000', 'max_number=1000'),
+    ('train_teacher', '--steps=0', 'steps=0'),
+    ('train_teacher', '--batch_size=0', 'batch_size=0'),
+    ('train_teacher', '--learning_rate=nan', 'learning_rate=nan'),
+    ('train_teacher', '--weight_decay=inf', 'weight_decay=inf'),
+    ('train_teacher', '--seed=-1', 'seed=-1'),
+    ('train_teacher', '--output={foreign}', 'exists'),
+    ('train_teacher', '--output={file}/model', 'is no folder'),
+    ('train_teacher', '--evaluate_every=-1', 'evaluate_every=-1'),
+    ('plan', '--target=v9:4x4', 'v9:4x4'),
+    ('plan', '--target=v5e:5', 'target=v5e:5'),
+    ('plan', '--target=cpu:0', 'cpu:0'),
+    ('plan', '--target=cpu:4 --fsdp=3', 'fsdp=3 does not divide'),
+    ('plan', '--target=cpu:4 --fsdp=2 --tensor=4', 'is not the 4 devices'),
+    ('plan', '--job=dream', '--job=dream'),
+    ('plan', '--recipe={folder}/none', 'is no file'),
+    ('plan', '--recipe={recipe_unknown}', '--steps=many'),
+    ('plan', '--teacher_batch_size=0', 'teacher_batch_size=0'),
+    ('plan', '--output={file}/plan.json', 'is no folder'),
+    ('plan', '--output={foreign}', 'is a folder'),
+    ('plan', '--layer_pairs=7:7', '7:7 is not a pair'),
+    ('report', '', 'results.json does not exist'),
+    ('report', '--workdir={results_cut}', 'is damaged'),
+    ('report', '--workdir={results_list}', 'is damaged'),
+    ('benchmark', '--suite=speed', '--suite=speed'),
+    ('benchmark', '--model=llama9', '--model=llama9'),
+    ('benchmark', '--devices=0', 'devices=0'),
+    ('benchmark', '--output={file}/result.json', 'is no folder'),
+    ('benchmark', '--output={foreign}', 'is a folder'),
+    ('benchmark', '--scratch={folder}/none', 'scratch'),
+]
+FLAGS = [
+    ('discover', '--discovery_step=5', 'no flag --discovery_step', '--discovery_steps'),
+    ('evaluate', '--workdir=x', 'no flag --workdir', 'evaluate'),
+    ('pipeline', '--seed=3', 'no flag --seed', '--seeds'),
+    ('compare_arms', '--arm=kd', 'no flag --arm', '--arms'),
+    ('train_teacher', '--batchsize=9', 'no flag --batchsize', '--batch_size'),
+    ('report', '--work_dir=9', 'no flag --work_dir', '--workdir'),
+    ('discover', '--random_weights=perhaps', '--random_weights=perhaps'),
+    ('discover', '--flagfile={folder}/none.flags', 'none.flags'),
+    ('plan', '--steps', '--steps'),
+    ('distill', 'seeds=3', "unexpected argument 'seeds=3'"),
+    ('convert', '--to', '--to'),
+    ('compare', '--frist=3', 'no flag --frist', '--first'),
+    ('benchmark', '--device=3', 'no flag --device', '--devices'),
+]
+REQUIRED = [
+    ('evaluate', '--circuits'),
+    ('convert', '--source'),
+    ('compare', '--first'),
+    ('benchmark', '--suite'),
+]
+CASES = [
+    *(PROBLEMS + TASK_FILES + MODELS + CIRCUITS + DISCOVERY + DISTILLATION + RUNS),
+    *(OTHERS + FLAGS),
+]
+
+
+def name_of(at):
+    return f'{CASES[at][0]}-{at}' if at < len(CASES) else f'{REQUIRED[at - len(CASES)][0]}-{at}'
+
+
+@pytest.fixture(scope='module')
+def outcomes(tmp_path_factory):
+    folder, streams = (tmp_path_factory.mktemp(name) for name in ('mistakes', 'streams'))
+    files = make_files(folder)
+    before = snapshot(folder)
+    commands = {}
+    for at, (launcher, text, *_) in enumerate(CASES):
+        new = folder / f'new-{at}'
+        separated = text.split(' --')
+        own = [part if i == 0 else f'--{part}' for i, part in enumerate(separated) if part]
+        flags = [flag.format(new=new, **files) for flag in (*SOUND[launcher], *own)]
+        commands[name_of(at)] = [launcher, *flags]
+    for at, (launcher, _) in enumerate(REQUIRED, len(CASES)):
+        commands[name_of(at)] = [launcher]
+    ended = run_launchers(commands, streams, at_once=os.cpu_count(), seconds=30)
+    return files, ended, before, snapshot(folder)
+
+
+def snapshot(folder):
+    return {
+        path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob('*'))
+    }
+
+
+def wrong_with(outcome, words):
+    """Returns what is wrong with how a launcher has ended, '' if nothing is."""
+    lines = outcome.err.strip().splitlines()
+    if outcome.code != 1:
+        return f'status {outcome.code}: {lines[-3:]}'
+    if len(lines) != 1 or not lines[0].startswith('error: '):
+        return f'{len(lines)} lines: {lines[-3:]}'
+    if absent := [word for word in words if word not in lines[0]]:
+        return f'{absent} not in {lines[0]}'
+    return f'printed {outcome.out}' if outcome.out else ''
+
+
+@pytest.mark.parametrize('at', range(len(CASES) + len(REQUIRED)), ids=name_of)
+def test_a_mistake_is_one_line_and_status_1(outcomes, at):
+    files, ended, *_ = outcomes
+    if at < len(CASES):
+        words = [word.format(**files) for word in CASES[at][2:]]
+    else:
+        words = [f'{REQUIRED[at - len(CASES)][1]} must have a value']
+    assert not wrong_with(ended[name_of(at)], words)
+
+
+def test_nothing_is_claimed_or_changed(outcomes):
+    *_, before, after = outcomes
+    assert after == before
+
+
+def test_there_are_mistakes_enough():
+    assert len(CASES) + len(REQUIRED) >= 200
+    assert {launcher for launcher, *_ in CASES} == SOUND.keys()
