@@ -103,7 +103,9 @@ def discover(
     passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
     learned = dataset[rows]
     stores = {
-        name: _build_store(model, learned, config, f'{description}: {name}', **passes)
+        name: _build_store(
+            model, name, learned, config, description=f'{description}: {name} answers', **passes
+        )
         for name, model in models.items()
     }
     fills = {name: neuron_means(model, learned, **passes) for name, model in models.items()}
@@ -211,7 +213,7 @@ def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig)
     return sum(passes * forward_flops(m.config, rows, length, logits=rows) for m in models)
 
 
-def _build_store(model, dataset, config, name, **passes) -> dict[str, np.ndarray]:
+def _build_store(model, name, dataset, config, **passes) -> dict[str, np.ndarray]:
     """Returns what the objective reads of the frozen model: `logits` and `activations` `[N, ...]`.
 
     Raises:
@@ -223,7 +225,6 @@ def _build_store(model, dataset, config, name, **passes) -> dict[str, np.ndarray
         model,
         dataset,
         **passes,
-        description=f'{name} answers',
         layers=None if asked else (),
         # What it says is needed here to see whether it is right.
         top_k=None if store_logits else (1, 1.0),
@@ -232,9 +233,9 @@ def _build_store(model, dataset, config, name, **passes) -> dict[str, np.ndarray
     accuracy = float(np.mean(answers == dataset.answers))
     if accuracy < config.least_accuracy:
         raise InputError(
-            f'{name} answers {accuracy:.1%} of these problems, and circuits are searched '
-            f'for from {config.least_accuracy:.1%} on: train it for them first, choose problems '
-            'that it can do, or set least_accuracy=0 to search all the same'
+            f'the {name} answers {accuracy:.1%} of these problems, and circuits are searched for '
+            f'from {config.least_accuracy:.1%} on: train it for them first, choose problems that '
+            'it can do, or set least_accuracy=0 to search all the same'
         )
     store = {'logits': said} if store_logits else {}
     if asked:

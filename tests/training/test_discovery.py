@@ -300,7 +300,7 @@ def test_logits_to_be_asked_for_again_are_not_kept():
 
 def build_store(config):
     train = toy.dataset()[toy.rows().train]
-    return discovery._build_store(toy.model(), train, config, 'teacher', mesh=toy.one_device())
+    return discovery._build_store(toy.model(), 'teacher', train, config, mesh=toy.one_device())
 
 
 def test_the_published_objective_stores_raw_activations_alone():
@@ -379,7 +379,9 @@ def test_rankings_that_cannot_be():
 @pytest.mark.parametrize('recompute', [False, True])
 def test_a_model_that_cannot_do_the_problems_is_refused(recompute):
     config = dataclasses.replace(CONFIG, least_accuracy=0.5, recompute_logits=recompute)
-    with pytest.raises(InputError, match=r'teacher answers \d\.\d% .* from 50\.0% on: train it'):
+    with pytest.raises(
+        InputError, match=r'^the teacher answers \d\.\d% .* from 50\.0% on: train it'
+    ):
         run(toy.one_device(), config)
 
 

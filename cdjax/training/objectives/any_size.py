@@ -89,8 +89,8 @@ class AnySize:
         return int(self.counterfactual > 0)
 
     def least_rows(self, num_classes: int) -> int:
-        """Returns one problem for each size."""
-        return self.sizes
+        """Returns one problem for each size, and for each class."""
+        return max(self.sizes, num_classes)
 
     def check(self, num_classes: int) -> None:
         """See `Objective`."""
