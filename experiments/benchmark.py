@@ -3,7 +3,6 @@
 `python -m experiments.benchmark --suite=checkpoint_memory --model=llama32_3b --devices=8`
 """
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from etils import epath
 from cdjax.errors import InputError
 from cdjax.models.config import PRESETS
 from cdjax.models.target_folder import require_file
+from cdjax.run.results import to_text
 from experiments import launch
 from experiments.benchmarks import checkpoint_memory
 
@@ -38,10 +38,10 @@ def main() -> None:
         raise InputError(f'scratch={FLAGS.scratch} is no folder: make it, or name another')
     with tempfile.TemporaryDirectory(dir=FLAGS.scratch) as folder:
         result = {'suite': FLAGS.suite, **SUITES[FLAGS.suite](Path(folder))}
-    text = json.dumps(result, indent=2)
-    launch.say(text)
+    text = to_text(result)
+    launch.say(text.rstrip())
     if FLAGS.output is not None:
-        Path(FLAGS.output).write_text(text + '\n')
+        epath.Path(FLAGS.output).write_text(text)
 
 
 if __name__ == '__main__':

@@ -3,8 +3,6 @@
 Prints a table beside random and mean-|a| masks, and writes the whole study as JSON.
 """
 
-import json
-
 import jax
 from absl import flags
 from etils import epath
@@ -12,6 +10,7 @@ from etils import epath
 from cdjax.models.target_folder import require_file
 from cdjax.report.terminal import circuits_table
 from cdjax.run.folder import write_atomically
+from cdjax.run.results import to_text
 from cdjax.studies.circuits import smallest_faithful_share
 from cdjax.studies.evaluation import EvaluationConfig, evaluate_circuits
 from experiments import launch
@@ -47,7 +46,7 @@ def main() -> None:
     study = evaluate_circuits(config, mesh=start_machine(), options=options)
     if jax.process_index() == 0:
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(output, json.dumps(study, indent=1) + '\n')
+        write_atomically(output, to_text(study))
     launch.say(circuits_table(study, smallest_faithful_share(study)))
     launch.say(f'written to {output}')
 

@@ -10,7 +10,6 @@ those of `experiments.discover` and `experiments.distill`; models may also be pr
 """
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from cdjax.planning.plan import describe, plan_job
 from cdjax.planning.programs import JobShapes
 from cdjax.planning.targets import Target, parse_target
 from cdjax.run.folder import write_atomically
+from cdjax.run.results import to_text
 from cdjax.studies.inputs import Inputs
 from experiments import launch
 from experiments.flags import (
@@ -80,7 +80,7 @@ def main() -> None:
     if FLAGS.output is not None:
         output = epath.Path(FLAGS.output)
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(output, json.dumps(plan.to_dict(), indent=2) + '\n')
+        write_atomically(output, to_text(plan.to_dict()))
     print(describe(plan))
 
 

@@ -24,6 +24,7 @@ from safetensors.numpy import save
 from cdjax.errors import InputError
 from cdjax.models.config import LlamaConfig
 from cdjax.models.llama import Llama
+from cdjax.run.results import to_text
 
 TOP = sys.float_info.max  # JSON knows no infinity
 ROWS, LENGTH, LOGIT_STRIDE = 2, 128, 16
@@ -273,7 +274,7 @@ def write_certificate(path: str | os.PathLike, stages: dict[str, dict[str, Any]]
     body = {'equal': all(stage['equal'] for stage in stages.values()), 'stages': stages}
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(body, indent=2) + '\n')
+    path.write_text(to_text(body))
     for stage, measured in stages.items():
         for dtype in DTYPES:
             found = measured[dtype]

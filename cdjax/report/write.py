@@ -14,8 +14,8 @@ from cdjax.errors import InputError
 from cdjax.report import figures, findings, maps, student_findings, tables, wording
 from cdjax.report.comparisons import arm_difference, at_circuit_size
 from cdjax.run.folder import stored_config, write_atomically
-from cdjax.run.json_file import read_json
 from cdjax.run.metrics import read_metrics
+from cdjax.run.results import from_text
 from cdjax.studies.circuits import OURS, RANDOM
 
 REPORT, RESULTS = 'report.html', 'results.json'
@@ -49,16 +49,12 @@ def read_results(workdir: epath.PathLike) -> dict[str, Any]:
         InputError: there are none, or they are damaged.
     """
     path = epath.Path(workdir) / RESULTS
-    again = 'run python -m experiments.pipeline with that --workdir to its end'
-    try:
-        results = read_json(path)
-        if not isinstance(results, dict):
-            raise ValueError('no JSON object')
-    except FileNotFoundError:
-        raise InputError(f'{path} does not exist, so there is nothing to report: {again}') from None
-    except ValueError as error:
-        raise InputError(f'{path} is damaged, {error}: remove it and {again}') from None
-    return results
+    if not path.exists():
+        raise InputError(
+            f'{path} does not exist, so there is nothing to report: run python -m '
+            'experiments.pipeline with that --workdir to its end'
+        )
+    return from_text(path.read_text(), path)
 
 
 def render(

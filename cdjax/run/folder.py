@@ -23,6 +23,9 @@ from cdjax.run.json_file import read_json
 from cdjax.run.lock import LOCK, hold
 
 CONFIG = 'config.json'
+# Of what a run writes, as docs/artefacts.md describes it: raised whenever a field comes to mean
+# something else, so that figures of both are never read as one.
+VERSION = 1
 _PROBE = '.cdjax-probe-'
 _PROBE_BYTES = 1 << 20
 VISIBLE_SECONDS = 10.0
@@ -62,6 +65,8 @@ def check_workdir(path: epath.PathLike, config: dict[str, Any], *, name: str) ->
         InputError: the folder holds another run or foreign files, or lies in a bucket that cannot
             be reached.
     """
+    if not str(path):
+        raise InputError('--workdir= names no folder')
     check_client(path)
     workdir, wanted = absolute(path), _as_stored(config, name)
 
@@ -189,7 +194,8 @@ def _unwritable(path: epath.Path, error: OSError) -> InputError:
 
 
 def _as_stored(config: dict[str, Any], name: str) -> dict[str, Any]:
-    return json.loads(json.dumps({'name': name, **config}, default=_plain))
+    facts = {'version': VERSION, 'name': name, **config}
+    return json.loads(json.dumps(facts, default=_plain))
 
 
 def _claim(workdir: epath.Path, wanted: dict[str, Any]) -> None:
@@ -248,6 +254,12 @@ def _refuse_foreign_files(workdir: epath.Path) -> None:
 def _refuse_other_config(
     workdir: epath.Path, stored: dict[str, Any], wanted: dict[str, Any]
 ) -> None:
+    if stored.get('version') != VERSION:
+        version = _show(stored.get('version', _MISSING))
+        raise InputError(
+            f'--workdir={workdir} holds a run of version {version} and this is version {VERSION}, '
+            'whose results mean something else: name another --workdir'
+        )
     differences = _differences(stored, wanted)
     if differences:
         shown = '; '.join(

@@ -7,9 +7,48 @@ from typing import Any
 
 from etils import epath
 
+from cdjax.errors import InputError
 from cdjax.parallel.multihost import from_process_0
 from cdjax.parallel.preemption import heed_preemption
-from cdjax.run.folder import write_atomically
+from cdjax.run.folder import VERSION, write_atomically
+from cdjax.run.json_file import parse_json
+
+
+def to_text(content: dict[str, Any]) -> str:
+    """Returns results as they are written: JSON with the version of their fields in front.
+
+    Args:
+        content: must survive JSON; numbers that are not finite (the loss of a training that
+            diverged), for which JSON has none, become null.
+    """
+    return json.dumps({'version': VERSION, **_finite(content)}, indent=1, allow_nan=False) + '\n'
+
+
+def from_text(text: str, path: epath.Path) -> dict[str, Any]:
+    """Returns the results that `to_text` has written, without their version.
+
+    Args:
+        text: the content of a file.
+        path: the file, for messages.
+
+    Raises:
+        InputError: the file is damaged, or its fields are those of another version.
+    """
+    try:
+        content = parse_json(text)
+        if not isinstance(content, dict):
+            raise ValueError('no JSON object')
+    except ValueError as error:
+        raise InputError(
+            f'{path} is damaged, {error}: remove it, and the same command computes it again'
+        ) from error
+    version = content.pop('version', None)
+    if version != VERSION:
+        raise InputError(
+            f'{path} holds results of version {version} and this is version {VERSION}, whose '
+            'fields mean something else: compute them again in another --workdir'
+        )
+    return content
 
 
 def stored(path: epath.Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -20,17 +59,17 @@ def stored(path: epath.Path, compute: Callable[[], dict[str, Any]]) -> dict[str,
 
     Args:
         path: a file that ends in `.json`.
-        compute: makes the object; must survive JSON, where numbers that are not finite (the loss
-            of a training that diverged) become null. All processes compute together.
+        compute: makes the object, see `to_text`. All processes compute together.
 
     Raises:
+        InputError: what is there is damaged, or of another version.
         Preempted: a SIGTERM came before there was something to compute.
     """
     text = from_process_0(lambda: path.read_text() if path.exists() else None)
     if text is None:
         heed_preemption()
         # Through text and back, so that a first and a continued run see the same types.
-        computed = json.dumps(_finite(compute()), indent=1, allow_nan=False) + '\n'
+        computed = to_text(compute())
 
         def write() -> str:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +77,7 @@ def stored(path: epath.Path, compute: Callable[[], dict[str, Any]]) -> dict[str,
             return computed
 
         text = from_process_0(write)
-    return json.loads(text)
+    return from_text(text, path)
 
 
 def _finite(value: Any) -> Any:

@@ -71,6 +71,9 @@ class InputsConfig:
     random_weights: bool = False
 
     def __post_init__(self):
+        for name in ('teacher', 'student', 'task'):
+            if getattr(self, name) == '':  # of a shell variable that is not set, most often
+                raise InputError(f'{name}= names none: give its path, or leave it out')
         if self.teacher_dtype not in TEACHER_DTYPES:
             raise InputError(
                 f'teacher_dtype={self.teacher_dtype}: choose one of {", ".join(TEACHER_DTYPES)}'

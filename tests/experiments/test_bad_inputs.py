@@ -71,13 +71,16 @@ TASK_FILES = [
     ('discover', '--task_file={task_words}', 'no example fits the tokenizer', 'left out because'),
     ('pipeline', '--task_file={task_alike}', 'no example fits', 'no other problem'),
     ('discover', '--task_file={task_lengths}', 'length'),
-    ('evaluate', '--task_file=', 'cannot be read'),
+    ('evaluate', '--task_file=', 'task= names none'),
 ]
 for at, (name, (_, words)) in enumerate(BROKEN_LINES.items()):
     launcher = ('discover', 'distill', 'pipeline', 'train_teacher', 'compare_arms')[at % 5]
     TASK_FILES.append((launcher, f'--task_file={{line_{name}}}', f'line_{name}, line 4: ', words))
 MODELS = [
     ('discover', '--teacher={folder}/none', 'no folder', 'none'),
+    ('discover', '--teacher=', 'teacher= names none'),
+    ('distill', '--student=', 'student= names none'),
+    ('train_teacher', '--init=', 'names none'),
     ('distill', '--teacher={file}', 'is no folder'),
     ('discover', '--teacher=nobody/nothing', 'nobody/nothing', 'HF_HUB_OFFLINE'),
     ('pipeline', '--teacher=a:b', 'there is no folder a:b'),
@@ -263,6 +266,7 @@ DISTILLATION = [
 ]
 RUNS = [
     ('discover', '--workdir={file}', '{file}', 'cannot be written'),
+    ('pipeline', '--workdir=', 'names no folder'),
     ('distill', '--workdir={file}/run', 'cannot be written'),
     ('pipeline', '--workdir={foreign}', 'thesis.tex'),
     ('discover', '--workdir={run_other}', 'holds another run', 'another --workdir'),

@@ -30,7 +30,8 @@ def mistakes(folder):
     other.mkdir()
     short = shutil.copytree(EMBEDDED_TEACHER, folder / 'short')
     os.truncate(short / 'model.safetensors', 100_000)
-    (other / 'config.json').write_text('{"name": "discover", "inputs": {"share": 0.5}}')
+    run = {'version': 1, 'name': 'discover', 'inputs': {'share': 0.5}}
+    (other / 'config.json').write_text(json.dumps(run))
     return {
         'operator': (['discover', new, '--operators=+,%'], ["'%'", 'choose']),
         'range': (

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import toy_study as toy
+from artefacts import disagreements
 from launchers import run_launchers
 
 from cdjax.data import save_tokenizer
@@ -110,6 +111,21 @@ def test_changed_counterfactuals_are_other_problems(outcomes):
 
 def test_a_student_is_not_measured_on_what_it_was_trained_on(outcomes):
     refused(outcomes[2]['student_split'], 'was trained on', 'held out here', '--split_seed=0')
+
+
+def test_what_the_launchers_write_is_as_its_page_says(outcomes):
+    folder = outcomes[0]
+    for section, file in {
+        'config.json': 'first/config.json',
+        'circuits/NAME.json': 'first/circuits/teacher.json',
+        'NAME.study.json': 'first/circuits/teacher.study.json',
+        'training_data.json': 'student/student/training_data.json',
+    }.items():
+        content = json.loads((folder / file).read_text())
+        assert disagreements(section, content) == [], file
+    assert (
+        disagreements('config.json', json.loads((folder / 'distill/config.json').read_text())) == []
+    )
 
 
 def test_what_is_refused_claims_no_folder(outcomes):

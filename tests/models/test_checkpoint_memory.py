@@ -1,4 +1,9 @@
+import json
+
+from artefacts import disagreements
+
 from cdjax.models import LlamaConfig
+from cdjax.run.results import to_text
 from experiments.benchmarks.checkpoint_memory import measure
 
 
@@ -12,3 +17,5 @@ def test_neither_loading_nor_saving_holds_the_model_twice(tmp_path):
         assert found['bytes'] < taken < 1.5 * found['bytes']
         assert found[f'{stage}_ratio'] == found[f'{stage}_peak_bytes'] / found['bytes']
     assert list(tmp_path.iterdir()) == []
+    written = json.loads(to_text({'suite': 'checkpoint_memory', **found}))
+    assert disagreements('benchmark', written) == []

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from artefacts import disagreements
 from safetensors.numpy import load_file
 from torch_llama import SMALL, random_torch_llama
 
@@ -43,6 +44,7 @@ def test_to_orbax_and_back_with_certificates(source, tmp_path):
     assert (back / 'tokenizer.json').read_bytes() == (source / 'tokenizer.json').read_bytes()
     for folder in (orbax, back):
         body = json.loads((tmp_path / f'{folder.name}.parity.json').read_text())
+        assert disagreements('certificate', body) == []
         assert body['equal']
         assert set(body['stages']) == {'load', 'export'}
         assert body['stages']['load']['reference'].startswith('transformers')

@@ -55,7 +55,11 @@ def test_an_equal_model_is_certified(setting, tmp_path):
         assert len(measured[dtype]['layers']) == SMALL.num_layers
     write_certificate(tmp_path / 'sub' / 'parity.json', {'load': measured, 'export': measured})
     written = json.loads((tmp_path / 'sub' / 'parity.json').read_text())
-    assert written == {'equal': True, 'stages': {'load': measured, 'export': measured}}
+    assert written == {
+        'version': 1,
+        'equal': True,
+        'stages': {'load': measured, 'export': measured},
+    }
     verdict, *lines = describe_certificate(tmp_path / 'sub' / 'parity.json').splitlines()
     assert verdict == f'{tmp_path}/sub/parity.json: equal'
     assert len(lines) == 4

@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from artefacts import disagreements
 
 from cdjax.errors import InputError
 from cdjax.losses import AnySizeWeights
@@ -323,6 +324,8 @@ def test_the_launcher_plans_for_a_recipe(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == 'it fits'
-    shapes = json.loads(output.read_text())['shapes']
+    written = json.loads(output.read_text())
+    assert disagreements('plan', written) == []
+    shapes = written['shapes']
     # From the command line, the recipe, and the problems: BOS, a, op, b, op, c, =.
     assert (shapes['batch_size'], shapes['classes'], shapes['length']) == (64, 4, 7)

@@ -13,6 +13,7 @@ from cdjax.report.student_findings import SHORT_ARMS
 from cdjax.report.svg import PALETTE
 from cdjax.report.terminal import WIDTH, summary
 from cdjax.report.write import read_results, render, write_report
+from cdjax.run.results import to_text
 from cdjax.studies.arms import ARMS
 from cdjax.studies.circuits import LEARNED_CONTROLS, LOUDEST, OURS, RANDOM
 
@@ -188,7 +189,7 @@ def test_write_report_and_read_results(tmp_path, pages):
         read_results(tmp_path)
     results = make_results(**SHAPES['without kd, no controls'])
     (tmp_path / 'config.json').write_text(json.dumps(CONFIG))
-    (tmp_path / 'results.json').write_text(json.dumps(results))
+    (tmp_path / 'results.json').write_text(to_text(results))
     folder = tmp_path / 'stages' / 'discover' / 'teacher'
     folder.mkdir(parents=True)
     (folder / 'metrics.jsonl').write_text(''.join(json.dumps(p) + '\n' for p in HISTORY))

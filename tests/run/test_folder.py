@@ -33,6 +33,7 @@ def test_a_new_folder_is_made_and_described(tmp_path):
     folder = open_workdir(tmp_path / 'a' / 'b', CONFIG, name='discover')
     assert isinstance(folder, epath.Path)
     assert json.loads((folder / 'config.json').read_text()) == {
+        'version': 1,
         'name': 'discover',
         'steps': 10,
         'options': {'rate': 0.1, 'layers': [1, 2]},
@@ -92,6 +93,20 @@ def test_leftovers_of_a_killed_start_are_no_one_elses_work(tmp_path):
     (tmp_path / '.cdjax-probe-0123').write_text('')
     (tmp_path / '.lock').write_text('')
     open_workdir(tmp_path, CONFIG, name='discover')
+
+
+def test_a_run_of_another_version_is_not_continued(tmp_path):
+    open_workdir(tmp_path / 'run', CONFIG, name='discover')
+    file = tmp_path / 'run' / 'config.json'
+    file.write_text(file.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(InputError, match='a run of version 2 and this is version 1, whose results'):
+        open_workdir(tmp_path / 'run', CONFIG, name='discover')
+
+
+def test_a_name_that_is_empty_is_no_folder():
+    """As `--workdir=$RUN` is where no one has set RUN: it would be the current folder."""
+    with pytest.raises(InputError, match='--workdir= names no folder'):
+        open_workdir('', CONFIG, name='discover')
 
 
 def test_a_broken_config_is_not_overwritten(tmp_path):

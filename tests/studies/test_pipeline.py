@@ -10,6 +10,7 @@ import pytest
 import torch
 import toy_study as toy
 import transformers
+from artefacts import disagreements
 from etils import epath
 
 from cdjax import studies
@@ -18,6 +19,7 @@ from cdjax.circuits.classifier import Encoding
 from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import Llama, load_huggingface, save_huggingface
+from cdjax.run.folder import VERSION
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import OURS, RANDOM, CircuitStudyConfig
@@ -86,7 +88,7 @@ def finished(teacher, tmp_path_factory):
 def test_the_artefacts_are_there(finished):
     pipeline, results = finished
     workdir = pipeline.workdir
-    assert json.loads((workdir / 'results.json').read_text()) == results
+    assert json.loads((workdir / 'results.json').read_text()) == {'version': VERSION, **results}
     assert json.loads((workdir / 'config.json').read_text())['name'] == 'pipeline'
     for name in ('teacher', 'control_one_mask', 'student_nothing-circuits-0'):
         assert Circuit.load(workdir / 'circuits' / name).size in (4, 2)
@@ -94,6 +96,29 @@ def test_the_artefacts_are_there(finished):
         assert Circuit.load(workdir / 'circuits' / 'joint_partial_0' / name).num_classes == 2
     for stage in ('discover/teacher', 'distill/partial-kd-0', 'head_start/0'):
         assert (workdir / 'stages' / stage / 'metrics.jsonl').exists()
+
+
+def test_every_file_is_as_its_page_says(finished):
+    """docs/artefacts.md against what a run wrote: no field more, no field less, each of its type."""
+    workdir = Path(finished[0].workdir)
+    sections = {
+        'config.json': ['config.json'],
+        'results.json': ['results.json'],
+        'results/circuits.json': ['results/circuits.json'],
+        'results/arms/START-ARM-SEED.json': sorted(workdir.glob('results/arms/*')),
+        'results/start_START.json': ['results/start_partial.json'],
+        'results/rediscovery/START-ARM-SEED.json': sorted(workdir.glob('results/rediscovery/*')),
+        'circuits/NAME.json': sorted(workdir.glob('circuits/**/*.json')),
+        'training_data.json': sorted(workdir.glob('student*/**/training_data.json')),
+    }
+    for section, files in sections.items():
+        assert files, section
+        for file in files:
+            content = json.loads((workdir / file).read_text())
+            assert disagreements(section, content) == [], file
+    for file in sorted(workdir.rglob('metrics.jsonl')):
+        for line in file.read_text().splitlines():
+            assert disagreements('metrics.jsonl', json.loads(line)) == [], file
 
 
 def test_every_training_heeds_the_options(finished):
