@@ -99,7 +99,7 @@ def test_the_artefacts_are_there(finished):
 
 
 def test_every_file_is_as_its_page_says(finished):
-    """docs/artefacts.md against what a run wrote: no field more, no field less, each of its type."""
+    """docs/artefacts.md against what a run wrote: no field more or less, each of its type."""
     workdir = Path(finished[0].workdir)
     sections = {
         'config.json': ['config.json'],
