@@ -124,8 +124,7 @@ class _Lease:
                 '%s was taken over by %s, for this process had not refreshed its lease; stopping',
                 *(self.workdir, _describe(self._read())),
             )
-            os.kill(os.getpid(), signal.SIGINT)
-            return
+            os.kill(os.getpid(), signal.SIGINT)  # and again, where a library swallows it
 
     def end(self) -> None:
         """Removes the lease, unless another process has taken it over."""

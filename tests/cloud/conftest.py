@@ -17,6 +17,11 @@ TOOLS = (
 )
 
 
+def _heed_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Cloud:
     """A folder with the fake gcloud's world, and a PATH on which it is the only gcloud."""
 
@@ -76,9 +81,9 @@ class Cloud:
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,
-            # A test run that a script has put into the background ignores SIGINT, and bash cannot
-            # trap a signal that it inherits as ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            # A test run that a script has put into the background ignores SIGINT, one of nohup
+            # SIGHUP, and bash cannot trap a signal that it inherits as ignored.
+            preexec_fn=_heed_signals,
         )
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

@@ -19,6 +19,7 @@ from cdjax.parallel.preemption import Preempted
 from cdjax.report.write import write_report
 from cdjax.run import buckets
 from cdjax.run.buckets import check_client, local_folder, outgoing_folder
+from cdjax.run.folder import VERSION
 from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.inputs import InputsConfig
@@ -99,7 +100,7 @@ def test_a_pipeline_in_a_bucket_is_stopped_and_continued(bucket, teacher, monkey
 
     there = epath.Path(workdir)
     assert (there / 'report.html').read_text().startswith('<!doctype html>')
-    assert json.loads((there / 'results.json').read_text()) == results
+    assert json.loads((there / 'results.json').read_text()) == {'version': VERSION, **results}
     log = (there / 'stages/discover/teacher/metrics.jsonl').read_text().splitlines()
     assert json.loads(log[-1])['step'] == 6
     assert Circuit.load(there / 'circuits' / 'teacher').num_classes == 2
