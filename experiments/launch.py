@@ -1,6 +1,7 @@
 """What every launcher shares: one line for a user's mistake, a status for the scheduler."""
 
 import difflib
+import importlib
 import signal
 import sys
 import warnings
@@ -17,6 +18,13 @@ from cdjax.training.diagnostics import GradientError
 # 0 done, 1 the user's mistake, 75 stopped by a signal after saving (EX_TEMPFAIL of sysexits.h:
 # start it again with the same command), 130 interrupted from the keyboard.
 EXIT_INPUT, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 75, 130
+
+flags.DEFINE_list(
+    'plugins',
+    [],
+    'Modules imported first, which add methods, arms, pairings, sites, tasks or studies of your '
+    'own (docs/extending.md).',
+)
 
 
 def say(text: str) -> None:
@@ -40,6 +48,7 @@ def run(main: Callable[[], None]) -> None:
         try:
             if len(argv) > 1:
                 raise InputError(f'unexpected argument {argv[1]!r}; flags look like --name=value')
+            _import_plugins()
             main()
         except (InputError, flags.Error) as error:
             return _refuse(error)
@@ -80,10 +89,21 @@ def _refuse(error: InputError | flags.Error) -> int:
     return EXIT_INPUT
 
 
+def _import_plugins() -> None:
+    for name in flags.FLAGS.plugins:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f'plugins={name}: {error}; name modules as Python imports them, from the folder '
+                'of the command or installed'
+            ) from error
+
+
 def _show_shared_flags() -> None:
     """Makes --help list the flags of `experiments.flags` too, not the launcher's own alone."""
     for module, shared in flags.FLAGS.flags_by_module_dict().items():
-        if module.startswith('experiments.flags.'):
+        if module.startswith('experiments.flags.') or module == __name__:
             for flag in shared:
                 flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 

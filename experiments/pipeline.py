@@ -9,6 +9,7 @@ from absl import flags
 
 from cdjax.report.terminal import summary
 from cdjax.report.write import write_report
+from cdjax.studies.extra import STUDIES
 from cdjax.studies.pipeline import Pipeline, PipelineConfig
 from experiments import launch
 from experiments.flags import (
@@ -36,6 +37,11 @@ flags.DEFINE_list(
 flags.DEFINE_string(
     'export', PipelineConfig().export, 'Arm whose student is exported to WORKDIR/student.'
 )
+flags.DEFINE_list(
+    'studies',
+    list(PipelineConfig().studies),
+    f'Questions answered as well, each in a section of the report: {", ".join(STUDIES)}.',
+)
 define_study_flags()
 define_checkpoint_flags()
 define_task_flags()
@@ -55,6 +61,7 @@ def main() -> None:
         layer_pairs=FLAGS.layer_pairs,
         rediscover=tuple(FLAGS.rediscover),
         export=FLAGS.export,
+        studies=tuple(FLAGS.studies),
     )
     options = run_options()
     pipeline = Pipeline(config, FLAGS.workdir, mesh=start_machine(), options=options)

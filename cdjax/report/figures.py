@@ -16,8 +16,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from cdjax.report.comparisons import arm_difference, at_circuit_size
 from cdjax.report.student_findings import SHORT_ARMS, start_name
 from cdjax.report.svg import PALETTE, WIDTH, inline_svg, style
-from cdjax.report.wording import MINUS, exact_percent, number, percent
 from cdjax.studies.circuits import LOUDEST, OURS, RANDOM
+from cdjax.studies.study import Drawing
+from cdjax.wording import MINUS, exact_percent, number, percent
 
 TERMS = (
     'faithfulness',
@@ -48,6 +49,14 @@ ARM_COLOURS = {
     'random': 'grey',
     'wrong': 'vermillion',
 }
+
+
+def draw(name: str, drawing: Drawing) -> str:
+    """Draws the figure of a study; `name` is its own on the page."""
+    with style(name):
+        figure = Figure(figsize=(WIDTH, drawing.height), layout='constrained')
+        drawing.draw(figure)
+        return inline_svg(figure, drawing.description)
 
 
 def circuit_curves(study: Mapping[str, Any]) -> str:

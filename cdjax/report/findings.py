@@ -16,7 +16,8 @@ from cdjax.report.comparisons import (
     overlap_difference,
     selectivity_difference,
 )
-from cdjax.report.wording import (
+from cdjax.studies.circuits import OURS
+from cdjax.wording import (
     NBSP,
     count,
     exact_percent,
@@ -28,7 +29,6 @@ from cdjax.report.wording import (
     points_interval,
     sentence,
 )
-from cdjax.studies.circuits import OURS
 
 Results = Mapping[str, Any]
 

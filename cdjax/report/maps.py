@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from cdjax.report.svg import PALETTE, WIDTH, inline_svg, style
-from cdjax.report.wording import percent
+from cdjax.wording import percent
 
 _MAP = matplotlib.colormaps['cividis'].resampled(48)
 _MAX_CELLS_WITH_VALUES = 150

@@ -15,7 +15,9 @@ from cdjax.report.comparisons import (
     arm_difference,
     at_circuit_size,
 )
-from cdjax.report.wording import (
+from cdjax.studies.arms import STARTS
+from cdjax.studies.circuits import OURS
+from cdjax.wording import (
     NBSP,
     count,
     listing,
@@ -25,8 +27,6 @@ from cdjax.report.wording import (
     points_interval,
     sentence,
 )
-from cdjax.studies.arms import STARTS
-from cdjax.studies.circuits import OURS
 
 Results = Mapping[str, Any]
 

@@ -1,12 +1,14 @@
 """The table that ends a pipeline on the terminal."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.student_findings import start_name
 from cdjax.report.tables import arm_rows, circuit_rows, moved_rows
-from cdjax.report.wording import (
+from cdjax.studies.extra import STUDIES
+from cdjax.wording import (
     NBSP,
     count,
     exact_percent,
@@ -31,6 +33,7 @@ def summary(results: Mapping[str, Any]) -> str:
         circuits_table(results['circuits'], results['smallest_faithful_share']),
         arms_table(results['starts']),
         _text(_rediscovery(results['rediscovery'])),
+        *(_text(_study(key, result)) for key, result in results['studies'].items()),
     ]
     return '\n\n'.join(part for part in parts if part)
 
@@ -52,6 +55,14 @@ def circuits_table(study: Mapping[str, Any], smallest: float | None) -> str:
         smallest: what `smallest_faithful_share` returns of it.
     """
     return _text(_circuits(study, smallest))
+
+
+def _study(key: str, result: Mapping[str, Any]) -> list[str]:
+    if key not in STUDIES:
+        return []
+    study = STUDIES[key]
+    findings = (textwrap.fill(text, WIDTH) for text in study.present(result).findings)
+    return [study.title, '', *findings]
 
 
 def _text(lines: list[str]) -> str:

@@ -10,13 +10,16 @@ import jax
 import jinja2
 from etils import epath
 
+from cdjax import wording
 from cdjax.errors import InputError
-from cdjax.report import figures, findings, maps, student_findings, tables, wording
+from cdjax.report import figures, findings, maps, student_findings, tables
 from cdjax.report.comparisons import arm_difference, at_circuit_size
 from cdjax.run.folder import stored_config, write_atomically
 from cdjax.run.metrics import read_metrics
 from cdjax.run.results import from_text
 from cdjax.studies.circuits import OURS, RANDOM
+from cdjax.studies.extra import STUDIES
+from cdjax.studies.study import Section
 
 REPORT, RESULTS = 'report.html', 'results.json'
 
@@ -99,7 +102,21 @@ def render(
         tables=tables,
         figure=_figures(results, history),
         history=history,
+        studies=[_study(key, result) for key, result in results['studies'].items()],
     )
+
+
+def _study(key: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns title, findings, tables and figures of a study; those of a stranger are a note."""
+    if key not in STUDIES:
+        note = f'The module that added the study {key!r} is not imported: name it with --plugins.'
+        return {'key': key, 'title': key, 'section': Section([note]), 'figures': []}
+    section = STUDIES[key].present(result)
+    drawn = [
+        (figures.draw(f'{key}-{i}', drawing), drawing.caption)
+        for i, drawing in enumerate(section.drawings)
+    ]
+    return {'key': key, 'title': STUDIES[key].title, 'section': section, 'figures': drawn}
 
 
 def _version() -> str:

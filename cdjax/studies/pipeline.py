@@ -21,11 +21,13 @@ from cdjax.studies.circuits import (
     control_searches,
     smallest_faithful_share,
 )
-from cdjax.studies.evaluation import study_teacher
+from cdjax.studies.evaluation import discover_teacher, study_teacher
+from cdjax.studies.extra import STUDIES
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.rediscovery import rediscover
 from cdjax.studies.run import Run
 from cdjax.studies.students import Students
+from cdjax.studies.study import run_study
 from cdjax.training.discovery import DiscoveryConfig, check_discovery
 from cdjax.training.distillation import check_distillation
 
@@ -42,6 +44,7 @@ class PipelineConfig:
         layer_pairs: what is aligned, see `cdjax.circuits.pairing.parse_pairs`.
         rediscover: arms in whose students circuits are discovered again.
         export: the arm whose student is exported.
+        studies: keys of `cdjax.studies.extra.STUDIES`, questions that are answered as well.
     """
 
     inputs: InputsConfig = InputsConfig()
@@ -51,9 +54,12 @@ class PipelineConfig:
     layer_pairs: str = LAYER_PAIRS
     rediscover: tuple[str, ...] = ('kd', 'circuits')
     export: str = 'circuits'
+    studies: tuple[str, ...] = ()
 
     def __post_init__(self):
         self._choose_starts()
+        for key in self.studies:
+            STUDIES[key]  # an unknown one is refused
         for name, arms in (('rediscover', self.rediscover), ('export', (self.export,))):
             absent = [arm for arm in arms if arm not in self.arms.arms]
             if absent:
@@ -151,6 +157,12 @@ class Pipeline:
             )
             for arm in config.rediscover
         }
+        results['studies'] = {
+            key: run_study(
+                key, run, discover_teacher(run, config.discovery), config.discovery, config.study
+            )
+            for key in config.studies
+        }
         self._export(f'{start}-{config.export}-{seed}', start)
         _write_curves(run, results['starts'])
         return stored(run.workdir / 'results.json', lambda: results)
@@ -181,6 +193,9 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
     )
     if 'partial' in starts:
         rows_outside_share(inputs.split)
+    for key in config.studies:
+        if STUDIES[key].check is not None:
+            STUDIES[key].check(inputs, config.discovery, mesh)
 
 
 def describe_data(inputs: Inputs) -> dict[str, Any]:

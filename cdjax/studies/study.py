@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
+from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.registry import Registry
@@ -99,14 +100,15 @@ class Study:
         title: of its section in the report.
         measure: answers it, once a run: plain numbers, text, lists and dictionaries.
         present: what is shown of a result, which may have been stored by another process.
-        check: raises InputError for what `measure` would say of its input hours later.
+        check: `(inputs, discovery, mesh)` raises InputError for what `measure` would say of its
+            input hours later.
     """
 
     key: str
     title: str
     measure: Callable[[Context], Result]
     present: Callable[[Result], Section]
-    check: Callable[[Inputs, DiscoveryConfig], None] | None = None
+    check: Callable[[Inputs, DiscoveryConfig, Mesh], None] | None = None
 
 
 STUDIES: Registry[Study] = Registry('study')

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from cdjax.evaluation.statistics import bootstrap_interval
+from cdjax.evaluation.statistics import bootstrap_interval, student_interval
 
 
 def test_bootstrap_interval_agrees_with_the_normal_one():
@@ -13,3 +14,10 @@ def test_bootstrap_interval_agrees_with_the_normal_one():
     np.testing.assert_allclose(narrow, [0.3 - half, 0.3 + half], atol=0.004)
     assert bootstrap_interval(np.ones(10)) == (1.0, 1.0)
     assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
+
+
+def test_student_interval():
+    # By hand: mean 2, standard error sqrt(1/3), t(2, .975) = 4.3027.
+    low, high = student_interval(np.array([1.0, 2.0, 3.0]))
+    assert (low, high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), rel=1e-4)
+    assert student_interval(np.array([1.0])) is None

@@ -47,6 +47,17 @@ HISTORY = [
 ]
 
 
+# Of two numbers of classes, two seeds and two sizes.
+CLASSES_STUDY = {
+    'counts': [1, 4],
+    'seeds': [0, 1],
+    'shares': [0.05, 0.1],
+    'accuracy': 1.0,
+    'only': [[[0.5, 0.9], [0.52, 0.91]], [[0.7, 0.9], [0.74, 0.89]]],
+    'bits': [[0.0, 0.0], [0.5, 0.6]],
+}
+
+
 def point(only, without, n=1000):
     """Returns a method at one size, with normal intervals over n problems."""
     interval = lambda p: [max(p - half(p), 0.0), min(p + half(p), 1.0)]
@@ -177,5 +188,6 @@ def make_results(*, study=None, starts=None, rediscovery=('kd', 'circuits'), cor
         'smallest_faithful_share': 0.15,
         'starts': {'nothing': make_start({'circuits': 0.2})} if starts is None else starts,
         'rediscovery': {arm: {'arm': arm, 'study': again, **found} for arm in rediscovery},
+        'studies': {'num_classes': CLASSES_STUDY, 'gone': {}},
     }
     return json.loads(json.dumps(results, allow_nan=False))

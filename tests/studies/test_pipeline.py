@@ -23,6 +23,8 @@ from cdjax.run.folder import VERSION
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import OURS, RANDOM, CircuitStudyConfig
+from cdjax.studies.extra import STUDIES
+from cdjax.studies.extra.number_of_classes import number_of_classes
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.pipeline import Pipeline, PipelineConfig
 from cdjax.training import discovery_step, distillation, language_model
@@ -38,6 +40,7 @@ SHAPE = dataclasses.replace(
     toy.teacher_config(), num_layers=1, intermediate_size=16, num_heads=2, num_kv_heads=1
 )
 STEPS = OptimizerConfig(3, 1e-2)
+CLASSES = number_of_classes('two_numbers', counts=(1, 2), seeds=(0,))
 
 
 def make_config(teacher) -> PipelineConfig:
@@ -60,6 +63,7 @@ def make_config(teacher) -> PipelineConfig:
             max_problems=30,
         ),
         rediscover=('circuits',),
+        studies=(CLASSES.key,),
     )
 
 
@@ -81,8 +85,10 @@ def finished(teacher, tmp_path_factory):
         for module in (discovery_step, distillation, language_model):
             patch.setattr(module, 'GradientDoctor', no_doctor)
         options = RunOptions(checkpoint_every=2)
+        STUDIES.add(CLASSES)
         pipeline = Pipeline(make_config(teacher), workdir, mesh=toy.one_device(), options=options)
-        return pipeline, pipeline.run()
+        yield pipeline, pipeline.run()
+    STUDIES.remove(CLASSES.key)
 
 
 def test_the_artefacts_are_there(finished):
@@ -124,10 +130,22 @@ def test_every_file_is_as_its_page_says(finished):
 def test_every_training_heeds_the_options(finished):
     folders = sorted((finished[0].workdir / 'stages').glob('*/*'))
     kinds = {folder.parent.name for folder in folders}
-    assert kinds == {'controls', 'discover', 'distill', 'head_start', 'rediscover'}
+    assert kinds == {'controls', 'discover', 'distill', 'head_start', 'rediscover', CLASSES.key}
     for folder in folders:
         kept = sorted(int(path.name) for path in (folder / 'checkpoints').iterdir())
         assert kept == [2, 3], folder
+
+
+def test_a_study_of_its_own(finished):
+    _, results = finished
+    found = results['studies'][CLASSES.key]
+    assert np.shape(found['only']) == (2, 1, 2)
+    assert [bits[0] == 0 for bits in found['bits']] == [True, False]
+    # All neurons are the whole model, whatever the classes.
+    assert [seeds[0][-1] for seeds in found['only']] == [found['accuracy']] * 2
+    section = CLASSES.present(found)
+    assert [row[0] for row in section.tables[0].rows] == ['1', '2']
+    assert section.tables[0].header[1:3] == ['25\u00a0%', '100\u00a0%']
 
 
 def test_the_results_are_consistent(finished):

@@ -1,0 +1,189 @@
+"""Does the number of classes matter? The text has it that its precise value is not critical."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from cdjax.circuits.circuit import Circuit
+from cdjax.evaluation.classes import answer_information
+from cdjax.evaluation.statistics import student_interval
+from cdjax.inference.predictions import predict
+from cdjax.studies.circuits import unseen_rows
+from cdjax.studies.discovery import discover_circuits
+from cdjax.studies.inputs import Inputs
+from cdjax.studies.study import (
+    STUDIES,
+    Context,
+    Drawing,
+    Result,
+    Section,
+    Study,
+    Table,
+)
+from cdjax.training.discovery import DiscoveryConfig, check_discovery
+from cdjax.wording import count, exact_percent, listing, number, percent, points, sentence
+
+
+def number_of_classes(
+    key: str = 'num_classes',
+    counts: Sequence[int] = (1, 2, 4, 8, 16),
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+) -> Study:
+    """Returns the study of discoveries that differ in the number of classes and in the seed alone.
+
+    Args:
+        key: of the study.
+        counts: numbers of classes, K.
+        seeds: of each discovery.
+    """
+
+    def check(inputs: Inputs, discovery: DiscoveryConfig, mesh: Mesh) -> None:
+        for num_classes in counts:
+            check_discovery(
+                {'teacher': inputs.teacher_config},
+                inputs.dataset,
+                _search(discovery, num_classes, seeds[0]),
+                mesh=mesh,
+                batch_flag='discovery_batch_size',
+            )
+
+    def measure(context: Context) -> Result:
+        run = context.run
+        rows = unseen_rows(run.inputs.split, context.evaluation)
+        problems = run.inputs.dataset[rows]
+        neurons = run.teacher.config.num_neurons
+        sizes = sorted({max(round(share * neurons), 1) for share in context.evaluation.sizes})
+        only, bits = [], []
+        for num_classes in counts:
+            circuits = [_discover(context, num_classes, seed) for seed in seeds]
+            only.append([_only(context, c, rows, sizes) for c in circuits])
+            bits.append(
+                [answer_information(c.assignments[rows], problems.answers) for c in circuits]
+            )
+        return {
+            'counts': list(counts),
+            'seeds': list(seeds),
+            'shares': [size / neurons for size in sizes],
+            'accuracy': predict(run.teacher, problems, **run.passes).accuracy,
+            'only': only,
+            'bits': bits,
+        }
+
+    title = 'The number of classes'
+    return Study(key, title, measure, present, check)
+
+
+def _search(discovery: DiscoveryConfig, num_classes: int, seed: int) -> DiscoveryConfig:
+    objective = discovery.objective.suited_to(num_classes)
+    return dataclasses.replace(discovery, objective=objective, num_classes=num_classes, seed=seed)
+
+
+def _discover(context: Context, num_classes: int, seed: int) -> Circuit:
+    run, name = context.run, f'{num_classes}-{seed}'
+    found = discover_circuits(
+        run,
+        lambda: {'teacher': run.teacher},
+        _search(context.discovery, num_classes, seed),
+        {'teacher': context.circuits / name},
+        training=context.stages / name,
+        description=f'discover: {count(num_classes, "class", "classes")}, seed {seed}',
+        options=dataclasses.replace(run.options, check_gradients=False),
+    )
+    return found['teacher']
+
+
+def _only(
+    context: Context, circuit: Circuit, rows: np.ndarray, sizes: Sequence[int]
+) -> list[float]:
+    """Returns the accuracy on unseen problems with only the circuits, at each size."""
+    run = context.run
+    ablated = {
+        'classes': circuit.assignments[rows],
+        'fill': circuit.fill,
+        'ablation': context.evaluation.ablation,
+        **run.passes,
+    }
+    problems = run.inputs.dataset[rows]
+    masks = (circuit.at_size(size).masks for size in sizes)
+    return [predict(run.teacher, problems, masks=m, **ablated).accuracy for m in masks]
+
+
+def present(result: Result) -> Section:
+    """Returns the section of a report: accuracy by number of classes and size."""
+    shares, counts = result['shares'], result['counts']
+    only = np.array(result['only'])  # [K, seeds, sizes]
+    means = only.mean(axis=1)
+    rows = []
+    for k, of_seeds, bits in zip(counts, only, result['bits'], strict=True):
+        cells = [_with_interval(of_seeds[:, i]) for i in range(len(shares))]
+        rows.append([str(k), *cells, number(float(np.mean(bits)))])
+    table = Table(
+        f'Accuracy in per cent on unseen problems with only the circuits, mean over '
+        f'{count(len(result["seeds"]), "seed")} of the discovery and Student’s 95 % interval; '
+        f'bits of the answer that the class tells.',
+        ['Classes', *map(exact_percent, shares), 'Bits'],
+        rows,
+    )
+    drawing = Drawing(
+        lambda figure: _draw(figure, result, means),
+        'Accuracy on unseen problems with only the circuits over their size, by the number of '
+        'classes: means over seeds.',
+        f'Line chart of accuracy over circuit size for {listing(list(map(str, counts)))} classes; '
+        'the table holds its numbers.',
+    )
+    return Section([_finding(only, means, result)], [table], [drawing])
+
+
+def _with_interval(values: np.ndarray) -> str:
+    mean = number(100 * float(values.mean()), 1)
+    interval = student_interval(values)
+    if interval is None:
+        return mean
+    return f'{mean} ± {number(100 * (interval[1] - interval[0]) / 2, 1)}'
+
+
+def _finding(only: np.ndarray, means: np.ndarray, result: Result) -> str:
+    """Says where the number of classes matters most, and whether more than seeds do."""
+    spread = means.max(axis=0) - means.min(axis=0)
+    at = int(spread.argmax())
+    best, worst = int(means[:, at].argmax()), int(means[:, at].argmin())
+    counts = result['counts']
+    head = (
+        f'the number of classes matters most at {exact_percent(result["shares"][at])} of the '
+        f'neurons, where {count(counts[best], "class", "classes")} keep '
+        f'{percent(float(means[best, at]))} and {counts[worst]} {percent(float(means[worst, at]))}'
+    )
+    interval = student_interval(only[best, :, at] - only[worst, :, at])
+    if interval is None:
+        return sentence(f'{head}; one seed tells nothing of how much seeds differ')
+    difference = f'{points(float(spread[at]))} points, 95 % interval by seed {points(interval[0])} '
+    difference += f'to {points(interval[1])}'
+    told = 'more than seeds explain' if interval[0] > 0 else 'not told apart from seeds'
+    return sentence(f'{head} ({difference}), {told}')
+
+
+def _draw(figure: Any, result: Result, means: np.ndarray) -> None:
+    ax = figure.subplots()
+    shades = np.linspace(0.25, 1, len(means))
+    for k, curve, shade in zip(result['counts'], 100 * means, shades, strict=True):
+        ax.plot(
+            [100 * share for share in result['shares']],
+            curve,
+            marker='o',
+            markersize=3,
+            color='#0072b2',
+            alpha=shade,
+            label=f'K = {k}',
+        )
+    ax.axhline(100 * result['accuracy'], linewidth=0.8, linestyle=':', color='#6e7781')
+    ax.set_xscale('log')
+    ax.set_xlabel('neurons in the circuit, % of all (log scale)')
+    ax.set_ylabel('unseen problems answered right, %')
+    ax.set_ylim(0, 103)
+    ax.legend(frameon=False)
+
+
+STUDIES.add(number_of_classes())
