@@ -2,18 +2,24 @@
 
 from cdjax.data.arithmetic import ArithmeticTask, Problems
 from cdjax.data.dataset import Dataset, draw_counterfactuals
+from cdjax.data.examples import Example
 from cdjax.data.splits import Split, batch_indices, split
 from cdjax.data.task_file import read_task_file
+from cdjax.data.tasks import TASKS, Task, encode_task
 from cdjax.data.tokenizer import build_arithmetic_tokenizer, save_tokenizer
 
 __all__ = [
+    'TASKS',
     'ArithmeticTask',
     'Dataset',
+    'Example',
     'Problems',
     'Split',
+    'Task',
     'batch_indices',
     'build_arithmetic_tokenizer',
     'draw_counterfactuals',
+    'encode_task',
     'read_task_file',
     'save_tokenizer',
     'split',

@@ -10,53 +10,20 @@ object with its own prompt and label, as `ones_carry_counterfactual` and the lik
 object `counterfactuals`. Keys of other names are not read.
 """
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from cdjax.data.dataset import SHOWN, Counterfactuals, Dataset, assemble
-from cdjax.data.encoding import Encoding, encode_examples
-from cdjax.data.expressions import (
-    OPERATORS,
-    SPELLINGS,
-    canonical_forms,
-    evaluate,
-    parse,
-    row_ids,
-    shown_in,
-)
-from cdjax.data.labels import Label, answer_labels, expression_labels
+from cdjax.data.dataset import Dataset
+from cdjax.data.examples import Example, Expression, encode_problems
+from cdjax.data.expressions import OPERATORS, SPELLINGS, parse
 from cdjax.errors import InputError
 from cdjax.run.json_file import parse_json
 
 _SUFFIX = '_counterfactual'
-
-Expression = tuple[tuple[int, ...], tuple[int, ...]]  # operands, operators
-
-
-@dataclass(frozen=True)
-class Example:
-    """One line of a task file.
-
-    Attributes:
-      prompt: without BOS and prefix.
-      answer: as text.
-      expression: operands and operators (indices into `expressions.OPERATORS`), if known.
-      counterfactuals: prompt and answer by name; the answer is None where the line has none.
-      place: file name and line number, for messages.
-    """
-
-    prompt: str
-    answer: str
-    expression: Expression | None
-    counterfactuals: Mapping[str, tuple[str, str | None]]
-    place: str
 
 
 def read_task_file(
@@ -67,63 +34,29 @@ def read_task_file(
     counterfactual: str | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """Reads and tokenizes a task file; what does not fit the tokenizer is left out and counted.
+    """Reads and tokenizes a task file; see `examples.encode_problems`.
 
-    Prompts may differ in length: the tokens are padded on the right. A prompt's canonical form is
-    that of its expression (from `operand1`, `operand2` and `operator`, or read off a prompt that
-    ends like '24 + 80 ='), else its own text. A line without a counterfactual is given one of the
-    file's other problems, as in `dataset.draw_counterfactuals`.
+    The expression of a line is that of `operand1`, `operand2` and `operator`, or read off a prompt
+    that ends like '24 + 80 ='.
 
     Args:
       path: a local file in JSON lines.
       tokenizer: of the model in use.
-      prompt_prefix: text in front of each prompt and counterfactual, after BOS. What it solves is
-        left out.
-      counterfactual: which one to use where lines have several, such as 'ones_carry'. None means
-        the key `counterfactual` itself, else MIB's 'random', else the first that occurs.
+      prompt_prefix: text in front of each prompt and counterfactual, after BOS.
+      counterfactual: which one to use where lines have several, such as 'ones_carry'.
       seed: of the counterfactuals that are drawn.
 
     Raises:
       InputError: a broken line (the message says which, and what is wrong with it), an unknown
         `counterfactual`, or nothing fits.
     """
-    examples = read_examples(path)
-    prompts = np.array([prompt_prefix + example.prompt for example in examples], object)
-    answers = [example.answer for example in examples]
-    encoding = encode_examples(tokenizer, prompts, answers)
-    chosen = _choose_counterfactuals(examples, counterfactual, path)
-    given = np.array([pair is not None for pair in chosen])
-    other = encode_examples(
+    return encode_problems(
+        read_examples(path),
         tokenizer,
-        [prompt_prefix + pair[0] if pair else '' for pair in chosen],
-        [pair[1] if pair else '' for pair in chosen],
-    )
-    encoding = dataclasses.replace(encoding, faults=_faults(encoding, other, given))
-    known, operands, operators = _expressions(examples)
-    carries = evaluate(operands, operators)[2]
-    encoding.faults[_shown(prompt_prefix, examples, known, operands, operators)] = SHOWN
-
-    def labels(rows: np.ndarray) -> dict[str, Label]:
-        texts = [answers[row] for row in rows]
-        named = answer_labels(
-            [int(text) for text in texts] if all(map(_is_integer, texts)) else texts
-        )
-        if known[rows].all():
-            named |= expression_labels(operators[rows], carries[rows])
-        return named
-
-    T = encoding.tokens.shape[1]
-    tokens = np.zeros_like(encoding.tokens)
-    tokens[:, : min(T, other.tokens.shape[1])] = other.tokens[:, :T]
-    return assemble(
-        encoding,
-        prompts=prompts,
-        forms=_forms(examples, known, operands, operators),
-        operators=row_ids(operators),
-        labels=labels,
-        left_out={},
+        prompt_prefix=prompt_prefix,
+        counterfactual=counterfactual,
+        source=str(path),
         seed=seed,
-        counterfactuals=Counterfactuals(given, tokens, other.answers),
     )
 
 
@@ -164,18 +97,6 @@ def _example(line: bytes, place: str) -> Example:
         for name, value in _named_counterfactuals(values, place)
     }
     return Example(prompt, answer, _expression(values, prompt), counterfactuals, place)
-
-
-def _faults(encoding: Encoding, other: Encoding, given: np.ndarray) -> np.ndarray:
-    """Adds to the faults of N examples those of the counterfactuals that come with them."""
-    faults = encoding.faults.copy()
-    broken = given & (faults == '') & (other.faults != '')
-    faults[broken] = 'its counterfactual: ' + other.faults[broken]
-    longer = given & (faults == '') & (other.lengths != encoding.lengths)
-    faults[longer] = 'its counterfactual has another length'
-    same = given & (faults == '') & (other.answers == encoding.answers)
-    faults[same] = 'its counterfactual has the same answer'
-    return faults
 
 
 def _prompt(values: Mapping[str, Any], place: str) -> str:
@@ -236,77 +157,3 @@ def _expression(values: Mapping[str, Any], prompt: str) -> Expression | None:
     if operator and all(type(operand) is int and 0 <= operand < 10**9 for operand in operands):
         return operands, (OPERATORS.index(operator),)
     return parse(prompt)
-
-
-def _choose_counterfactuals(
-    examples: list[Example], wanted: str | None, path: str | Path
-) -> list[tuple[str, str] | None]:
-    """Returns one counterfactual a line with its answer, None where it has to be drawn."""
-    names = list(dict.fromkeys(name for example in examples for name in example.counterfactuals))
-    if wanted is None and names:
-        wanted = next((name for name in ('counterfactual', 'random') if name in names), names[0])
-    elif wanted is not None and wanted not in names:
-        raise InputError(
-            f'{path} has no counterfactual {wanted!r}; its lines have {", ".join(names) or "none"}'
-        )
-    answers = {example.prompt: example.answer for example in examples}
-    chosen = []
-    for example in examples:
-        prompt, answer = example.counterfactuals.get(wanted, (None, None))
-        if prompt is not None and answer is None:
-            answer = answers.get(prompt) or _value(prompt)
-            if answer is None:
-                raise InputError(
-                    f'{example.place}: the answer of counterfactual {prompt!r} is not known; give '
-                    '"counterfactual": {"prompt": ..., "answer": ...}'
-                )
-        chosen.append(None if prompt is None else (prompt, answer))
-    return chosen
-
-
-def _value(prompt: str) -> str | None:
-    """Computes the expression that a prompt ends with, as text."""
-    expression = parse(prompt)
-    if expression is None:
-        return None
-    values, exact, _ = evaluate(*(np.array([part], np.int64) for part in expression))
-    return str(values[0]) if exact[0] else None
-
-
-def _expressions(examples: list[Example]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns which lines have an expression, and all operands and operators padded with -1."""
-    found = [example.expression or ((), ()) for example in examples]
-    n = max((len(operands) for operands, _ in found), default=0)
-    operands = np.full((len(found), max(n, 1)), -1, np.int64)
-    operators = np.full((len(found), max(n - 1, 0)), -1, np.int64)
-    for row, (numbers, signs) in enumerate(found):
-        operands[row, : len(numbers)], operators[row, : len(signs)] = numbers, signs
-    return np.array([example.expression is not None for example in examples]), operands, operators
-
-
-def _forms(
-    examples: list[Example], known: np.ndarray, operands: np.ndarray, operators: np.ndarray
-) -> np.ndarray:
-    """Numbers the canonical forms: of the expression where it is known, else the prompt's text."""
-    forms = np.zeros(len(examples), np.int32)
-    forms[known] = canonical_forms(operands[known], operators[known])
-    texts = [' '.join(e.prompt.split()) for e, k in zip(examples, known, strict=True) if not k]
-    if texts:
-        forms[~known] = known.sum() + np.unique(texts, return_inverse=True)[1]
-    return forms
-
-
-def _shown(
-    prefix: str,
-    examples: list[Example],
-    known: np.ndarray,
-    operands: np.ndarray,
-    operators: np.ndarray,
-) -> np.ndarray:
-    """Tells which examples a prefix solves: by their form where it is known, else word for word."""
-    shown = np.array([example.prompt in prefix for example in examples])
-    return np.where(known, shown_in(prefix, operands, operators), shown)
-
-
-def _is_integer(text: str) -> bool:
-    return text.removeprefix('-').isdecimal()

@@ -18,7 +18,7 @@ from cdjax.data import (
     Dataset,
     Split,
     build_arithmetic_tokenizer,
-    read_task_file,
+    encode_task,
     split,
 )
 from cdjax.data.splits import SHARE, TEST
@@ -47,11 +47,12 @@ class InputsConfig:
     """What decides the inputs of a study.
 
     Attributes:
-        task: arithmetic problems, or the path of a task file (jsonl).
+        task: arithmetic problems, the key of a generated task (`cdjax.data.TASKS`), or the path of
+            a task file (jsonl).
         share: part of the training forms that distillation may use.
         test: part of all canonical forms that is held out.
         split_seed: of the split by canonical form.
-        prompt_prefix: text before each prompt of a task file; a task has its own.
+        prompt_prefix: text before each prompt; arithmetic problems have their own.
         teacher: a checkpoint folder or a hub id; the embedded teacher if None.
         student: a checkpoint to start from, or a preset's name for a student from nothing of that
             shape; if None, one from nothing of half the teacher's width.
@@ -121,7 +122,9 @@ class Inputs:
             self.tokenizer = _stand_in_tokenizer(self.teacher_config.vocab_size)
         else:
             self.tokenizer = _read_tokenizer(self.teacher_path)
-        self.dataset: Dataset = self._encode()
+        self.dataset: Dataset = encode_task(
+            config.task, self.tokenizer, prompt_prefix=config.prompt_prefix
+        )
         self.split: Split = split(
             self.dataset, share=config.share, test=config.test, seed=config.split_seed
         )
@@ -195,12 +198,6 @@ class Inputs:
             )
         folder = resolve_checkpoint(name)
         return check_huggingface(folder, dtype=dtype), folder
-
-    def _encode(self) -> Dataset:
-        task = self.config.task
-        if isinstance(task, ArithmeticTask):
-            return task.encode(self.tokenizer)
-        return read_task_file(task, self.tokenizer, prompt_prefix=self.config.prompt_prefix)
 
     def facts(self) -> dict:
         """Returns what identifies the inputs in config.json, hashes included.

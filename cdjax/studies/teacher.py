@@ -7,11 +7,10 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.data import (
-    ArithmeticTask,
     Dataset,
     Split,
     build_arithmetic_tokenizer,
-    read_task_file,
+    encode_task,
     save_tokenizer,
     split,
 )
@@ -154,12 +153,7 @@ class TeacherStudy:
         self._inputs = None
         self._tokenizer = build_arithmetic_tokenizer(self.config.shape.max_number)
         self._shape = self.config.shape.config(len(self._tokenizer))
-        if isinstance(config.task, ArithmeticTask):
-            self.dataset = config.task.encode(self._tokenizer)
-        else:
-            self.dataset = read_task_file(
-                config.task, self._tokenizer, prompt_prefix=config.prompt_prefix
-            )
+        self.dataset = encode_task(config.task, self._tokenizer, prompt_prefix=config.prompt_prefix)
         self.split = split(
             self.dataset, share=config.share, test=config.test, seed=config.split_seed
         )

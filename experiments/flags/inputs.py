@@ -4,7 +4,8 @@ import dataclasses
 
 from absl import flags, logging
 
-from cdjax.data import ArithmeticTask
+from cdjax.data import TASKS, ArithmeticTask
+from cdjax.errors import InputError
 from cdjax.models.config import PRESETS
 from cdjax.studies.inputs import TEACHER_DTYPES, InputsConfig
 
@@ -29,6 +30,12 @@ def define_task_flags() -> None:
         'prompt_prefix', task.prompt_prefix, 'Text before each prompt, such as solved examples.'
     )
     flags.DEFINE_string(
+        'task',
+        None,
+        f'A generated task instead of the arithmetic that the flags describe: {", ".join(TASKS)}, '
+        'or one that --plugins adds.',
+    )
+    flags.DEFINE_string(
         'task_file', None, 'Your own problems instead: jsonl with prompt, answer[, counterfactual].'
     )
     flags.DEFINE_float(
@@ -44,8 +51,12 @@ def problems_from_flags() -> InputsConfig:
     Raises:
         InputError: a value out of range.
     """
+    if FLAGS.task is not None and FLAGS.task_file is not None:
+        raise InputError(f'task={FLAGS.task} and task_file={FLAGS.task_file}: give one of them')
     task = FLAGS.task_file
-    if task is None:
+    if FLAGS.task is not None:
+        task = TASKS[FLAGS.task].key
+    elif task is None:
         task = ArithmeticTask(
             operators=tuple(FLAGS.operators),
             operands=FLAGS.operands,

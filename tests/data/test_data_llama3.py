@@ -134,5 +134,5 @@ def test_mib(tokenizer, tmp_path):
     assert lengths[0] != lengths[1]
     carried = read_task_file(path, tokenizer, counterfactual='ones_carry')
     assert tokenizer.decode([carried.counterfactual_answers[0]]) == '113'
-    with pytest.raises(InputError, match=r"'tens_op1'; its lines have random, ones_carry"):
+    with pytest.raises(InputError, match=r"'tens_op1'; there are random, ones_carry"):
         read_task_file(path, tokenizer, counterfactual='tens_op1')

@@ -110,9 +110,7 @@ def test_several_counterfactuals(write, tokenizer):
     first = read_task_file(path, tokenizer)
     # The second line has no ones_op1, so its counterfactual is drawn: the only other problem.
     assert first.counterfactual_answers.tolist() == tokenizer.convert_tokens_to_ids(['7', '5'])
-    with pytest.raises(
-        InputError, match="no counterfactual 'tens'; its lines have ones_op1, ones_"
-    ):
+    with pytest.raises(InputError, match="no counterfactual 'tens'; there are ones_op1, ones_"):
         read_task_file(path, tokenizer, counterfactual='tens')
 
 

@@ -64,6 +64,11 @@ PROBLEMS = [
     ('discover', '--split_seed=1.5', '--split_seed=1.5', 'int()'),
 ]
 TASK_FILES = [
+    ('discover', '--task=sudoku', "there is no task 'sudoku'", 'mod_113'),
+    ('train_teacher', '--task=mod_113 --task_file={task_empty}', 'give one of them'),
+    ('discover', '--task=mod_113 --teacher={teacher}', 'no example fits'),
+    ('pipeline', '--studies=astrology', "there is no study 'astrology'", 'num_classes'),
+    ('discover', '--plugins=no.such.module', 'plugins=no.such.module', "No module named 'no'"),
     ('discover', '--task_file={folder}/none.jsonl', 'none.jsonl cannot be read'),
     ('pipeline', '--task_file={folder}', 'cannot be read'),
     ('distill', '--task_file={task_empty}', 'has no lines'),

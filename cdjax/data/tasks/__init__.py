@@ -1,0 +1,35 @@
+"""Generated tasks beside the arithmetic of `ArithmeticTask`: one file and one line each."""
+
+from transformers import PreTrainedTokenizerFast
+
+from cdjax.data.arithmetic import ArithmeticTask
+from cdjax.data.dataset import Dataset
+from cdjax.data.examples import encode_problems
+from cdjax.data.task_file import read_task_file
+from cdjax.data.tasks.modular_addition import modular_addition
+from cdjax.data.tasks.task import TASKS, Task
+
+__all__ = ['TASKS', 'Task', 'encode_task']
+
+TASKS.add(modular_addition())
+
+
+def encode_task(
+    task: ArithmeticTask | str, tokenizer: PreTrainedTokenizerFast, *, prompt_prefix: str = ''
+) -> Dataset:
+    """Tokenizes the problems of a task.
+
+    Args:
+        task: arithmetic, the key of a generated task, or the path of a task file.
+        tokenizer: of the model in use.
+        prompt_prefix: text in front of each prompt, after BOS; arithmetic has its own.
+
+    Raises:
+        InputError: nothing fits the tokenizer, or the file is broken.
+    """
+    if isinstance(task, ArithmeticTask):
+        return task.encode(tokenizer)
+    if task in TASKS:
+        examples = TASKS[task].examples()
+        return encode_problems(examples, tokenizer, prompt_prefix=prompt_prefix, source=task)
+    return read_task_file(task, tokenizer, prompt_prefix=prompt_prefix)
