@@ -66,7 +66,7 @@ PROBLEMS = [
 TASK_FILES = [
     ('discover', '--task=sudoku', "there is no task 'sudoku'", 'mod_113'),
     ('train_teacher', '--task=mod_113 --task_file={task_empty}', 'give one of them'),
-    ('discover', '--task=mod_113 --teacher={teacher}', 'no example fits'),
+    ('discover', '--task=mod_113', 'prompts of 5 to 7 tokens', 'one length'),
     ('pipeline', '--studies=astrology', "there is no study 'astrology'", 'num_classes'),
     ('discover', '--plugins=no.such.module', 'plugins=no.such.module', "No module named 'no'"),
     ('discover', '--task_file={folder}/none.jsonl', 'none.jsonl cannot be read'),
