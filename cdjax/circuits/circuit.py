@@ -98,13 +98,13 @@ class Circuit:
         """Returns the circuits of exactly `size` neurons with the highest scores."""
         return dataclasses.replace(self, masks=binarize(self.scores, size))
 
-    def classify(self, model: Llama, dataset: Dataset, *, mesh: Mesh) -> np.ndarray:
+    def classify(self, model: Llama, dataset: Dataset, *, mesh: Mesh | None = None) -> np.ndarray:
         """Returns the class of each problem, int32 `[N]`, by the classifier's largest logit.
 
         Args:
             model: the model that the classifier reads (the teacher, in joint discovery).
             dataset: N problems of the same prompt length.
-            mesh: the mesh.
+            mesh: the mesh; one device if None.
 
         Raises:
             InputError: circuits of fixed classes, which have no classifier; or prompts of another

@@ -224,15 +224,17 @@ class Llama(nnx.Module):
         # more than its products; unrolled, a training step of two layers takes 0.7 of the time.
         # With remat, where memory counts, the loop stays: it keeps XLA from sharing what is to be
         # computed again.
-        unroll = depth if depth <= MAX_UNROLLED_LAYERS and REMAT_POLICIES[remat] is None else 1
+        unrolled = depth <= MAX_UNROLLED_LAYERS and REMAT_POLICIES[remat] is None
         carry, activations = (x_BxTxd, buffers), {}
         if every:
-            carry, (activations, cache) = jax.lax.scan(step, carry, layer_inputs, unroll=unroll)
+            carry, (activations, cache) = jax.lax.scan(
+                step, carry, layer_inputs, unroll=depth if unrolled else 1
+            )
         elif depth:
             # By index, for a slice of the stacked weights would be a copy of them.
             of_layer = lambda n: jax.tree.map(lambda leaf: leaf[n], layer_inputs)
             by_index = lambda carry, n: step(carry, of_layer(n))
-            carry, _ = jax.lax.scan(by_index, carry, jnp.arange(depth), unroll=unroll)
+            carry, _ = jax.lax.scan(by_index, carry, jnp.arange(depth))
         x_BxTxd, buffers = carry
         if not every:
             # The last residual that may be wanted is the input of a block that does not run.

@@ -190,6 +190,9 @@ def test_no_field_is_made_larger_than_it_is_given(tokens):
     text = str(jax.make_jaxpr(run)(scale, center))
     assert f'f32[{B},{toy.T},{toy.F}]' in text
     assert f'[{toy.L},{B},{toy.T},{toy.F}]' not in text
+    # What has no layer axis is shared by the layers and not stored for each.
+    text = str(jax.make_jaxpr(run)(scale, center[0, 0]))
+    assert f'[{toy.L},1,{toy.T},{toy.F}]' not in text
 
 
 @pytest.mark.parametrize(
