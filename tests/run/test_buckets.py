@@ -54,7 +54,7 @@ def start(workdir, teacher):
     config = PipelineConfig(
         InputsConfig(toy.TASK, share=0.5, test=0.25, teacher=str(teacher)),
         DiscoveryConfig(STEPS, num_classes=2, density=0.25, hidden=4, batch_size=32),
-        CircuitStudyConfig(sizes=(0.25, 1.0), controls=(), max_problems=30),
+        CircuitStudyConfig(sizes=(0.25, 1.0), methods=(), max_problems=30),
         ArmsConfig(
             DistillationConfig(STEPS, batch_size=32),
             arms=('circuits',),

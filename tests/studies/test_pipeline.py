@@ -15,12 +15,13 @@ from etils import epath
 from cdjax import studies
 from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.circuits.classifier import Encoding
+from cdjax.circuits.methods import learned_masks
 from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import Llama, load_huggingface, save_huggingface
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import ArmsConfig
-from cdjax.studies.circuits import OURS, RANDOM, CircuitStudyConfig
+from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.pipeline import Pipeline, PipelineConfig
 from cdjax.training import discovery, distillation, language_model
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 SHAPE = dataclasses.replace(
     toy.teacher_config(), num_layers=1, intermediate_size=16, num_heads=2, num_kv_heads=1
 )
+METHODS = ('one_mask', 'mean_activation', 'random_masks')
 STEPS = OptimizerConfig(3, 1e-2)
 
 
@@ -41,7 +43,7 @@ def make_config(teacher) -> PipelineConfig:
     return PipelineConfig(
         InputsConfig(toy.TASK, share=0.5, test=0.25, teacher=str(teacher)),
         DiscoveryConfig(STEPS, num_classes=2, density=0.25, hidden=4, batch_size=32),
-        CircuitStudyConfig(sizes=(0.25, 1.0), controls=('one mask',), max_problems=30),
+        CircuitStudyConfig(sizes=(0.25, 1.0), methods=METHODS, max_problems=30),
         ArmsConfig(
             DistillationConfig(STEPS, batch_size=32),
             arms=('kd', 'circuits'),
@@ -81,7 +83,8 @@ def test_the_artefacts_are_there(finished):
     workdir = pipeline.workdir
     assert json.loads((workdir / 'results.json').read_text()) == results
     assert json.loads((workdir / 'config.json').read_text())['name'] == 'pipeline'
-    for name in ('teacher', 'control_one_mask', 'student_nothing-circuits-0'):
+    rankings = ('method_one_mask', 'method_mean_activation')
+    for name in ('teacher', *rankings, 'student_nothing-circuits-0'):
         assert Circuit.load(workdir / 'circuits' / name).size in (4, 2)
     for name in ('teacher', 'student'):
         assert Circuit.load(workdir / 'circuits' / 'joint_partial_0' / name).num_classes == 2
@@ -92,7 +95,7 @@ def test_the_artefacts_are_there(finished):
 def test_every_training_heeds_the_options(finished):
     folders = sorted((finished[0].workdir / 'stages').glob('*/*'))
     kinds = {folder.parent.name for folder in folders}
-    assert kinds == {'controls', 'discover', 'distill', 'head_start', 'rediscover'}
+    assert kinds == {'methods', 'discover', 'distill', 'head_start', 'rediscover'}
     for folder in folders:
         kept = sorted(int(path.name) for path in (folder / 'checkpoints').iterdir())
         assert kept == [2, 3], folder
@@ -102,7 +105,7 @@ def test_the_results_are_consistent(finished):
     _, results = finished
     study = results['circuits']
     assert study['sizes'] == [4, 16]
-    assert study['curves'].keys() == {OURS, RANDOM, 'one mask', 'mean |a|'}
+    assert study['curves'].keys() == {'learned', *METHODS}
     for curve in study['curves'].values():
         # All neurons are the whole model, whichever way they are chosen.
         assert curve[-1]['only'] == study['accuracy']
@@ -143,7 +146,7 @@ def test_a_second_run_recomputes_nothing(finished, monkeypatch):
 
     for module, name in [
         (studies.discovery, 'discover'),
-        (studies.circuits, 'discover'),
+        (learned_masks, 'discover'),
         (studies.evaluation, 'study_circuits'),
         (studies.rediscovery, 'study_circuits'),
         (studies.rediscovery, 'load_huggingface'),
@@ -240,11 +243,11 @@ def test_what_is_wrong_is_found_before_anything_is_written(teacher, tmp_path):
     whole = dataclasses.replace(config.inputs, share=1.0)
     refused(teacher, tmp_path, 'share=1 leaves no training forms', inputs=whole)
     narrow = dataclasses.replace(config.discovery, num_classes=1, hidden=1)
-    by_operator = dataclasses.replace(config.study, controls=('operator classes',))
+    by_operator = dataclasses.replace(config.study, methods=('operator_classes',))
     refused(
         teacher,
         tmp_path,
-        "hidden=1 is below the 2 classes.*; or leave 'operator classes' out of controls",
+        'hidden=1 is below the 2 classes.*; or leave operator_classes out of methods',
         discovery=narrow,
         study=by_operator,
     )
@@ -260,7 +263,7 @@ def test_what_is_wrong_is_found_before_anything_is_written(teacher, tmp_path):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'controls': ('two masks',)}, "'two masks' is unknown; choose from one mask"),
+        ({'methods': ('two_masks',)}, "no method 'two_masks': choose from learned, one_mask"),
         ({'sizes': (0.1, 1.5)}, r'sizes=0\.1,1\.5: name shares'),
         ({'sizes': ()}, 'sizes=: name shares'),
         ({'ablation': 'noise'}, "ablation='noise': choose from zero, mean, counterfactual"),
