@@ -41,7 +41,7 @@ def main() -> None:
     config = PipelineConfig(
         inputs=inputs_from_flags(),
         discovery=discovery_from_flags(),
-        study=CircuitStudyConfig(controls=()),
+        study=CircuitStudyConfig(methods=()),
         arms=arms,
         layer_pairs=FLAGS.layer_pairs,
         rediscover=(),

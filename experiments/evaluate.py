@@ -1,6 +1,7 @@
 """Measures saved circuits on unseen forms: accuracy with only them and without, at every size.
 
-Prints a table beside random and mean-|a| masks, and writes the whole study as JSON.
+Prints a table beside random masks and other rankings of the neurons, and writes the whole study
+as JSON.
 """
 
 import jax
@@ -29,7 +30,7 @@ from experiments.flags import (
 FLAGS = flags.FLAGS
 flags.DEFINE_string('circuits', None, 'Circuits of the teacher (.safetensors).', required=True)
 flags.DEFINE_string('output', None, 'JSON file to write; beside the circuits if not given.')
-define_study_flags(controls=False)
+define_study_flags(trained=False)
 define_checkpoint_flags()
 define_task_flags()
 define_pass_flag()

@@ -62,18 +62,3 @@ def constant_answer_accuracy(classes: np.ndarray, answers: np.ndarray) -> float:
     """
     table = class_table(classes, np.unique(answers, return_inverse=True)[1], classes.max() + 1)
     return float(table.max(axis=1).sum() / len(classes))
-
-
-def answer_cut_classes(answer_labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns classes that are cut by the answer into K parts of about equal size, int `[N]`.
-
-    The control that leaks as much of the answer as K classes can.
-
-    Args:
-        answer_labels: int `[N]`, in the order of the answers' values.
-        num_classes: K.
-    """
-    counts = np.cumsum(np.bincount(answer_labels))
-    middle = counts - np.bincount(answer_labels) / 2
-    of_answer = np.minimum((middle * num_classes / counts[-1]).astype(int), num_classes - 1)
-    return of_answer[answer_labels].astype(np.int32)

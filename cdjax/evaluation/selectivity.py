@@ -5,27 +5,37 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cdjax.evaluation.statistics import percentile_interval
 from cdjax.inference.predictions import Predictions
 
 MAX_EXHAUSTIVE = 5040  # relabellings that are all tried, up to seven classes
 
 
-def selectivity_matrix(
-    ablated: Callable[..., Predictions], masks: np.ndarray, classes: np.ndarray
-) -> np.ndarray:
-    """Returns the accuracy on each class with each circuit ablated, float64 `[K, K]`.
-
-    Entry `[j, k]` is the accuracy on the problems of class k without circuit j. A selective set
-    of circuits has a low diagonal and a high rest.
+def correct_without(ablated: Callable[..., Predictions], masks: np.ndarray) -> np.ndarray:
+    """Returns which problems are answered right with each circuit ablated, bool `[K, N]`.
 
     Args:
         ablated: `predict` with everything but its masks: the model, N problems, the ablation.
-        masks: bool `[K, L, F]`.
+        masks: bool `[K, L, U]`.
+    """
+    removed = ~np.asarray(masks, bool)
+    return np.stack([ablated(masks=removed[j : j + 1]).correct for j in range(len(masks))])
+
+
+def selectivity_matrix(correct: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Returns the accuracy on each class with each circuit ablated, float64 `[..., K, K]`.
+
+    Entry `[j, k]` is the accuracy on the problems of class k without circuit j, NaN for a class
+    without problems. A selective set of circuits has a low diagonal and a high rest.
+
+    Args:
+        correct: bool `[..., K, N]`, what `correct_without` returns.
         classes: int `[N]`.
     """
-    removed = 1.0 - masks
-    predictions = [ablated(masks=removed[j : j + 1]) for j in range(len(masks))]
-    return np.stack([p.accuracy_by_class(classes, len(masks)) for p in predictions])
+    members_NxK = np.eye(correct.shape[-2])[classes]
+    counts_K = members_NxK.sum(axis=0)
+    hits = correct.astype(np.float64) @ members_NxK
+    return np.divide(hits, counts_K, out=np.full(hits.shape, np.nan), where=counts_K > 0)
 
 
 def selectivity(matrix: np.ndarray) -> float:
@@ -38,6 +48,36 @@ def selectivity(matrix: np.ndarray) -> float:
     if len(matrix) < 2:
         return float('nan')
     return float(np.nanmean(matrix[~own]) - np.nanmean(matrix[own]))
+
+
+def selectivity_interval(
+    correct: np.ndarray, classes: np.ndarray, *, samples: int = 2000, seed: int = 0
+) -> tuple[float, float] | None:
+    """Returns a 95 % bootstrap interval of `selectivity`, over problems and draws of masks.
+
+    Args:
+        correct: bool `[M, K, N]`, `correct_without` for each of M draws of K masks; 1 where the
+            masks are given.
+        classes: int `[N]`.
+        samples: resamples.
+        seed: of the resampling.
+
+    Returns:
+        None where fewer than two classes hold problems.
+    """
+    if len(np.unique(classes)) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    draws, _, problems = correct.shape
+
+    def resampled():
+        rows = rng.integers(problems, size=problems)
+        # Draws are averaged before anything else, so that the mean may be taken of their answers.
+        shares = correct[rng.integers(draws, size=draws)].mean(axis=0)
+        return selectivity(selectivity_matrix(shares[:, rows], classes[rows]))
+
+    values = np.array([resampled() for _ in range(samples)])
+    return percentile_interval(values[np.isfinite(values)])
 
 
 def compare_matrices(

@@ -16,6 +16,9 @@ from cdjax.parallel.preemption import heed_preemption
 from cdjax.run.metrics import progress
 from cdjax.run.options import TOKENS_PER_PASS
 
+# The column that holds the class of each row, beside those that a function reads.
+_CLASSES = 'class of the row'
+
 
 def rows_per_pass(length: int, mesh: Mesh, tokens_per_pass: int = TOKENS_PER_PASS) -> int:
     """Returns the rows of a pass, a multiple of the `fsdp` axis: at least one for each device.
@@ -85,6 +88,51 @@ def mean_rows(
     return jax.tree.map(lambda x: _fetch(x) / total, sums)
 
 
+def class_means(
+    function: Callable[[Any, Any], Any],
+    constants: Any,
+    rows: Mapping[str, np.ndarray],
+    classes: np.ndarray,
+    num_classes: int,
+    *,
+    mesh: Mesh | None = None,
+    tokens_per_pass: int = TOKENS_PER_PASS,
+    description: str | None = None,
+) -> Any:
+    """Returns the means of what `map_rows` would return over the rows of each class.
+
+    One pass over all rows under one compilation, summed on device.
+
+    Args:
+        function: as for `map_rows`.
+        constants: as there.
+        rows: N rows, as there.
+        classes: int `[N]`, the class of each row.
+        num_classes: K.
+        mesh: as for `map_rows`.
+        tokens_per_pass: as there.
+        description: as there.
+
+    Returns:
+        float32 `[K, ...]`. A class without a row gets the mean over all rows.
+    """
+    mesh = one_device() if mesh is None else mesh
+    summed = _summed_by_class(function, mesh, num_classes)
+    rows = {**rows, _CLASSES: np.asarray(classes, np.int32)}
+    sums = None
+    for result, _ in _batches(summed, constants, rows, mesh, tokens_per_pass, description):
+        sums = result if sums is None else jax.tree.map(jnp.add, sums, result)
+    counts = np.bincount(classes, minlength=num_classes)
+
+    def means(x):
+        x = _fetch(x)
+        counts_Kx1 = counts.reshape(-1, *(1,) * (x.ndim - 1))
+        overall = x.sum(axis=0) / len(classes)
+        return np.where(counts_Kx1 > 0, x / np.maximum(counts_Kx1, 1), overall).astype(np.float32)
+
+    return jax.tree.map(means, sums)
+
+
 def _batches(jitted, constants, rows, mesh, tokens_per_pass, description):
     """Yields the result of each batch and the number of its rows that count."""
     total, length = rows['tokens'].shape
@@ -123,6 +171,22 @@ def _summed(function, mesh):
             counts_Nx1 = counts.reshape(-1, *(1,) * (x.ndim - 1))
             return jnp.sum(jnp.where(counts_Nx1, x.astype(jnp.float32), 0.0), axis=0)
 
+        return jax.tree.map(total, function(constants, rows))
+
+    return jax.jit(summed, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+@functools.lru_cache(maxsize=64)
+def _summed_by_class(function, mesh, num_classes):
+    def summed(constants, rows, counts):
+        of_class_BxK = (rows[_CLASSES][:, None] == jnp.arange(num_classes)[None]) & counts[:, None]
+        # Accelerators would round the products of a float32 sum to bfloat16 or TF32.
+        total = lambda x: jnp.einsum(
+            'bk,b...->k...',
+            of_class_BxK.astype(jnp.float32),
+            x.astype(jnp.float32),
+            precision=jax.lax.Precision.HIGHEST,
+        )
         return jax.tree.map(total, function(constants, rows))
 
     return jax.jit(summed, out_shardings=NamedSharding(mesh, PartitionSpec()))

@@ -13,8 +13,6 @@ from cdjax.studies.arms import t_interval
 
 MORE, LESS, SAME, UNKNOWN = 'more', 'less', 'same', 'unknown'
 
-Matrix = Sequence[Sequence[float | None]]
-
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
@@ -53,32 +51,6 @@ def arm_difference(runs: Sequence[Mapping[str, Any]], arm: str, other: str) -> D
     if not paired:
         return None
     return Difference(sum(paired) / len(paired), t_interval(paired))
-
-
-def selectivity_difference(matrix: Matrix, counts: Sequence[int]) -> Difference | None:
-    """Returns the mean accuracy off the diagonal minus that on it, with a normal interval.
-
-    Args:
-        matrix: `[j][k]`, the accuracy on class k without circuit j; None for empty classes.
-        counts: problems of each class.
-
-    Returns:
-        None with fewer than two classes that hold problems.
-    """
-    own, others, variance = [], [], {True: 0.0, False: 0.0}
-    for j, row in enumerate(matrix):
-        for k, value in enumerate(row):
-            if value is None:
-                continue
-            (own if j == k else others).append(value)
-            # Two successes and two failures more, so that 0 and 1 keep a variance (Agresti, Coull).
-            p = (value * counts[k] + 2) / (counts[k] + 4)
-            variance[j == k] += p * (1 - p) / (counts[k] + 4)
-    if not own or not others:
-        return None
-    value = sum(others) / len(others) - sum(own) / len(own)
-    half = 1.96 * math.sqrt(variance[True] / len(own) ** 2 + variance[False] / len(others) ** 2)
-    return Difference(value, (value - half, value + half))
 
 
 def overlap_difference(study: Mapping[str, Any]) -> Difference | None:

@@ -13,10 +13,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from cdjax.circuits.methods import LEARNED
 from cdjax.report.comparisons import arm_difference, at_circuit_size
 from cdjax.report.student_findings import SHORT_ARMS, start_name
 from cdjax.report.svg import PALETTE, WIDTH, inline_svg, style
-from cdjax.studies.circuits import LOUDEST, OURS, RANDOM
 from cdjax.studies.study import Drawing
 from cdjax.wording import MINUS, exact_percent, number, percent
 
@@ -32,15 +32,6 @@ TERMS = (
     'prior_kl',
     'overlap',
 )
-METHOD_COLOURS = {
-    OURS: 'blue',
-    'one mask': 'orange',
-    'operator classes': 'green',
-    'random classes': 'purple',
-    'answer-cut classes': 'vermillion',
-    LOUDEST: 'sky',
-    RANDOM: 'grey',
-}
 _STEPS = [1, 2, 2.5, 5, 10]
 ARM_COLOURS = {
     'kd': 'ink',
@@ -62,32 +53,35 @@ def draw(name: str, drawing: Drawing) -> str:
 def circuit_curves(study: Mapping[str, Any]) -> str:
     """Draws accuracy with only the circuit, and without it, over its size, for every method."""
     with style('circuits'):
-        figure = Figure(figsize=(WIDTH, 3.7), layout='constrained')
+        # High enough to name every curve at its end.
+        height = max(3.7, 0.26 * len(study['curves']) + 1)
+        figure = Figure(figsize=(WIDTH, height), layout='constrained')
         panels = figure.subplots(1, 2, sharey=True)
         shares = study['shares']
         for ax, field, title in zip(
             panels, ('only', 'without'), ('With only the circuit', 'Without it'), strict=True
         ):
             ends = []
-            for name, curve in study['curves'].items():
-                colour = PALETTE[METHOD_COLOURS[name]]
+            for key, curve in study['curves'].items():
+                method = study['methods'][key]
+                colour = PALETTE.get(method['colour'], method['colour'])
                 values = [100 * point[field] for point in curve]
                 low, high = (
                     [100 * point[f'{field}_interval'][i] for point in curve] for i in (0, 1)
                 )
-                ours = name == OURS
+                ours = key == LEARNED.key
                 ax.fill_between(shares, low, high, color=colour, alpha=0.14, linewidth=0)
                 ax.plot(
                     shares,
                     values,
                     color=colour,
                     linewidth=2.2 if ours else 1.2,
-                    linestyle=(0, (3, 2)) if name == RANDOM else '-',
+                    linestyle=(0, (3, 2)) if method['draws'] > 1 else '-',
                     marker='o',
                     markersize=3.6 if ours else 2.2,
                     zorder=4 if ours else 3,
                 )
-                ends.append((values[-1], sum(values), name, colour, ours))
+                ends.append((values[-1], sum(values), method['title'], colour, ours))
             _share_axis(ax, shares)
             _percent_axis(ax)
             ax.axhline(
@@ -100,11 +94,12 @@ def circuit_curves(study: Mapping[str, Any]) -> str:
             _label_ends(ax, shares[-1], ends)
         panels[0].set_ylabel('unseen problems answered right')
         sizes = f'{exact_percent(min(shares))} to {exact_percent(max(shares))}'
+        titles = ', '.join(study['methods'][key]['title'] for key in study['curves'])
         return inline_svg(
             figure,
             f'Two line charts over circuit sizes from {sizes} of the neurons: accuracy with only '
-            f'the circuit and accuracy without it, for {", ".join(study["curves"])}. The numbers '
-            'at the size of the circuits are in the table below.',
+            f'the circuit and accuracy without it, for {titles}. The numbers at the size of the '
+            'circuits are in the table below.',
         )
 
 

@@ -7,16 +7,16 @@ negative result is worded as plainly as a positive one. All functions are pure.
 from collections.abc import Mapping
 from typing import Any
 
+from cdjax.circuits.methods import LEARNED, RANDOM_CLASSES
 from cdjax.report.comparisons import (
     LESS,
     MORE,
     SAME,
+    Difference,
     at_circuit_size,
     difference,
     overlap_difference,
-    selectivity_difference,
 )
-from cdjax.studies.circuits import OURS
 from cdjax.wording import (
     NBSP,
     count,
@@ -47,9 +47,9 @@ def data(results: Results, config: Results) -> str:
 
 
 def circuits(study: Results) -> str:
-    """Says how much the circuits keep of the accuracy, against every control at equal size."""
+    """Says how much the circuits keep of the accuracy, against every other method at equal size."""
     at = at_circuit_size(study)
-    ours = study['curves'][OURS][at]
+    ours = study['curves'][LEARNED.key][at]
     classes = len(study['layer_share'])
     what = f'circuits of {count(classes, "learned class", "learned classes")}'
     head = (
@@ -61,9 +61,9 @@ def circuits(study: Results) -> str:
 
 
 def without_circuits(study: Results) -> str:
-    """Says how much is lost without the circuits, against every control at equal size."""
+    """Says how much is lost without the circuits, against every other method at equal size."""
     at = at_circuit_size(study)
-    ours = study['curves'][OURS][at]['without']
+    ours = study['curves'][LEARNED.key][at]['without']
     head = f'without its circuits, the teacher answers {percent(ours)}'
     return sentence(head + _against(study, at, 'without'))
 
@@ -73,7 +73,7 @@ def one_mask(study: Results) -> str | None:
     other = study['one_mask_at_union_size']
     if other is None:
         return None
-    ours = study['curves'][OURS][at_circuit_size(study)]
+    ours = study['curves'][LEARNED.key][at_circuit_size(study)]
     verdict = difference(
         ours['only'], ours['only_interval'], other['only'], other['only_interval']
     ).verdict
@@ -107,10 +107,10 @@ def smallest_share(results: Results) -> str:
 
 def leak(study: Results) -> str | None:
     """Says what the choice of the class gives away of the answer; None for a single class."""
-    ours, at = study['leak'][OURS], at_circuit_size(study)
+    ours, at = study['leak'][LEARNED.key], at_circuit_size(study)
     if not ours['most_bits']:
         return None
-    point = study['curves'][OURS][at]
+    point = study['curves'][LEARNED.key][at]
     constant = ours['constant_answer_accuracy']
     explains = (
         'less than the circuits keep, so the class alone does not explain it'
@@ -118,8 +118,8 @@ def leak(study: Results) -> str | None:
         else 'so that what the circuits keep may come from the choice of the class alone'
     )
     beside = ''
-    if 'random classes' in study['leak']:
-        bits = number(study['leak']['random classes']['bits'])
+    if RANDOM_CLASSES.key in study['leak']:
+        bits = number(study['leak'][RANDOM_CLASSES.key]['bits'])
         # The plug-in estimate is biased upwards, by far where answers are many and problems few.
         beside = f'; random classes, which know nothing, seem to carry {bits}'
     return sentence(
@@ -155,11 +155,11 @@ def layers(study: Results) -> str:
 def selectivity(study: Results) -> str:
     """Says whether a circuit matters to its own class more than to the others."""
     found = study['selectivity']
-    own = selectivity_difference(found['matrix'], found['counts'])
-    if own is None:
+    if found['interval'] is None:
         return sentence(
             'selectivity is not defined, for fewer than two classes hold problems that are measured'
         )
+    own = Difference(found['selectivity'], tuple(found['interval']))
     diagonal = [row[j] for j, row in enumerate(found['matrix']) if row[j] is not None]
     mean = sum(diagonal) / len(diagonal)
     head = (
@@ -167,7 +167,7 @@ def selectivity(study: Results) -> str:
         f'without that of another class {percent(mean + own.value)}'
     )
     amount = f'{points(own.value)} points {points_interval(own.interval)}'
-    random = selectivity_difference(found['random_matrix'], found['counts'])
+    random = Difference(found['random_selectivity'], tuple(found['random_interval']))
     if own.verdict == SAME:
         return sentence(f'{head}: no selectivity is shown ({amount})')
     if own.verdict == LESS:
@@ -219,24 +219,18 @@ def classes(study: Results) -> str:
 
 
 def _against(study: Results, at: int, field: str) -> str:
-    """Returns the clause that sorts the controls by verdict, '' where there are none."""
-    ours = study['curves'][OURS][at]
+    """Returns the clause that sorts other methods by verdict, '' where there are none."""
+    ours = study['curves'][LEARNED.key][at]
     verdicts: dict[str, list[str]] = {MORE: [], SAME: [], LESS: []}
-    for name, curve in study['curves'].items():
-        if name == OURS:
+    for key, curve in study['curves'].items():
+        if key == LEARNED.key:
             continue
         other = curve[at]
         gap = difference(
             ours[field], ours[f'{field}_interval'], other[field], other[f'{field}_interval']
         )
-        verdicts[gap.verdict].append(f'{_control(name)} ({percent(other[field])})')
+        verdicts[gap.verdict].append(f'{study["methods"][key]["phrase"]} ({percent(other[field])})')
     what = 'with' if field == 'only' else 'without'
     phrases = {MORE: f'more than {what}', LESS: f'less than {what}', SAME: 'not told apart from'}
     clauses = [f'{phrases[v]} {listing(verdicts[v])}' for v in phrases if verdicts[v]]
     return f': {"; ".join(clauses)}' if clauses else ''
-
-
-def _control(name: str) -> str:
-    return {'one mask': 'one mask for all problems', 'mean |a|': 'the largest mean |a|'}.get(
-        name, name
-    )

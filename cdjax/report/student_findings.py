@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cdjax.circuits.methods import LEARNED
 from cdjax.report.comparisons import (
     LESS,
     MORE,
@@ -16,7 +17,6 @@ from cdjax.report.comparisons import (
     at_circuit_size,
 )
 from cdjax.studies.arms import STARTS
-from cdjax.studies.circuits import OURS
 from cdjax.wording import (
     NBSP,
     count,
@@ -159,7 +159,7 @@ def moved(rediscovery: Results) -> str:
     for arm, found in rediscovery.items():
         study = found['study']
         at = at_circuit_size(study)
-        kept = study['curves'][OURS][at]['only']
+        kept = study['curves'][LEARNED.key][at]['only']
         head = f'circuits found again in the student of {_student(arm)} keep {percent(kept)} right '
         head += f'(the whole student has {percent(study["accuracy"])})'
         if found['correlation'] is None:

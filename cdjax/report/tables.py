@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cdjax.circuits.methods import LEARNED, ONE_MASK, RANDOM_MASKS
 from cdjax.report.comparisons import (
     LESS,
     MORE,
@@ -14,7 +15,6 @@ from cdjax.report.comparisons import (
     difference,
 )
 from cdjax.studies.arms import ARMS
-from cdjax.studies.circuits import OURS, RANDOM
 
 Results = Mapping[str, Any]
 Row = dict[str, Any]
@@ -25,21 +25,27 @@ MAX_COLUMNS = 12  # labels with more values (such as the answer) are not tabulat
 def circuit_rows(study: Results) -> list[Row]:
     """Returns the methods at the size of the circuits, ours first.
 
-    Each row has `name`, `only`, `without` (with intervals), `faithfulness` and `verdict`: whether
-    the circuits keep more, less or the same as it (None for the circuits).
+    Each row has `title`, `ours` (whether it is the circuits), `only`, `without` (with intervals),
+    `faithfulness` and `verdict`: whether the circuits keep more, less or the same as it (None for
+    the circuits).
     """
     at = at_circuit_size(study)
-    ours = study['curves'][OURS][at]
+    ours = study['curves'][LEARNED.key][at]
     rows = []
-    for name, curve in study['curves'].items():
-        point = curve[at]
+    for key, curve in study['curves'].items():
+        point, is_ours = curve[at], key == LEARNED.key
         gap = difference(ours['only'], ours['only_interval'], point['only'], point['only_interval'])
-        rows.append({'name': name, **point, 'verdict': None if name == OURS else gap.verdict})
+        title = study['methods'][key]['title']
+        verdict = None if is_ours else gap.verdict
+        rows.append({'title': title, 'ours': is_ours, **point, 'verdict': verdict})
     if study['one_mask_at_union_size'] is not None:
         point = study['one_mask_at_union_size']
         gap = difference(ours['only'], ours['only_interval'], point['only'], point['only_interval'])
         share = study['union_size'] / study['neurons']
-        rows.append({'name': 'one mask', 'share': share, **point, 'verdict': gap.verdict})
+        title = study['methods'][ONE_MASK.key]['title']
+        rows.append(
+            {'title': title, 'ours': False, 'share': share, **point, 'verdict': gap.verdict}
+        )
     return rows
 
 
@@ -101,8 +107,13 @@ def leak_rows(study: Results) -> list[Row]:
     """Returns what each method's classes give away of the answer, beside what its circuits keep."""
     at = at_circuit_size(study)
     return [
-        {'name': name, 'only': study['curves'][name][at]['only'], **found}
-        for name, found in study['leak'].items()
+        {
+            'title': study['methods'][key]['title'],
+            'ours': key == LEARNED.key,
+            'only': study['curves'][key][at]['only'],
+            **found,
+        }
+        for key, found in study['leak'].items()
     ]
 
 
@@ -117,8 +128,8 @@ def moved_rows(rediscovery: Mapping[str, Results]) -> list[Row]:
                 **found,
                 'title': ARMS[arm],
                 'accuracy': study['accuracy'],
-                **study['curves'][OURS][at],
-                'random': study['curves'][RANDOM][at]['only'],
+                **study['curves'][LEARNED.key][at],
+                'random': study['curves'][RANDOM_MASKS.key][at]['only'],
                 'selectivity': study['selectivity']['selectivity'],
             }
         )

@@ -48,7 +48,7 @@ def arms_table(starts: Mapping[str, Any]) -> str:
 
 
 def circuits_table(study: Mapping[str, Any], smallest: float | None) -> str:
-    """Returns the accuracy with only the circuits and without, beside every control.
+    """Returns the accuracy with only the circuits and without, beside every other method.
 
     Args:
         study: what `study_circuits` returns.
@@ -79,7 +79,7 @@ def _circuits(study, smallest) -> list[str]:
         f'{"":32}{"with only the circuit":>24}{"without it":>24}{"faithfulness":>14}',
     ]
     for row in circuit_rows(study):
-        name = row['name']
+        name = row['title']
         if 'share' in row:
             name = f'{name}, {exact_percent(row["share"])} (union)'
         lines.append(

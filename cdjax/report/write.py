@@ -11,13 +11,13 @@ import jinja2
 from etils import epath
 
 from cdjax import wording
+from cdjax.circuits.methods import LEARNED, RANDOM_MASKS
 from cdjax.errors import InputError
 from cdjax.report import figures, findings, maps, student_findings, tables
 from cdjax.report.comparisons import arm_difference, at_circuit_size
 from cdjax.run.folder import stored_config, write_atomically
 from cdjax.run.metrics import read_metrics
 from cdjax.run.results import from_text
-from cdjax.studies.circuits import OURS, RANDOM
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.study import Section
 
@@ -95,7 +95,6 @@ def render(
         config_text=json.dumps(config, indent=2),
         version=_version(),
         at=at_circuit_size(study),
-        OURS=OURS,
         headline=_headline(results),
         findings=findings,
         student_findings=student_findings,
@@ -130,13 +129,17 @@ def _headline(results) -> list[tuple[str, str, str]]:
     """Returns the numbers at the top of the page: (value, what it is, beside what)."""
     study = results['circuits']
     at = at_circuit_size(study)
-    ours, random = study['curves'][OURS][at], study['curves'][RANDOM][at]
+    points = {key: curve[at] for key, curve in study['curves'].items()}
+    ours, random = points.pop(LEARNED.key), points.get(RANDOM_MASKS.key)
     # Beside the weakest control stands the strongest, or the number would flatter.
-    controls = {name: curve[at]['only'] for name, curve in study['curves'].items() if name != OURS}
-    best = max(controls, key=controls.__getitem__)
-    beside = f'random masks of that size {wording.percent(random["only"])}'
-    if best != RANDOM:
-        beside += f', {best} {wording.percent(controls[best])}'
+    best = max(points, key=lambda key: points[key]['only'], default=None)
+    shown = [key for key in (RANDOM_MASKS.key, best) if key in points]
+    beside = wording.listing(
+        [
+            f'{study["methods"][key]["phrase"]} {wording.percent(points[key]["only"])}'
+            for key in dict.fromkeys(shown)
+        ]
+    )
     size = wording.exact_percent(study['shares'][at])
     cells = [
         (wording.percent(study['accuracy']), 'teacher on unseen problems', 'all neurons'),
@@ -148,7 +151,7 @@ def _headline(results) -> list[tuple[str, str, str]]:
         (
             wording.percent(ours['without']),
             'without the circuits',
-            f'without random masks {wording.percent(random["without"])}',
+            '' if random is None else f'without random masks {wording.percent(random["without"])}',
         ),
     ]
     for start, found in results['starts'].items():

@@ -1,4 +1,4 @@
-"""The evaluation of a teacher's circuits, beside controls of the same size."""
+"""The evaluation of a teacher's circuits, beside those of other methods at the same size."""
 
 import dataclasses
 from typing import Any
@@ -6,20 +6,16 @@ from typing import Any
 from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
-from cdjax.models import Llama
+from cdjax.circuits.methods import LEARNED
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
 from cdjax.studies.circuits import (
-    LOUDEST,
-    OURS,
-    RANDOM,
     CircuitStudyConfig,
-    discover_controls,
-    loudest_neurons,
     study_circuits,
 )
 from cdjax.studies.discovery import discover_circuits
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.methods import check_methods, methods_by_default, run_methods
 from cdjax.studies.run import Run
 from cdjax.training.discovery import DiscoveryConfig
 
@@ -31,40 +27,57 @@ class EvaluationConfig:
     Attributes:
         circuits: the circuits of the teacher (.safetensors).
         inputs: the teacher, the problems and their split.
-        study: the evaluation; its controls are not trained here.
+        study: the evaluation; methods that train masks are not run here.
     """
 
     circuits: str
     inputs: InputsConfig = InputsConfig()
-    study: CircuitStudyConfig = CircuitStudyConfig()
+    study: CircuitStudyConfig = dataclasses.field(
+        default_factory=lambda: CircuitStudyConfig(methods=methods_by_default(trained=False))
+    )
 
 
 def evaluate_circuits(
     config: EvaluationConfig, *, mesh: Mesh, options: RunOptions = RunOptions()
 ) -> dict[str, Any]:
-    """Measures saved circuits on unseen forms, beside random masks and the loudest neurons.
+    """Measures saved circuits on unseen forms, beside those of methods that train nothing.
 
     Returns:
         What `study_circuits` returns.
 
     Raises:
-        InputError: wrong inputs, or circuits of another model or of other problems.
+        InputError: wrong inputs, circuits of another model or of other problems, or a method that
+            trains masks.
     """
     circuit = Circuit.load(config.circuits)
     inputs, name = Inputs(config.inputs), f'--circuits={config.circuits}'
     inputs.check_circuits(circuit, name)
+    study = config.study
+    check_methods(study.methods, inputs.dataset, circuit.num_classes, None, study.seed)
     model = inputs.load_teacher(mesh)
     inputs.check_circuits(circuit, name, model=model)
+    rankings = run_methods(
+        study.methods,
+        model,
+        inputs.dataset,
+        inputs.split.train,
+        circuit,
+        ablation=study.ablation,
+        seed=study.seed,
+        mesh=mesh,
+        options=options,
+    )
     passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
-    return study_beside_loudest(inputs, model, circuit, {}, config.study, **passes)
+    return study_circuits(model, inputs.dataset, inputs.split, circuit, rankings, study, **passes)
 
 
 def study_teacher(
     run: Run, discovery: DiscoveryConfig, config: CircuitStudyConfig
 ) -> dict[str, Any]:
-    """Discovers circuits and controls in the teacher and measures them, once.
+    """Discovers circuits in the teacher and measures them beside those of other methods, once.
 
-    Writes `results/circuits.json` and `circuits/teacher` and `circuits/control_NAME`.
+    Writes `results/circuits.json`, `circuits/teacher` and, for each method that scores neurons,
+    `circuits/method_KEY`.
     """
     return stored(
         run.workdir / 'results' / 'circuits.json', lambda: _study_teacher(run, discovery, config)
@@ -86,48 +99,30 @@ def discover_teacher(run: Run, discovery: DiscoveryConfig) -> Circuit:
 
 def _study_teacher(run, discovery, config):
     inputs, circuit = run.inputs, discover_teacher(run, discovery)
-    controls = discover_controls(
+    rankings = run_methods(
+        config.methods,
         run.teacher,
         inputs.dataset,
-        inputs.split,
-        discovery,
-        config,
+        inputs.split.train,
+        circuit,
+        ablation=config.ablation,
+        seed=config.seed,
+        discovery=discovery,
         mesh=run.mesh,
-        workdir=run.workdir / 'stages' / 'controls',
+        workdir=run.workdir / 'stages' / 'methods',
         options=run.options,
     )
-    for name, control in controls.items():
-        control.info.update(inputs.origin)
-        control.save(run.workdir / 'circuits' / f'control_{name.replace(" ", "_")}')
-    study = study_beside_loudest(inputs, run.teacher, circuit, controls, config, **run.passes)
-    at = study['sizes'].index(min(study['sizes'], key=lambda size: abs(size - circuit.size)))
+    for key, ranking in rankings.items():
+        ranking.save(run.workdir / 'circuits' / f'method_{key}')
+    study = study_circuits(
+        run.teacher, inputs.dataset, inputs.split, circuit, rankings, config, **run.passes
+    )
+    at = study['sizes'].index(circuit.size)
     circuit.info['metrics'] = {
         'accuracy': study['accuracy'],
-        'accuracy_with_only': study['curves'][OURS][at]['only'],
-        'accuracy_without': study['curves'][OURS][at]['without'],
-        'random_masks_with_only': study['curves'][RANDOM][at]['only'],
+        'accuracy_with_only': study['curves'][LEARNED.key][at]['only'],
+        'accuracy_without': study['curves'][LEARNED.key][at]['without'],
         'selectivity': study['selectivity']['selectivity'],
     }
     circuit.save(run.workdir / 'circuits' / 'teacher')
     return study
-
-
-def study_beside_loudest(
-    inputs: Inputs,
-    model: Llama,
-    circuit: Circuit,
-    controls: dict[str, Circuit],
-    config: CircuitStudyConfig,
-    **passes: Any,
-) -> dict[str, Any]:
-    """Returns `study_circuits`, with the neurons of the largest mean |a| among the controls."""
-    loudest = loudest_neurons(model, inputs.dataset, inputs.split.train, circuit, **passes)
-    return study_circuits(
-        model,
-        inputs.dataset,
-        inputs.split,
-        circuit,
-        {**controls, LOUDEST: loudest},
-        config,
-        **passes,
-    )

@@ -16,14 +16,11 @@ from cdjax.run.metrics import MetricsWriter
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
 from cdjax.studies.arms import LAYER_PAIRS, ArmsConfig, rows_outside_share
-from cdjax.studies.circuits import (
-    CircuitStudyConfig,
-    control_searches,
-    smallest_faithful_share,
-)
+from cdjax.studies.circuits import CircuitStudyConfig, smallest_faithful_share
 from cdjax.studies.evaluation import discover_teacher, study_teacher
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.methods import check_methods
 from cdjax.studies.rediscovery import rediscover
 from cdjax.studies.run import Run
 from cdjax.studies.students import Students
@@ -184,7 +181,13 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
     check_discovery(
         models, inputs.dataset, config.discovery, mesh=mesh, batch_flag='discovery_batch_size'
     )
-    control_searches(inputs.dataset, config.discovery, config.study)
+    check_methods(
+        config.study.methods,
+        inputs.dataset,
+        config.discovery.num_classes,
+        config.discovery,
+        config.study.seed,
+    )
     check_distillation(
         config.arms.distillation,
         vocab_size=inputs.teacher_config.vocab_size,

@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 
 from cdjax.circuits.circuit import Circuit
-from cdjax.evaluation.selectivity import compare_matrices, selectivity, selectivity_matrix
+from cdjax.circuits.methods import RANDOM_MASKS
+from cdjax.evaluation.selectivity import (
+    compare_matrices,
+    correct_without,
+    selectivity,
+    selectivity_matrix,
+)
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama, load_huggingface
 from cdjax.run.results import stored
@@ -58,7 +64,9 @@ def rediscover(
             run.inputs.split,
             found['student'],
             {},
-            dataclasses.replace(config, sizes=(discovery.objective.density,)),
+            dataclasses.replace(
+                config, sizes=(discovery.objective.density,), methods=(RANDOM_MASKS.key,)
+            ),
             **run.passes,
             description=f'evaluate circuits: {arm}',
         )
@@ -86,4 +94,4 @@ def _matrix(run: Run, model: Llama, circuit: Circuit, config: CircuitStudyConfig
         ablation=config.ablation,
         **run.passes,
     )
-    return selectivity_matrix(ablated, circuit.masks, circuit.assignments[rows])
+    return selectivity_matrix(correct_without(ablated, circuit.masks), circuit.assignments[rows])

@@ -3,17 +3,19 @@
 from absl import flags
 
 from cdjax.circuits.ablation import ABLATIONS
+from cdjax.circuits.methods import METHODS
 from cdjax.errors import InputError
-from cdjax.studies.circuits import LEARNED_CONTROLS, CircuitStudyConfig
+from cdjax.studies.circuits import CircuitStudyConfig
+from cdjax.studies.methods import methods_by_default
 
 FLAGS = flags.FLAGS
 
 
-def define_study_flags(*, controls: bool = True) -> None:
-    """Defines how circuits are measured; see `study_from_flags`.
+def define_study_flags(*, trained: bool = True) -> None:
+    """Defines how circuits are measured, and against what; see `study_from_flags`.
 
     Args:
-        controls: whether controls are trained too.
+        trained: whether methods that train masks of their own can be run.
     """
     default = CircuitStudyConfig()
     flags.DEFINE_list(
@@ -23,19 +25,19 @@ def define_study_flags(*, controls: bool = True) -> None:
     flags.DEFINE_integer(
         'evaluate_problems', default.max_problems, 'Problems of unseen forms evaluated, at most.'
     )
-    if controls:
-        flags.DEFINE_list(
-            'controls',
-            list(default.controls),
-            f'Controls whose masks are learned too: {", ".join(LEARNED_CONTROLS)}.',
-        )
+    keys = [key for key, method in METHODS.items() if trained or not method.trains]
+    flags.DEFINE_list(
+        'methods',
+        list(methods_by_default(trained=trained)),
+        f'What the circuits are held against, of {", ".join(keys)}.',
+    )
 
 
 def study_from_flags() -> CircuitStudyConfig:
     """Returns the study that the flags describe.
 
     Raises:
-        InputError: a value out of range, or an unknown control.
+        InputError: a value out of range, or an unknown method.
     """
     try:
         sizes = tuple(sorted(float(size) for size in FLAGS.sizes))
@@ -43,7 +45,7 @@ def study_from_flags() -> CircuitStudyConfig:
         raise InputError(f'sizes={",".join(FLAGS.sizes)}: write shares such as .05,.1') from None
     return CircuitStudyConfig(
         sizes=sizes,
-        controls=tuple(FLAGS.controls) if 'controls' in FLAGS else (),
+        methods=tuple(FLAGS.methods),
         max_problems=FLAGS.evaluate_problems,
         ablation=FLAGS.ablation,
     )

@@ -3,7 +3,6 @@ import pytest
 
 from cdjax.evaluation.classes import (
     agreement,
-    answer_cut_classes,
     answer_information,
     class_table,
     constant_answer_accuracy,
@@ -46,31 +45,3 @@ def test_constant_answers_by_hand():
     # Class 0 answers 7 (2 of 3), class 1 either (1 of 2), class 3 100 (1 of 1).
     assert constant_answer_accuracy(classes, answers) == 4 / 6
     assert constant_answer_accuracy(np.zeros(6, int), answers) == 2 / 6
-
-
-def test_classes_cut_by_the_answer_are_balanced_and_in_order():
-    rng = np.random.default_rng(0)
-    labels = rng.permutation(np.repeat(np.arange(12), 10))
-    classes = answer_cut_classes(labels, 4)
-    assert classes.dtype == np.int32
-    np.testing.assert_array_equal(classes, labels // 3)
-
-
-@pytest.mark.parametrize('num_classes', [2, 4, 8])
-def test_uneven_answers_are_cut_within_one_answer_of_even(num_classes):
-    # Sums of two dice: the middle answers are the commonest.
-    labels = np.add.outer(np.arange(20), np.arange(20)).ravel()
-    classes = answer_cut_classes(labels, num_classes)
-    counts = np.bincount(classes, minlength=num_classes)
-    assert np.abs(counts - len(labels) / num_classes).max() <= np.bincount(labels).max()
-    order = np.argsort(labels, kind='stable')
-    assert (np.diff(classes[order]) >= 0).all()
-    for label in np.unique(labels):
-        assert len(set(classes[labels == label])) == 1, 'an answer is in one class'
-
-
-def test_answers_without_problems_and_more_classes_than_answers():
-    np.testing.assert_array_equal(answer_cut_classes(np.array([0, 0, 5, 5]), 2), [0, 0, 1, 1])
-    classes = answer_cut_classes(np.array([0, 1]), 8)
-    assert len(set(classes)) == 2
-    assert classes.max() < 8

@@ -3,7 +3,13 @@ import itertools
 import numpy as np
 import pytest
 
-from cdjax.evaluation.selectivity import compare_matrices, selectivity, selectivity_matrix
+from cdjax.evaluation.selectivity import (
+    compare_matrices,
+    correct_without,
+    selectivity,
+    selectivity_interval,
+    selectivity_matrix,
+)
 from cdjax.inference.predictions import Predictions
 
 CLASSES = np.array([0, 0, 1, 1, 1, 1])
@@ -23,17 +29,45 @@ def ablated(masks):
 
 
 def test_matrix_by_hand():
-    matrix = selectivity_matrix(ablated, MASKS, CLASSES)
+    matrix = selectivity_matrix(correct_without(ablated, MASKS), CLASSES)
     # Row: the circuit that is gone. Column: the class that is measured.
     np.testing.assert_array_equal(matrix, [[0.5, 0.75], [1.0, 0.25]])
     assert selectivity(matrix) == (0.75 + 1.0) / 2 - (0.5 + 0.25) / 2
 
 
 def test_an_empty_class_is_left_out():
-    matrix = selectivity_matrix(ablated, np.concatenate([MASKS, MASKS[:1]]), CLASSES)
+    masks = np.concatenate([MASKS, MASKS[:1]])
+    matrix = selectivity_matrix(correct_without(ablated, masks), CLASSES)
     assert np.isnan(matrix[:, 2]).all()
     # Off the diagonal: .75, 1, .5 and .75 (row 2 is a copy of row 0); on it: .5 and .25.
     assert selectivity(matrix) == pytest.approx(0.75 - 0.375)
+
+
+def drawn(rng, draws, spread, problems=150):
+    """Answers without each of two circuits, for draws whose selectivity is spread about .3."""
+    classes = rng.integers(2, size=problems)
+    own = classes == np.arange(2)[:, None]
+    levels = rng.normal(0, spread, draws)[:, None, None]
+    right = np.where(own, 0.2, 0.5) + np.where(own, -levels / 2, levels / 2)
+    return rng.random((draws, 2, problems)) < right, classes
+
+
+@pytest.mark.parametrize(('draws', 'spread'), [(1, 0.0), (20, 0.1)])
+def test_interval_covers_what_other_draws_and_problems_show(draws, spread):
+    rng = np.random.default_rng(draws)
+    hits = []
+    for _ in range(150):
+        low, high = selectivity_interval(*drawn(rng, draws, spread), samples=200)
+        hits.append(low < 0.3 < high)
+    assert 0.86 < np.mean(hits) < 0.99
+
+
+def test_interval_of_draws_that_differ_is_wider_than_that_of_their_problems():
+    correct, classes = drawn(np.random.default_rng(0), 12, 0.2, problems=3000)
+    wide = selectivity_interval(correct, classes)
+    narrow = selectivity_interval(correct[:1], classes)
+    assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+    assert selectivity_interval(correct, np.zeros_like(classes)) is None
 
 
 def test_extremes():

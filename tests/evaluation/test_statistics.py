@@ -21,3 +21,27 @@ def test_student_interval():
     low, high = student_interval(np.array([1.0, 2.0, 3.0]))
     assert (low, high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), rel=1e-4)
     assert student_interval(np.array([1.0])) is None
+
+
+def test_an_interval_over_draws_and_problems_covers_both():
+    rng = np.random.default_rng(0)
+    # Draws that differ by more than problems do: what many problems cannot average away.
+    levels = rng.uniform(0.2, 0.8, size=12)
+    values = rng.random((12, 2000)) < levels[:, None]
+    low, high = bootstrap_interval(values)
+    half = 1.96 * values.mean(axis=1).std() / np.sqrt(12)
+    np.testing.assert_allclose([low, high], values.mean() + np.array([-half, half]), atol=0.012)
+    one = bootstrap_interval(values.mean(axis=0))
+    assert one[1] - one[0] < 0.25 * (high - low)
+    # Problems that are right or wrong whatever the draw: what many draws cannot.
+    same = np.tile(rng.random(100) < 0.3, (50, 1))
+    low, high = bootstrap_interval(same)
+    half = 1.96 * same[0].std() / 10
+    np.testing.assert_allclose([low, high], same.mean() + np.array([-half, half]), atol=0.015)
+
+
+def test_one_draw_is_no_draw():
+    values = np.random.default_rng(0).random(50)
+    low, high = bootstrap_interval(values)
+    again = bootstrap_interval(values[None])
+    np.testing.assert_allclose(again, (low, high), atol=0.02)

@@ -265,7 +265,7 @@ DISTILLATION = [
     ('compare_arms', '--head_start_steps=0 --starts=partial', 'steps=0'),
     ('pipeline', '--rediscover=wrongg', 'rediscover=wrongg'),
     ('pipeline', '--export=best', 'export=best', 'circuits'),
-    ('pipeline', '--controls=one masc', "'one masc' is unknown"),
+    ('pipeline', '--methods=one_masc', "no method 'one_masc'", 'one_mask'),
     ('pipeline', '--evaluate_problems=-4', 'evaluate_problems=-4'),
     ('pipeline', '--num_classes=1', 'num_classes=1 has none'),
 ]

@@ -52,9 +52,9 @@ def mistakes(folder):
             ['compare_arms', new, '--arms=kd,circiuts'],
             ['arms=kd,circiuts', 'choose from kd, all, circuits, random, wrong'],
         ),
-        'controls': (
-            ['pipeline', new, '--controls=one masc'],
-            ["'one masc' is unknown", 'choose from one mask'],
+        'methods': (
+            ['pipeline', new, '--methods=one_masc'],
+            ["there is no method 'one_masc'", 'choose from learned, one_mask'],
         ),
         'circuits': (
             ['evaluate', f'--circuits={folder}/none'],

@@ -7,7 +7,7 @@ import pytest
 import toy_study as toy
 
 from cdjax.errors import InputError
-from cdjax.inference.rows import map_rows, mean_rows, rows_per_pass
+from cdjax.inference.rows import class_means, map_rows, mean_rows, rows_per_pass
 from cdjax.parallel.mesh import make_mesh, one_device
 from cdjax.run.options import TOKENS_PER_PASS
 
@@ -100,3 +100,19 @@ def test_the_mesh_is_ambient_while_rows_are_mapped():
 
     map_rows(look, None, {'tokens': np.zeros((8, 1))}, mesh=mesh)
     assert seen == [{'fsdp': 4, 'tensor': 2}]
+
+
+def test_means_of_classes_count_each_row_once_and_an_empty_class_gets_all(mesh):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(37, 3)).astype(np.float32)
+    classes = np.where(rng.random(37) < 0.3, 0, 2)
+    for tokens in (15, 3000):
+        found = class_means(
+            affine, np.float32(2), {'tokens': x}, classes, 3, mesh=mesh, tokens_per_pass=tokens
+        )
+        for k in (0, 2):
+            of_class = 2 * x[classes == k].astype(np.float64)
+            np.testing.assert_allclose(found['y'][k], of_class.mean(axis=0), atol=1e-5)
+            np.testing.assert_allclose(found['first'][k], of_class.mean(axis=0)[0] / 2, atol=1e-5)
+        np.testing.assert_allclose(found['y'][1], 2 * x.mean(axis=0), atol=1e-5)
+        assert found['y'].dtype == np.float32

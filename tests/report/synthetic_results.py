@@ -4,11 +4,20 @@ import json
 
 import numpy as np
 
+from cdjax.circuits.methods import LEARNED, METHODS, ONE_MASK, RANDOM_MASKS
 from cdjax.studies.arms import ARMS, summarise
-from cdjax.studies.circuits import LOUDEST, OURS, RANDOM
 
 SHARES = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
-CONTROLS = ('one mask', 'operator classes', 'random classes', 'answer-cut classes')
+# Share at which the circuits of a method are half way.
+MIDDLES = {
+    LEARNED.key: 0.075,
+    ONE_MASK.key: 0.1,
+    'operator_classes': 0.09,
+    'random_classes': 0.12,
+    'answer_cut_classes': 0.06,
+    'mean_activation': 0.4,
+    RANDOM_MASKS.key: 0.55,
+}
 CONFIG = {
     'name': 'pipeline',
     'inputs': {'teacher': None, 'student': None, 'data': 'ab' * 32, 'tokenizer': 'cd' * 8},
@@ -78,7 +87,7 @@ def curve(middle):
 
 
 def make_study(
-    *, classes=4, layers=2, controls=CONTROLS, own=0.1, others=0.4, empty=(), sizes=SHARES
+    *, classes=4, layers=2, methods=tuple(MIDDLES), own=0.1, others=0.4, empty=(), sizes=SHARES
 ):
     """Returns a study of circuits; `own` and `others` are the accuracies of its selectivity."""
     rng = np.random.default_rng(0)
@@ -89,10 +98,8 @@ def make_study(
     matrix[:, list(empty)] = np.nan
     random_matrix = np.where(np.isnan(matrix), np.nan, 0.3)
     plain = lambda m: [[None if x != x else x for x in row] for row in m.tolist()]
-    middles = dict(zip(CONTROLS, (0.1, 0.09, 0.12, 0.06), strict=True))
-    middle = {OURS: 0.075, **{name: middles[name] for name in controls}}
-    middle |= {LOUDEST: 0.4, RANDOM: 0.55}
-    curves = {name: curve(m)[: len(sizes)] for name, m in middle.items()}
+    methods = {key: METHODS[key] for key in (LEARNED.key, *methods)}
+    curves = {key: curve(MIDDLES.get(key, 0.2))[: len(sizes)] for key in methods}
     overlap = np.full((classes, classes), 0.3) + 0.7 * np.eye(classes)
     table = [[n // 2, n - n // 2] for n in counts]
     agreement = lambda nmi, chance: {'nmi': nmi, 'ari': nmi / 2, 'chance_nmi': chance}
@@ -106,9 +113,19 @@ def make_study(
         'sizes': [round(s * neurons) for s in sizes],
         'shares': list(sizes),
         'size': round(0.15 * neurons),
+        'methods': {
+            key: {
+                'title': method.title,
+                'phrase': method.phrase,
+                'colour': method.colour,
+                'classes': method.classes,
+                'draws': method.draws,
+            }
+            for key, method in methods.items()
+        },
         'curves': curves,
         'union_size': round(0.35 * neurons),
-        'one_mask_at_union_size': point(0.97, 0.0) if 'one mask' in controls else None,
+        'one_mask_at_union_size': point(0.97, 0.0) if ONE_MASK.key in methods else None,
         'layer_share': rng.uniform(0, 0.3, (classes, layers)).tolist(),
         'overlap': overlap.tolist(),
         'chance_overlap': 0.15 / 1.85,
@@ -116,7 +133,9 @@ def make_study(
             'matrix': plain(matrix),
             'random_matrix': plain(random_matrix),
             'selectivity': None if classes < 2 else others - own,
+            'interval': None if classes < 2 else [others - own - 0.04, others - own + 0.04],
             'random_selectivity': None if classes < 2 else 0.0,
+            'random_interval': None if classes < 2 else [-0.05, 0.05],
             'accuracy': [None if v != v else 0.98 for v in values.tolist()],
             'counts': counts,
         },
@@ -130,13 +149,13 @@ def make_study(
             'parity': {**agreement(0.001, 0.01), 'names': ['even', 'odd'], 'table': table},
         },
         'leak': {
-            name: {
+            key: {
                 'bits': 0.4 if classes > 1 else 0.0,
                 'most_bits': float(np.log2(classes)),
                 'constant_answer_accuracy': 0.06,
             }
-            for name in middle
-            if name not in (LOUDEST, RANDOM)
+            for key, method in methods.items()
+            if method is LEARNED or method.classes != LEARNED.classes
         },
     }
 
@@ -173,7 +192,7 @@ def make_results(*, study=None, starts=None, rediscovery=('kd', 'circuits'), cor
         'chance': 1 / 24 if classes > 2 else None,
         'teacher_selectivity': study['selectivity']['selectivity'],
     }
-    again = make_study(classes=classes, controls=(), sizes=(0.15,))
+    again = make_study(classes=classes, methods=(RANDOM_MASKS.key,), sizes=(0.15,))
     results = {
         'data': {
             'problems': 18000,

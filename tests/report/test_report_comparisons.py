@@ -12,7 +12,6 @@ from cdjax.report.comparisons import (
     at_circuit_size,
     difference,
     overlap_difference,
-    selectivity_difference,
 )
 
 
@@ -54,25 +53,6 @@ def test_a_single_seed_has_no_interval_and_a_missing_arm_no_difference():
     assert arm_difference(start['runs'], 'circuits', 'kd') is None
     other = make_start({}, seeds=(5,), arms=('circuits',))
     assert arm_difference(start['runs'] + other['runs'], 'circuits', 'kd') is None
-
-
-def test_selectivity_interval_covers_what_resampling_shows():
-    rng = np.random.default_rng(0)
-    true = np.array([[0.2, 0.6], [0.5, 0.3]])
-    counts = [80, 120]
-    hits = []
-    for _ in range(400):
-        matrix = rng.binomial(np.array(counts), true) / np.array(counts)
-        low, high = selectivity_difference(matrix.tolist(), counts).interval
-        hits.append(low < 0.55 - 0.25 < high)
-    assert 0.91 < np.mean(hits) < 0.99
-
-
-def test_selectivity_leaves_empty_classes_out():
-    found = selectivity_difference([[0.1, None], [0.4, None]], [50, 0])
-    assert found.value == pytest.approx(0.3)
-    assert selectivity_difference([[0.1]], [50]) is None
-    assert selectivity_difference([[0.1, None], [None, None]], [50, 0]) is None
 
 
 def test_overlap_of_random_masks_is_told_apart_as_often_as_it_should():

@@ -3,8 +3,8 @@
 import pytest
 from synthetic_results import CONFIG, HISTORY, make_results, make_start, make_study, point
 
+from cdjax.circuits.methods import LEARNED, RANDOM_MASKS
 from cdjax.report import findings, student_findings
-from cdjax.studies.circuits import OURS, RANDOM
 
 
 def plain(text):
@@ -12,13 +12,13 @@ def plain(text):
 
 
 def study_with(ours, other, field='only'):
-    study = make_study(controls=())
+    study = make_study(methods=(RANDOM_MASKS.key,))
     at = study['shares'].index(0.15)
     at_other = dict(only=other, without=0.5) if field == 'only' else dict(only=0.5, without=other)
     at_ours = dict(only=ours, without=0.5) if field == 'only' else dict(only=0.5, without=ours)
-    study['curves'] = {name: [None] * 7 for name in (OURS, RANDOM)}
-    study['curves'][OURS][at] = point(**at_ours)
-    study['curves'][RANDOM][at] = point(**at_other)
+    study['curves'] = {name: [None] * 7 for name in (LEARNED.key, RANDOM_MASKS.key)}
+    study['curves'][LEARNED.key][at] = point(**at_ours)
+    study['curves'][RANDOM_MASKS.key][at] = point(**at_other)
     return study
 
 
@@ -38,8 +38,8 @@ def test_circuits(ours, other, words):
 
 
 def test_circuits_of_one_class_without_controls():
-    study = make_study(classes=1, controls=())
-    study['curves'] = {OURS: study['curves'][OURS]}
+    study = make_study(classes=1, methods=())
+    study['curves'] = {LEARNED.key: study['curves'][LEARNED.key]}
     text = plain(findings.circuits(study))
     assert 'circuits of 1 learned class,' in text
     assert text.endswith('(98 % with all of them).')
@@ -89,9 +89,9 @@ def test_leak():
     study = make_study()
     assert 'so the class alone does not explain it' in findings.leak(study)
     assert 'random classes, which know nothing, seem to carry 0.40' in findings.leak(study)
-    study['leak'][OURS]['constant_answer_accuracy'] = 0.95
+    study['leak'][LEARNED.key]['constant_answer_accuracy'] = 0.95
     assert 'may come from the choice of the class alone' in findings.leak(study)
-    assert 'random classes' not in findings.leak(make_study(controls=()))
+    assert 'random classes' not in findings.leak(make_study(methods=(RANDOM_MASKS.key,)))
     assert findings.leak(make_study(classes=1)) is None
 
 
@@ -121,7 +121,7 @@ def test_selectivity():
 
 def test_selectivity_that_random_masks_have_too():
     study = make_study(own=0.2, others=0.4)
-    study['selectivity']['random_matrix'] = study['selectivity']['matrix']
+    study['selectivity']['random_interval'] = [0.1, 0.2]
     assert 'but not told apart from random masks' in findings.selectivity(study)
 
 

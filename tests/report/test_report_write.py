@@ -7,15 +7,15 @@ from html.parser import HTMLParser
 import pytest
 from synthetic_results import CONFIG, HISTORY, make_results, make_start, make_study
 
+from cdjax.circuits.methods import LEARNED, METHODS, Method
 from cdjax.errors import InputError
-from cdjax.report.figures import ARM_COLOURS, METHOD_COLOURS
+from cdjax.report.figures import ARM_COLOURS
 from cdjax.report.student_findings import SHORT_ARMS
 from cdjax.report.svg import PALETTE
 from cdjax.report.terminal import WIDTH, summary
 from cdjax.report.write import read_results, render, write_report
 from cdjax.run.results import to_text
 from cdjax.studies.arms import ARMS
-from cdjax.studies.circuits import LEARNED_CONTROLS, LOUDEST, OURS, RANDOM
 
 VOID = {'meta', 'br', 'hr', 'img', 'link', 'input'}
 FIRST = {'unseen': [0.3, 0.3, 0.3], 'share': [0.3, 0.3, 0.3]}
@@ -32,9 +32,9 @@ SHAPES = {
         'starts': {'nothing': make_start({}, seeds=(0,))},
         'study': make_study(empty=(1,)),
     },
-    'without kd, no controls': {
+    'without kd, no other method': {
         'starts': {'nothing': make_start({}, arms=('all', 'circuits'))},
-        'study': make_study(controls=()),
+        'study': make_study(methods=()),
         'rediscovery': ('circuits',),
     },
     'kd alone, no history, many classes and layers': {
@@ -159,7 +159,7 @@ def test_text_from_outside_is_escaped():
 
 def test_numbers_of_the_run_are_on_the_page(pages):
     text = pages['two starts'].replace('\u00a0', ' ')
-    ours = make_study()['curves'][OURS][3]
+    ours = make_study()['curves'][LEARNED.key][3]
     assert f'{100 * ours["only"]:.1f} %' in text
     for run in make_start({})['runs']:
         assert f'{100 * run["unseen"]:.1f}' in text
@@ -167,8 +167,25 @@ def test_numbers_of_the_run_are_on_the_page(pages):
 
 
 def test_every_method_and_arm_has_a_name_and_a_colour():
-    assert set(METHOD_COLOURS) == {*LEARNED_CONTROLS, OURS, LOUDEST, RANDOM}
+    for method in METHODS.values():
+        assert method.colour in PALETTE or re.fullmatch('#[0-9a-f]{6}', method.colour), method.key
     assert set(SHORT_ARMS) == set(ARM_COLOURS) == set(ARMS)
+
+
+def test_a_method_of_a_users_own_is_shown_also_where_it_is_not_registered():
+    mine = Method('mine', 'my own way', 'my own way of choosing', '#123456', scores=print)
+    METHODS.add(mine)
+    try:
+        results = make_results(study=make_study(methods=('mine', 'random_masks')))
+    finally:
+        METHODS.remove('mine')
+    page = render(results, CONFIG, HISTORY)
+    figure = re.search(r'<svg.*?</svg>', page, re.DOTALL)[0]
+    assert '#123456' in figure
+    assert '>my own way<' in figure
+    assert '<th scope="row">my own way</th>' in page
+    assert 'my own way of choosing (' in page
+    assert 'my own way ' in summary(results)
 
 
 @pytest.mark.parametrize('name', SHAPES)
@@ -197,7 +214,7 @@ def test_summary_of_ten_seeds_fits_and_says_what_it_hides():
 def test_write_report_and_read_results(tmp_path, pages):
     with pytest.raises(InputError, match=r'results.json does not exist.*experiments.pipeline'):
         read_results(tmp_path)
-    results = make_results(**SHAPES['without kd, no controls'])
+    results = make_results(**SHAPES['without kd, no other method'])
     (tmp_path / 'config.json').write_text(json.dumps(CONFIG))
     (tmp_path / 'results.json').write_text(to_text(results))
     folder = tmp_path / 'stages' / 'discover' / 'teacher'
@@ -206,7 +223,7 @@ def test_write_report_and_read_results(tmp_path, pages):
     path = write_report(tmp_path, read_results(tmp_path))
     assert path.name == 'report.html'
     # Drawn anew, and yet the same.
-    assert path.read_text() == pages['without kd, no controls']
+    assert path.read_text() == pages['without kd, no other method']
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith('.')] == []
     (tmp_path / 'results.json').write_text('{')
     with pytest.raises(InputError, match='is damaged, no JSON'):

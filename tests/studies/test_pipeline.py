@@ -16,13 +16,14 @@ from etils import epath
 from cdjax import studies
 from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.circuits.classifier import Encoding
+from cdjax.circuits.methods import learned_masks
 from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import Llama, load_huggingface, save_huggingface
 from cdjax.run.folder import VERSION
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import ArmsConfig
-from cdjax.studies.circuits import OURS, RANDOM, CircuitStudyConfig
+from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.extra.number_of_classes import number_of_classes
 from cdjax.studies.inputs import Inputs, InputsConfig
@@ -39,6 +40,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 SHAPE = dataclasses.replace(
     toy.teacher_config(), num_layers=1, intermediate_size=16, num_heads=2, num_kv_heads=1
 )
+METHODS = ('one_mask', 'mean_activation', 'random_masks')
 STEPS = OptimizerConfig(3, 1e-2)
 CLASSES = number_of_classes('two_numbers', counts=(1, 2), seeds=(0,))
 
@@ -53,7 +55,7 @@ def make_config(teacher) -> PipelineConfig:
             batch_size=32,
             least_accuracy=0.0,
         ),
-        CircuitStudyConfig(sizes=(0.25, 1.0), controls=('one mask',), max_problems=30),
+        CircuitStudyConfig(sizes=(0.25, 1.0), methods=METHODS, max_problems=30),
         ArmsConfig(
             DistillationConfig(STEPS, batch_size=32),
             arms=('kd', 'circuits'),
@@ -96,7 +98,8 @@ def test_the_artefacts_are_there(finished):
     workdir = pipeline.workdir
     assert json.loads((workdir / 'results.json').read_text()) == {'version': VERSION, **results}
     assert json.loads((workdir / 'config.json').read_text())['name'] == 'pipeline'
-    for name in ('teacher', 'control_one_mask', 'student_nothing-circuits-0'):
+    rankings = ('method_one_mask', 'method_mean_activation')
+    for name in ('teacher', *rankings, 'student_nothing-circuits-0'):
         assert Circuit.load(workdir / 'circuits' / name).size in (4, 2)
     for name in ('teacher', 'student'):
         assert Circuit.load(workdir / 'circuits' / 'joint_partial_0' / name).num_classes == 2
@@ -130,7 +133,7 @@ def test_every_file_is_as_its_page_says(finished):
 def test_every_training_heeds_the_options(finished):
     folders = sorted((finished[0].workdir / 'stages').glob('*/*'))
     kinds = {folder.parent.name for folder in folders}
-    assert kinds == {'controls', 'discover', 'distill', 'head_start', 'rediscover', CLASSES.key}
+    assert kinds == {'methods', 'discover', 'distill', 'head_start', 'rediscover', CLASSES.key}
     for folder in folders:
         kept = sorted(int(path.name) for path in (folder / 'checkpoints').iterdir())
         assert kept == [2, 3], folder
@@ -152,7 +155,7 @@ def test_the_results_are_consistent(finished):
     _, results = finished
     study = results['circuits']
     assert study['sizes'] == [4, 16]
-    assert study['curves'].keys() == {OURS, RANDOM, 'one mask', 'mean |a|'}
+    assert study['curves'].keys() == {'learned', *METHODS}
     for curve in study['curves'].values():
         # All neurons are the whole model, whichever way they are chosen.
         assert curve[-1]['only'] == study['accuracy']
@@ -193,7 +196,7 @@ def test_a_second_run_recomputes_nothing(finished, monkeypatch):
 
     for module, name in [
         (studies.discovery, 'discover'),
-        (studies.circuits, 'discover'),
+        (learned_masks, 'discover'),
         (studies.evaluation, 'study_circuits'),
         (studies.rediscovery, 'study_circuits'),
         (studies.rediscovery, 'load_huggingface'),
@@ -294,11 +297,11 @@ def test_what_is_wrong_is_found_before_anything_is_written(teacher, tmp_path):
     refused(teacher, tmp_path, 'share=1 leaves no training forms', inputs=whole)
     of_one = FixedDensity(density=0.25, hidden=1)
     narrow = dataclasses.replace(config.discovery, num_classes=1, objective=of_one)
-    by_operator = dataclasses.replace(config.study, controls=('operator classes',))
+    by_operator = dataclasses.replace(config.study, methods=('operator_classes',))
     refused(
         teacher,
         tmp_path,
-        "hidden=1 is below the 2 classes.*; or leave 'operator classes' out of controls",
+        'hidden=1 is below the 2 classes.*; or leave operator_classes out of methods',
         discovery=narrow,
         study=by_operator,
     )
@@ -314,7 +317,7 @@ def test_what_is_wrong_is_found_before_anything_is_written(teacher, tmp_path):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'controls': ('two masks',)}, "'two masks' is unknown; choose from one mask"),
+        ({'methods': ('two_masks',)}, "no method 'two_masks': choose from learned, one_mask"),
         ({'sizes': (0.1, 1.5)}, r'sizes=0\.1,1\.5: name shares'),
         ({'sizes': ()}, 'sizes=: name shares'),
         ({'ablation': 'noise'}, "ablation='noise': choose from zero, mean, counterfactual"),

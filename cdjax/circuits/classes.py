@@ -1,0 +1,99 @@
+"""Schemes that sort problems into classes: the learned ones, and those they are held against."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from cdjax.data import Dataset
+from cdjax.registry import Registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Sorting:
+    """What a scheme may look at.
+
+    Attributes:
+        dataset: N problems.
+        num_classes: classes of the circuits that are studied, K.
+        seed: of schemes that draw.
+        learned: int `[N]`, the classes of the circuits that are studied; None before they are
+            discovered.
+    """
+
+    dataset: Dataset
+    num_classes: int
+    seed: int = 0
+    learned: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassScheme:
+    """A way to sort problems into classes.
+
+    Attributes:
+        key: what methods know it by.
+        assign: `(sorting) -> int [N]`; None where the problems lack the structure it goes by.
+        from_learned: whether it needs `Sorting.learned`; there are K classes then.
+    """
+
+    key: str
+    assign: Callable[[Sorting], np.ndarray | None]
+    from_learned: bool = False
+
+
+def one_class(sorting: Sorting) -> np.ndarray:
+    """Returns one class for all problems."""
+    return np.zeros(len(sorting.dataset), np.int32)
+
+
+def random_classes(sorting: Sorting) -> np.ndarray:
+    """Returns K classes that know nothing, drawn problem by problem."""
+    rng = np.random.default_rng(sorting.seed)
+    return rng.integers(sorting.num_classes, size=len(sorting.dataset), dtype=np.int32)
+
+
+def operator_classes(sorting: Sorting) -> np.ndarray | None:
+    """Returns a class for each sequence of operators, where problems have operators."""
+    return sorting.dataset.labels.get('operators')
+
+
+def answer_cut_classes(sorting: Sorting) -> np.ndarray:
+    """Returns K classes of about equal size, cut by the answer: they leak as much as K can."""
+    return cut_by_value(sorting.dataset.labels['answer'], sorting.num_classes)
+
+
+def cut_by_value(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns labels cut into K ranges of about equal counts, int32 `[N]`.
+
+    Args:
+        labels: int `[N]`, numbered in the order of what they stand for.
+        num_classes: K.
+    """
+    totals = np.cumsum(np.bincount(labels))
+    middle = totals - np.bincount(labels) / 2
+    of_label = np.minimum((middle * num_classes / totals[-1]).astype(int), num_classes - 1)
+    return of_label[labels].astype(np.int32)
+
+
+def answer_matched_classes(sorting: Sorting) -> np.ndarray:
+    """Returns the learned classes, shuffled among the problems of equal answer.
+
+    P(class | answer) is exactly that of the learned classes, so these tell as much of the answer;
+    of anything else they know nothing, and circuits cannot specialise in them.
+    """
+    rng = np.random.default_rng(sorting.seed)
+    classes, answers = sorting.learned.copy(), sorting.dataset.answers
+    for answer in np.unique(answers):
+        rows = np.flatnonzero(answers == answer)
+        classes[rows] = rng.permutation(classes[rows])
+    return classes
+
+
+CLASSES: Registry[ClassScheme] = Registry('class scheme')
+LEARNED = CLASSES.add(ClassScheme('learned', lambda sorting: sorting.learned, from_learned=True))
+CLASSES.add(ClassScheme('one', one_class))
+CLASSES.add(ClassScheme('operators', operator_classes))
+CLASSES.add(ClassScheme('random', random_classes))
+CLASSES.add(ClassScheme('answer_cut', answer_cut_classes))
+CLASSES.add(ClassScheme('answer_matched', answer_matched_classes, from_learned=True))

@@ -1,0 +1,31 @@
+"""Ways to choose the neurons of a circuit, one file each: what circuits are held against.
+
+A method of a user's own is added to `METHODS` before a study runs; it is in the study's table and
+in the report then.
+"""
+
+from cdjax.circuits.methods import learned_masks
+from cdjax.circuits.methods.mean_activation import MEAN_ACTIVATION
+from cdjax.circuits.methods.method import Context, Method
+from cdjax.circuits.methods.random_masks import RANDOM_MASKS
+from cdjax.registry import Registry
+
+# In the order of tables.
+METHODS: Registry[Method] = Registry('method')
+LEARNED = METHODS.add(learned_masks.LEARNED)
+ONE_MASK = METHODS.add(learned_masks.ONE_MASK)
+METHODS.add(learned_masks.OPERATORS)
+RANDOM_CLASSES = METHODS.add(learned_masks.RANDOM_CLASSES)
+METHODS.add(learned_masks.ANSWER_CUT)
+METHODS.add(MEAN_ACTIVATION)
+METHODS.add(RANDOM_MASKS)
+
+__all__ = [
+    'LEARNED',
+    'METHODS',
+    'ONE_MASK',
+    'RANDOM_CLASSES',
+    'RANDOM_MASKS',
+    'Context',
+    'Method',
+]

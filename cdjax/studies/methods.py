@@ -1,0 +1,133 @@
+"""The methods of a study: checked before a model is loaded, then run on one model."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from cdjax.circuits.circuit import Circuit
+from cdjax.circuits.classes import CLASSES, Sorting
+from cdjax.circuits.masks import binarize
+from cdjax.circuits.methods import LEARNED, METHODS, Context
+from cdjax.data import Dataset
+from cdjax.errors import InputError
+from cdjax.models import Llama
+from cdjax.run.options import RunOptions
+from cdjax.training.discovery import DiscoveryConfig
+
+
+def methods_by_default(*, trained: bool = True) -> tuple[str, ...]:
+    """Returns the methods that a study runs where none are named.
+
+    Args:
+        trained: with those that train masks of their own.
+    """
+    return tuple(
+        key
+        for key, method in METHODS.items()
+        if method.by_default and (trained or not method.trains)
+    )
+
+
+def check_methods(
+    keys: Iterable[str],
+    dataset: Dataset,
+    num_classes: int,
+    discovery: DiscoveryConfig | None,
+    seed: int,
+) -> None:
+    """Raises InputError for what a method would refuse; to be asked before a model is loaded.
+
+    Args:
+        keys: of the methods.
+        dataset: the problems.
+        num_classes: of the circuits that are studied, K.
+        discovery: how their masks are learned; None where nothing is going to be trained.
+        seed: of methods that draw.
+    """
+    sorting = Sorting(dataset, num_classes, seed)
+    for key in keys:
+        method = METHODS[key]
+        if method.trains and discovery is None:
+            raise InputError(
+                f'methods={key} trains masks, and only experiments.pipeline does: leave it out '
+                'here, or run that'
+            )
+        if method.check is None:
+            continue
+        count = num_classes
+        if not CLASSES[method.classes].from_learned:
+            classes = method.sort(sorting)
+            if classes is None:
+                continue
+            count = int(classes.max()) + 1
+        method.check(count, discovery)
+
+
+def run_methods(
+    keys: Iterable[str],
+    model: Llama,
+    dataset: Dataset,
+    rows: np.ndarray,
+    circuit: Circuit,
+    *,
+    ablation: str,
+    seed: int,
+    discovery: DiscoveryConfig | None = None,
+    mesh: Mesh | None = None,
+    workdir: epath.Path | None = None,
+    options: RunOptions = RunOptions(),
+) -> dict[str, Circuit]:
+    """Returns the circuits of each method that scores neurons, at the size of those studied.
+
+    Left out are the circuits studied themselves, methods that draw masks, and those whose classes
+    the problems lack.
+
+    Args:
+        keys: of the methods.
+        model: the model.
+        dataset: all problems, in the order of `circuit.assignments`.
+        rows: int, the problems to learn from.
+        circuit: the circuits that are studied.
+        ablation: what the neurons outside a circuit become.
+        seed: of methods that draw.
+        discovery: how the circuits were learned; None where nothing is to be trained.
+        mesh: the mesh; one device if None.
+        workdir: folder of the trainings, each in one named for its method.
+        options: of trainings and passes.
+    """
+    context = Context(
+        fill=circuit.fill,
+        ablation=ablation,
+        learned=circuit.scores,
+        discovery=discovery,
+        seed=seed,
+        mesh=mesh,
+        workdir=workdir,
+        options=options,
+    )
+    sorting = Sorting(dataset, circuit.num_classes, seed, circuit.assignments)
+    rankings = {}
+    for key in keys:
+        method = METHODS[key]
+        classes = None if key == LEARNED.key else method.sort(sorting)
+        if classes is None or method.scores is None:
+            continue
+        scores = method.scores(model, dataset, rows, classes, context=context)
+        rankings[key] = dataclasses.replace(
+            circuit,
+            masks=binarize(scores, circuit.size),
+            scores=scores,
+            assignments=classes,
+            classifier={},
+            info=_info(circuit, key),
+        )
+    return rankings
+
+
+def _info(circuit: Circuit, key: str) -> dict[str, str]:
+    """Returns where the circuits of a method come from: whence those that are studied do."""
+    own = ('config', 'metrics', 'encoder', 'class_counts')
+    return {k: v for k, v in circuit.info.items() if k not in own} | {'method': key}

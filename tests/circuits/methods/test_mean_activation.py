@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+import toy_study as toy
+from method_runs import activations, classes, scores_of
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
+def test_it_is_the_mean_over_the_training_problems_of_each_class():
+    scores = scores_of('mean_activation')
+    a, rows = activations(), toy.rows().train
+    assert scores.shape == (toy.K, toy.L, toy.F)
+    assert scores.dtype == np.float32
+    for k in range(toy.K):
+        chosen = [n for n in rows if classes()[n] == k]
+        expected = sum(np.abs(a[n, :, -1]) for n in chosen) / len(chosen)
+        np.testing.assert_allclose(scores[k], expected, rtol=1e-5)
+
+
+def test_a_class_without_training_problems_is_scored_by_all():
+    of = np.zeros(len(toy.dataset()), np.int32)
+    of[toy.rows().test] = 1
+    scores = scores_of('mean_activation', of=of)
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-6)
+
+
+def test_a_head_counts_with_its_norm():
+    of = np.zeros(len(toy.dataset()), np.int32)
+    scores = scores_of('mean_activation', of=of, site='head_out')
+    heads = np.linalg.norm(activations('head_out')[toy.rows().train][:, :, -1], axis=-1)
+    np.testing.assert_allclose(scores[0], heads.mean(axis=0), rtol=1e-5)

@@ -1,0 +1,170 @@
+"""A study of circuits takes its methods from the registry, and draws what is drawn many times."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import toy_study as toy
+
+from cdjax.circuits.circuit import Circuit
+from cdjax.circuits.masks import binarize
+from cdjax.circuits.methods import METHODS, Method
+from cdjax.errors import InputError
+from cdjax.inference.means import neuron_means
+from cdjax.inference.predictions import predict
+from cdjax.report import figures, findings
+from cdjax.report.terminal import circuits_table
+from cdjax.studies import circuits as circuits_module
+from cdjax.studies.circuits import CircuitStudyConfig, study_circuits, unseen_rows
+from cdjax.studies.methods import check_methods, methods_by_default, run_methods
+from cdjax.training.discovery import DiscoveryConfig
+from cdjax.training.objectives import FixedDensity
+from cdjax.training.optimizer import OptimizerConfig
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+SIZES = (0.25, 1.0)
+
+
+@pytest.fixture(scope='module')
+def circuit():
+    """Circuits of random scores and three random classes."""
+    rng = np.random.default_rng(0)
+    scores = rng.random((toy.K, toy.L, toy.F), np.float32)
+    return Circuit(
+        masks=binarize(scores, 16),
+        scores=scores,
+        fill=neuron_means(toy.model(), toy.dataset()[toy.rows().train]),
+        assignments=rng.integers(toy.K, size=len(toy.dataset())).astype(np.int32),
+        info={'model': 'm', 'data': 'd', 'config': {}, 'metrics': {}},
+    )
+
+
+@pytest.fixture
+def mine():
+    """A method of a user's own: neurons in their order, for one class."""
+
+    def in_order(model, dataset, rows, classes, *, context):
+        assert not set(rows) & set(toy.rows().test)
+        assert context.fill.shape == (toy.L, toy.T, toy.F)
+        scores = -np.arange(toy.L * toy.F, dtype=np.float32)
+        return scores.reshape(1, toy.L, toy.F)
+
+    method = Method('mine', 'in order', 'the first neurons', '#112233', in_order, classes='one')
+    METHODS.add(method)
+    yield method
+    METHODS.remove('mine')
+
+
+def run(circuit, config, **options):
+    return run_methods(
+        config.methods,
+        toy.model(),
+        toy.dataset(),
+        toy.rows().train,
+        circuit,
+        ablation=config.ablation,
+        seed=config.seed,
+        **options,
+    )
+
+
+def study(circuit, config, rankings):
+    model, data = toy.model(), toy.dataset()
+    return study_circuits(model, data, toy.rows(), circuit, rankings, config, mesh=toy.one_device())
+
+
+def test_a_method_from_outside_is_in_the_study_and_in_its_report(circuit, mine):
+    config = CircuitStudyConfig(sizes=SIZES, methods=methods_by_default(trained=False))
+    assert {'mine', 'learned', 'random_masks'} <= set(config.methods)
+    rankings = run(circuit, config)
+    found = study(circuit, config, rankings)
+    # Its first 16 of 64 neurons, against the model itself.
+    masks = np.arange(toy.L * toy.F).reshape(1, toy.L, toy.F) < 16
+    problems = toy.dataset()[unseen_rows(toy.rows(), config)]
+    expected = predict(toy.model(), problems, masks=masks, fill=circuit.fill)
+    assert found['curves']['mine'][0]['only'] == expected.accuracy
+    assert found['leak']['mine']['most_bits'] == 0
+    assert found['methods']['mine']['title'] == 'in order'
+    assert rankings['mine'].info == {'model': 'm', 'data': 'd', 'method': 'mine'}
+
+    assert 'in order' in circuits_table(found, None)
+    assert '#112233' in figures.circuit_curves(found)
+    assert 'the first neurons (' in findings.circuits(found)
+
+
+def test_only_the_methods_that_are_named_are_run(circuit, mine):
+    found = study(circuit, CircuitStudyConfig(sizes=SIZES, methods=('mine',)), {})
+    assert found['curves'].keys() == {'learned'}, 'it was named, and not run'
+    config = CircuitStudyConfig(sizes=SIZES, methods=('mean_activation',))
+    assert config.methods == ('learned', 'mean_activation')
+    rankings = run(circuit, config)
+    assert rankings.keys() == {'mean_activation'}
+    assert study(circuit, config, rankings)['curves'].keys() == {'learned', 'mean_activation'}
+
+
+def test_intervals_of_random_masks_cover_masks_and_problems(circuit, monkeypatch):
+    """Answers are made up: right with a probability that is the mask's, or the problem's."""
+    rng = np.random.default_rng(0)
+    config = CircuitStudyConfig(sizes=(0.25,), methods=('random_masks',))
+    drawn = []
+
+    def varied(model, problems, *, masks=None, **_):
+        whole = predict(model, problems)
+        level = 1.0 if masks is None else rng.uniform(0.1, 0.9)
+        drawn.append(level)
+        return dataclasses.replace(whole, correct=rng.random(len(problems)) < level)
+
+    monkeypatch.setattr(circuits_module, 'predict', varied)
+    point = study(circuit, config, {})['curves']['random_masks'][0]
+    low, high = point['only_interval']
+    # A level between .1 and .9 has deviation .23: the mean of ten .073, and 30 problems as much.
+    assert 0.12 < high - low < 0.4
+    assert low < point['only'] < high
+    assert len(set(drawn)) > 20
+
+    one = dataclasses.replace(METHODS['random_masks'], draws=1)
+    monkeypatch.setitem(METHODS._entries, 'random_masks', one)
+    fixed = lambda model, problems, **_: dataclasses.replace(
+        predict(model, problems), correct=np.arange(len(problems)) % 2 == 0
+    )
+    monkeypatch.setattr(circuits_module, 'predict', fixed)
+    point = study(circuit, config, {})['curves']['random_masks'][0]
+    assert point['only'] == pytest.approx(0.5, abs=0.02)
+
+
+def test_draws_follow_the_circuits_layers_at_every_size(circuit):
+    masks = circuit.at_size(20).masks
+    draws = circuits_module.draw_masks(METHODS['random_masks'], masks, seed=3)
+    assert len(draws) == 10
+    for drawn in draws:
+        np.testing.assert_array_equal(drawn.sum(-1), masks.sum(-1))
+
+
+def test_what_a_method_would_refuse_is_found_before_it_runs():
+    data = toy.dataset()
+    of_one = FixedDensity(density=0.25, hidden=1)
+    narrow = DiscoveryConfig(OptimizerConfig(3, 1e-2), num_classes=1, objective=of_one)
+    check_methods(('learned', 'one_mask', 'mean_activation', 'random_masks'), data, 1, narrow, 0)
+    with pytest.raises(InputError, match=r'hidden=1 .* or leave operator_classes out of methods'):
+        check_methods(('operator_classes',), data, 1, narrow, 0)
+    # Problems without operators have no such classes, and the method is left out.
+    plain = dataclasses.replace(data, labels={'answer': data.labels['answer']})
+    check_methods(('operator_classes',), plain, 1, narrow, 0)
+    with pytest.raises(InputError, match=r'methods=one_mask trains masks.*experiments\.pipeline'):
+        check_methods(('one_mask',), data, 1, None, 0)
+
+
+def test_methods_whose_classes_the_problems_lack_are_left_out(circuit):
+    data = toy.dataset()
+    plain = dataclasses.replace(data, labels={'answer': data.labels['answer']})
+    ran = run_methods(
+        ('learned', 'operator_classes', 'random_masks'),
+        toy.model(),
+        plain,
+        toy.rows().train,
+        circuit,
+        ablation='mean',
+        seed=0,
+    )
+    assert ran == {}
