@@ -98,6 +98,10 @@ class DistillationConfig:
         chosen = self.optimizer.or_else(FINE_TUNING if pretrained else FROM_NOTHING)
         return dataclasses.replace(self, optimizer=chosen)
 
+    def describe(self) -> str:
+        """Returns a line on the values in force; of a training that leaves nothing open."""
+        return f'{self.optimizer.describe()}, computed in {self.compute_dtype}'
+
     @property
     def least_aligned_batch(self) -> int:
         """Problems of the smallest batch that can be aligned: what CKA needs in each part of it."""
