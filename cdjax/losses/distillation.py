@@ -17,25 +17,13 @@ from cdjax.losses.class_cka import RowMemory, class_conditional_cka_loss
 from cdjax.losses.numerics import (
     check_choice,
     float32,
+    mean_rows,
     product,
-    row_weights,
     safe_log,
-    safe_ratio,
     softmax_kl,
+    valid_rows,
     weighted_sum,
 )
-
-
-def _mean_rows(values: jax.Array, where: jax.Array | None) -> jax.Array:
-    """Returns the mean of [N] values over valid rows, 0 where there are none."""
-    weights = row_weights(where, values.shape[0])
-    # Select, do not multiply: a padding row may hold NaN.
-    return safe_ratio(jnp.sum(jnp.where(weights > 0, values, 0.0)), weights.sum())
-
-
-def _valid_rows(x: jax.Array, where: jax.Array | None) -> jax.Array:
-    """Returns x with its padding rows set to 0, so that no NaN of theirs reaches a gradient."""
-    return x if where is None else jnp.where(where[:, None], x, 0.0)
 
 
 def _check_temperature(temperature: float | jax.Array) -> None:
@@ -76,10 +64,10 @@ def kd_loss(
     chex.assert_rank(student_logits, 2)
     chex.assert_equal_shape([student_logits, teacher_logits])
     student, teacher = float32(student_logits, jax.lax.stop_gradient(teacher_logits))
-    student = _valid_rows(student, where) / temperature
-    teacher = _valid_rows(teacher, where) / temperature
+    student = valid_rows(student, where) / temperature
+    teacher = valid_rows(teacher, where) / temperature
     pair = (teacher, student) if direction == 'forward' else (student, teacher)
-    return temperature**2 * _mean_rows(softmax_kl(*pair), where)
+    return temperature**2 * mean_rows(softmax_kl(*pair), where)
 
 
 @jax.tree_util.register_dataclass
@@ -135,8 +123,8 @@ def topk_kd_loss(
     (n, vocabulary), k = student_logits.shape, teacher.indices.shape[1]
     chex.assert_shape([teacher.indices, teacher.log_probabilities], (n, k))
     (student,) = float32(student_logits)
-    log_q_all = jax.nn.log_softmax(_valid_rows(student, where) / teacher.temperature)
-    log_p = _valid_rows(jax.lax.stop_gradient(teacher.log_probabilities), where)
+    log_q_all = jax.nn.log_softmax(valid_rows(student, where) / teacher.temperature)
+    log_p = valid_rows(jax.lax.stop_gradient(teacher.log_probabilities), where)
     log_q = jnp.take_along_axis(log_q_all, teacher.indices, axis=1)
     p = jnp.exp(log_p)
     possible = p > 0
@@ -149,7 +137,7 @@ def topk_kd_loss(
         rest = jnp.maximum(1 - p.sum(axis=1), 0.0)
         log_rest = jax.nn.logsumexp(jnp.where(kept, -jnp.inf, log_q_all), axis=1)
         kl = kl + rest * (safe_log(rest) - log_rest)
-    return teacher.temperature**2 * _mean_rows(kl, where)
+    return teacher.temperature**2 * mean_rows(kl, where)
 
 
 def init_projection(key: jax.Array, student_width: int, teacher_width: int) -> jax.Array:
@@ -182,8 +170,8 @@ def feature_mse(
     chex.assert_equal_shape_prefix([student, teacher], 1)
     chex.assert_shape(projection, (student.shape[1], teacher.shape[1]))
     s, t, w = float32(student, jax.lax.stop_gradient(teacher), projection)
-    error = product('np,pq->nq', _valid_rows(s, where), w) - _valid_rows(t, where)
-    return _mean_rows(jnp.mean(jnp.square(error), axis=1), where)
+    error = product('np,pq->nq', valid_rows(s, where), w) - valid_rows(t, where)
+    return mean_rows(jnp.mean(jnp.square(error), axis=1), where)
 
 
 @jax.tree_util.register_dataclass
@@ -215,7 +203,7 @@ def alignment_loss(
     where: jax.Array | None = None,
     min_count: int = MIN_ROWS,
     debiased: bool = True,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns `1 - CKA` of a pair, and the number of classes too small to count.
 
     Args:
@@ -225,7 +213,7 @@ def alignment_loss(
         debiased: HSIC₁ rather than HSIC₀.
 
     Returns:
-        The float32 loss and the float32 count, 0 where there are no classes.
+        The float32 loss; and `classes_left_out`, float32, 0 where there are no classes.
 
     Raises:
         ValueError: if masks or a memory come without assignments, and as `linear_cka`.
@@ -246,7 +234,7 @@ def alignment_loss(
         if getattr(pair, name) is not None:
             raise ValueError(f'{name} of an ActivationPair belong to classes; give assignments too')
     loss = cka_loss(pair.student, pair.teacher, debiased=debiased, where=where)
-    return loss, jnp.float32(0.0)
+    return loss, {'classes_left_out': jnp.float32(0.0)}
 
 
 def distillation_loss(
@@ -302,8 +290,8 @@ def distillation_loss(
     alignment = left_out = jnp.float32(0.0)
     for pair in pairs:
         pair = pair if isinstance(pair, ActivationPair) else ActivationPair(*pair)
-        loss, count = alignment_loss(pair, where=where, min_count=min_count, debiased=debiased)
-        alignment, left_out = alignment + loss, left_out + count
+        loss, told = alignment_loss(pair, where=where, min_count=min_count, debiased=debiased)
+        alignment, left_out = alignment + loss, left_out + told['classes_left_out']
     terms = {'task': task, 'alignment': alignment}
     total = weighted_sum(terms, {'task': 1.0, 'alignment': weight})
     return total, terms | {'classes_left_out': left_out}
@@ -324,5 +312,5 @@ def cross_entropy(
     """
     chex.assert_rank([logits, labels], [2, 1])
     (logits,) = float32(logits)
-    log_q = jax.nn.log_softmax(_valid_rows(logits, where))
-    return _mean_rows(-jnp.take_along_axis(log_q, labels[:, None], axis=1)[:, 0], where)
+    log_q = jax.nn.log_softmax(valid_rows(logits, where))
+    return mean_rows(-jnp.take_along_axis(log_q, labels[:, None], axis=1)[:, 0], where)

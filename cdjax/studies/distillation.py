@@ -11,6 +11,7 @@ from cdjax.circuits.pairing import parse_pairs
 from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
 from cdjax.models import LlamaConfig
+from cdjax.parallel.mesh import one_device
 from cdjax.run.folder import check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import ARMS, EVALUATE_EVERY, LAYER_PAIRS, Pairing, alignment_of
@@ -83,7 +84,7 @@ class StudentStudy:
     Args:
         config: what is run.
         workdir: the folder of the run.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         options: what the training writes and checks on the way.
 
     Raises:
@@ -96,9 +97,10 @@ class StudentStudy:
         config: StudentConfig,
         workdir: epath.PathLike,
         *,
-        mesh: Mesh,
+        mesh: Mesh | None = None,
         options: RunOptions = RunOptions(),
     ):
+        mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
         self._pairing = Pairing(
             parse_pairs(

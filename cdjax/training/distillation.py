@@ -26,6 +26,7 @@ from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import (
     check_batch,
+    one_device,
     put_batch,
     split_neurons,
 )
@@ -158,7 +159,7 @@ class TeacherStore:
         teacher: Llama,
         dataset: Dataset,
         *,
-        mesh: Mesh,
+        mesh: Mesh | None = None,
         layers: Iterable[int] | None = None,
         top_k: int | None = None,
         temperature: float = 1.0,
@@ -169,7 +170,7 @@ class TeacherStore:
         Args:
             teacher: the teacher.
             dataset: N problems.
-            mesh: the mesh.
+            mesh: the mesh; one device if None.
             layers: whose neurons are kept; all if None.
             top_k: tokens whose logits are kept, those of the highest; all if None.
             temperature: of the KD that is going to read them; only the top k depend on it.
@@ -215,7 +216,7 @@ def distill(
     dataset: Dataset,
     config: DistillationConfig,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     alignment: Alignment | None = None,
     description: str = 'distill',
     workdir: epath.PathLike | None = None,
@@ -232,7 +233,7 @@ def distill(
         store: what the teacher says of the problems, row by row.
         dataset: the share of N problems to learn from.
         config: the distillation.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         alignment: what is aligned; KD alone if None.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed distillation continues from it.
@@ -248,6 +249,7 @@ def distill(
         InputError: a student whose vocabulary is not the teacher's, or a batch too small for CKA.
         cdjax.training.diagnostics.GradientError: a task or an alignment that trains nothing.
     """
+    mesh = one_device() if mesh is None else mesh
     model_config = student if isinstance(student, LlamaConfig) else student.config
     if model_config.vocab_size != store.vocab_size:
         raise InputError(
