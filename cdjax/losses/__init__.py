@@ -23,6 +23,7 @@ from cdjax.losses.discovery import (
     usage_entropy,
 )
 from cdjax.losses.distillation import (
+    SIMILARITIES,
     ActivationPair,
     TopKLogits,
     alignment_loss,
@@ -57,6 +58,7 @@ from cdjax.losses.similarity import (
 
 __all__ = [
     'HSIC',
+    'SIMILARITIES',
     'ActivationPair',
     'AnySizeWeights',
     'CausalDiscoveryWeights',

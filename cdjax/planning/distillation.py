@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from cdjax.circuits.pairing import LayerPairs, parse_pairs
+from cdjax.distillation.alignment import Alignment, LayerPairs
+from cdjax.distillation.pairings import pair_layers
 from cdjax.errors import InputError
 from cdjax.losses import TopKLogits
 from cdjax.models.config import LlamaConfig
@@ -44,7 +45,7 @@ class DistillationShapes:
         num_problems: rows of the store, each with the teacher's logits and neurons (N).
         microbatches: parts of a batch that are computed one after the other.
         top_k: logits of a problem that are stored, each with its token; all V if None.
-        layer_pairs: as `parse_pairs` reads it; '' for KD alone.
+        layer_pairs: as `pair_layers` reads it; '' for KD alone.
         classes: circuits compared in each pair (K); 0 compares all neurons of all rows.
         teacher_batch_size: rows of the teacher's pass.
         teacher_dtype: of the teacher's parameters, computation and stored neurons.
@@ -90,7 +91,7 @@ class DistillationShapes:
         """The pairs of layers that are aligned."""
         if not self.layer_pairs:
             return ()
-        return parse_pairs(self.layer_pairs, self.student.num_layers, self.teacher.num_layers)
+        return pair_layers(self.layer_pairs, self.student, self.teacher)
 
     @property
     def stored_layers(self) -> tuple[int, ...]:
@@ -202,16 +203,18 @@ def _student_step(mesh: Mesh, shapes: DistillationShapes, teacher: Llama, work: 
             for dtype in (jnp.float32, jnp.int32)
         )
         batch['teacher_logits'] = TopKLogits(values, tokens, config.temperature)
-    columns = {}
+    alignment = None
     if pairs:
-        batch |= row('teacher_neurons', (B, len(pairs), width), jnp.dtype(shapes.teacher_dtype))
+        alignment = Alignment(pairs)
+        batch |= row('teacher_activations', (B, len(pairs), width), jnp.dtype(shapes.teacher_dtype))
     if pairs and shapes.classes:
         batch |= row('classes', (B,), jnp.int32)
-        columns['teacher'] = abstract_neurons(mesh, (shapes.classes, len(pairs), width))
+        masks = abstract_neurons(mesh, (shapes.classes, len(pairs), width))
+        alignment = Alignment(pairs, teacher_masks=masks, num_classes=shapes.classes)
     kinds = {
         'student': state.params,
         'optimizer': state.opt_state,
-        'batch from the store': (batch, columns),
+        'batch from the store': (batch, alignment),
         'step and key': (state.step, state.key),
     }
     beside = {'teacher': teacher} if shapes.keep_teacher else {}
@@ -219,8 +222,8 @@ def _student_step(mesh: Mesh, shapes: DistillationShapes, teacher: Llama, work: 
         beside['first student'] = state.params
     return Program(
         'student step',
-        jit_step(make_step(tx, config, pairs), state),
-        (state, batch, columns),
+        jit_step(make_step(tx, config), state),
+        (state, batch, alignment),
         kinds,
         work,
         beside=beside,
