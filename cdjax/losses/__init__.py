@@ -29,6 +29,7 @@ from cdjax.losses.discovery import (
     usage_entropy,
 )
 from cdjax.losses.distillation import (
+    SIMILARITIES,
     ActivationPair,
     TopKLogits,
     alignment_loss,
@@ -63,6 +64,7 @@ from cdjax.losses.similarity import (
 
 __all__ = [
     'HSIC',
+    'SIMILARITIES',
     'ActivationPair',
     'AnySizeWeights',
     'CausalDiscoveryWeights',

@@ -5,7 +5,7 @@ valid rows, in nats.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import chex
@@ -20,10 +20,12 @@ from cdjax.losses.numerics import (
     mean_rows,
     product,
     safe_log,
+    safe_ratio,
     softmax_kl,
     valid_rows,
     weighted_sum,
 )
+from cdjax.losses.similarity import procrustes_distance, rsa
 
 
 def _check_temperature(temperature: float | jax.Array) -> None:
@@ -197,28 +199,57 @@ class ActivationPair:
     memory: RowMemory | None = None
 
 
+def _procrustes(x: jax.Array, y: jax.Array, where: jax.Array | None) -> jax.Array:
+    return 1 - procrustes_distance(x, y, where=where) / 2
+
+
+def _rsa(x: jax.Array, y: jax.Array, where: jax.Array | None) -> jax.Array:
+    return rsa(x, y, where=where)
+
+
+# What an alignment may maximise: `(x [N, P], y [N, Q], where [N]) -> at most 1`. CKA has functions
+# of its own, for a memory of past rows and for both forms.
+SIMILARITIES: dict[str, Callable[..., jax.Array] | None] = {
+    'cka': None,
+    'procrustes': _procrustes,
+    'rsa': _rsa,
+}
+
+
 def alignment_loss(
     pair: ActivationPair,
     *,
+    similarity: str = 'cka',
     where: jax.Array | None = None,
     min_count: int = MIN_ROWS,
     debiased: bool = True,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns `1 - CKA` of a pair, and the number of classes too small to count.
+    """Returns `1 - similarity` of a pair, and the number of classes too small to count.
 
     Args:
-        pair: the activations; with assignments, `class_conditional_cka_loss`, else `cka_loss`.
+        pair: the activations; with assignments, the mean over classes of their own rows and
+            columns.
+        similarity: a key of `SIMILARITIES`: 'cka'; 'procrustes', `‖XᵀY‖_*` of centred sides of unit
+            norm; 'rsa', the correlation of squared distances.
         where: [N] bool, False for padding rows.
         min_count: the least number of rows of a class.
-        debiased: HSIC₁ rather than HSIC₀.
+        debiased: HSIC₁ rather than HSIC₀, of CKA.
 
     Returns:
         The float32 loss; and `classes_left_out`, float32, 0 where there are no classes.
 
     Raises:
-        ValueError: if masks or a memory come without assignments, and as `linear_cka`.
+        ValueError: if masks or a memory come without assignments, a memory with another similarity
+            than CKA, the similarity is unknown, and as `linear_cka`.
     """
-    if pair.assignments is not None:
+    check_choice('similarity', similarity, tuple(SIMILARITIES))
+    if pair.assignments is None:
+        for name in ('student_masks', 'teacher_masks', 'memory'):
+            if getattr(pair, name) is not None:
+                raise ValueError(
+                    f'{name} of an ActivationPair belong to classes; give assignments too'
+                )
+    elif similarity == 'cka':
         return class_conditional_cka_loss(
             pair.student,
             pair.teacher,
@@ -230,11 +261,40 @@ def alignment_loss(
             debiased=debiased,
             memory=pair.memory,
         )
-    for name in ('student_masks', 'teacher_masks', 'memory'):
-        if getattr(pair, name) is not None:
-            raise ValueError(f'{name} of an ActivationPair belong to classes; give assignments too')
-    loss = cka_loss(pair.student, pair.teacher, debiased=debiased, where=where)
+    else:
+        return _within_classes(pair, SIMILARITIES[similarity], where, min_count)
+    if similarity == 'cka':
+        loss = cka_loss(pair.student, pair.teacher, debiased=debiased, where=where)
+    else:
+        teacher = jax.lax.stop_gradient(pair.teacher)
+        loss = 1 - SIMILARITIES[similarity](pair.student, teacher, where)
     return loss, {'classes_left_out': jnp.float32(0.0)}
+
+
+def _within_classes(
+    pair: ActivationPair, similarity: Callable, where: jax.Array | None, min_count: int
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `1 - mean_k similarity_k` over the classes large enough, and how many were not."""
+    if pair.memory is not None:
+        raise ValueError('a memory of past rows is for CKA alone')
+    student, teacher = float32(pair.student, jax.lax.stop_gradient(pair.teacher))
+    masks = jax.lax.stop_gradient((pair.student_masks, pair.teacher_masks))
+    members = pair.assignments > 0.5
+    members = members if where is None else members & where[:, None]
+
+    def one_class(inputs):
+        rows, masks = inputs
+        x, y = (
+            side if mask is None else side * mask[None]
+            for side, mask in zip((student, teacher), masks, strict=True)
+        )
+        return similarity(x, y, rows), rows.sum()
+
+    values, counts = jax.lax.map(one_class, (members.T, masks))
+    valid = counts >= min_count
+    mean = safe_ratio(jnp.sum(jnp.where(valid, values, 0.0)), valid.sum().astype(jnp.float32))
+    left_out = jnp.sum(~valid).astype(jnp.float32)
+    return jnp.where(valid.any(), 1 - mean, 0.0), {'classes_left_out': left_out}
 
 
 def distillation_loss(
@@ -246,6 +306,7 @@ def distillation_loss(
     temperature: float | jax.Array = 1.0,
     labels: jax.Array | None = None,
     where: jax.Array | None = None,
+    similarity: str = 'cka',
     min_count: int = MIN_ROWS,
     debiased: bool = True,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -262,6 +323,7 @@ def distillation_loss(
         temperature: T of the KD.
         labels: [N] int32 answers.
         where: [N] bool, False for padding rows.
+        similarity: a key of `SIMILARITIES`, in the place of CKA.
         min_count: the least number of rows of a class.
         debiased: HSIC₁ rather than HSIC₀.
 
@@ -290,7 +352,9 @@ def distillation_loss(
     alignment = left_out = jnp.float32(0.0)
     for pair in pairs:
         pair = pair if isinstance(pair, ActivationPair) else ActivationPair(*pair)
-        loss, told = alignment_loss(pair, where=where, min_count=min_count, debiased=debiased)
+        loss, told = alignment_loss(
+            pair, similarity=similarity, where=where, min_count=min_count, debiased=debiased
+        )
         alignment, left_out = alignment + loss, left_out + told['classes_left_out']
     terms = {'task': task, 'alignment': alignment}
     total = weighted_sum(terms, {'task': 1.0, 'alignment': weight})

@@ -9,7 +9,8 @@ import dataclasses
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from cdjax.circuits.pairing import LayerPairs, parse_pairs
+from cdjax.distillation.alignment import Alignment, LayerPairs
+from cdjax.distillation.pairings import pair_layers
 from cdjax.errors import InputError
 from cdjax.inference.activations import answer_rows
 from cdjax.inference.rows import jit_rows, rows_per_pass
@@ -43,7 +44,7 @@ class DistillationJob:
         length: positions of a row (T).
         num_problems: rows of the store, each with the teacher's logits and neurons (N).
         config: the distillation.
-        layer_pairs: as `parse_pairs` reads it; '' for KD alone.
+        layer_pairs: as `pair_layers` reads it; '' for KD alone.
         classes: circuits compared in each pair (K); 0 compares all neurons of all rows.
         teacher_dtype: of the teacher's parameters, computation and stored neurons.
         options: of the run.
@@ -86,7 +87,7 @@ class DistillationJob:
         """The pairs of layers that are aligned."""
         if not self.layer_pairs:
             return ()
-        return parse_pairs(self.layer_pairs, self.student.num_layers, self.teacher.num_layers)
+        return pair_layers(self.layer_pairs, self.student, self.teacher)
 
     @property
     def stored_layers(self) -> tuple[int, ...]:
@@ -178,16 +179,19 @@ class DistillationJob:
                 for dtype in (jnp.float32, jnp.int32)
             )
             batch['teacher_logits'] = TopKLogits(values, tokens, config.temperature)
-        columns = {}
+        alignment = None
         if pairs:
-            batch |= row('teacher_neurons', (B, len(pairs), width), jnp.dtype(self.teacher_dtype))
+            alignment = Alignment(pairs)
+            dtype = jnp.dtype(self.teacher_dtype)
+            batch |= row('teacher_activations', (B, len(pairs), width), dtype)
         if pairs and self.classes:
             batch |= row('classes', (B,), jnp.int32)
-            columns['teacher'] = abstract_neurons(mesh, (self.classes, len(pairs), width))
+            masks = abstract_neurons(mesh, (self.classes, len(pairs), width))
+            alignment = Alignment(pairs, teacher_masks=masks, num_classes=self.classes)
         kinds = {
             'student': state.params,
             'optimizer': state.opt_state,
-            'batch from the store': (batch, columns),
+            'batch from the store': (batch, alignment),
             'step and key': (state.step, state.key),
         }
         beside = {'teacher': teacher} if self.keep_teacher else {}
@@ -195,8 +199,8 @@ class DistillationJob:
             beside['first student'] = state.params
         return Program(
             'student step',
-            jit_step(make_step(tx, config, pairs), state),
-            (state, batch, columns),
+            jit_step(make_step(tx, config), state),
+            (state, batch, alignment),
             kinds,
             work,
             beside=beside,

@@ -64,6 +64,10 @@ class LanguageModelConfig:
         chosen = self.optimizer.or_else(FINE_TUNING if pretrained else FROM_NOTHING)
         return dataclasses.replace(self, optimizer=chosen)
 
+    def describe(self) -> str:
+        """Returns a line on the values in force; of a training that leaves nothing open."""
+        return f'{self.optimizer.describe()}, computed in {self.compute_dtype}'
+
 
 def train_language_model(
     model: LlamaConfig | Llama,

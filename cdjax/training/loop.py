@@ -56,12 +56,14 @@ class TrainState:
         params: the parameters, any pytree.
         opt_state: the state of the optimizer.
         key: a random key; a step uses `jax.random.fold_in(state.key, state.step)`.
+        memory: what a step hands to the next beside these, any pytree, replicated.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     key: jax.Array
+    memory: Any = ()
 
 
 def init_state(
@@ -126,6 +128,7 @@ def state_shardings(
         params=of_params,
         opt_state=mesh_lib.optimizer_shardings(tx, state.opt_state, of_params, mesh),
         key=everywhere,
+        memory=jax.tree.map(lambda _: everywhere, state.memory),
     )
 
 
