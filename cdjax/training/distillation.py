@@ -6,6 +6,7 @@ then pays for the student alone.
 """
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -141,7 +142,7 @@ class TeacherStore:
         teacher: Llama,
         dataset: Dataset,
         *,
-        mesh: Mesh,
+        mesh: Mesh | None = None,
         layers: Iterable[int] | None = None,
         site: str = 'neurons',
         positions: tuple[int, ...] | None = None,
@@ -154,7 +155,7 @@ class TeacherStore:
         Args:
             teacher: the teacher.
             dataset: N problems.
-            mesh: the mesh.
+            mesh: the mesh; one device if None.
             layers: whose activations are kept; all if None.
             site: as in `Alignment`, which is going to read them.
             positions: as in `Alignment`.
@@ -274,7 +275,8 @@ def distill(
         placed = alignment.placed(mesh)
         # Taken out once: a step then touches its own rows only.
         paired_NxPx = store.of_layers(alignment.teacher_layers)
-        memories = alignment.empty_memories(model_config, paired_NxPx.shape[2:])
+        widths = alignment.features_shape(model_config), paired_NxPx.shape[2:]
+        memories = alignment.empty_memories(*map(math.prod, widths))
         state = dataclasses.replace(state, memory=replicate(memories, mesh))
 
     def batch_at(step: int) -> dict[str, Any]:
