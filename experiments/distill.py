@@ -61,7 +61,7 @@ def main() -> None:
     )
     options = run_options()
     study = StudentStudy(config, FLAGS.workdir, mesh=start_machine(), options=options)
-    launch.say(f'distillation: {config.distillation.optimizer.describe()}')
+    launch.say(f'distillation: {config.distillation.describe()}')
     student = study.run()
     launch.say(
         f'{student.accuracy:.1%} of {student.problems} problems of unseen forms; student in '

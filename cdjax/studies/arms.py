@@ -86,8 +86,7 @@ class ArmsConfig:
     def describe(self) -> str:
         """Returns a line on the optimizer of each start."""
         return '\n'.join(
-            f'{STARTS[start]}: {self.distillation_from(start).optimizer.describe()}'
-            for start in self.starts
+            f'{STARTS[start]}: {self.distillation_from(start).describe()}' for start in self.starts
         )
 
     def head_start(self, seed: int) -> LanguageModelConfig:

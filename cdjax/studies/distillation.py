@@ -13,6 +13,7 @@ from cdjax.distillation.pairings import LAST, Context, check_pairs, pair_layers,
 from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
 from cdjax.models import LlamaConfig
+from cdjax.parallel.mesh import one_device
 from cdjax.run.folder import check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import EVALUATE_EVERY, check_site
@@ -81,7 +82,7 @@ class StudentStudy:
     Args:
         config: what is run.
         workdir: the folder of the run.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         options: what the training writes and checks on the way.
 
     Raises:
@@ -94,9 +95,10 @@ class StudentStudy:
         config: StudentConfig,
         workdir: epath.PathLike,
         *,
-        mesh: Mesh,
+        mesh: Mesh | None = None,
         options: RunOptions = RunOptions(),
     ):
+        mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
         shapes = inputs.student_config, inputs.teacher_config
         trained = inputs.has_student

@@ -11,6 +11,7 @@ from cdjax.distillation.arms import ARMS, CIRCUITS, KD
 from cdjax.distillation.pairings import LAST, check_pairs
 from cdjax.errors import InputError
 from cdjax.models import load_huggingface
+from cdjax.parallel.mesh import one_device
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import open_workdir
 from cdjax.run.metrics import MetricsWriter
@@ -98,7 +99,7 @@ class Pipeline:
     Args:
         config: what is run.
         workdir: the folder of the run.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         name: the launcher, part of what identifies the run.
         options: what every training writes and checks on the way.
 
@@ -111,10 +112,11 @@ class Pipeline:
         config: PipelineConfig,
         workdir: epath.PathLike,
         *,
-        mesh: Mesh,
+        mesh: Mesh | None = None,
         name: str = 'pipeline',
         options: RunOptions = RunOptions(),
     ):
+        mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
         check_stages(config, inputs, mesh)
         claimed = open_workdir(workdir, _facts(config, inputs), name=name)

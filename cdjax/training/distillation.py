@@ -28,6 +28,7 @@ from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import (
     check_batch,
+    one_device,
     put_batch,
     replicate,
 )
@@ -99,6 +100,10 @@ class DistillationConfig:
         """
         chosen = self.optimizer.or_else(FINE_TUNING if pretrained else FROM_NOTHING)
         return dataclasses.replace(self, optimizer=chosen)
+
+    def describe(self) -> str:
+        """Returns a line on the values in force; of a training that leaves nothing open."""
+        return f'{self.optimizer.describe()}, computed in {self.compute_dtype}'
 
     @property
     def least_aligned_batch(self) -> int:
@@ -218,7 +223,7 @@ def distill(
     dataset: Dataset,
     config: DistillationConfig,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     alignment: Alignment | None = None,
     description: str = 'distill',
     workdir: epath.PathLike | None = None,
@@ -235,7 +240,7 @@ def distill(
         store: what the teacher says of the problems, row by row.
         dataset: the share of N problems to learn from.
         config: the distillation.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         alignment: what is aligned; KD alone if None.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed distillation continues from it.
@@ -251,6 +256,7 @@ def distill(
         InputError: a student whose vocabulary is not the teacher's, or a batch too small for CKA.
         cdjax.training.diagnostics.GradientError: a task or an alignment that trains nothing.
     """
+    mesh = one_device() if mesh is None else mesh
     model_config = student if isinstance(student, LlamaConfig) else student.config
     if model_config.vocab_size != store.vocab_size:
         raise InputError(

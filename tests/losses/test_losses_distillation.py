@@ -231,15 +231,15 @@ def test_other_similarities_are_the_mean_over_classes_of_their_own_rows_and_colu
 
     x = a['x'].copy()
     x[~where] = np.nan
-    (within, left_out), (whole, none) = both(x, a['y'], a['z'], a['x_masks'], a['y_masks'], where)
+    (within, told), (whole, of_whole) = both(x, a['y'], a['z'], a['x_masks'], a['y_masks'], where)
     assert float(whole) == pytest.approx(1 - by_hand(x[where], a['y'][where]), abs=1e-4)
     values = []
     for k in range(3):
         rows = where & (a['z'][:, k] > 0)
         if rows.sum() >= 4:
             values.append(by_hand(x[rows] * a['x_masks'][k], a['y'][rows] * a['y_masks'][k]))
-    assert float(left_out) == 3 - len(values) > 0
-    assert float(none) == 0
+    assert float(told['classes_left_out']) == 3 - len(values) > 0
+    assert float(of_whole['classes_left_out']) == 0
     assert float(within) == pytest.approx(1 - np.mean(values), abs=1e-4)
 
 
