@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     'errors',
     'wording',
+    'precision',
     'registry',
     'losses',
     'parallel',

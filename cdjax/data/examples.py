@@ -52,7 +52,7 @@ def encode_problems(
 
     Prompts may differ in length: the tokens are padded on the right. A prompt's canonical form is
     that of its expression, where it has one, else its own text. A problem without a counterfactual
-    is given one of the others, as in `dataset.draw_counterfactuals`.
+    is given one of the others, as in `dataset.counterfactual_rows`.
 
     Args:
       examples: the problems.

@@ -119,10 +119,10 @@ def abstract_neurons(mesh: Mesh, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct
     return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=neurons_sharding(mesh, shape))
 
 
-def abstract_copies(mesh: Mesh, tree: Any) -> Any:
-    """Returns arrays, or their shapes, as `replicate` would place them."""
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)
+def everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Returns shapes of what lies whole on every device, as `replicate` would place it."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    return _with_shardings(tree, jax.tree.map(lambda _: whole, tree))
 
 
 def abstract_weights(config: LlamaConfig, dtype: str, mesh: Mesh) -> Llama:
