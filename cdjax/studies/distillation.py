@@ -23,6 +23,7 @@ from cdjax.training.distillation import (
     check_distillation,
     distill,
 )
+from cdjax.training.memory import check_memory, least_training_bytes
 
 # Arms that align no circuits.
 WITHOUT_CIRCUITS = ('kd', 'all')
@@ -116,6 +117,7 @@ class StudentStudy:
             mesh=mesh,
             aligned=self._alignment is not None,
         )
+        check_student_memory(config.distillation, inputs, mesh)
         facts = {**dataclasses.asdict(config), 'inputs': inputs.facts()}
         for name, circuit in (
             ('circuits', self._pairing.teacher),
@@ -166,6 +168,18 @@ class StudentStudy:
         folder = run.workdir / 'student'
         run.save_student(model, folder, 'share', from_checkpoint=inputs.has_student)
         return Trained(model, folder, accuracy(model), len(unseen))
+
+
+def check_student_memory(config: DistillationConfig, inputs: Inputs, mesh: Mesh) -> None:
+    """Raises InputError for a batch that cannot fit, see `cdjax.training.memory`."""
+    needed = least_training_bytes(
+        inputs.student_config,
+        config.batch_size // config.microbatches,
+        inputs.dataset.tokens.shape[1],
+        remat=config.remat,
+        dtype=config.compute_dtype,
+    )
+    check_memory(needed, mesh, batch_size=config.batch_size)
 
 
 def _load_circuits(config: StudentConfig, inputs: Inputs) -> tuple[Circuit, Circuit | None]:

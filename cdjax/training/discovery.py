@@ -230,13 +230,7 @@ def _build_store(model, name, dataset, config, **passes) -> dict[str, np.ndarray
         top_k=None if store_logits else (1, 1.0),
     )
     answers = np.argmax(said, axis=1) if store_logits else np.asarray(said.indices)[:, 0]
-    accuracy = float(np.mean(answers == dataset.answers))
-    if accuracy < config.least_accuracy:
-        raise InputError(
-            f'the {name} answers {accuracy:.1%} of these problems, and circuits are searched for '
-            f'from {config.least_accuracy:.1%} on: train it for them first, choose problems that '
-            'it can do, or set least_accuracy=0 to search all the same'
-        )
+    config.require_accuracy(name, float(np.mean(answers == dataset.answers)))
     store = {'logits': said} if store_logits else {}
     if asked:
         store['activations'] = neurons_NxLxF.reshape(len(dataset), -1)
