@@ -21,7 +21,6 @@ from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.circuits.classifier import standardization, standardize
 from cdjax.circuits.masks import binarize
 from cdjax.data import Dataset, batch_indices
-from cdjax.errors import InputError
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.encodings import encode
 from cdjax.inference.means import neuron_means
