@@ -158,6 +158,7 @@ def discover(
         description=description,
         workdir=workdir,
         options=options,
+        facts={'config': config, 'data': learned.hash, 'classes': classes},
         diagnose=diagnose,
         tokens_per_step=config.batch_size * learned.tokens.shape[1] * len(models),
         flops_per_step=_useful_flops(models.values(), learned.tokens.shape[1], config),
