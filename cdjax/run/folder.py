@@ -183,7 +183,7 @@ def _plain(value: Any) -> Any:
         return dataclasses.asdict(value)
     if isinstance(value, (epath.Path, Path)):
         return str(value)
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | jax.Array):
         return hashlib.sha256(np.ascontiguousarray(value)).hexdigest()[:16]
     raise TypeError(f'{value!r} of type {type(value).__name__} cannot be part of a config')
 
@@ -267,14 +267,29 @@ def _refuse_other_config(
             f'--workdir={workdir} holds a run of version {version} and this is version {VERSION}, '
             'whose results mean something else: name another --workdir'
         )
-    if differing := describe_differences(stored, wanted):
+    if differing := _describe_differences(stored, wanted):
         raise InputError(
             f'--workdir={workdir} holds another run: {differing}; '
             'give the same values to continue it, or name another --workdir'
         )
 
 
-def describe_differences(stored: Any, wanted: Any) -> str:
+def refuse_other_training(workdir: epath.Path, stored: Any, wanted: Any) -> None:
+    """Raises InputError unless the checkpoints of a folder come of what is asked for.
+
+    Args:
+        workdir: of the training.
+        stored: what decides its result, as `as_json` gives it.
+        wanted: the same of the training that is asked for.
+    """
+    if differing := _describe_differences(stored, wanted):
+        raise InputError(
+            f'{workdir} holds another training: {differing}; give the same values to continue it, '
+            'or another workdir'
+        )
+
+
+def _describe_differences(stored: Any, wanted: Any) -> str:
     """Returns in which values two JSON objects differ, the first three of them; '' if in none."""
     differences = _differences(stored, wanted)
     shown = '; '.join(

@@ -29,8 +29,8 @@ from cdjax.run.buckets import outgoing_folder
 from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.folder import (
     as_json,
-    describe_differences,
     make_folder,
+    refuse_other_training,
     require_space,
     write_atomically,
 )
@@ -223,11 +223,7 @@ def fit(
             writer = stack.enter_context(MetricsWriter(workdir))
             if checkpoints.latest_step() is not None:
                 state, saved = _resume(checkpoints, state)
-                if differing := describe_differences(saved['facts'], facts):
-                    raise InputError(
-                        f'{workdir} holds another training: {differing}; give the same values to '
-                        'continue it, or another workdir'
-                    )
+                refuse_other_training(workdir, saved['facts'], facts)
                 done, history, window = saved['step'], saved['history'], _Window(saved['window'])
                 if done > steps:
                     raise InputError(
