@@ -134,6 +134,14 @@ def test_a_stopped_and_continued_distillation_is_the_uninterrupted_one(
     for a, b in zip(leaves(student), leaves(reference[0]), strict=True):
         np.testing.assert_array_equal(a, b)
     assert history[-1]['loss'] == reference[1][-1]['loss']
+    # Asked for another training, even from Python, it does not hand out this one.
+    weighty = dataclasses.replace(CONFIG, weight=CONFIG.weight + 1)
+    for words, changes in (
+        ('config.weight is', {'config': weighty}),
+        ('alignment is', {'alignment': None}),
+    ):
+        with pytest.raises(InputError, match=f'holds another training: {words}'):
+            run(store, toy.one_device(), workdir=tmp_path, **changes)
     # A weak type or another sharding of the restored state would have compiled the step again.
     assert toy.compilations('step') == compiled
 
