@@ -187,6 +187,7 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
         config.discovery.num_classes,
         config.discovery,
         config.study.seed,
+        inputs.teacher_config,
     )
     check_distillation(
         config.arms.distillation,
