@@ -4,10 +4,9 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from cdjax.data.dataset import SHOWN, Dataset, assemble
 from cdjax.data.encoding import encode_examples, single_tokens
@@ -22,6 +21,9 @@ from cdjax.data.expressions import (
 from cdjax.data.labels import answer_labels, expression_labels
 from cdjax.data.splits import SHARE, TEST, Split, split
 from cdjax.errors import InputError, check_seed
+
+if TYPE_CHECKING:  # importing it takes as long as importing JAX
+    from transformers import PreTrainedTokenizerFast
 
 MAX_PROBLEMS = 1_000_000  # held in memory at once
 MAX_OPERAND = 99_999
@@ -136,7 +138,7 @@ class ArithmeticTask:
         """Splits `problems()` by canonical form; see `splits.split`."""
         return split(self.problems(), share=share, test=test, seed=seed)
 
-    def encode(self, tokenizer: PreTrainedTokenizerFast) -> Dataset:
+    def encode(self, tokenizer: 'PreTrainedTokenizerFast') -> Dataset:
         """Tokenizes the problems; what does not fit the tokenizer is left out and counted.
 
         Each example is checked (`encoding.encode_examples`), and all prompts have one length: those
@@ -244,7 +246,7 @@ def _texts(operands: np.ndarray, operators: np.ndarray) -> np.ndarray:
     return texts
 
 
-def _check_operands(tokenizer: PreTrainedTokenizerFast, low: int, high: int) -> None:
+def _check_operands(tokenizer: 'PreTrainedTokenizerFast', low: int, high: int) -> None:
     """Raises unless every number from low to high is one token."""
     single = single_tokens(tokenizer, map(str, range(low, high + 1)))
     if len(single) == high - low + 1:

@@ -3,15 +3,18 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from cdjax.data.dataset import SHOWN, Counterfactuals, Dataset, assemble
 from cdjax.data.encoding import Encoding, encode_examples
 from cdjax.data.expressions import canonical_forms, evaluate, parse, row_ids, shown_in
 from cdjax.data.labels import Label, answer_labels, expression_labels
 from cdjax.errors import InputError
+
+if TYPE_CHECKING:  # importing it takes as long as importing JAX
+    from transformers import PreTrainedTokenizerFast
 
 Expression = tuple[tuple[int, ...], tuple[int, ...]]  # operands, operators
 
@@ -38,7 +41,7 @@ class Example:
 
 def encode_problems(
     examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: 'PreTrainedTokenizerFast',
     *,
     prompt_prefix: str = '',
     counterfactual: str | None = None,

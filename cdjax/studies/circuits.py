@@ -83,7 +83,7 @@ def study_circuits(
     rankings: Mapping[str, Circuit],
     config: CircuitStudyConfig,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     tokens_per_pass: int = TOKENS_PER_PASS,
     description: str = 'evaluate circuits',
 ) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def study_circuits(
         circuit: the circuits that are studied.
         rankings: circuits of the methods that score neurons, by key, see `run_methods`.
         config: sizes and problems.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         tokens_per_pass: see `cdjax.inference.rows.rows_per_pass`.
         description: name on the progress bar.
 

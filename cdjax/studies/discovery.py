@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from cdjax.circuits.circuit import Circuit
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama
+from cdjax.parallel.mesh import one_device
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import await_file, open_workdir
 from cdjax.run.options import RunOptions
@@ -39,7 +40,7 @@ def study_discovery(
     config: DiscoveryStudyConfig,
     workdir: epath.PathLike,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     options: RunOptions = RunOptions(),
 ) -> dict[str, Circuit]:
     """Discovers circuits and measures on unseen forms what they keep of the accuracy.
@@ -47,7 +48,7 @@ def study_discovery(
     Args:
         config: what is run.
         workdir: the folder of the run; circuits are kept in `circuits/MODEL`.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         options: what the training writes and checks on the way.
 
     Returns:
@@ -58,6 +59,7 @@ def study_discovery(
         InputError: wrong inputs (see `Inputs`), a search that cannot work, or a folder that holds
             another run.
     """
+    mesh = one_device() if mesh is None else mesh
     inputs = Inputs(config.inputs)
     shapes = {'teacher': inputs.teacher_config}
     if inputs.has_student:

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.methods import LEARNED
+from cdjax.parallel.mesh import one_device
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
 from cdjax.studies.circuits import (
@@ -38,9 +39,14 @@ class EvaluationConfig:
 
 
 def evaluate_circuits(
-    config: EvaluationConfig, *, mesh: Mesh, options: RunOptions = RunOptions()
+    config: EvaluationConfig, *, mesh: Mesh | None = None, options: RunOptions = RunOptions()
 ) -> dict[str, Any]:
     """Measures saved circuits on unseen forms, beside those of methods that train nothing.
+
+    Args:
+        config: what is measured.
+        mesh: the mesh; one device if None.
+        options: of passes.
 
     Returns:
         What `study_circuits` returns.
@@ -49,6 +55,7 @@ def evaluate_circuits(
         InputError: wrong inputs, circuits of another model or of other problems, or a method that
             trains masks.
     """
+    mesh = one_device() if mesh is None else mesh
     circuit = Circuit.load(config.circuits)
     inputs, name = Inputs(config.inputs), f'--circuits={config.circuits}'
     inputs.check_circuits(circuit, name)

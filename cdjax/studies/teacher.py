@@ -19,7 +19,7 @@ from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama, LlamaConfig, save_huggingface
 from cdjax.models.target_folder import require_writable
-from cdjax.parallel.mesh import check_batch
+from cdjax.parallel.mesh import check_batch, one_device
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import check_workdir, open_workdir, stored_config
 from cdjax.run.options import RunOptions
@@ -108,7 +108,7 @@ class TeacherStudy:
         config: what is run.
         workdir: the folder of the run.
         output: the Hugging Face folder to write; `model` in the workdir if None.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         options: what the training writes and checks on the way.
 
     Raises:
@@ -122,9 +122,10 @@ class TeacherStudy:
         workdir: epath.PathLike,
         output: epath.PathLike | None = None,
         *,
-        mesh: Mesh,
+        mesh: Mesh | None = None,
         options: RunOptions = RunOptions(),
     ):
+        mesh = one_device() if mesh is None else mesh
         self.config, self._mesh, self._options = config, mesh, options
         check_batch(config.training.batch_size, mesh, microbatches=config.training.microbatches)
         self._read_inputs()

@@ -27,7 +27,7 @@ from cdjax.inference.encodings import encode
 from cdjax.inference.means import neuron_means
 from cdjax.models import Llama
 from cdjax.models.flops import forward_flops
-from cdjax.parallel.mesh import put_batch, replicate, split_neurons
+from cdjax.parallel.mesh import one_device, put_batch, replicate, split_neurons
 from cdjax.run.options import RunOptions
 from cdjax.training.accumulation import first_microbatch
 from cdjax.training.diagnostics import GradientReport
@@ -59,7 +59,7 @@ def discover(
     rows: np.ndarray,
     config: DiscoveryConfig,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     classes: np.ndarray | None = None,
     first_scores: Mapping[str, np.ndarray] | None = None,
     description: str = 'discover',
@@ -73,7 +73,7 @@ def discover(
         dataset: N problems; each is given a class.
         rows: int, the problems to learn from.
         config: the search.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         classes: int `[N]`, classes that are fixed beforehand (a baseline, or known structure); no
             classifier is trained then, and none for one class. Their number must be
             `config.num_classes`.
@@ -91,6 +91,7 @@ def discover(
         InputError: what `check_discovery` refuses, or a model that cannot do these problems.
         cdjax.training.diagnostics.GradientError: a weighted term that trains nothing.
     """
+    mesh = one_device() if mesh is None else mesh
     shapes = {name: model.config for name, model in models.items()}
     check_discovery(shapes, dataset, config, mesh=mesh, first_scores=first_scores)
     if classes is not None and classes.max() >= config.num_classes:

@@ -56,19 +56,21 @@ class TrainState:
         params: the parameters, any pytree.
         opt_state: the state of the optimizer.
         key: a random key; a step uses `jax.random.fold_in(state.key, state.step)`.
+        memory: what a step hands to the next beside these, any pytree, replicated.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     key: jax.Array
+    memory: Any = ()
 
 
 def init_state(
     init_params: Callable[[jax.Array], Any],
     tx: optax.GradientTransformation,
     key: jax.Array,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     rules: mesh_lib.Rules | None = None,
 ) -> TrainState:
     """Makes the first state, each array on the devices where it lives.
@@ -77,12 +79,14 @@ def init_state(
         init_params: makes the parameters from a key.
         tx: the optimizer.
         key: a random key; one half goes to the parameters, the other into the state.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         rules: sharding rules of the parameters, those of Llama if None.
 
     Returns:
         The state at step 0, the same values on every mesh.
     """
+
+    mesh = mesh_lib.one_device() if mesh is None else mesh
 
     def init(key):
         params_key, state_key = jax.random.split(key)
@@ -124,6 +128,7 @@ def state_shardings(
         params=of_params,
         opt_state=mesh_lib.optimizer_shardings(tx, state.opt_state, of_params, mesh),
         key=everywhere,
+        memory=jax.tree.map(lambda _: everywhere, state.memory),
     )
 
 
@@ -133,7 +138,7 @@ def fit(
     batch_at: Callable[[int], Any],
     *,
     steps: int,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     description: str,
     workdir: epath.PathLike | None = None,
     options: RunOptions = RunOptions(),
@@ -156,7 +161,7 @@ def fit(
         batch_at: number of a step (from 0) → its batch, a pytree of host arrays [B, ...]; a
             pure function, the same on every process.
         steps: how many steps the finished run has.
-        mesh: the mesh, ambient while steps and evaluations run.
+        mesh: the mesh, ambient while steps and evaluations run; one device if None.
         description: what is trained, for the progress bar.
         workdir: folder of this stage: `checkpoints/`, `metrics.jsonl`, TensorBoard events and
             `profile/`. None: nothing is saved, and SIGTERM is not caught.
@@ -192,6 +197,7 @@ def fit(
     assert log_every >= 1, log_every
     assert best is None or (evaluate is not None and workdir is not None)
     assert options.diagnose_every is None or diagnose is not None
+    mesh = mesh_lib.one_device() if mesh is None else mesh
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
 

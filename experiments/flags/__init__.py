@@ -5,7 +5,9 @@ A flag that stands for a field of a configuration has the default of that field.
 
 from experiments.flags.discovery import define_discovery_flags, discovery_from_flags
 from experiments.flags.distillation import (
+    alignment_from_flags,
     arms_from_flags,
+    define_alignment_flags,
     define_arms_flags,
     define_distillation_flags,
     define_training_flags,
@@ -28,7 +30,9 @@ from experiments.flags.run import (
 from experiments.flags.study import define_study_flags, study_from_flags
 
 __all__ = [
+    'alignment_from_flags',
     'arms_from_flags',
+    'define_alignment_flags',
     'define_arms_flags',
     'define_checkpoint_flags',
     'define_discovery_flags',

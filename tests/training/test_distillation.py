@@ -9,6 +9,7 @@ import pytest
 import toy_study as toy
 
 from cdjax.data import batch_indices
+from cdjax.distillation.alignment import Alignment
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import make_mesh
 from cdjax.parallel.preemption import Preempted
@@ -17,10 +18,8 @@ from cdjax.run.options import RunOptions
 from cdjax.training import distillation
 from cdjax.training.diagnostics import GradientError
 from cdjax.training.distillation import (
-    Alignment,
     DistillationConfig,
     TeacherStore,
-    alignment_columns,
     distill,
     distillation_terms,
 )
@@ -108,7 +107,7 @@ def test_the_store_is_what_the_teacher_says(store):
     )
     np.testing.assert_allclose(store.logits, logits[:, -1], rtol=1e-4, atol=1e-5)
     expected = np.swapaxes(np.asarray(activations['neurons'])[:, :, -1], 0, 1)
-    np.testing.assert_allclose(store.neurons, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(store.activations, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_stopped_and_continued_distillation_is_the_uninterrupted_one(
@@ -198,7 +197,9 @@ def test_all_columns_of_a_batch_are_of_the_same_problems(store, monkeypatch):
     for batch in batches:
         at = np.array([row_of[tuple(tokens)] for tokens in np.asarray(batch['tokens'])])
         np.testing.assert_array_equal(batch['teacher_logits'], store.logits[at])
-        np.testing.assert_array_equal(batch['teacher_neurons'], store.neurons[at][:, [1, 0]])
+        np.testing.assert_array_equal(
+            batch['teacher_activations'], store.activations[at][:, [1, 0]]
+        )
         np.testing.assert_array_equal(batch['classes'], CLASSES[at])
     assert len(batches) == STEPS
 
@@ -229,7 +230,7 @@ def make_batch(rows, teacher_neurons, teacher_logits, classes=None):
         'tokens': data.tokens,
         'lengths': data.lengths,
         'teacher_logits': teacher_logits,
-        'teacher_neurons': teacher_neurons,
+        'teacher_activations': teacher_neurons,
     }
     return batch if classes is None else batch | {'classes': classes.astype(np.int32)}
 
@@ -241,9 +242,9 @@ def whole(model, tokens):
 
 
 def terms_of(batch, alignment):
-    columns = alignment_columns(alignment, toy.one_device())
-    jitted = jax.jit(lambda p, b, c: distillation_terms(p, b, c, CONFIG, alignment.pairs))
-    return jitted(toy.model(seed=1, student=True), batch, columns)
+    jitted = jax.jit(lambda *args: distillation_terms(*args, (), CONFIG)[1])
+    student = toy.model(seed=1, student=True)
+    return jitted(student, batch, alignment.placed(toy.one_device()))
 
 
 @pytest.mark.parametrize('with_student_masks', [False, True])
@@ -320,17 +321,9 @@ def test_all_neurons_are_compared_over_all_problems():
     _, student = whole(toy.model(seed=1, student=True), data.tokens)
     logits, teacher = whole(toy.model(), data.tokens)
     alignment = Alignment(((0, 1),))
-    assert alignment_columns(alignment, toy.one_device()) == {}
     batch = make_batch(rows, np.asarray(teacher)[1][:, None], np.asarray(logits))
     cka = debiased_cka(np.asarray(student[0], np.float64), np.asarray(teacher[1], np.float64))
     np.testing.assert_allclose(terms_of(batch, alignment)['alignment'], 1 - cka, rtol=1e-3)
-
-
-def test_columns_are_those_of_the_paired_layers():
-    columns = alignment_columns(CIRCUITS, toy.one_device())
-    np.testing.assert_array_equal(columns['teacher'], CIRCUITS.teacher_masks[:, [1, 0]])
-    np.testing.assert_array_equal(columns['student'], CIRCUITS.student_masks[:, [0, 1]])
-    assert alignment_columns(None, toy.one_device()) == {}
 
 
 # -- What is refused ------------------------------------------------------------------------------
@@ -360,12 +353,12 @@ def test_the_gradient_doctor_looks_at_the_start_and_on_request(store, monkeypatc
     assert list(reports) == [0, 8, 16]
     index = batch_indices(np.arange(len(SHARE)), 32, seed=0, step=0)[::2]
     alignment = dataclasses.replace(CIRCUITS, classes=CIRCUITS.classes[index])
-    neurons = store.neurons[index][:, [1, 0]]
+    neurons = store.activations[index][:, [1, 0]]
     batch = {
         'tokens': SHARE.tokens[index],
         'lengths': SHARE.lengths[index],
         'teacher_logits': store.logits[index],
-        'teacher_neurons': neurons,
+        'teacher_activations': neurons,
         'classes': alignment.classes,
     }
     terms = terms_of(batch, alignment)
@@ -440,7 +433,7 @@ def test_all_tokens_of_the_top_are_the_whole_answer_and_few_take_little(store):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a)
     few = top(3)
     assert sum(x.nbytes for x in jax.tree.leaves(few.logits)) == len(SHARE) * 3 * 8
-    assert few.neurons.shape == (len(SHARE), 0, toy.F)
+    assert few.activations.shape == (len(SHARE), 0, toy.F)
     _, history = run(few, make_mesh(4, 2), short, alignment=None)
     assert np.isfinite(history[-1]['loss'])
     with pytest.raises(InputError, match=f'top_k=999: the teacher has {vocab_size} tokens'):
