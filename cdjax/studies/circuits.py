@@ -197,7 +197,7 @@ def smallest_faithful_share(study: Mapping[str, Any], kept: float = 0.95) -> flo
 
 def _facts(method: Method) -> dict[str, Any]:
     """Returns what a report says of a method, which need not know its registry then."""
-    fields = ('title', 'phrase', 'colour', 'classes', 'draws')
+    fields = ('title', 'phrase', 'colour', 'line', 'classes', 'draws')
     return {field: getattr(method, field) for field in fields}
 
 

@@ -61,7 +61,14 @@ def evaluate_circuits(
     inputs, name = Inputs(config.inputs), f'--circuits={config.circuits}'
     inputs.check_circuits(circuit, name)
     study = config.study
-    check_methods(study.methods, inputs.dataset, circuit.num_classes, None, study.seed)
+    check_methods(
+        study.methods,
+        inputs.dataset,
+        circuit.num_classes,
+        None,
+        study.seed,
+        inputs.teacher_config,
+    )
     model = inputs.load_teacher(mesh)
     inputs.check_circuits(circuit, name, model=model)
     rankings = run_methods(

@@ -195,6 +195,7 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
         config.discovery.num_classes,
         config.discovery,
         config.study.seed,
+        inputs.teacher_config,
     )
     aligned = any(ARMS[arm].align is not None for arm in config.arms.arms)
     check_distillation(

@@ -119,6 +119,7 @@ def make_study(
                 'title': method.title,
                 'phrase': method.phrase,
                 'colour': method.colour,
+                'line': method.line,
                 'classes': method.classes,
                 'draws': method.draws,
             }
