@@ -7,6 +7,7 @@ in the report then.
 from cdjax.circuits.methods import learned_masks
 from cdjax.circuits.methods.mean_activation import MEAN_ACTIVATION
 from cdjax.circuits.methods.method import Context, Method
+from cdjax.circuits.methods.random_living_masks import RANDOM_LIVING_MASKS
 from cdjax.circuits.methods.random_masks import RANDOM_MASKS
 from cdjax.registry import Registry
 
@@ -19,12 +20,14 @@ RANDOM_CLASSES = METHODS.add(learned_masks.RANDOM_CLASSES)
 METHODS.add(learned_masks.ANSWER_CUT)
 METHODS.add(MEAN_ACTIVATION)
 METHODS.add(RANDOM_MASKS)
+METHODS.add(RANDOM_LIVING_MASKS)
 
 __all__ = [
     'LEARNED',
     'METHODS',
     'ONE_MASK',
     'RANDOM_CLASSES',
+    'RANDOM_LIVING_MASKS',
     'RANDOM_MASKS',
     'Context',
     'Method',
