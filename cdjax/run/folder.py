@@ -26,7 +26,7 @@ from cdjax.run.lock import LOCK, hold
 CONFIG = 'config.json'
 # Of what a run writes, as docs/artefacts.md describes it: raised whenever a field comes to mean
 # something else, so that figures of both are never read as one.
-VERSION = 1
+VERSION = 2
 _PROBE = '.cdjax-probe-'
 _PROBE_BYTES = 1 << 20
 VISIBLE_SECONDS = 10.0

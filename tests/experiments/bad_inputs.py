@@ -211,7 +211,7 @@ class _Files:
         foreign.mkdir()
         (foreign / 'thesis.tex').write_text('mine')
         for name, content in {
-            'run_other': '{"version": 1, "name": "discover", "inputs": {"share": 0.5}}',
+            'run_other': '{"version": 2, "name": "discover", "inputs": {"share": 0.5}}',
             'run_cut': '{"name": "disc',
             'run_list': '[]',
         }.items():

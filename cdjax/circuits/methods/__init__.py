@@ -8,6 +8,7 @@ from cdjax.circuits.methods import deviation, grad_drop, integrated, learned_mas
 from cdjax.circuits.methods.exact_ablation import EXACT_ABLATION
 from cdjax.circuits.methods.mean_activation import MEAN_ACTIVATION
 from cdjax.circuits.methods.method import Context, Method, Request
+from cdjax.circuits.methods.random_living_masks import RANDOM_LIVING_MASKS
 from cdjax.circuits.methods.random_masks import RANDOM_MASKS
 from cdjax.registry import Registry
 
@@ -32,6 +33,7 @@ METHODS.add(deviation.DEVIATION)
 METHODS.add(deviation.ANSWER_DEVIATION)
 METHODS.add(MEAN_ACTIVATION)
 METHODS.add(RANDOM_MASKS)
+METHODS.add(RANDOM_LIVING_MASKS)
 
 __all__ = [
     'ATP',
@@ -39,6 +41,7 @@ __all__ = [
     'METHODS',
     'ONE_MASK',
     'RANDOM_CLASSES',
+    'RANDOM_LIVING_MASKS',
     'RANDOM_MASKS',
     'Context',
     'Method',

@@ -115,9 +115,9 @@ class Method:
         phrase: its name within a sentence.
         colour: of its curve: a name of `cdjax.report.svg.PALETTE`, or `#rrggbb`.
         scores: see `Scores`; the circuit of n neurons are the n highest. None if it draws.
-        draw: `(masks [K, L, U], seed=int) -> bool [K, L, U]` draws masks that have with the
-            circuits of a size that are studied in common what the method holds equal. None if
-            it scores.
+        draw: `(masks [K, L, U], seed=int, living=bool [L, U]) -> bool [K, L, U]` draws masks that
+            have with the circuits of a size that are studied in common what the method holds
+            equal; `living` are the units that vary over the data. None if it scores.
         draws: how many are drawn.
         classes: key of the `ClassScheme` it goes by.
         check: raises InputError for what `scores` would refuse.
