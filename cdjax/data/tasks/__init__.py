@@ -6,12 +6,15 @@ from cdjax.data.arithmetic import ArithmeticTask
 from cdjax.data.dataset import Dataset
 from cdjax.data.examples import encode_problems
 from cdjax.data.task_file import read_task_file
+from cdjax.data.tasks.lookup import operator_lookup, order_lookup
 from cdjax.data.tasks.modular_addition import modular_addition
 from cdjax.data.tasks.task import TASKS, Task
 
 __all__ = ['TASKS', 'Task', 'encode_task']
 
 TASKS.add(modular_addition())
+TASKS.add(operator_lookup())
+TASKS.add(order_lookup())
 
 
 def encode_task(
