@@ -23,6 +23,7 @@ def metric_gradients(
     edits: dict[str, Edit] | None = None,
     metric: Callable[[jax.Array, dict[str, jax.Array]], jax.Array] = logit_difference,
     remat: str = 'none',
+    backward: str = 'gradient',
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the activations of a batch, and the gradient of a metric with respect to them.
 
@@ -36,6 +37,7 @@ def metric_gradients(
         edits: edits in force, before the shift.
         metric: (logits `[B, V]` at the answer position, rows) -> one number a row `[B]`.
         remat: see `Llama`.
+        backward: see `Llama`: with 'relp' the gradients are coefficients of relevance.
 
     Returns:
         Activations, after the edits, in the dtype of the computation, and gradients, float32;
@@ -52,6 +54,7 @@ def metric_gradients(
             capture=(Capture(site),),
             logits_at=rows['lengths'] - 1,
             remat=remat,
+            backward=backward,
         )
         return metric(logits, rows).sum(), activations[site]
 

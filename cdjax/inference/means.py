@@ -37,7 +37,7 @@ def neuron_means(
     """
     check_one_length(dataset)
     return mean_rows(
-        _activations_of(site),
+        site_activations(site),
         model,
         {'tokens': dataset.tokens},
         mesh=mesh,
@@ -57,8 +57,8 @@ def check_one_length(dataset: Dataset) -> None:
 
 
 @functools.cache
-def _activations_of(site: str):
-    """Returns the function that `mean_rows` compiles, one and the same for a site."""
+def site_activations(site: str):
+    """Returns the function whose mean `neuron_means` takes, one and the same for a site."""
 
     def activations(model, rows):
         _, captured = model(rows['tokens'], capture=(Capture(site),), logits_at=())

@@ -5,75 +5,66 @@ the student's training step, which pays for the student alone.
 """
 
 import dataclasses
-from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cdjax.circuits.pairing import LayerPairs, parse_pairs
 from cdjax.errors import InputError
+from cdjax.inference.activations import answer_rows
+from cdjax.inference.rows import jit_rows, rows_per_pass
 from cdjax.losses import TopKLogits
 from cdjax.models.config import LlamaConfig
 from cdjax.models.llama import Llama
 from cdjax.parallel.mesh import FSDP, TENSOR, check_batch
-from cdjax.planning.compiling import Program
-from cdjax.planning.programs import (
+from cdjax.planning.job import (
+    Program,
     abstract_neurons,
     abstract_rows,
     abstract_state,
     abstract_weights,
-    activations_pass,
-    check_shapes,
-    config_from_dict,
+    check_job,
+    frozen_pass,
 )
 from cdjax.planning.roofline import Work, llama_work
+from cdjax.run.options import RunOptions
 from cdjax.training.distillation import DistillationConfig, make_step
-from cdjax.training.optimizer import OptimizerConfig, make_optimizer
+from cdjax.training.optimizer import make_optimizer
 from cdjax.training.step import jit_step
 
 
 @dataclasses.dataclass(frozen=True)
-class DistillationShapes:
-    """All that decides how much memory and time a distillation takes; see `JobShapes`.
+class DistillationJob:
+    """A distillation, by its configuration and the shapes of what it is given; see `Job`.
 
     Attributes:
         student: shape of the student; its parameters and the optimizer's moments are float32.
         teacher: shape of the teacher.
-        batch_size: rows of a training step, over all devices (B).
         length: positions of a row (T).
         num_problems: rows of the store, each with the teacher's logits and neurons (N).
-        microbatches: parts of a batch that are computed one after the other.
-        top_k: logits of a problem that are stored, each with its token; all V if None.
+        config: the distillation.
         layer_pairs: as `parse_pairs` reads it; '' for KD alone.
         classes: circuits compared in each pair (K); 0 compares all neurons of all rows.
-        teacher_batch_size: rows of the teacher's pass.
         teacher_dtype: of the teacher's parameters, computation and stored neurons.
-        compute_dtype: of the student's computation.
-        remat: key of `REMAT_POLICIES`, of the student's step.
+        options: of the run.
         keep_teacher: whether the teacher's parameters stay on the devices while the student trains.
         keep_start: whether those that the student starts from do, which is trained in a copy.
     """
 
     student: LlamaConfig
     teacher: LlamaConfig
-    batch_size: int
     length: int
     num_problems: int
-    microbatches: int = 1
-    top_k: int | None = None
+    config: DistillationConfig = DistillationConfig()
     layer_pairs: str = 'last'
     classes: int = 8
-    teacher_batch_size: int = 512
     teacher_dtype: str = 'bfloat16'
-    compute_dtype: str = 'bfloat16'
-    remat: str = 'full'
+    options: RunOptions = RunOptions()
     keep_teacher: bool = True
     keep_start: bool = False
 
-    builder: ClassVar[str] = 'cdjax.planning.distillation:distillation_programs'
-
     def __post_init__(self):
-        check_shapes(self)
+        check_job(self)
         if self.classes < 0:
             raise InputError(f'classes={self.classes} must not be negative')
         if self.student.vocab_size != self.teacher.vocab_size:
@@ -81,9 +72,14 @@ class DistillationShapes:
                 f'the student has {self.student.vocab_size} tokens and the teacher '
                 f'{self.teacher.vocab_size}: distillation needs one vocabulary'
             )
-        config = self.config()  # raises for microbatches that do not divide the batch
         if self.pairs:
-            config.check_aligned()
+            self.config.check_aligned()
+        suited = self.config.suited_to(pretrained=self.keep_start)
+        object.__setattr__(self, 'config', suited)
+
+    def with_batch(self, rows: int) -> 'DistillationJob':
+        """Returns the distillation with batches of so many rows."""
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, batch_size=rows))
 
     @property
     def pairs(self) -> LayerPairs:
@@ -108,120 +104,100 @@ class DistillationShapes:
     @property
     def least_batch(self) -> int:
         """One problem in each part of a batch, or what CKA needs."""
-        return self.config().least_aligned_batch if self.pairs else self.microbatches
+        return self.config.least_aligned_batch if self.pairs else self.config.microbatches
 
     @property
     def store_bytes(self) -> int:
         """Host memory of a `TeacherStore`: float32 logits, and the neurons of paired layers."""
-        width = len(self.stored_layers) * self.teacher.intermediate_size
+        width, top_k = len(self.stored_layers) * self.teacher.intermediate_size, self.config.top_k
         neurons = width * jnp.dtype(self.teacher_dtype).itemsize
-        logits = 4 * self.teacher.vocab_size if self.top_k is None else 8 * self.top_k
+        logits = 4 * self.teacher.vocab_size if top_k is None else 8 * top_k
         return self.num_problems * (logits + neurons)
 
-    def config(self) -> DistillationConfig:
-        """Returns the distillation of these shapes."""
-        return DistillationConfig(
-            OptimizerConfig(steps=1000, learning_rate=1e-4),
-            top_k=self.top_k,
-            batch_size=self.batch_size,
-            microbatches=self.microbatches,
-            compute_dtype=self.compute_dtype,
-            remat=self.remat,
-        )
+    def rows_of_pass(self, fsdp: int) -> int:
+        """Returns the rows of a batch of the teacher's pass, over all devices."""
+        return rows_per_pass(self.num_problems, self.length, fsdp, self.options.tokens_per_pass)
 
     def works(self, fsdp: int, tensor: int) -> list[Work]:
         """Returns what one batch of the teacher's pass does, and one step of the student."""
+        config = self.config
         teacher = llama_work(
-            *(self.teacher, self.teacher_batch_size, self.length, 1),
+            *(self.teacher, self.rows_of_pass(fsdp), self.length, 1),
             fsdp=fsdp,
             tensor=tensor,
             backward='none',
             compute_bytes=jnp.dtype(self.teacher_dtype).itemsize,
         )
         student = llama_work(
-            *(self.student, self.batch_size, self.length, 1),
+            *(self.student, config.batch_size, self.length, 1),
             fsdp=fsdp,
             tensor=tensor,
             backward='weights',
-            remat=self.remat,
-            compute_bytes=jnp.dtype(self.compute_dtype).itemsize,
-            microbatches=self.microbatches,
+            remat=config.remat,
+            compute_bytes=jnp.dtype(config.compute_dtype).itemsize,
+            microbatches=config.microbatches,
         )
         return [teacher, student]
 
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> 'DistillationShapes':
-        """Returns the shapes that `dataclasses.asdict` has taken apart."""
-        models = {name: config_from_dict(fields[name]) for name in ('student', 'teacher')}
-        return cls(**{**fields, **models})
+    def programs(self, mesh: Mesh) -> list[Program]:
+        """Returns the teacher's pass and the student's step.
 
-
-def distillation_programs(mesh: Mesh, recipe: dict[str, Any]) -> list[Program]:
-    """Returns the teacher's pass and the student's step; a `Builder` of `cdjax.planning.compiling`.
-
-    Args:
-        mesh: the mesh.
-        recipe: `dataclasses.asdict` of a `DistillationShapes`.
-
-    Raises:
-        InputError: the rows of the batch do not divide over the mesh.
-    """
-    shapes = DistillationShapes.from_dict(recipe)
-    check_batch(shapes.batch_size, mesh, microbatches=shapes.microbatches)
-    teacher = abstract_weights(shapes.teacher, shapes.teacher_dtype, mesh)
-    of_teacher, of_student = shapes.works(mesh.shape[FSDP], mesh.shape[TENSOR])
-    collect = activations_pass(
-        'teacher',
-        teacher,
-        mesh,
-        batch_size=min(shapes.teacher_batch_size, shapes.num_problems),
-        length=shapes.length,
-        layers=shapes.stored_layers,
-        top_k=None if shapes.top_k is None else (shapes.top_k, shapes.config().temperature),
-        work=of_teacher,
-    )
-    return [collect, _student_step(mesh, shapes, teacher, of_student)]
-
-
-def _student_step(mesh: Mesh, shapes: DistillationShapes, teacher: Llama, work: Work) -> Program:
-    """The step of `distill`, with the teacher beside it."""
-    B, pairs, width = shapes.batch_size, shapes.pairs, shapes.teacher.intermediate_size
-    config = shapes.config()
-    tx = make_optimizer(config.suited_to(pretrained=shapes.keep_start).optimizer)
-    state = abstract_state(lambda key: Llama(shapes.student, key), tx, mesh)
-    row = lambda name, shape, dtype: {name: abstract_rows(mesh, name, shape, dtype)}
-    batch = {
-        **row('tokens', (B, shapes.length), jnp.int32),
-        **row('lengths', (B,), jnp.int32),
-    }
-    if shapes.top_k is None:
-        batch |= row('teacher_logits', (B, shapes.teacher.vocab_size), jnp.float32)
-    else:
-        values, tokens = (
-            abstract_rows(mesh, 'teacher_logits', (B, shapes.top_k), dtype)
-            for dtype in (jnp.float32, jnp.int32)
+        Raises:
+            InputError: the rows of the batch do not divide over the mesh.
+        """
+        config = self.config
+        check_batch(config.batch_size, mesh, microbatches=config.microbatches)
+        teacher = abstract_weights(self.teacher, self.teacher_dtype, mesh)
+        of_teacher, of_student = self.works(mesh.shape[FSDP], mesh.shape[TENSOR])
+        top_k = None if config.top_k is None else (config.top_k, config.temperature)
+        collect = jit_rows(
+            answer_rows('neurons', self.stored_layers, None, top_k), mesh, several=True
         )
-        batch['teacher_logits'] = TopKLogits(values, tokens, config.temperature)
-    columns = {}
-    if pairs:
-        batch |= row('teacher_neurons', (B, len(pairs), width), jnp.dtype(shapes.teacher_dtype))
-    if pairs and shapes.classes:
-        batch |= row('classes', (B,), jnp.int32)
-        columns['teacher'] = abstract_neurons(mesh, (shapes.classes, len(pairs), width))
-    kinds = {
-        'student': state.params,
-        'optimizer': state.opt_state,
-        'batch from the store': (batch, columns),
-        'step and key': (state.step, state.key),
-    }
-    beside = {'teacher': teacher} if shapes.keep_teacher else {}
-    if shapes.keep_start:
-        beside['first student'] = state.params
-    return Program(
-        'student step',
-        jit_step(make_step(tx, config, pairs), state),
-        (state, batch, columns),
-        kinds,
-        work,
-        beside=beside,
-    )
+        rows = self.rows_of_pass(mesh.shape[FSDP])
+        size = (rows, self.length)
+        return [
+            frozen_pass('teacher', 'pass', collect, teacher, mesh, *size, of_teacher),
+            self._student_step(mesh, teacher, of_student),
+        ]
+
+    def _student_step(self, mesh: Mesh, teacher: Llama, work: Work) -> Program:
+        """The step of `distill`, with the teacher beside it."""
+        config, pairs, width = self.config, self.pairs, self.teacher.intermediate_size
+        B, tx = config.batch_size, make_optimizer(config.optimizer)
+        state = abstract_state(lambda key: Llama(self.student, key), tx, mesh)
+        row = lambda name, shape, dtype: {name: abstract_rows(mesh, name, shape, dtype)}
+        batch = {
+            **row('tokens', (B, self.length), jnp.int32),
+            **row('lengths', (B,), jnp.int32),
+        }
+        if config.top_k is None:
+            batch |= row('teacher_logits', (B, self.teacher.vocab_size), jnp.float32)
+        else:
+            values, tokens = (
+                abstract_rows(mesh, 'teacher_logits', (B, config.top_k), dtype)
+                for dtype in (jnp.float32, jnp.int32)
+            )
+            batch['teacher_logits'] = TopKLogits(values, tokens, config.temperature)
+        columns = {}
+        if pairs:
+            batch |= row('teacher_neurons', (B, len(pairs), width), jnp.dtype(self.teacher_dtype))
+        if pairs and self.classes:
+            batch |= row('classes', (B,), jnp.int32)
+            columns['teacher'] = abstract_neurons(mesh, (self.classes, len(pairs), width))
+        kinds = {
+            'student': state.params,
+            'optimizer': state.opt_state,
+            'batch from the store': (batch, columns),
+            'step and key': (state.step, state.key),
+        }
+        beside = {'teacher': teacher} if self.keep_teacher else {}
+        if self.keep_start:
+            beside['first student'] = state.params
+        return Program(
+            'student step',
+            jit_step(make_step(tx, config, pairs), state),
+            (state, batch, columns),
+            kinds,
+            work,
+            beside=beside,
+        )

@@ -346,7 +346,7 @@ OTHERS = [
     ('plan', '--job=dream', '--job=dream'),
     ('plan', '--recipe={folder}/none', 'is no file'),
     ('plan', '--recipe={recipe_unknown}', '--steps=many'),
-    ('plan', '--teacher_batch_size=0', 'teacher_batch_size=0'),
+    ('plan', '--tokens_per_pass=0', 'tokens_per_pass=0'),
     ('plan', '--output={file}/plan.json', 'is no folder'),
     ('plan', '--output={foreign}', 'is a folder'),
     ('plan', '--layer_pairs=7:7', '7:7 is not a pair'),
