@@ -31,7 +31,6 @@ from cdjax.studies.inputs import Inputs
 from experiments import launch
 from experiments.flags import (
     alignment_from_flags,
-    define_alignment_flags,
     define_checkpoint_flags,
     define_discovery_flags,
     define_distillation_flags,
@@ -64,7 +63,6 @@ define_checkpoint_flags()
 define_task_flags()
 define_discovery_flags()
 define_distillation_flags()
-define_alignment_flags()
 define_pass_flag()
 define_mesh_flags()
 

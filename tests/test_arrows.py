@@ -19,6 +19,7 @@ ORDER = (
     'wording',
     'precision',
     'registry',
+    'precision',
     'losses',
     'parallel',
     'run',

@@ -177,18 +177,19 @@ class Alignment:
         masks = masks.reshape(len(masks), *(1,) * (self.positions is not None), -1, *(1,) * behind)
         return jnp.broadcast_to(masks, (len(masks), *shape[1:])).reshape(len(masks), -1)
 
-    def empty_memories(
-        self, student: LlamaConfig, teacher_shape: tuple[int, ...]
-    ) -> tuple[RowMemory, ...]:
+    def features_shape(self, config: LlamaConfig) -> tuple[int, ...]:
+        """Returns the shape of what one problem has in one layer, `([P,] U, ...)`."""
+        positions = () if self.positions is None else (len(self.positions),)
+        return (*positions, *SITES[self.site].shape(config))
+
+    def empty_memories(self, student_width: int, teacher_width: int) -> tuple[RowMemory, ...]:
         """Returns a memory with nothing in it for each layer pair; none where none is asked for.
 
         Args:
-            student: its shape.
-            teacher_shape: of the teacher's activations of one problem in one layer.
+            student_width: features of a problem in a layer, the product of `features_shape`.
+            teacher_width: likewise.
         """
         if not self.memory or self.num_classes is None:
             return ()
-        positions = 1 if self.positions is None else len(self.positions)
-        widths = positions * math.prod(SITES[self.site].shape(student)), math.prod(teacher_shape)
-        empty = lambda: RowMemory.empty(self.num_classes, self.memory, *widths)
-        return tuple(empty() for _ in self.pairs)
+        widths = student_width, teacher_width
+        return tuple(RowMemory.empty(self.num_classes, self.memory, *widths) for _ in self.pairs)

@@ -88,11 +88,6 @@ class DistillationJob:
         """The teacher's layers whose activations are stored."""
         return () if self.alignment is None else tuple(sorted(set(self.alignment.teacher_layers)))
 
-    def activation_shape(self) -> tuple[int, ...]:
-        """Returns the shape of the teacher's activations of one problem in one layer."""
-        shape, positions = SITES[self.alignment.site].shape(self.teacher), self.alignment.positions
-        return shape if positions is None else (len(positions), *shape)
-
     @property
     def models(self) -> dict[str, tuple[LlamaConfig, str]]:
         """Shape and dtype of the teacher and of the student."""
@@ -114,7 +109,7 @@ class DistillationJob:
         top_k = self.config.top_k
         row = 4 * self.teacher.vocab_size if top_k is None else 8 * top_k
         if self.alignment is not None:
-            width = len(self.stored_layers) * math.prod(self.activation_shape())
+            width = len(self.stored_layers) * math.prod(self.alignment.features_shape(self.teacher))
             row += width * jnp.dtype(self.teacher_dtype).itemsize
         return self.num_problems * row
 
@@ -182,10 +177,11 @@ class DistillationJob:
             )
             batch['teacher_logits'] = TopKLogits(values, tokens, config.temperature)
         if alignment is not None:
-            pairs, shape = len(alignment.pairs), self.activation_shape()
+            pairs, shape = len(alignment.pairs), alignment.features_shape(self.teacher)
             dtype, K = jnp.dtype(self.teacher_dtype), alignment.num_classes
             batch |= row('teacher_activations', (B, pairs, *shape), dtype)
-            memories = jax.eval_shape(lambda: alignment.empty_memories(self.student, shape))
+            widths = math.prod(alignment.features_shape(self.student)), math.prod(shape)
+            memories = jax.eval_shape(lambda: alignment.empty_memories(*widths))
             state = dataclasses.replace(state, memory=everywhere(memories, mesh))
             if K is not None:
                 batch |= row('classes', (B,), jnp.int32)

@@ -1,6 +1,7 @@
 """The evaluation of a teacher's circuits, beside those of other methods at the same size."""
 
 import dataclasses
+import json
 from typing import Any
 
 from jax.sharding import Mesh
@@ -49,7 +50,7 @@ def evaluate_circuits(
         options: of passes.
 
     Returns:
-        What `study_circuits` returns.
+        What `study_circuits` returns, and in `config` what it was measured on and how.
 
     Raises:
         InputError: wrong inputs, circuits of another model or of other problems, or a method that
@@ -60,7 +61,14 @@ def evaluate_circuits(
     inputs, name = Inputs(config.inputs), f'--circuits={config.circuits}'
     inputs.check_circuits(circuit, name)
     study = config.study
-    check_methods(study.methods, inputs.dataset, circuit.num_classes, None, study.seed)
+    check_methods(
+        study.methods,
+        inputs.dataset,
+        circuit.num_classes,
+        None,
+        study.seed,
+        inputs.teacher_config,
+    )
     model = inputs.load_teacher(mesh)
     inputs.check_circuits(circuit, name, model=model)
     rankings = run_methods(
@@ -75,7 +83,12 @@ def evaluate_circuits(
         options=options,
     )
     passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
-    return study_circuits(model, inputs.dataset, inputs.split, circuit, rankings, study, **passes)
+    found = study_circuits(model, inputs.dataset, inputs.split, circuit, rankings, study, **passes)
+    origin = {'circuits': [config.circuits, circuit.hash], 'inputs': inputs.facts()}
+    return {
+        'config': json.loads(json.dumps(origin | {'study': dataclasses.asdict(study)})),
+        **found,
+    }
 
 
 def study_teacher(

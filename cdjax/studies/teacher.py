@@ -21,11 +21,12 @@ from cdjax.models import Llama, LlamaConfig, save_huggingface
 from cdjax.models.target_folder import require_writable
 from cdjax.parallel.mesh import check_batch, one_device
 from cdjax.parallel.multihost import as_process_0_sees
-from cdjax.run.folder import check_workdir, open_workdir, stored_config
+from cdjax.run.folder import absolute, check_workdir, open_workdir, stored_config
 from cdjax.run.options import RunOptions
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
+from cdjax.training.memory import check_memory, least_training_bytes
 
 MAX_LENGTH = 64
 
@@ -129,11 +130,21 @@ class TeacherStudy:
         self.config, self._mesh, self._options = config, mesh, options
         check_batch(config.training.batch_size, mesh, microbatches=config.training.microbatches)
         self._read_inputs()
+        needed = least_training_bytes(
+            self._shape,
+            config.training.batch_size // config.training.microbatches,
+            self.dataset.tokens.shape[1],
+            remat=config.training.remat,
+            dtype=config.training.compute_dtype,
+        )
+        check_memory(needed, mesh, batch_size=config.training.batch_size)
         facts = {**dataclasses.asdict(config), 'data': self.dataset.hash}
         if self._inputs is not None:
             facts['inputs'] = self._inputs.facts()
+        # A model under another name would be another run's, or would not be written at all.
+        self._output = absolute(workdir) / 'model' if output is None else absolute(output)
+        facts['output'] = None if output is None else str(self._output)
         folder = check_workdir(workdir, facts, name='train_teacher')
-        self._output = folder / 'model' if output is None else epath.Path(output)
         taken = lambda: self._output.exists() and stored_config(folder) is None
         if as_process_0_sees(taken):
             raise InputError(
@@ -149,6 +160,7 @@ class TeacherStudy:
         self.split: Split
         if config.teacher is not None:
             self._inputs = Inputs(config)
+            self._shape = self._inputs.teacher_config
             self.dataset, self.split = self._inputs.dataset, self._inputs.split
             return
         self._inputs = None

@@ -6,6 +6,7 @@ then pays for the student alone.
 """
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -280,7 +281,8 @@ def distill(
         placed = alignment.placed(mesh)
         # Taken out once: a step then touches its own rows only.
         paired_NxPx = store.of_layers(alignment.teacher_layers)
-        memories = alignment.empty_memories(model_config, paired_NxPx.shape[2:])
+        widths = alignment.features_shape(model_config), paired_NxPx.shape[2:]
+        memories = alignment.empty_memories(*map(math.prod, widths))
         state = dataclasses.replace(state, memory=replicate(memories, mesh))
 
     def batch_at(step: int) -> dict[str, Any]:
@@ -320,6 +322,7 @@ def distill(
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         best=best,
+        facts={'config': config, 'data': dataset.hash, 'alignment': alignment},
         diagnose=diagnose,
         tokens_per_step=shape[0] * shape[1],
         flops_per_step=3 * forward_flops(model_config, *shape, logits=shape[0]),

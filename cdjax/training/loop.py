@@ -27,7 +27,13 @@ from cdjax.parallel.hardware import peak_flops
 from cdjax.parallel.preemption import Preempted, PreemptionNotice
 from cdjax.run.buckets import outgoing_folder
 from cdjax.run.checkpoints import Checkpoints
-from cdjax.run.folder import make_folder, require_space, write_atomically
+from cdjax.run.folder import (
+    as_json,
+    make_folder,
+    refuse_other_training,
+    require_space,
+    write_atomically,
+)
 from cdjax.run.metrics import MetricsWriter, progress
 from cdjax.run.options import RunOptions
 from cdjax.training.gradient_reports import GradientError, GradientReport
@@ -146,6 +152,7 @@ def fit(
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
     diagnose: Callable[[Any, Any], GradientReport] | None = None,
     log_every: int = 10,
     tokens_per_step: int | None = None,
@@ -171,6 +178,7 @@ def fit(
         evaluate_every: steps between evaluations; only after the last step if None.
         best: (name that `evaluate` returns, 'max' or 'min'): a new best is saved at once, and
             kept beside the newest ones.
+        facts: what decides the result, ready for JSON; a workdir of other facts is refused.
         diagnose: (state, host batch) → the report of the gradient doctor, asked for when
             `options` say so; logged as `diagnostics/TERM/FIGURE`, and kept as a table in
             `gradients/STEP.txt`.
@@ -202,7 +210,7 @@ def fit(
         stack.enter_context(jax.set_mesh(mesh))
 
         # -- Resume ---------------------------------------------------------------------------
-        done, history, window = 0, [], _Window()
+        done, history, window, facts = 0, [], _Window(), as_json(facts)
         checkpoints = writer = None
         if workdir is not None:
             workdir = make_folder(epath.Path(workdir))
@@ -215,6 +223,7 @@ def fit(
             writer = stack.enter_context(MetricsWriter(workdir))
             if checkpoints.latest_step() is not None:
                 state, saved = _resume(checkpoints, state)
+                refuse_other_training(workdir, saved['facts'], facts)
                 done, history, window = saved['step'], saved['history'], _Window(saved['window'])
                 if done > steps:
                     raise InputError(
@@ -339,7 +348,7 @@ def fit(
                     checkpoints.save(
                         done,
                         state,
-                        {'step': done, 'history': history, 'window': window.totals()},
+                        dict(step=done, history=history, window=window.totals(), facts=facts),
                         metrics=None if best is None else values,
                         force=last or stopped or improved,
                     )

@@ -7,9 +7,9 @@ from experiments.flags.discovery import define_discovery_flags, discovery_from_f
 from experiments.flags.distillation import (
     alignment_from_flags,
     arms_from_flags,
-    define_alignment_flags,
     define_arms_flags,
     define_distillation_flags,
+    define_pairs_flag,
     define_training_flags,
     distillation_from_flags,
     training_from_flags,
@@ -32,7 +32,6 @@ from experiments.flags.study import define_study_flags, study_from_flags
 __all__ = [
     'alignment_from_flags',
     'arms_from_flags',
-    'define_alignment_flags',
     'define_arms_flags',
     'define_checkpoint_flags',
     'define_discovery_flags',
@@ -40,6 +39,7 @@ __all__ = [
     'define_export_flag',
     'define_machine_flags',
     'define_mesh_flags',
+    'define_pairs_flag',
     'define_pass_flag',
     'define_run_flags',
     'define_study_flags',
