@@ -1,7 +1,7 @@
 """What ablation costs in memory, by the compiler's own count, at the shapes of a large model.
 
-A fill is a center that an edit scales about, `[L, 1, T, F]`. Written as a shift, `(1 - m) * fill`, it
-is dense, `[L, B, T, F]`, for every problem has a mask of its own: that is what is compared with.
+A fill is a center that an edit scales about, `[L, 1, T, F]`. Written as a shift, `(1 - m) * fill`,
+it is dense, `[L, B, T, F]`, for every problem has a mask of its own: that is compared with.
 Nothing is loaded and nothing is run; on a CPU the compiler's figures are those of a CPU.
 """
 
@@ -39,8 +39,8 @@ def run(*, model: str, prefix: int, question: int, batch_size: int) -> dict[str,
         batch_size: problems of a step.
 
     Returns:
-        Shapes, and by program bytes of a device: `temporaries` within a call and `dense_temporaries`
-        of the same call with dense fills.
+        Shapes, and by program bytes of a device: `temporaries` within a call and
+        `dense_temporaries` of the same call with dense fills.
     """
     shape, mesh, length = LlamaConfig.preset(model), one_device(), prefix + question
     rows = rows_per_pass(10**6, length, 1)
