@@ -12,8 +12,10 @@ from cdjax.run.results import stored
 from cdjax.studies.circuits import (
     CircuitStudyConfig,
     study_circuits,
+    unseen_rows,
 )
 from cdjax.studies.discovery import discover_circuits
+from cdjax.studies.ground_truth import read_ground_truth, study_recovery
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.methods import check_methods, methods_by_default, run_methods
 from cdjax.studies.run import Run
@@ -28,6 +30,8 @@ class EvaluationConfig:
         circuits: the circuits of the teacher (.safetensors).
         inputs: the teacher, the problems and their split.
         study: the evaluation; methods that train masks are not run here.
+        ground_truth: of a planted teacher, its folder or file, beside the checkpoint if empty; None
+            for a teacher whose circuits are not known.
     """
 
     circuits: str
@@ -35,6 +39,7 @@ class EvaluationConfig:
     study: CircuitStudyConfig = dataclasses.field(
         default_factory=lambda: CircuitStudyConfig(methods=methods_by_default(trained=False))
     )
+    ground_truth: str | None = None
 
 
 def evaluate_circuits(
@@ -43,17 +48,20 @@ def evaluate_circuits(
     """Measures saved circuits on unseen forms, beside those of methods that train nothing.
 
     Returns:
-        What `study_circuits` returns.
+        What `study_circuits` returns; with a ground truth also `ground_truth`, what
+        `study_recovery` returns.
 
     Raises:
-        InputError: wrong inputs, circuits of another model or of other problems, or a method that
-            trains masks.
+        InputError: wrong inputs, circuits or a ground truth of another model or of other problems,
+            or a method that trains masks.
     """
     circuit = Circuit.load(config.circuits)
     inputs, name = Inputs(config.inputs), f'--circuits={config.circuits}'
     inputs.check_circuits(circuit, name)
     study = config.study
     check_methods(study.methods, inputs.dataset, circuit.num_classes, None, study.seed)
+    known = config.ground_truth is not None
+    truth = read_ground_truth(config.ground_truth, inputs) if known else None
     model = inputs.load_teacher(mesh)
     inputs.check_circuits(circuit, name, model=model)
     rankings = run_methods(
@@ -68,7 +76,13 @@ def evaluate_circuits(
         options=options,
     )
     passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
-    return study_circuits(model, inputs.dataset, inputs.split, circuit, rankings, study, **passes)
+    found = study_circuits(model, inputs.dataset, inputs.split, circuit, rankings, study, **passes)
+    if truth is not None:
+        rows = unseen_rows(inputs.split, study)
+        found['ground_truth'] = study_recovery(
+            truth, model, circuit, rankings, study.methods, rows, seed=study.seed
+        )
+    return found
 
 
 def study_teacher(

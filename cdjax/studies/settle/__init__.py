@@ -1,0 +1,1 @@
+"""Studies that settle a question: a frozen protocol, gates that come first, and verdicts."""

@@ -1,0 +1,84 @@
+"""Protocols: all that decides a study, frozen before it is run, and hashed into its results."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from cdjax.planted.plan import PlanConfig
+from cdjax.planted.training import PlantConfig
+from cdjax.studies.inputs import InputsConfig
+from cdjax.studies.settle.verdicts import Hypothesis
+from cdjax.studies.teacher import TeacherConfig, TeacherShape
+from cdjax.training.discovery import DiscoveryConfig
+from cdjax.training.language_model import LanguageModelConfig
+from cdjax.training.objectives import AnySize
+from cdjax.training.optimizer import OptimizerConfig
+
+# What experiments/recipes/planted_lookup.flags trains.
+LOOKUP_TEACHER = TeacherConfig(
+    InputsConfig(task='lookup'),
+    TeacherShape(64, 128, 2, 4, 4, 30),
+    LanguageModelConfig(OptimizerConfig(800, 3e-3, 50, 0.1), batch_size=128),
+    evaluate_every=400,
+    plant=PlantConfig(),
+)
+
+# METHOD.md §9: of the circuits that are found, at the causal size, on unseen problems.
+GATES = (
+    Hypothesis('auroc', 'AUROC among living neurons', 0.95),
+    Hypothesis('precision', 'precision at the causal size', 0.9),
+    Hypothesis('recall', 'recall at the causal size', 0.9),
+    Hypothesis('nmi', 'NMI of the classes', 0.9),
+    Hypothesis('selectivity', 'selectivity of the specific part, in probability', 0.8),
+    Hypothesis('own_minus_one', 'own circuit minus one mask, in probability', 0.3),
+    Hypothesis('wrong', "probability with another class's circuit", 0.2, above=False),
+)
+NO_CLASSES = Hypothesis(
+    'no_classes', 'selectivity that is found where nothing is planted', 0.1, above=False
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlantedProtocol:
+    """The positive and the negative control.
+
+    Attributes:
+        teacher: the planted teacher, of seed 0.
+        teachers: seeds of planted teachers: of weights, batches, and the choice of neurons.
+        nulls: seeds of teachers of the same problems in which nothing is planted.
+        discovery: the search, whose classes are those of the teacher.
+        seeds: of the search.
+        gates: what its circuits must reach.
+        no_classes: what is asked on null teachers.
+        problems: of unseen forms that are answered, at most.
+    """
+
+    teacher: TeacherConfig = dataclasses.field(default_factory=lambda: LOOKUP_TEACHER)
+    teachers: tuple[int, ...] = (0, 1, 2, 3, 4)
+    nulls: tuple[int, ...] = (0, 1, 2)
+    discovery: DiscoveryConfig = DiscoveryConfig(objective=AnySize())
+    seeds: tuple[int, ...] = (0, 1, 2)
+    gates: tuple[Hypothesis, ...] = GATES
+    no_classes: Hypothesis = NO_CLASSES
+    problems: int = 1000
+
+    def planted(self, seed: int) -> TeacherConfig:
+        """Returns the planted teacher of a seed."""
+        plan = dataclasses.replace(self.teacher.plant.plan, seed=seed)
+        return self._teacher(seed, plan)
+
+    def null(self, seed: int) -> TeacherConfig:
+        """Returns the teacher of a seed in which nothing is planted."""
+        return self._teacher(seed, PlanConfig(0, 0, seed))
+
+    def _teacher(self, seed: int, plan: PlanConfig) -> TeacherConfig:
+        plant = dataclasses.replace(self.teacher.plant, plan=plan)
+        training = dataclasses.replace(self.teacher.training, seed=seed)
+        return dataclasses.replace(self.teacher, plant=plant, training=training)
+
+
+def protocol_hash(protocol: Any) -> str:
+    """Returns a hash of all that a protocol decides, 16 hexadecimal digits."""
+    text = json.dumps(dataclasses.asdict(protocol), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
