@@ -69,7 +69,7 @@ def main() -> None:
     )
     options = run_options()
     study = TeacherStudy(config, FLAGS.workdir, FLAGS.output, mesh=start_machine(), options=options)
-    launch.say(f'training: {config.training.optimizer.describe()}')
+    launch.say(f'training: {config.training.describe()}')
     teacher = study.run()
     launch.say(
         f'{teacher.accuracy:.2%} of {teacher.problems} problems of unseen canonical forms; saved '

@@ -3,15 +3,18 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from cdjax.data.dataset import SHOWN, Counterfactuals, Dataset, assemble
 from cdjax.data.encoding import Encoding, encode_examples
 from cdjax.data.expressions import canonical_forms, evaluate, parse, row_ids, shown_in
 from cdjax.data.labels import Label, answer_labels, expression_labels, text_labels
 from cdjax.errors import InputError
+
+if TYPE_CHECKING:  # importing it takes as long as importing JAX
+    from transformers import PreTrainedTokenizerFast
 
 Expression = tuple[tuple[int, ...], tuple[int, ...]]  # operands, operators
 
@@ -40,7 +43,7 @@ class Example:
 
 def encode_problems(
     examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: 'PreTrainedTokenizerFast',
     *,
     prompt_prefix: str = '',
     counterfactual: str | None = None,
@@ -51,7 +54,7 @@ def encode_problems(
 
     Prompts may differ in length: the tokens are padded on the right. A prompt's canonical form is
     that of its expression, where it has one, else its own text. A problem without a counterfactual
-    is given one of the others, as in `dataset.draw_counterfactuals`.
+    is given one of the others, as in `dataset.counterfactual_rows`.
 
     Args:
       examples: the problems.

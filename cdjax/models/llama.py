@@ -31,6 +31,7 @@ from cdjax.models.positions import Positions, take_positions
 from cdjax.models.rope import rope_rotation
 from cdjax.models.sites import RESIDUAL
 from cdjax.parallel.mesh import constrain
+from cdjax.precision import exact_products
 
 # Up to this depth the layers are compiled one by one; above it compile time stays constant.
 MAX_UNROLLED_LAYERS = 4
@@ -119,7 +120,8 @@ class Llama(nnx.Module):
             logits_at: the position whose logits are returned, one int for all rows or an int
                 array `[B]`; all positions where None. With `()` there are no logits, and the
                 model stops behind what is captured: to read the embeddings no block runs.
-            dtype: dtype of the computation; that of the parameters where None.
+            dtype: dtype of the computation; that of the parameters where None. Products of float32
+                are float32 on every accelerator (`cdjax.precision`).
             remat: key of `REMAT_POLICIES`, what a backward pass keeps of each block.
             backward: one of `BACKWARDS`, what it computes; what is returned here is the same.
 
@@ -138,10 +140,12 @@ class Llama(nnx.Module):
         if backward not in BACKWARDS:
             raise InputError(f'unknown backward {backward!r}; choose one of {", ".join(BACKWARDS)}')
         rules = {'relp': True} if backward == 'relp' else {}
-        x_BxTxd, activations, _ = self._run_blocks(
-            tokens, starts_B, None, edits or {}, captures, depth, dtype, remat, rules
-        )
-        return None if silent else self._logits(x_BxTxd, logits_at, rules), activations
+        dtype = dtype or self.embed.weight.dtype
+        with exact_products(dtype):
+            x_BxTxd, activations, _ = self._run_blocks(
+                tokens, starts_B, None, edits or {}, captures, depth, dtype, remat, rules
+            )
+            return None if silent else self._logits(x_BxTxd, logits_at, rules), activations
 
     def decode(
         self,
@@ -168,11 +172,13 @@ class Llama(nnx.Module):
         """
         depth = self.config.num_layers
         cached = cache.keys, cache.values
-        x_BxTxd, _, (keys, values) = self._run_blocks(
-            tokens, cache.lengths, cached, edits or {}, {}, depth, dtype, 'none', {}
-        )
-        lengths = cache.lengths + tokens.shape[1]
-        return self._logits(x_BxTxd, logits_at, {}), KVCache(keys, values, lengths)
+        dtype = dtype or self.embed.weight.dtype
+        with exact_products(dtype):
+            x_BxTxd, _, (keys, values) = self._run_blocks(
+                tokens, cache.lengths, cached, edits or {}, {}, depth, dtype, 'none', {}
+            )
+            logits = self._logits(x_BxTxd, logits_at, {})
+        return logits, KVCache(keys, values, cache.lengths + tokens.shape[1])
 
     def init_cache(self, batch_size: int, length: int, dtype=None) -> KVCache:
         """Returns an empty cache for `batch_size` rows of at most `length` positions."""
@@ -222,7 +228,7 @@ class Llama(nnx.Module):
             buffers, rest = record(buffers, taken, slots)
             return (x_BxTxd, buffers), (rest, layer_cache)
 
-        x_BxTxd = self.embed(tokens, dtype or self.embed.weight.dtype)
+        x_BxTxd = self.embed(tokens, dtype)
         x_BxTxd = constrain(x_BxTxd, 'fsdp', None, None)
 
         # What is captured in all layers is stacked by the scan; of a part of the layers, a buffer

@@ -1,12 +1,14 @@
 """The evaluation of a teacher's circuits, beside those of other methods at the same size."""
 
 import dataclasses
+import json
 from typing import Any
 
 from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.methods import LEARNED
+from cdjax.parallel.mesh import one_device
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
 from cdjax.studies.circuits import (
@@ -43,23 +45,36 @@ class EvaluationConfig:
 
 
 def evaluate_circuits(
-    config: EvaluationConfig, *, mesh: Mesh, options: RunOptions = RunOptions()
+    config: EvaluationConfig, *, mesh: Mesh | None = None, options: RunOptions = RunOptions()
 ) -> dict[str, Any]:
     """Measures saved circuits on unseen forms, beside those of methods that train nothing.
 
+    Args:
+        config: what is measured.
+        mesh: the mesh; one device if None.
+        options: of passes.
+
     Returns:
-        What `study_circuits` returns; with a ground truth also `ground_truth`, what
-        `study_recovery` returns.
+        What `study_circuits` returns, and in `config` what it was measured on and how; with a
+        ground truth also `ground_truth`, what `study_recovery` returns.
 
     Raises:
         InputError: wrong inputs, circuits or a ground truth of another model or of other problems,
             or a method that trains masks.
     """
+    mesh = one_device() if mesh is None else mesh
     circuit = Circuit.load(config.circuits)
     inputs, name = Inputs(config.inputs), f'--circuits={config.circuits}'
     inputs.check_circuits(circuit, name)
     study = config.study
-    check_methods(study.methods, inputs.dataset, circuit.num_classes, None, study.seed)
+    check_methods(
+        study.methods,
+        inputs.dataset,
+        circuit.num_classes,
+        None,
+        study.seed,
+        inputs.teacher_config,
+    )
     known = config.ground_truth is not None
     truth = read_ground_truth(config.ground_truth, inputs) if known else None
     model = inputs.load_teacher(mesh)
@@ -82,7 +97,11 @@ def evaluate_circuits(
         found['ground_truth'] = study_recovery(
             truth, model, circuit, rankings, study.methods, rows, seed=study.seed
         )
-    return found
+    origin = {'circuits': [config.circuits, circuit.hash], 'inputs': inputs.facts()}
+    return {
+        'config': json.loads(json.dumps(origin | {'study': dataclasses.asdict(study)})),
+        **found,
+    }
 
 
 def study_teacher(

@@ -22,18 +22,19 @@ from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama, LlamaConfig, save_huggingface
 from cdjax.models.target_folder import require_writable
-from cdjax.parallel.mesh import check_batch
+from cdjax.parallel.mesh import check_batch, one_device
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.planted.ground_truth import NAME, GroundTruth
 from cdjax.planted.plan import draw_plan
 from cdjax.planted.training import PlantConfig, check_training, planted_classes, train_planted
 from cdjax.planted.verify import verify
-from cdjax.run.folder import check_workdir, open_workdir, stored_config
+from cdjax.run.folder import absolute, check_workdir, open_workdir, stored_config
 from cdjax.run.options import RunOptions
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 from cdjax.training.loop import Point
+from cdjax.training.memory import check_memory, least_training_bytes
 
 MAX_LENGTH = 64
 
@@ -118,7 +119,7 @@ class TeacherStudy:
         config: what is run.
         workdir: the folder of the run.
         output: the Hugging Face folder to write; `model` in the workdir if None.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         options: what the training writes and checks on the way.
 
     Raises:
@@ -132,9 +133,10 @@ class TeacherStudy:
         workdir: epath.PathLike,
         output: epath.PathLike | None = None,
         *,
-        mesh: Mesh,
+        mesh: Mesh | None = None,
         options: RunOptions = RunOptions(),
     ):
+        mesh = one_device() if mesh is None else mesh
         self.config, self._mesh, self._options = config, mesh, options
         check_batch(config.training.batch_size, mesh, microbatches=config.training.microbatches)
         self._read_inputs()
@@ -143,11 +145,21 @@ class TeacherStudy:
             K, shape = int(self._classes.max()) + 1, self._shape
             self._plan = draw_plan(config.plant.plan, K, shape.num_layers, shape.intermediate_size)
             check_training(config.training, self._plan, mesh)
+        needed = least_training_bytes(
+            self._shape,
+            config.training.batch_size // config.training.microbatches,
+            self.dataset.tokens.shape[1],
+            remat=config.training.remat,
+            dtype=config.training.compute_dtype,
+        )
+        check_memory(needed, mesh, batch_size=config.training.batch_size)
         facts = {**dataclasses.asdict(config), 'data': self.dataset.hash}
         if self._inputs is not None:
             facts['inputs'] = self._inputs.facts()
+        # A model under another name would be another run's, or would not be written at all.
+        self._output = absolute(workdir) / 'model' if output is None else absolute(output)
+        facts['output'] = None if output is None else str(self._output)
         folder = check_workdir(workdir, facts, name='train_teacher')
-        self._output = folder / 'model' if output is None else epath.Path(output)
         taken = lambda: self._output.exists() and stored_config(folder) is None
         if as_process_0_sees(taken):
             raise InputError(
@@ -163,8 +175,8 @@ class TeacherStudy:
         self.split: Split
         if config.teacher is not None:
             self._inputs = Inputs(config)
-            self.dataset, self.split = self._inputs.dataset, self._inputs.split
             self._shape = self._inputs.teacher_config
+            self.dataset, self.split = self._inputs.dataset, self._inputs.split
             return
         self._inputs = None
         self._tokenizer = build_arithmetic_tokenizer(self.config.shape.max_number)

@@ -5,9 +5,11 @@ A flag that stands for a field of a configuration has the default of that field.
 
 from experiments.flags.discovery import define_discovery_flags, discovery_from_flags
 from experiments.flags.distillation import (
+    alignment_from_flags,
     arms_from_flags,
     define_arms_flags,
     define_distillation_flags,
+    define_pairs_flag,
     define_training_flags,
     distillation_from_flags,
     training_from_flags,
@@ -30,6 +32,7 @@ from experiments.flags.run import (
 from experiments.flags.study import define_study_flags, study_from_flags
 
 __all__ = [
+    'alignment_from_flags',
     'arms_from_flags',
     'define_arms_flags',
     'define_checkpoint_flags',
@@ -39,6 +42,7 @@ __all__ = [
     'define_machine_flags',
     'define_mesh_flags',
     'define_optional_path',
+    'define_pairs_flag',
     'define_pass_flag',
     'define_plant_flags',
     'define_run_flags',
