@@ -36,7 +36,7 @@ class GroundTruth:
         shared: bool `[L, F]`, S, planted for all classes.
         specific: bool `[K, L, F]`, C_k, planted for one class.
         necessary: bool `[K, L, F]`, the planted neurons that class k needs: what is to be found.
-        living: bool `[L, F]`, the neurons that vary at the answer position.
+        living: bool `[L, F]`, the neurons that vary, see `cdjax.evaluation.living`.
         assignments: int32 `[N]`, the class of each problem of the data set.
         info: `model` and `data`, hashes of what it belongs to; `plant`, the key and the settings
             that it was planted with; `verification`, see `cdjax.planted.verify.Verification`.

@@ -1,5 +1,6 @@
 """What every method finds of circuits that are known, because they were planted."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,7 +74,8 @@ def study_recovery(
             found[key] = recovery(truth, ranked.scores, ranked.assignments, rows)
         elif METHODS[key].draw is not None:
             like, method = circuit.at_size(truth.causal_size).masks, METHODS[key]
-            drawn = [method.draw(like, seed=seed + i) for i in range(method.draws)]
+            draw = functools.partial(method.draw, like, living=truth.living)
+            drawn = [draw(seed=seed + i) for i in range(method.draws)]
             found[key] = mean_recovery(
                 [recovery(truth, m.astype(float), circuit.assignments, rows) for m in drawn]
             )

@@ -12,12 +12,13 @@ from jax.sharding import Mesh
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.methods.learned_masks import search_for
 from cdjax.evaluation.classes import agreement
-from cdjax.evaluation.selectivity import selectivity
-from cdjax.inference.predictions import predict
+from cdjax.evaluation.selectivity import specific_parts
 from cdjax.planted.ground_truth import GroundTruth
 from cdjax.planted.recovery import recovery
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
+from cdjax.studies.circuits import Ablated, CircuitStudyConfig, unseen_rows
+from cdjax.studies.circuits.selective import selectivities
 from cdjax.studies.discovery import discover_circuits
 from cdjax.studies.inputs import Inputs
 from cdjax.studies.run import Run
@@ -125,61 +126,32 @@ def measure(
         Of circuits of the causal size (of their own, where none is planted): `own`, `wrong` and
         `one_mask`, the mean probability of the answer with only the problem's own circuit, with
         that of another class (mean over them), and with one mask for all; `own_minus_one`;
-        `selectivity` of the specific parts in probability, see `specific_selectivity`; `size`; and
-        where something is planted all of `cdjax.planted.recovery.recovery`, with `auroc` among
+        `selectivity` of the specific parts (`cdjax.evaluation.selectivity`) in probability; `size`;
+        and where something is planted all of `cdjax.planted.recovery.recovery`, with `auroc` among
         living neurons; else `nmi` with the label that was given for classes.
     """
     truth = GroundTruth.load(run.inputs.teacher_path)
     K = len(truth.specific)
     learned, one = discover(K, seed), discover(1, seed)
-    rows = np.sort(np.random.default_rng(0).permutation(run.inputs.split.test)[:most])
+    rows = unseen_rows(run.inputs.split, CircuitStudyConfig(max_problems=most))
     size = truth.causal_size or learned.size
     learned, one = learned.at_size(size), one.at_size(size)
     problems, classes = run.inputs.dataset[rows], learned.assignments[rows]
-
-    def probability(masks: np.ndarray, of: np.ndarray) -> np.ndarray:
-        """Returns the probability of each answer with only a mask [K, L, F] left."""
-        ablated = predict(
-            run.teacher, problems, masks=masks, classes=of, fill=learned.fill, **run.passes
-        )
-        return ablated.probability
-
-    own = probability(learned.masks, classes)
-    others = [probability(learned.masks, (classes + shift) % K) for shift in range(1, K)]
-    alone = probability(one.masks, np.zeros_like(classes))
+    ablated = Ablated(run.teacher, problems, learned.fill, 'mean', run.passes)
+    only = lambda masks, of: ablated.only([masks], of)[0].mean_probability
+    own, alone = only(learned.masks, classes), only(one.masks, np.zeros_like(classes))
+    others = [only(learned.masks, (classes + shift) % K) for shift in range(1, K)]
+    without = ablated.without_each(specific_parts(learned.masks))
     figures = {
         'size': size,
-        'own': float(own.mean()),
+        'own': own,
         'wrong': float(np.mean(others)),
-        'one_mask': float(alone.mean()),
-        'own_minus_one': float(own.mean() - alone.mean()),
-        'selectivity': specific_selectivity(learned.masks, classes, probability),
+        'one_mask': alone,
+        'own_minus_one': own - alone,
+        'selectivity': selectivities(without, classes)['probability'],
     }
     if truth.plan.empty:
         agreed = agreement(learned.assignments[rows], truth.assignments[rows])
         return figures | {'nmi': agreed.nmi, 'ari': agreed.ari}
     found = recovery(truth, learned.scores, learned.assignments, rows)
     return figures | found | {'auroc': found['auroc_living'], 'auroc_all': found['auroc']}
-
-
-def specific_selectivity(
-    masks: np.ndarray, classes: np.ndarray, probability: Callable[..., np.ndarray]
-) -> float:
-    """Returns how much more a class needs its specific part than others do, in probability.
-
-    The specific part of a circuit is what no other circuit has. Without it, the mean probability
-    of the answers of other classes minus that of its own class; the mean over circuits.
-
-    Args:
-        masks: bool `[K, L, F]`.
-        classes: int `[N]`.
-        probability: `(masks, circuit of each problem) -> float [N]`.
-    """
-    specific = masks & (masks.sum(axis=0) == 1)
-    one = np.zeros_like(classes)
-    without = np.stack([probability(~part[None], one) for part in specific])
-    members = np.eye(len(masks))[classes]
-    counts = members.sum(axis=0)
-    sums = without @ members
-    matrix = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-    return selectivity(matrix)
