@@ -78,6 +78,82 @@ class PlantedProtocol:
         return dataclasses.replace(self.teacher, plant=plant, training=training)
 
 
+# Arms that are no method: the best of the rankings, and one mask of the size of the union.
+ATTRIBUTION, UNION = 'attribution', 'union'
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """That circuits of one arm keep more of the accuracy than those of another.
+
+    Attributes:
+        text: what is claimed, for people.
+        arm: key of a method.
+        other: likewise, or `ATTRIBUTION` or `UNION`.
+        bound: least difference, a part of the problems.
+        sizes: at which sizes, shares of the neurons.
+    """
+
+    text: str
+    arm: str
+    other: str
+    bound: float
+    sizes: tuple[float, ...] = (0.03, 0.05)
+
+
+SIZES = (0.02, 0.03, 0.05, 0.08, 0.1)
+CLAIMS = (
+    Claim('one mask is no worse than any ranking', 'one_mask', ATTRIBUTION, -0.01, SIZES),
+    Claim('one mask beats every ranking by 10 points', 'one_mask', ATTRIBUTION, 0.1),
+    Claim('learned classes beat one mask by 10 points', 'learned', 'one_mask', 0.1),
+    Claim('learned beat random classes by 10 points', 'learned', 'random_classes', 0.1),
+    Claim('operator classes beat one mask by 10 points', 'operator_classes', 'one_mask', 0.1),
+    Claim('learned beat classes that leak as much', 'learned', 'answer_matched_classes', 0.0),
+    Claim('learned classes beat one mask of the union', 'learned', UNION, 0.0),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonProtocol:
+    """Masks, classes and rankings in one teacher, after the gates.
+
+    Attributes:
+        inputs: the teacher, the problems and their split.
+        gates: what the search has to pass first.
+        discovery: the search; its masks are trained for each ablation.
+        trained: methods whose masks are trained beside those of the learned classes.
+        attribution: methods that rank neurons for one mask.
+        ablations: pairs of an ablation, and the part of the fills that is counterfactual while
+            masks are trained for it.
+        seeds: of the search.
+        sizes: shares of the neurons.
+        claims: what is judged, at sizes among these.
+        problems: of unseen forms that are answered, at most.
+    """
+
+    inputs: InputsConfig = InputsConfig()
+    gates: PlantedProtocol = dataclasses.field(default_factory=PlantedProtocol)
+    discovery: DiscoveryConfig = DiscoveryConfig(objective=AnySize())
+    trained: tuple[str, ...] = (
+        'one_mask',
+        'random_classes',
+        'operator_classes',
+        'answer_matched_classes',
+    )
+    attribution: tuple[str, ...] = (
+        'atp',
+        'atp_grad_drop',
+        'integrated_gradients',
+        'relp',
+        'deviation',
+    )
+    ablations: tuple[tuple[str, float], ...] = (('mean', 0.0), ('counterfactual', 0.5))
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    sizes: tuple[float, ...] = SIZES
+    claims: tuple[Claim, ...] = CLAIMS
+    problems: int = 1000
+
+
 def protocol_hash(protocol: Any) -> str:
     """Returns a hash of all that a protocol decides, 16 hexadecimal digits."""
     text = json.dumps(dataclasses.asdict(protocol), sort_keys=True)
