@@ -20,6 +20,11 @@ from cdjax.run.json_file import read_json
 
 NAME = 'ground_truth'
 FORMAT = 1
+# What a ground truth belongs to, by key of `info`, and what to do where it does not.
+_ORIGINS = {
+    'data': 'other problems than those of these flags: give the task that it was planted in',
+    'model': 'another model: name the checkpoint that it lies beside',
+}
 _TENSORS = ('shared', 'specific', 'necessary', 'living', 'assignments')
 
 
@@ -31,7 +36,7 @@ class GroundTruth:
         shared: bool `[L, F]`, S, planted for all classes.
         specific: bool `[K, L, F]`, C_k, planted for one class.
         necessary: bool `[K, L, F]`, the planted neurons that class k needs: what is to be found.
-        living: bool `[L, F]`, the neurons that vary at the answer position.
+        living: bool `[L, F]`, the neurons that vary, see `cdjax.evaluation.living`.
         assignments: int32 `[N]`, the class of each problem of the data set.
         info: `model` and `data`, hashes of what it belongs to; `plant`, the key and the settings
             that it was planted with; `verification`, see `cdjax.planted.verify.Verification`.
@@ -64,20 +69,16 @@ class GroundTruth:
         """Neurons that a class needs, mean over the classes; 0 where nothing is planted."""
         return round(float(self.necessary.sum(axis=(1, 2)).mean()))
 
-    def check_belongs(self, name: str, *, model: str, data: str) -> None:
-        """Raises InputError unless this is the ground truth of a model on these problems.
+    def check_belongs(self, name: str, **wanted: str) -> None:
+        """Raises InputError unless this is the ground truth of a model, or of these problems.
 
         Args:
             name: what the user calls it, `--ground_truth=PATH`.
-            model: hash of the model.
-            data: hash of the problems.
+            **wanted: hashes by their key: `data`, `model`.
         """
-        for key, value, what in (
-            ('data', data, 'other problems than those of these flags'),
-            ('model', model, 'another model'),
-        ):
+        for key, value in wanted.items():
             if self.info.get(key) != value:
-                raise InputError(f'{name} belongs to {what}: name the one beside the checkpoint')
+                raise InputError(f'{name} belongs to {_ORIGINS[key]}')
 
     def save(self, folder: epath.PathLike) -> None:
         """Writes `ground_truth.safetensors` and `ground_truth.json` into a folder, on process 0."""
@@ -125,4 +126,6 @@ class GroundTruth:
             tensors = read_tensors(content)
             return cls(**{name: tensors[name] for name in _TENSORS}, info=dict(facts['info']))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f'{tensors_path} is no ground truth, or is damaged: {error}') from error
+            raise InputError(
+                f'{tensors_path} is no ground truth, or is damaged: {error}'
+            ) from error

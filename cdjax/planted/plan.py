@@ -13,19 +13,20 @@ class PlanConfig:
 
     Attributes:
         shared: neurons a layer that serve all classes; 0 leaves the classes nothing in common.
-        specific: neurons a layer and class that serve it alone; 0 plants nothing.
+        specific: neurons a layer and class that serve it alone; 0 plants nothing, None deals out
+            all that are not shared.
         seed: of the draw.
     """
 
     shared: int = 12
-    specific: int = 12
+    specific: int | None = 12
     seed: int = 0
 
     def __post_init__(self):
         for name in ('shared', 'specific'):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise InputError(f'plant_{name}={getattr(self, name)} must not be negative')
-        if self.shared and not self.specific:
+        if self.shared and self.specific == 0:
             raise InputError(
                 f'plant_shared={self.shared} and plant_specific=0: shared neurons alone tell no '
                 'class from another; set both to 0 to plant nothing'
@@ -78,15 +79,18 @@ def draw_plan(config: PlanConfig, num_classes: int, num_layers: int, num_neurons
     Raises:
         InputError: more neurons than a layer has.
     """
-    needed = config.shared + num_classes * config.specific
+    specific = config.specific
+    if specific is None:
+        specific = max(num_neurons - config.shared, 0) // num_classes
+    needed = config.shared + num_classes * specific
     if needed > num_neurons:
         raise InputError(
-            f'plant_shared={config.shared} and plant_specific={config.specific} for each of '
+            f'plant_shared={config.shared} and plant_specific={specific} for each of '
             f'{num_classes} classes take {needed} neurons of a layer, which has {num_neurons}'
         )
     rng = np.random.default_rng(config.seed)
     order = rng.permuted(np.tile(np.arange(num_neurons), (num_layers, 1)), axis=1)
     of_layer = np.empty_like(order)
     np.put_along_axis(of_layer, order, np.arange(num_neurons)[None], axis=1)
-    first = config.shared + config.specific * np.arange(num_classes)[:, None, None]
-    return Plan(of_layer < config.shared, (first <= of_layer) & (of_layer < first + config.specific))
+    first = config.shared + specific * np.arange(num_classes)[:, None, None]
+    return Plan(of_layer < config.shared, (first <= of_layer) & (of_layer < first + specific))

@@ -1,5 +1,6 @@
 """How much of a known circuit a ranking of neurons finds."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,12 @@ def recovery(
             }
         )
     agreed = agreement(given, planted)
-    return {name: _mean([one[name] for one in found]) for name in found[0]} | {
-        'nmi': agreed.nmi,
-        'ari': agreed.ari,
-    }
+    return mean_recovery(found) | {'nmi': agreed.nmi, 'ari': agreed.ari}
+
+
+def mean_recovery(found: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Returns the mean of each figure over those recoveries that have it, None where none has."""
+    return {name: _mean([one[name] for one in found]) for name in found[0]}
 
 
 def _part(inside: np.ndarray, of: np.ndarray) -> float | None:

@@ -40,8 +40,8 @@ class PlantConfig:
     """
 
     label: str = 'operators'
-    plan: PlanConfig = PlanConfig()
-    weights: PlantWeights = PlantWeights()
+    plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)
+    weights: PlantWeights = dataclasses.field(default_factory=PlantWeights)
     floor: float = 0.1
 
     def __post_init__(self):

@@ -8,17 +8,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cdjax.data import Dataset
-from cdjax.inference.means import neuron_means
+from cdjax.evaluation.living import living_neurons
+from cdjax.inference.means import neuron_deviations, neuron_means
 from cdjax.inference.predictions import predict
-from cdjax.inference.rows import mean_rows
-from cdjax.models import Capture, Llama
+from cdjax.models import Llama
 from cdjax.planted.plan import Plan
 from cdjax.run.options import TOKENS_PER_PASS
 
 # A group of neurons is necessary for a class if the probability of its answers falls by so much
-# without it; a neuron is alive whose deviation is so much of the largest of its layer.
+# without it.
 NECESSARY = 0.1
-ALIVE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,7 +27,7 @@ class Verification:
     Attributes:
         necessary: bool `[K, L, F]`, the living planted neurons of the groups (S or C_k of one
             layer) without which class k is answered worse.
-        living: bool `[L, F]`, neurons that vary at the answer position.
+        living: bool `[L, F]`, neurons that vary, see `cdjax.evaluation.living`.
         figures: the mean probability of the answer by class, lists `[K]`: `whole`; with `only` the
             class's circuit; `without_specific`, what is left of each class without its own C_k, and
             `without_other_specific`, the mean over the C_j of others; with only a `wrong` circuit;
@@ -73,7 +72,7 @@ def verify(
         return [float(said.probability[of_row == k].mean()) for k in range(K)]
 
     one = np.zeros_like(of_row)
-    living = living_neurons(model, dataset[learned], **passes)
+    living = living_neurons(neuron_deviations(model, dataset[learned], fill, **passes))
     whole = probability(np.ones((1, *living.shape), bool), one)
     figures = {
         'whole': whole,
@@ -99,27 +98,6 @@ def verify(
                 if whole[k] - lost[f'without_{name}'][k] >= NECESSARY:
                     necessary[k] |= group & here & living
     return Verification(necessary, living, figures)
-
-
-def living_neurons(model: Llama, dataset: Dataset, **passes) -> np.ndarray:
-    """Returns which neurons vary over problems at the answer position, bool `[L, F]`.
-
-    Args:
-        model: the model.
-        dataset: the problems.
-        **passes: `mesh` and `tokens_per_pass`.
-    """
-    rows = {'tokens': dataset.tokens, 'lengths': dataset.lengths}
-    mean, square = mean_rows(_moments, model, rows, **passes)
-    deviation = np.sqrt(np.maximum(square - mean**2, 0))
-    return deviation > ALIVE * deviation.max(axis=1, keepdims=True)
-
-
-def _moments(model, rows):
-    at = rows['lengths'] - 1
-    _, taken = model(rows['tokens'], capture=(Capture('neurons', None, at),), logits_at=())
-    n_BxLxF = taken['neurons'][:, :, 0].swapaxes(0, 1)
-    return n_BxLxF, n_BxLxF**2
 
 
 def _mean_over_others(

@@ -17,6 +17,7 @@ __all__ = ['TASKS', 'Task', 'encode_task']
 
 TASKS.add(modular_addition())
 TASKS.add(operator_lookup())
+TASKS.add(operator_lookup('lookup_two', tables=2))
 TASKS.add(order_lookup())
 
 

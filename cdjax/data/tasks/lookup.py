@@ -13,21 +13,25 @@ from cdjax.data.tasks.task import Task
 NUMBERS = 31
 
 
-def operator_lookup() -> Task:
-    """Returns the task `a op b =` whose operator says which of four tables is read.
+def operator_lookup(key: str = 'lookup', tables: int = 4) -> Task:
+    """Returns the task `a op b =` whose operator says which table is read.
 
     π_0(a) for +, π_1(b) for -, π_2(a) for *, π_3(b) for /, of numbers from 0 to 30; the label
     `operators` is the class.
+
+    Args:
+        key: of the task.
+        tables: operators that there are, in this order.
     """
     cases = [
         (a, operator, b, k)
-        for k, operator in enumerate(OPERATORS)
+        for k, operator in enumerate(OPERATORS[:tables])
         for a in range(NUMBERS)
         for b in range(NUMBERS)
     ]
-    names = [SIGNS[operator] for operator in OPERATORS]
+    names = [SIGNS[operator] for operator in OPERATORS[:tables]]
     examples = lambda: _examples(cases, 'operators', names)
-    return Task('lookup', 'four tables, told apart by the operator', examples)
+    return Task(key, f'{tables} tables, told apart by the operator', examples)
 
 
 def order_lookup() -> Task:
@@ -44,9 +48,7 @@ def _examples(
     cases: list[tuple[int, str, int, int]], label: str, names: list[str]
 ) -> list[Example]:
     """Returns an example for each (a, operator, b, class)."""
-    tables = np.random.default_rng(0).permuted(
-        np.tile(np.arange(NUMBERS), (len(names), 1)), axis=1
-    )
+    tables = np.random.default_rng(0).permuted(np.tile(np.arange(NUMBERS), (len(names), 1)), axis=1)
     return [
         Example(
             f'{a}{operator}{b}=',
