@@ -2,7 +2,8 @@
 
 A fill is a center that an edit scales about, `[L, 1, T, F]`. Written as a shift, `(1 - m) * fill`,
 it is dense, `[L, B, T, F]`, for every problem has a mask of its own: that is compared with.
-Nothing is loaded and nothing is run; on a CPU the compiler's figures are those of a CPU.
+Nothing is loaded and nothing is run. Weights are float32, for the compiler of a CPU would widen
+bfloat16 ones within the program, and count them.
 """
 
 import dataclasses
@@ -81,7 +82,7 @@ def _predict(shape: LlamaConfig, mesh: Mesh, rows: int, length: int) -> Program:
     """One pass of `predict` with a mask for each class and mean ablation."""
     L, F = shape.num_layers, shape.intermediate_size
     constants = {
-        'model': abstract_weights(shape, 'bfloat16', mesh),
+        'model': abstract_weights(shape, 'float32', mesh),
         'masks': abstract_neurons(mesh, (CLASSES, L, F), jnp.bool_),
         'fill': abstract_neurons(mesh, (L, length, F)),
     }
@@ -99,5 +100,7 @@ def _step(shape: LlamaConfig, mesh: Mesh, batch_size: int, length: int) -> Progr
     config = DiscoveryConfig(
         num_classes=CLASSES, objective=FixedDensity(), batch_size=batch_size, remat='full'
     )
-    job = DiscoveryJob(shape, length, num_problems=batch_size, config=config)
+    job = DiscoveryJob(
+        shape, length, num_problems=batch_size, config=config, teacher_dtype='float32'
+    )
     return job.programs(mesh)[-1]
