@@ -11,7 +11,7 @@ from absl import flags
 from etils import epath
 
 from cdjax.errors import InputError
-from cdjax.models.config import PRESETS
+from cdjax.models.config import PRESETS, LlamaConfig
 from cdjax.models.target_folder import require_file
 from cdjax.run.results import to_text
 from experiments import launch
@@ -22,7 +22,10 @@ SUITES = {
         folder, model=FLAGS.model, devices=FLAGS.devices
     ),
     'edit_memory': lambda _: edit_memory.run(
-        model=FLAGS.model, prefix=FLAGS.prefix, question=FLAGS.question, batch_size=FLAGS.batch_size
+        LlamaConfig.preset(FLAGS.model),
+        prefix=FLAGS.prefix,
+        question=FLAGS.question,
+        batch_size=FLAGS.batch_size,
     ),
 }
 

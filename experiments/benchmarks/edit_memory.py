@@ -30,20 +30,20 @@ CLASSES = 4
 NOTHING = Work(0.0, 0.0, 0.0, 0.0)
 
 
-def run(*, model: str, prefix: int, question: int, batch_size: int) -> dict[str, Any]:
+def run(shape: LlamaConfig, *, prefix: int, question: int, batch_size: int) -> dict[str, Any]:
     """Compiles `predict` and a discovery step, with fills as they are and as dense shifts.
 
     Args:
-        model: preset of `LlamaConfig`.
+        shape: of the model.
         prefix: tokens of a few-shot prefix.
         question: tokens behind it.
         batch_size: problems of a step.
 
     Returns:
-        Shapes, and by program bytes of a device: `temporaries` within a call and
-        `dense_temporaries` of the same call with dense fills.
+        Tokens of a problem; and by program its rows, the bytes of `temporaries` within a call, and
+        of `dense_temporaries` in the same call with dense fills.
     """
-    shape, mesh, length = LlamaConfig.preset(model), one_device(), prefix + question
+    mesh, length = one_device(), prefix + question
     rows = rows_per_pass(10**6, length, 1)
     programs = {
         'predict': lambda: _predict(shape, mesh, rows, length),
@@ -57,7 +57,7 @@ def run(*, model: str, prefix: int, question: int, batch_size: int) -> dict[str,
         }
         for name, program in programs.items()
     }
-    return {'model': model, 'length': length, 'layers': shape.num_layers, 'programs': found}
+    return {'length': length, 'programs': found}
 
 
 def _compiled_dense(program, mesh: Mesh) -> int:
