@@ -106,7 +106,8 @@ def _squares_of(site: str):
     """Returns the function that `mean_rows` compiles, one and the same for a site."""
 
     def squares(constants, rows):
-        deviations = _activations_of(site)(constants['model'], rows) - constants['means']
+        activations = _activations_of(site)(constants['model'], rows)
+        deviations = activations - constants['means'][None]
         return jnp.square(deviations.astype(jnp.float32))
 
     return squares
