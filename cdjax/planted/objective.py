@@ -58,8 +58,8 @@ def plant_loss(
 
     * `answer`: cross-entropy of the whole model.
     * `interchange`: M_k from another problem of the class, whose answer is then right.
-    * `strictness`: in each layer, all but M_k as they are, from a problem of any class, or at
-      their means.
+    * `strictness`: in each layer, all but M_k, or C_j of another class alone, as they are, from a
+      problem of any class, or at their means.
     * `necessity`: the same, and C_k at its mean, or C_k or S of a single layer: nothing may tell
       the answers apart, `KL(prior ‖ ·)`.
     * `wrong`: all but the circuit of another class from a problem of another class than the row's,
@@ -89,11 +89,13 @@ def plant_loss(
         _taken_out(n_LxBxTxF, mean, batch[source], batch['kinds'][:, i])
         for i, source in enumerate(('mixed', 'mixed', 'apart'))
     )
+    beside = 1 - plan['specific'][batch['other']]
+    spared = jnp.where(batch['narrow'][:, None, None], beside, own)
     part_LxBx1xF = jnp.swapaxes(part, 0, 1)[:, :, None]
     without_part = part_LxBx1xF * mean + (1 - part_LxBx1xF) * lacking[1]
     kept = [
         1 - own,
-        jnp.maximum(own, strict[0]),
+        jnp.maximum(spared, strict[0]),
         (1 - part) * jnp.maximum(own, lacking[0]),
         jnp.maximum(other, mistaken[0]),
     ]
@@ -136,8 +138,9 @@ def plant_batch(
     Returns:
         `classes`; rows of the batch: `same`, of the same class, `mixed`, any, `apart`, of another
         class; `other`, another class; all int32 `[B]`. `kinds` int32 `[B, 3, L]`: what the neurons
-        of each layer that are taken out become in `strictness`, `necessity` and `wrong`. `lost`
-        float32 `[B, L, 2]`: of which layers `necessity` takes out C_k and S.
+        of each layer that are taken out become in `strictness`, `necessity` and `wrong`. `narrow`
+        bool `[B]`: whether `strictness` takes out C_j alone. `lost` float32 `[B, L, 2]`: of which
+        layers `necessity` takes out C_k and S.
     """
     B = len(classes)
     same, apart = np.empty((2, B), np.int32)
@@ -159,6 +162,7 @@ def plant_batch(
         'apart': apart,
         'other': ((classes + rng.integers(1, num_classes, B)) % num_classes).astype(np.int32),
         'kinds': kinds,
+        'narrow': rng.random(B) < 0.5,
         'lost': lost,
     }
 

@@ -88,7 +88,8 @@ def test_each_term_is_what_it_says(batch, plan):
         expected['answer'].append(-said(row, ones[:, 0, 0], mean)[right])
         moved = said(row, 1 - own, neurons[:, source])
         expected['interchange'].append(-moved[batch['answers'][source]])
-        expected['strictness'].append(-said(row, *rest(row, 0, own))[right])
+        spared = 1 - plan['specific'][batch['other'][row]] if batch['narrow'][row] else own
+        expected['strictness'].append(-said(row, *rest(row, 0, spared))[right])
         mask, fill = rest(row, 1, own)
         gone = part[:, None] > 0
         lacking = said(row, np.where(part > 0, 0, mask), np.where(gone, mean, fill))
@@ -102,7 +103,10 @@ def test_each_term_is_what_it_says(batch, plan):
 
 def test_neurons_that_are_taken_out_learn_nothing_from_it(batch, plan):
     """What fills their places is no way for a term to change them."""
-    fixed = batch | {'kinds': np.full_like(batch['kinds'], MEAN)}
+    fixed = batch | {
+        'kinds': np.full_like(batch['kinds'], MEAN),
+        'narrow': np.zeros(B, bool),
+    }
 
     def strictness(model):
         return plant_loss(model, fixed, plan, weights=PlantWeights(), floor=FLOOR)[1]['strictness']
@@ -121,6 +125,7 @@ def test_draws(batch):
     assert (classes[drawn['apart']] != classes).all()
     assert (drawn['other'] != classes).all()
     assert set(drawn['other']) == {0, 1, 2}
+    assert set(drawn['narrow']) == {False, True}
     assert drawn['kinds'].shape == (64, 3, 2)
     assert set(drawn['kinds'][:, :2].ravel()) == {LIVE, MIXED, MEAN}
     assert set(drawn['kinds'][:, 2].ravel()) == {MIXED, MEAN}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import toy_study as toy
 from artefacts import disagreements
+from launchers import ROOT
 
 from cdjax.errors import InputError
 from cdjax.planted.ground_truth import GroundTruth
@@ -17,7 +18,7 @@ from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.run import Run
 from cdjax.studies.settle import PROTOCOLS, ComparisonProtocol, PlantedProtocol, protocol, settle
 from cdjax.studies.settle.comparison import compare
-from cdjax.studies.settle.protocol import Claim, protocol_hash
+from cdjax.studies.settle.protocol import LOOKUP_TEACHER, Claim, protocol_hash
 from cdjax.studies.teacher import TeacherConfig, TeacherShape
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.language_model import LanguageModelConfig
@@ -141,3 +142,23 @@ def test_masks_and_rankings_are_compared_problem_by_problem(settled, tmp_path):
     assert found['verdicts'][0]['mean'] == pytest.approx(right(arms, 'one_mask', 1).mean() - best)
     assert found['curves']['learned']['probability'] == arms['learned']['probability']
     assert arms['union']['sizes'][0] in (1, 2)
+
+
+def test_the_recipe_trains_the_teacher_of_the_protocol():
+    lines = (ROOT / 'experiments' / 'recipes' / 'planted_lookup.flags').read_text().splitlines()
+    recipe = dict(line.removeprefix('--').split('=') for line in lines if line.startswith('--'))
+    training, plan = LOOKUP_TEACHER.training, LOOKUP_TEACHER.plant.plan
+    shape = vars(LOOKUP_TEACHER.shape)
+    told = {
+        **shape,
+        **vars(training.optimizer),
+        'batch_size': training.batch_size,
+        'evaluate_every': LOOKUP_TEACHER.evaluate_every,
+        'plant_shared': plan.shared,
+        'plant_specific': plan.specific,
+    }
+    numbers = {k: float(v) for k, v in recipe.items() if k in told}
+    assert numbers == {k: told[k] for k in numbers}
+    assert numbers.keys() >= shape.keys() | {'steps', 'learning_rate', 'weight_decay'}
+    assert recipe['task'] == LOOKUP_TEACHER.inputs.task
+    assert recipe['plant_classes'] == LOOKUP_TEACHER.plant.label

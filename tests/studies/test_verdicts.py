@@ -49,6 +49,11 @@ def test_seeds_of_one_teacher_count_once():
     assert judge_groups(AT_LEAST, groups[:1])['interval'] is None
 
 
+def test_what_was_not_measured_tells_nothing():
+    found = judge_groups(AT_LEAST, [[0.9, None], [0.9, 0.9]])
+    assert (found['mean'], found['verdict']) == (None, UNDERPOWERED)
+
+
 def test_pairs_are_resampled_over_seeds_and_over_problems():
     rng = np.random.default_rng(0)
     alike = rng.normal(0.5, 1.0, 200)
