@@ -114,9 +114,9 @@ def abstract_rows(mesh: Mesh, name: str, shape: tuple[int, ...], dtype) -> jax.S
     return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh, name, shape))
 
 
-def abstract_neurons(mesh: Mesh, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """Returns float32 masks or means, as `split_neurons` would place them."""
-    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=neurons_sharding(mesh, shape))
+def abstract_neurons(mesh: Mesh, shape: tuple[int, ...], dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+    """Returns masks or means, as `split_neurons` would place them."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=neurons_sharding(mesh, shape))
 
 
 def everywhere(tree: Any, mesh: Mesh) -> Any:

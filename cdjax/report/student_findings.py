@@ -241,7 +241,7 @@ def limits(results: Results, config: Results) -> list[str]:
         )
     found.append(
         sentence(
-            f'neurons outside a circuit {ABLATED[config["study"]["ablation"]]}; other kinds of '
+            f'neurons outside a circuit {ABLATED[config["study"]["ablations"][0]]}; other kinds of '
             'ablation may give other numbers'
         )
     )

@@ -325,6 +325,15 @@ def test_independent_activations_score_nothing_within_classes(monkeypatch):
     assert naive > 0.9, 'the trap that this test is about is not set'
 
 
+def test_a_model_in_bfloat16_is_trained_in_float32():
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), toy.model(seed=1, student=True))
+    tx = make_optimizer(CONFIG.suited_to(pretrained=True).optimizer)
+    state = state_of(half, tx, jax.random.key(0), toy.one_device())
+    trained = jax.tree.leaves((state.params, state.opt_state))
+    assert {x.dtype for x in trained if x.size > 1} == {jnp.dtype('float32')}
+    np.testing.assert_array_equal(state.params.norm.weight[...], half.norm.weight[...])
+
+
 def test_all_neurons_are_compared_over_all_problems():
     data = toy.dataset()
     rows = np.arange(len(data))
