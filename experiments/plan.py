@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import flags
 from etils import epath
 
+from cdjax.distillation.pairings import pair_layers
 from cdjax.errors import InputError
 from cdjax.models.target_folder import require_file
 from cdjax.planning.discovery import DiscoveryJob
@@ -104,14 +105,14 @@ def job_from_flags() -> Job:
             config=discovery_from_flags(),
             student=inputs.student_config if inputs.has_student else None,
         )
+    pairs = pair_layers(FLAGS.layer_pairs, inputs.student_config, inputs.teacher_config)
+    alignment = alignment_from_flags()
     return DistillationJob(
         **common,
         num_problems=len(inputs.split.share),
         config=distillation_from_flags(),
         student=inputs.student_config,
-        alignment=alignment_from_flags(),
-        layer_pairs=FLAGS.layer_pairs,
-        classes=FLAGS.num_classes,
+        alignment=dataclasses.replace(alignment, pairs=pairs, num_classes=FLAGS.num_classes),
         keep_teacher=FLAGS.keep_teacher,
         keep_start=inputs.has_student,
     )

@@ -70,7 +70,7 @@ def circuit_curves(study: Mapping[str, Any]) -> str:
                     values,
                     color=colour,
                     linewidth=2.2 if ours else 1.2,
-                    linestyle=(0, (3, 2)) if method['draws'] > 1 else '-',
+                    linestyle=method['line'],
                     marker='o',
                     markersize=3.6 if ours else 2.2,
                     zorder=4 if ours else 3,

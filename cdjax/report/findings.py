@@ -7,7 +7,7 @@ negative result is worded as plainly as a positive one. All functions are pure.
 from collections.abc import Mapping
 from typing import Any
 
-from cdjax.circuits.methods import LEARNED, RANDOM_CLASSES
+from cdjax.circuits.methods import LEARNED
 from cdjax.report.comparisons import (
     LESS,
     MORE,
@@ -107,7 +107,7 @@ def smallest_share(results: Results) -> str:
 
 def leak(study: Results) -> str | None:
     """Says what the choice of the class gives away of the answer; None for a single class."""
-    ours, at = study['leak'][LEARNED.key], at_circuit_size(study)
+    ours, at = study['leak'][LEARNED.classes], at_circuit_size(study)
     if not ours['most_bits']:
         return None
     point = study['curves'][LEARNED.key][at]
@@ -117,15 +117,12 @@ def leak(study: Results) -> str | None:
         if point['only_interval'][0] > constant
         else 'so that what the circuits keep may come from the choice of the class alone'
     )
-    beside = ''
-    if RANDOM_CLASSES.key in study['leak']:
-        bits = number(study['leak'][RANDOM_CLASSES.key]['bits'])
-        # The plug-in estimate is biased upwards, by far where answers are many and problems few.
-        beside = f'; random classes, which know nothing, seem to carry {bits}'
+    # The plug-in estimate is biased upwards, by far where answers are many and problems few.
+    chance = number(ours['chance_bits'])
     return sentence(
         f'the class of a problem carries {number(ours["bits"])} bits of its answer (of '
-        f'{number(ours["most_bits"])} that it could{beside}), and one constant answer '
-        f'for each class would be right on {percent(constant)}, {explains}'
+        f'{number(ours["most_bits"])} that it could; permuted, they seem to carry {chance}), and '
+        f'one constant answer for each class would be right on {percent(constant)}, {explains}'
     )
 
 

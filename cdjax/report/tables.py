@@ -105,17 +105,21 @@ def agreement_rows(study: Results) -> list[tuple[str, Results]]:
 
 
 def leak_rows(study: Results) -> list[Row]:
-    """Returns what each method's classes give away of the answer, beside what its circuits keep."""
+    """Returns what each scheme of classes gives away of the answer.
+
+    Each row has `title`, `ours`, and `only`: what circuits of these classes keep, None where no
+    method of the study goes by them.
+    """
     at = at_circuit_size(study)
-    return [
-        {
-            'title': study['methods'][key]['title'],
-            'ours': key == LEARNED.key,
-            'only': study['curves'][key][at]['only'],
-            **found,
-        }
-        for key, found in study['leak'].items()
-    ]
+    rows = []
+    for scheme, found in study['leak'].items():
+        methods = [key for key in study['curves'] if study['methods'][key]['classes'] == scheme]
+        title, only = scheme.replace('_', ' '), None
+        if methods:
+            title = study['methods'][methods[0]]['title']
+            only = study['curves'][methods[0]][at]['only']
+        rows.append({'title': title, 'ours': scheme == LEARNED.classes, 'only': only, **found})
+    return rows
 
 
 def moved_rows(rediscovery: Mapping[str, Results]) -> list[Row]:

@@ -27,6 +27,7 @@ from cdjax.training.distillation import (
     check_positions_within,
     distill,
 )
+from cdjax.training.memory import check_memory, least_training_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +115,7 @@ class StudentStudy:
             mesh=mesh,
             alignment=None if arm.align is None else config.alignment,
         )
+        check_student_memory(config.distillation, inputs, mesh)
         facts = {**dataclasses.asdict(config), 'inputs': inputs.facts()}
         teacher, student = self._circuits
         for name, circuit in (
@@ -188,6 +190,18 @@ class StudentStudy:
         base = dataclasses.replace(config.alignment, pairs=pairs)
         seed = config.distillation.seed
         return ARMS[config.arm].alignment(Given(base, share, *self._circuits, seed=seed))
+
+
+def check_student_memory(config: DistillationConfig, inputs: Inputs, mesh: Mesh) -> None:
+    """Raises InputError for a batch that cannot fit, see `cdjax.training.memory`."""
+    needed = least_training_bytes(
+        inputs.student_config,
+        config.batch_size // config.microbatches,
+        inputs.dataset.tokens.shape[1],
+        remat=config.remat,
+        dtype=config.compute_dtype,
+    )
+    check_memory(needed, mesh, batch_size=config.batch_size)
 
 
 def _load_circuits(config: StudentConfig, inputs: Inputs) -> tuple[Circuit, Circuit | None]:

@@ -13,12 +13,14 @@ from cdjax.errors import InputError
 from cdjax.models import load_huggingface
 from cdjax.parallel.mesh import one_device
 from cdjax.parallel.multihost import as_process_0_sees
-from cdjax.run.folder import open_workdir
+from cdjax.run.folder import check_workdir, open_workdir, stored_config
 from cdjax.run.metrics import MetricsWriter
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
 from cdjax.studies.arms import ArmsConfig, rows_outside_share
 from cdjax.studies.circuits import CircuitStudyConfig, smallest_faithful_share
+from cdjax.studies.discovery import check_accuracy
+from cdjax.studies.distillation import check_student_memory
 from cdjax.studies.evaluation import discover_teacher, study_teacher
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.inputs import Inputs, InputsConfig
@@ -93,8 +95,8 @@ class PipelineConfig:
 class Pipeline:
     """The stages of one run. Each is done once, and read from disk ever after.
 
-    Everything that can be wrong with the input is found here, before a weight is loaded and the
-    folder is claimed.
+    Everything that can be wrong with the input is found here, before the folder is claimed; the
+    teacher is loaded first where there is no such run yet, to see whether it can do the problems.
 
     Args:
         config: what is run.
@@ -119,8 +121,13 @@ class Pipeline:
         mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
         check_stages(config, inputs, mesh)
-        claimed = open_workdir(workdir, _facts(config, inputs), name=name)
-        self.config, self.shared = config, Run(inputs, claimed, mesh, options)
+        facts = _facts(config, inputs)
+        folder = check_workdir(workdir, facts, name=name)
+        self.config, self.shared = config, Run(inputs, folder, mesh, options)
+        if as_process_0_sees(lambda: stored_config(folder) is None):
+            models = {'teacher': self.shared.teacher}
+            check_accuracy(inputs, models, config.discovery, mesh=mesh, options=options)
+        open_workdir(workdir, facts, name=name)
         self.students = Students(
             self.shared, config.arms, config.discovery, config.layer_pairs, config.most_pairs
         )
@@ -188,6 +195,7 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
         config.discovery.num_classes,
         config.discovery,
         config.study.seed,
+        inputs.teacher_config,
     )
     aligned = any(ARMS[arm].align is not None for arm in config.arms.arms)
     check_distillation(
@@ -196,6 +204,7 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
         mesh=mesh,
         alignment=config.arms.alignment if aligned else None,
     )
+    check_student_memory(config.arms.distillation, inputs, mesh)
     check_pairs(
         config.layer_pairs,
         inputs.student_config,

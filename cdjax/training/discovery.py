@@ -21,7 +21,6 @@ from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.circuits.classifier import standardization, standardize
 from cdjax.circuits.masks import binarize
 from cdjax.data import Dataset, batch_indices
-from cdjax.errors import InputError
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.encodings import encode
 from cdjax.inference.means import neuron_means
@@ -160,6 +159,7 @@ def discover(
         description=description,
         workdir=workdir,
         options=options,
+        facts={'config': config, 'data': learned.hash, 'classes': classes},
         diagnose=diagnose,
         tokens_per_step=config.batch_size * learned.tokens.shape[1] * len(models),
         flops_per_step=_useful_flops(models.values(), learned.tokens.shape[1], config),
@@ -231,13 +231,7 @@ def _build_store(model, name, dataset, config, **passes) -> dict[str, np.ndarray
         top_k=None if store_logits else (1, 1.0),
     )
     answers = np.argmax(said, axis=1) if store_logits else np.asarray(said.indices)[:, 0]
-    accuracy = float(np.mean(answers == dataset.answers))
-    if accuracy < config.least_accuracy:
-        raise InputError(
-            f'the {name} answers {accuracy:.1%} of these problems, and circuits are searched for '
-            f'from {config.least_accuracy:.1%} on: train it for them first, choose problems that '
-            'it can do, or set least_accuracy=0 to search all the same'
-        )
+    config.require_accuracy(name, float(np.mean(answers == dataset.answers)))
     store = {'logits': said} if store_logits else {}
     if asked:
         store['activations'] = neurons_NxLxF.reshape(len(dataset), -1)

@@ -322,6 +322,7 @@ def distill(
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         best=best,
+        facts={'config': config, 'data': dataset.hash, 'alignment': alignment},
         diagnose=diagnose,
         tokens_per_step=shape[0] * shape[1],
         flops_per_step=3 * forward_flops(model_config, *shape, logits=shape[0]),

@@ -21,6 +21,8 @@ from experiments.flags.inputs import (
     problems_from_flags,
 )
 from experiments.flags.machine import define_machine_flags, define_mesh_flags, start_machine
+from experiments.flags.optional_path import define_optional_path
+from experiments.flags.plant import define_plant_flags, plant_from_flags
 from experiments.flags.run import (
     define_export_flag,
     define_pass_flag,
@@ -39,8 +41,10 @@ __all__ = [
     'define_export_flag',
     'define_machine_flags',
     'define_mesh_flags',
+    'define_optional_path',
     'define_pairs_flag',
     'define_pass_flag',
+    'define_plant_flags',
     'define_run_flags',
     'define_study_flags',
     'define_task_flags',
@@ -48,6 +52,7 @@ __all__ = [
     'discovery_from_flags',
     'distillation_from_flags',
     'inputs_from_flags',
+    'plant_from_flags',
     'problems_from_flags',
     'run_options',
     'start_machine',

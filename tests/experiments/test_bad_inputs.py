@@ -7,16 +7,17 @@ from bad_inputs import BROKEN_LINES, make_files
 from launchers import run_launchers
 
 TOY = ('--teacher={teacher}', '--operands=2', '--high=9', '--compilation_cache=')
-RUN = (*TOY, '--workdir={new}')
+RUN = (*TOY, '--workdir={new}', '--least_accuracy=0')  # the toy teacher answers nothing right
 SOUND = {
     'discover': RUN,
-    'distill': (*RUN, '--arm=kd'),
+    'distill': (*RUN[:-1], '--arm=kd'),
     'compare_arms': RUN,
     # Of the 32 neurons of its student 1 % are none.
     'pipeline': (*RUN, '--smallest_size=.05'),
     'evaluate': (*TOY, '--circuits={circuits}', '--output={new}'),
     'plan': (*TOY[:-1], '--target=cpu', '--nolargest_batch', '--output={new}'),
     'train_teacher': (*TOY[1:], '--workdir={new}'),
+    'settle': ('--workdir={new}', '--compilation_cache='),
     'convert': ('--source={teacher}', '--target={new}', '--compilation_cache='),
     'compare': ('--first={circuits}', '--second={circuits}'),
     'report': ('--workdir={new}',),
@@ -62,6 +63,22 @@ PROBLEMS = [
     ('plan', '--split_seed=-1', 'split_seed=-1', 'negative'),
     ('train_teacher', '--split_seed=-1', 'split_seed=-1', 'negative'),
     ('discover', '--split_seed=1.5', '--split_seed=1.5', 'int()'),
+    ('train_teacher', '--plant_shared=3', 'plant_shared=3 is of --plant=circuits'),
+    ('train_teacher', '--plant=towers --plant_specific=3', 'plant_specific=3 is of --plant'),
+    ('train_teacher', '--plant=circuits --plant_classes=size', 'size: these problems have no such'),
+    ('train_teacher', '--plant=circuits --operators=+', 'has one value on these problems'),
+    ('train_teacher', '--plant=circuits --plant_shared=500', 'take 524 neurons of a layer'),
+    ('train_teacher', '--plant=circuits --plant_specific=0', 'set both to 0 to plant nothing'),
+    ('train_teacher', '--plant=circuits --plant_seed=-1', 'plant_seed=-1 must not be negative'),
+    ('train_teacher', '--plant=circuits --plant_floor=0', 'plant_floor=0.0 must be above 0'),
+    ('train_teacher', '--plant=circuits --microbatches=2', 'the problems of a whole batch'),
+    ('train_teacher', '--plant=circuits --batch_size=3', 'batch_size=3 is too small to exchange'),
+    ('evaluate', '--ground_truth', 'ground_truth.json does not exist', 'train_teacher --plant'),
+    ('evaluate', '--ground_truth={foreign}', 'ground_truth.json does not exist'),
+    ('settle', '--protocol=all', '--protocol=all'),
+    ('settle', '--share=.5', 'share=0.5: protocol=planted has its teacher and its problems frozen'),
+    ('settle', '--protocol=embedded --teacher=x', 'teacher=x: protocol=embedded'),
+    ('settle', '--protocol=llama', 'protocol=llama needs a checkpoint'),
 ]
 TASK_FILES = [
     ('discover', '--task=sudoku', "there is no task 'sudoku'", 'mod_113'),
@@ -160,6 +177,7 @@ CIRCUITS = [
     ('evaluate', '--evaluate_problems=0', 'evaluate_problems=0'),
     ('evaluate', '--output={file}/study.json', 'is no folder'),
     ('evaluate', '--output={foreign}', 'is a folder: name a file'),
+    ('evaluate', '--output={circuits_description}', 'holds something else than a study'),
     ('distill', '--arm=circuits', 'needs --circuits=PATH'),
     ('distill', '--arm=random --circuits={folder}/none', 'does not exist'),
     ('distill', '--arm=circuits --circuits={circuits_narrow}', 'layers and neurons'),
@@ -213,6 +231,14 @@ DISCOVERY = [
     ('pipeline', '--discovery_steps=-2', 'steps=-2'),
     ('discover', '--discovery_batch_size=0', 'batch_size=0'),
     ('compare_arms', '--discovery_batch_size=-8', 'batch_size=-8'),
+    *(
+        (launcher, '--discovery_batch_size=1000000000', 'takes at least', 'GB', 'microbatches')
+        for launcher in ('discover', 'pipeline', 'compare_arms')
+    ),
+    ('discover', '--least_accuracy=.5', 'the teacher answers', 'set least_accuracy=0'),
+    ('pipeline', '--least_accuracy=.5', 'the teacher answers', 'set least_accuracy=0'),
+    ('discover', '--first_scores={circuits} --split_seed=1', 'comes from another split'),
+    ('discover', '--first_scores={circuits} --teacher={other}', 'comes from another model'),
     ('discover', '--discovery_microbatches=0', 'microbatches=0'),
     ('pipeline', '--discovery_microbatches=3', 'microbatches=3 does not divide'),
     ('discover', '--discovery_remat=some', '--discovery_remat=some'),
@@ -253,6 +279,8 @@ DISTILLATION = [
     ('distill', '--init_std=inf', 'init_std=inf'),
     ('distill', '--steps=0', 'steps=0'),
     ('distill', '--batch_size=0', 'batch_size=0'),
+    ('distill', '--batch_size=1000000000', 'batch_size=1000000000 takes at least', 'GB'),
+    ('pipeline', '--batch_size=1000000000', 'batch_size=1000000000 takes at least', 'GB'),
     ('distill', '--batch_size=64 --microbatches=3', 'microbatches=3 does not divide'),
     ('distill', '--compute_dtype=float16', '--compute_dtype=float16'),
     ('distill', '--remat=most', '--remat=most'),
@@ -342,6 +370,7 @@ OTHERS = [
     ('train_teacher', '--max_number=1000', 'max_number=1000'),
     ('train_teacher', '--steps=0', 'steps=0'),
     ('train_teacher', '--batch_size=0', 'batch_size=0'),
+    ('train_teacher', '--batch_size=1000000000', 'batch_size=1000000000 takes at least', 'GB'),
     ('train_teacher', '--learning_rate=nan', 'learning_rate=nan'),
     ('train_teacher', '--weight_decay=inf', 'weight_decay=inf'),
     ('train_teacher', '--seed=-1', 'seed=-1'),

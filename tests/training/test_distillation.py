@@ -134,6 +134,14 @@ def test_a_stopped_and_continued_distillation_is_the_uninterrupted_one(
     for a, b in zip(leaves(student), leaves(reference[0]), strict=True):
         np.testing.assert_array_equal(a, b)
     assert history[-1]['loss'] == reference[1][-1]['loss']
+    # Asked for another training, even from Python, it does not hand out this one.
+    weighty = dataclasses.replace(CONFIG, weight=CONFIG.weight + 1)
+    for words, changes in (
+        ('config.weight is', {'config': weighty}),
+        ('alignment is', {'alignment': None}),
+    ):
+        with pytest.raises(InputError, match=f'holds another training: {words}'):
+            run(store, toy.one_device(), workdir=tmp_path, **changes)
     # A weak type or another sharding of the restored state would have compiled the step again.
     assert toy.compilations('step') == compiled
 
@@ -315,6 +323,15 @@ def test_independent_activations_score_nothing_within_classes(monkeypatch):
         x * alignment.student_masks[classes, 0], y * alignment.teacher_masks[classes, 0]
     )
     assert naive > 0.9, 'the trap that this test is about is not set'
+
+
+def test_a_model_in_bfloat16_is_trained_in_float32():
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), toy.model(seed=1, student=True))
+    tx = make_optimizer(CONFIG.suited_to(pretrained=True).optimizer)
+    state = state_of(half, tx, jax.random.key(0), toy.one_device())
+    trained = jax.tree.leaves((state.params, state.opt_state))
+    assert {x.dtype for x in trained if x.size > 1} == {jnp.dtype('float32')}
+    np.testing.assert_array_equal(state.params.norm.weight[...], half.norm.weight[...])
 
 
 def test_all_neurons_are_compared_over_all_problems():
