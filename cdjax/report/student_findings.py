@@ -33,6 +33,7 @@ Results = Mapping[str, Any]
 
 ABLATED = {
     'mean': 'are set to their mean at each position',
+    'overall_mean': 'are set to their mean over all positions',
     'zero': 'are set to zero',
     'counterfactual': 'take what they are on another problem, the counterfactual',
 }
@@ -241,7 +242,7 @@ def limits(results: Results, config: Results) -> list[str]:
         )
     found.append(
         sentence(
-            f'neurons outside a circuit {ABLATED[config["study"]["ablations"][0]]}; other kinds of '
+            f'neurons outside a circuit {ABLATED[study["ablation"]]}; other kinds of '
             'ablation may give other numbers'
         )
     )

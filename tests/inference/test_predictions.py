@@ -179,7 +179,7 @@ def test_no_ablation_fills_a_dense_array(ablation, circuits, fill):
 
 def test_wrong_calls():
     masks = np.ones((1, toy.L, toy.F))
-    with pytest.raises(ValueError, match=r'resample.*choose one of zero, mean, counterfactual'):
+    with pytest.raises(ValueError, match=r'resample.*choose one of zero, mean, over'):
         predict_toy(masks=masks, ablation='resample')
     with pytest.raises(ValueError, match='needs the means as `fill`'):
         predict_toy(masks=masks)
