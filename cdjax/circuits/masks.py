@@ -52,7 +52,8 @@ class MaskGenerator(nnx.Module):
     def __call__(self) -> jax.Array:
         """Returns the logits of the masks, float32 `[K, L, F]`; a mask is their sigmoid."""
         hidden_KxH = jax.nn.gelu(self.classes[...])
-        return (hidden_KxH @ self.neurons[...] + self.bias[...][None]).reshape(self.shape)
+        product = jnp.matmul(hidden_KxH, self.neurons[...], precision=jax.lax.Precision.HIGHEST)
+        return (product + self.bias[...][None]).reshape(self.shape)
 
 
 def binarize(scores: np.ndarray, size: int) -> np.ndarray:

@@ -37,7 +37,7 @@ def neuron_means(
     """
     check_one_length(dataset)
     return mean_rows(
-        _activations_of(site),
+        site_activations(site),
         model,
         {'tokens': dataset.tokens},
         mesh=mesh,
@@ -91,8 +91,8 @@ def check_one_length(dataset: Dataset) -> None:
 
 
 @functools.cache
-def _activations_of(site: str):
-    """Returns the function that `mean_rows` compiles, one and the same for a site."""
+def site_activations(site: str):
+    """Returns the function whose mean `neuron_means` takes, one and the same for a site."""
 
     def activations(model, rows):
         _, captured = model(rows['tokens'], capture=(Capture(site),), logits_at=())
@@ -106,7 +106,7 @@ def _squares_of(site: str):
     """Returns the function that `mean_rows` compiles, one and the same for a site."""
 
     def squares(constants, rows):
-        activations = _activations_of(site)(constants['model'], rows)
+        activations = site_activations(site)(constants['model'], rows)
         deviations = activations - constants['means'][None]
         return jnp.square(deviations.astype(jnp.float32))
 

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from cdjax.circuits.methods import LEARNED
+from cdjax.distillation.arms import CIRCUITS, KD
 from cdjax.report.comparisons import arm_difference, at_circuit_size
-from cdjax.report.student_findings import SHORT_ARMS, start_name
+from cdjax.report.student_findings import start_name
 from cdjax.report.svg import PALETTE, WIDTH, inline_svg, style
 from cdjax.studies.study import Drawing
 from cdjax.wording import MINUS, exact_percent, number, percent
@@ -33,13 +34,6 @@ TERMS = (
     'overlap',
 )
 _STEPS = [1, 2, 2.5, 5, 10]
-ARM_COLOURS = {
-    'kd': 'ink',
-    'all': 'orange',
-    'circuits': 'blue',
-    'random': 'grey',
-    'wrong': 'vermillion',
-}
 
 
 def draw(name: str, drawing: Drawing) -> str:
@@ -76,7 +70,7 @@ def circuit_curves(study: Mapping[str, Any]) -> str:
                     values,
                     color=colour,
                     linewidth=2.2 if ours else 1.2,
-                    linestyle=(0, (3, 2)) if method['draws'] > 1 else '-',
+                    linestyle=method['line'],
                     marker='o',
                     markersize=3.6 if ours else 2.2,
                     zorder=4 if ours else 3,
@@ -146,13 +140,13 @@ def arm_curves(starts: Mapping[str, Any]) -> str:
             ends, last = [], 0
             for row in found['table']:
                 arm = row['arm']
-                colour = PALETTE[ARM_COLOURS[arm]]
+                colour = PALETTE.get(row['colour'], row['colour'])
                 curves = [np.array(r['curve']) for r in found['runs'] if r['arm'] == arm]
                 for curve in curves:
                     ax.plot(curve[:, 0], 100 * curve[:, 1], color=colour, linewidth=0.7, alpha=0.45)
                 steps, mean = curves[0][:, 0], 100 * np.mean([c[:, 1] for c in curves], axis=0)
                 ax.plot(steps, mean, color=colour, linewidth=2.0, marker='o', markersize=2.6)
-                ends.append((mean[-1], mean.sum(), SHORT_ARMS[arm], colour, arm == 'circuits'))
+                ends.append((mean[-1], mean.sum(), row['phrase'], colour, arm == CIRCUITS.key))
                 last = max(last, steps[-1])
             _percent_axis(ax, top=min(104, 112 * most + 1))
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -171,8 +165,8 @@ def arm_dots(start: str, found: Mapping[str, Any]) -> str:
     """Draws the accuracy of each arm by seed, and its gain over KD with its interval."""
     with style(f'dots-{start}'):
         table, runs = found['table'], found['runs']
-        gains = {row['arm']: arm_difference(runs, row['arm'], 'kd') for row in table}
-        gains = {arm: gap for arm, gap in gains.items() if gap is not None and arm != 'kd'}
+        gains = {row['arm']: arm_difference(runs, row['arm'], KD.key) for row in table}
+        gains = {arm: gap for arm, gap in gains.items() if gap is not None and arm != KD.key}
         figure = Figure(figsize=(WIDTH, 0.42 * len(table) + 1.1), layout='constrained')
         if gains:
             left, right = figure.subplots(
@@ -185,8 +179,9 @@ def arm_dots(start: str, found: Mapping[str, Any]) -> str:
         for seed in sorted({run['seed'] for run in runs}):
             line = [(of[arm, seed], y) for arm, y in rows.items() if (arm, seed) in of]
             left.plot(*zip(*line, strict=True), color=PALETTE['rule'], linewidth=1.0, zorder=1)
+        colours = {row['arm']: PALETTE.get(row['colour'], row['colour']) for row in table}
         for row in table:
-            y, colour = rows[row['arm']], PALETTE[ARM_COLOURS[row['arm']]]
+            y, colour = rows[row['arm']], colours[row['arm']]
             left.plot(
                 [100 * a for a in row['accuracies']],
                 [y] * len(row['accuracies']),
@@ -211,7 +206,7 @@ def arm_dots(start: str, found: Mapping[str, Any]) -> str:
                 color=PALETTE['muted'],
                 fontsize=7.5,
             )
-        left.set_yticks(list(rows.values()), [SHORT_ARMS[arm] for arm in rows])
+        left.set_yticks(list(rows.values()), [row['phrase'] for row in table])
         left.tick_params(axis='y', labelcolor=PALETTE['ink'])
         left.set_ylim(len(table) - 0.5, -0.5)
         left.grid(axis='y', visible=False)
@@ -219,17 +214,17 @@ def arm_dots(start: str, found: Mapping[str, Any]) -> str:
         left.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
         left.set_title('Unseen problems right: each seed, and mean')
         if right is not None:
-            _gains(right, gains, rows)
+            _gains(right, gains, rows, colours)
         return inline_svg(
             figure,
             f'Dot chart of the accuracy of each arm and seed, starting from {start_name(start)}. '
-            + '; '.join(f'{SHORT_ARMS[row["arm"]]} {percent(row["mean"])}' for row in table),
+            + '; '.join(f'{row["phrase"]} {percent(row["mean"])}' for row in table),
         )
 
 
-def _gains(ax: Axes, gains, rows) -> None:
+def _gains(ax: Axes, gains, rows, colours) -> None:
     for arm, gap in gains.items():
-        colour = PALETTE[ARM_COLOURS[arm]]
+        colour = colours[arm]
         if gap.interval is not None:
             low, high = (100 * x for x in gap.interval)
             ax.plot([low, high], [rows[arm]] * 2, color=colour, linewidth=2.0, alpha=0.55)

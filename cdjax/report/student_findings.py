@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdjax.circuits.methods import LEARNED
+from cdjax.distillation.arms import ARMS, CIRCUITS, KD
 from cdjax.report.comparisons import (
     LESS,
     MORE,
@@ -35,14 +36,6 @@ ABLATED = {
     'overall_mean': 'are set to their mean over all positions',
     'zero': 'are set to zero',
     'counterfactual': 'take what they are on another problem, the counterfactual',
-}
-# How arms are called within a sentence, and in figures.
-SHORT_ARMS = {
-    'kd': 'KD alone',
-    'all': 'all neurons',
-    'circuits': 'class circuits',
-    'random': 'random masks',
-    'wrong': 'other classes’ circuits',
 }
 
 
@@ -107,18 +100,19 @@ def arms(start: str, found: Results) -> str:
     """
     runs, table = found['runs'], found['table']
     names = [row['arm'] for row in table]
+    phrase = {row['arm']: row['phrase'] for row in table}
     seeds = len({run['seed'] for run in runs})
     means = {row['arm']: row['mean'] for row in table}
     over = 'in the only seed' if seeds == 1 else f'over {count(seeds, "seed")}'
     head = f'starting from {start_name(start)}, {over}, '
-    base = 'circuits' if 'circuits' in names else 'kd' if 'kd' in names else None
+    base = next((arm.key for arm in (CIRCUITS, KD) if arm.key in names), None)
     others = [name for name in names if name != base]
     if base is None or not others:
-        reached = [f'{percent(means[n])} with {SHORT_ARMS[n]}' for n in names]
+        reached = [f'{percent(means[n])} with {phrase[n]}' for n in names]
         return sentence(f'{head}students answer {listing(reached)} of unseen problems')
     head += (
         f'students aligned with class circuits answer {percent(means[base])} of unseen problems'
-        if base == 'circuits'
+        if base == CIRCUITS.key
         else f'students of KD alone answer {percent(means[base])} of unseen problems'
     )
     verdicts: dict[str, list[str]] = {MORE: [], SAME: [], LESS: [], UNKNOWN: []}
@@ -129,7 +123,7 @@ def arms(start: str, found: Results) -> str:
         amount = f'{points(gap.value)} points'
         if gap.interval is not None:
             amount += f' {points_interval(gap.interval)}'
-        verdicts[gap.verdict].append(f'{SHORT_ARMS[other]} ({amount})')
+        verdicts[gap.verdict].append(f'{phrase[other]} ({amount})')
     phrases = {
         MORE: 'more than with {}',
         LESS: 'less than with {}',
@@ -157,12 +151,12 @@ def moved(rediscovery: Results) -> str:
     if not rediscovery:
         return sentence('no student was searched for circuits in this run')
     parts = []
-    for arm, found in rediscovery.items():
+    for found in rediscovery.values():
         study = found['study']
         at = at_circuit_size(study)
         kept = study['curves'][LEARNED.key][at]['only']
-        head = f'circuits found again in the student of {_student(arm)} keep {percent(kept)} right '
-        head += f'(the whole student has {percent(study["accuracy"])})'
+        head = f'circuits found again in the student of {_student(found)} keep {percent(kept)}'
+        head += f' right (the whole student has {percent(study["accuracy"])})'
         if found['correlation'] is None:
             parts.append(f'{head}, and their selectivity cannot be compared with the teacher’s')
             continue
@@ -181,8 +175,9 @@ def moved(rediscovery: Results) -> str:
     return sentence('; '.join(parts))
 
 
-def _student(arm: str) -> str:
-    return 'KD alone' if arm == 'kd' else f'KD with CKA of {SHORT_ARMS[arm]}'
+def _student(found: Results) -> str:
+    aligned = found['arm'] != KD.key
+    return f'KD with CKA of {found["phrase"]}' if aligned else found['phrase']
 
 
 def limits(results: Results, config: Results) -> list[str]:
@@ -209,10 +204,10 @@ def limits(results: Results, config: Results) -> list[str]:
             )
         )
         compared = sum(
-            arm_difference(s['runs'], 'circuits', row['arm']) is not None
+            arm_difference(s['runs'], CIRCUITS.key, row['arm']) is not None
             for s in results['starts'].values()
             for row in s['table']
-            if row['arm'] != 'circuits'
+            if row['arm'] != CIRCUITS.key
         )
         if compared > 1 and seeds > 1:
             found.append(
@@ -222,7 +217,8 @@ def limits(results: Results, config: Results) -> list[str]:
                 )
             )
     for start, s in results['starts'].items():
-        absent = [SHORT_ARMS[arm] for arm in SHORT_ARMS if arm not in _arms(s)]
+        run = [row['arm'] for row in s['table']]
+        absent = [a.phrase for key, a in ARMS.items() if a.by_default and key not in run]
         if absent:
             found.append(
                 sentence(f'not run, starting from {start_name(start)}: the arms {listing(absent)}')
@@ -251,7 +247,3 @@ def limits(results: Results, config: Results) -> list[str]:
         )
     )
     return found
-
-
-def _arms(found: Results) -> list[str]:
-    return [row['arm'] for row in found['table']]

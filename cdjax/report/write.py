@@ -12,6 +12,7 @@ from etils import epath
 
 from cdjax import wording
 from cdjax.circuits.methods import LEARNED, RANDOM_MASKS
+from cdjax.distillation.arms import CIRCUITS, KD, RANDOM
 from cdjax.errors import InputError
 from cdjax.report import figures, findings, maps, student_findings, tables
 from cdjax.report.comparisons import arm_difference, at_circuit_size
@@ -155,13 +156,13 @@ def _headline(results) -> list[tuple[str, str, str]]:
         ),
     ]
     for start, found in results['starts'].items():
-        gap = arm_difference(found['runs'], 'circuits', 'kd')
+        gap = arm_difference(found['runs'], CIRCUITS.key, KD.key)
         if gap is None:
             continue
         beside = 'one seed, no interval'
         if gap.interval is not None:
             beside = f'95{wording.NBSP}% interval {wording.points_interval(gap.interval)}'
-        other = arm_difference(found['runs'], 'circuits', 'random')
+        other = arm_difference(found['runs'], CIRCUITS.key, RANDOM.key)
         if other is not None:
             beside += f'; over random masks {wording.points(other.value)}'
             beside += f' {wording.points_interval(other.interval)}' if other.interval else ''
@@ -192,8 +193,7 @@ def _figures(results, history) -> dict[str, Any]:
         # Students of another start belong to circuits discovered anew, jointly with them.
         if next(iter(starts)) == 'nothing':
             matrices['Teacher'] = selectivity['matrix']
-        for arm, found in results['rediscovery'].items():
-            name = student_findings.SHORT_ARMS[arm]
-            matrices[f'Student: {name}'] = found['study']['selectivity']['matrix']
+        for found in results['rediscovery'].values():
+            matrices[f'Student: {found["phrase"]}'] = found['study']['selectivity']['matrix']
         drawn['moved'] = maps.selectivity_maps('moved', matrices, selectivity['counts'])
     return drawn

@@ -7,6 +7,7 @@ import numpy as np
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.methods import RANDOM_MASKS
+from cdjax.distillation.arms import ARMS
 from cdjax.evaluation.selectivity import compare_matrices, selectivity, selectivity_matrix
 from cdjax.models import Llama, load_huggingface
 from cdjax.run.results import stored
@@ -72,6 +73,8 @@ def rediscover(
         correlation, chance = compare_matrices(of_teacher, of_student)
         return {
             'arm': arm,
+            'title': ARMS[arm].title,
+            'phrase': ARMS[arm].phrase,
             'study': study,
             'teacher_selectivity': selectivity(of_teacher),
             'correlation': correlation,

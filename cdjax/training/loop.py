@@ -25,12 +25,18 @@ from cdjax.errors import InputError
 from cdjax.parallel import mesh as mesh_lib
 from cdjax.parallel.hardware import peak_flops
 from cdjax.parallel.preemption import Preempted, PreemptionNotice
-from cdjax.run.buckets import outgoing_folder
 from cdjax.run.checkpoints import Checkpoints
-from cdjax.run.folder import make_folder, require_space, write_atomically
+from cdjax.run.folder import (
+    as_json,
+    make_folder,
+    refuse_other_training,
+    require_space,
+    write_atomically,
+)
 from cdjax.run.metrics import MetricsWriter, progress
 from cdjax.run.options import RunOptions
 from cdjax.training.gradient_reports import GradientError, GradientReport
+from cdjax.training.profiler import Profiler
 
 # Steps that may be queued on the devices: enough to keep them busy, few enough that a SIGTERM is
 # heeded at once and the progress bar tells the truth.
@@ -56,19 +62,21 @@ class TrainState:
         params: the parameters, any pytree.
         opt_state: the state of the optimizer.
         key: a random key; a step uses `jax.random.fold_in(state.key, state.step)`.
+        memory: what a step hands to the next beside these, any pytree, replicated.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     key: jax.Array
+    memory: Any = ()
 
 
 def init_state(
     init_params: Callable[[jax.Array], Any],
     tx: optax.GradientTransformation,
     key: jax.Array,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     rules: mesh_lib.Rules | None = None,
 ) -> TrainState:
     """Makes the first state, each array on the devices where it lives.
@@ -77,12 +85,14 @@ def init_state(
         init_params: makes the parameters from a key.
         tx: the optimizer.
         key: a random key; one half goes to the parameters, the other into the state.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         rules: sharding rules of the parameters, those of Llama if None.
 
     Returns:
         The state at step 0, the same values on every mesh.
     """
+
+    mesh = mesh_lib.one_device() if mesh is None else mesh
 
     def init(key):
         params_key, state_key = jax.random.split(key)
@@ -97,12 +107,15 @@ def init_state(
 def state_of(
     model: Any, tx: optax.GradientTransformation, key: jax.Array, mesh: Mesh
 ) -> TrainState:
-    """Returns the first state of a training that starts from a copy of a model on `mesh`."""
+    """Returns the first state of a training that starts from a copy of a model on `mesh`.
+
+    Parameters and moments are float32, whatever the model's are: a bfloat16 weight stands still
+    under most steps of a fine-tuning, each below half of its last bit.
+    """
 
     def start(model, key):
-        return TrainState(
-            jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, model), tx.init(model), key
-        )
+        params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), model)
+        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key)
 
     shardings = state_shardings(jax.eval_shape(start, model, key), tx, mesh)
     with jax.set_mesh(mesh):
@@ -124,6 +137,7 @@ def state_shardings(
         params=of_params,
         opt_state=mesh_lib.optimizer_shardings(tx, state.opt_state, of_params, mesh),
         key=everywhere,
+        memory=jax.tree.map(lambda _: everywhere, state.memory),
     )
 
 
@@ -133,7 +147,7 @@ def fit(
     batch_at: Callable[[int], Any],
     *,
     steps: int,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     description: str,
     workdir: epath.PathLike | None = None,
     options: RunOptions = RunOptions(),
@@ -141,6 +155,7 @@ def fit(
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
     diagnose: Callable[[Any, Any], GradientReport] | None = None,
     log_every: int = 10,
     tokens_per_step: int | None = None,
@@ -156,7 +171,7 @@ def fit(
         batch_at: number of a step (from 0) → its batch, a pytree of host arrays [B, ...]; a
             pure function, the same on every process.
         steps: how many steps the finished run has.
-        mesh: the mesh, ambient while steps and evaluations run.
+        mesh: the mesh, ambient while steps and evaluations run; one device if None.
         description: what is trained, for the progress bar.
         workdir: folder of this stage: `checkpoints/`, `metrics.jsonl`, TensorBoard events and
             `profile/`. None: nothing is saved, and SIGTERM is not caught.
@@ -166,6 +181,7 @@ def fit(
         evaluate_every: steps between evaluations; only after the last step if None.
         best: (name that `evaluate` returns, 'max' or 'min'): a new best is saved at once, and
             kept beside the newest ones.
+        facts: what decides the result, ready for JSON; a workdir of other facts is refused.
         diagnose: (state, host batch) → the report of the gradient doctor, asked for when
             `options` say so; logged as `diagnostics/TERM/FIGURE`, and kept as a table in
             `gradients/STEP.txt`.
@@ -192,11 +208,12 @@ def fit(
     assert log_every >= 1, log_every
     assert best is None or (evaluate is not None and workdir is not None)
     assert options.diagnose_every is None or diagnose is not None
+    mesh = mesh_lib.one_device() if mesh is None else mesh
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
 
         # -- Resume ---------------------------------------------------------------------------
-        done, history, window = 0, [], _Window()
+        done, history, window, facts = 0, [], _Window(), as_json(facts)
         checkpoints = writer = None
         if workdir is not None:
             workdir = make_folder(epath.Path(workdir))
@@ -209,6 +226,7 @@ def fit(
             writer = stack.enter_context(MetricsWriter(workdir))
             if checkpoints.latest_step() is not None:
                 state, saved = _resume(checkpoints, state)
+                refuse_other_training(workdir, saved['facts'], facts)
                 done, history, window = saved['step'], saved['history'], _Window(saved['window'])
                 if done > steps:
                     raise InputError(
@@ -232,7 +250,7 @@ def fit(
                 *(description, options.profile_steps[0], steps - 1),
             )
         bar = stack.enter_context(progress(steps, description, initial=done))
-        profiler = stack.enter_context(_Profiler(workdir, options.profile_steps))
+        profiler = stack.enter_context(Profiler(workdir, options.profile_steps))
         notice = stack.enter_context(PreemptionNotice()) if checkpoints is not None else None
         rate = _Rate(done, tokens_per_step, flops_per_step, peak_flops(mesh))
         queued = collections.deque()
@@ -333,7 +351,7 @@ def fit(
                     checkpoints.save(
                         done,
                         state,
-                        {'step': done, 'history': history, 'window': window.totals()},
+                        dict(step=done, history=history, window=window.totals(), facts=facts),
                         metrics=None if best is None else values,
                         force=last or stopped or improved,
                     )
@@ -457,29 +475,3 @@ class _Rate:
         if self._flops is not None and self._peak is not None:
             rates['mfu'] = rate * self._flops / self._peak
         return rates
-
-
-class _Profiler:
-    """Writes a profiler trace of the steps asked for; a context manager."""
-
-    def __init__(self, workdir: epath.Path | None, steps: tuple[int, int] | None):
-        assert steps is None or workdir is not None, 'a trace needs a workdir'
-        self._workdir, self._steps = workdir, steps
-        self._trace = contextlib.ExitStack()
-
-    def before(self, step: int) -> None:
-        if self._steps is not None and step == self._steps[0]:
-            folder = self._trace.enter_context(outgoing_folder(self._workdir / 'profile'))
-            jax.profiler.start_trace(str(folder))
-            self._trace.callback(jax.profiler.stop_trace)
-
-    def after(self, done: int, metrics: Metrics) -> None:
-        if self._steps is not None and done == self._steps[1]:
-            jax.block_until_ready(metrics)
-            self._trace.close()
-
-    def __enter__(self) -> '_Profiler':
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._trace.close()

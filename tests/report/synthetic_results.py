@@ -6,7 +6,8 @@ import numpy as np
 
 from cdjax.circuits.classes import CLASSES
 from cdjax.circuits.methods import LEARNED, METHODS, ONE_MASK, RANDOM_MASKS
-from cdjax.studies.arms import ARMS, summarise
+from cdjax.distillation.arms import ARMS
+from cdjax.studies.arms import summarise
 
 SHARES = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
 # Share at which the circuits of a method are half way.
@@ -139,6 +140,7 @@ def make_study(
                 'title': method.title,
                 'phrase': method.phrase,
                 'colour': method.colour,
+                'line': method.line,
                 'classes': method.classes,
                 'draws': method.draws,
             }
@@ -276,7 +278,16 @@ def make_results(*, study=None, starts=None, rediscovery=('kd', 'circuits'), cor
         'circuits': study,
         'smallest_faithful_share': 0.15,
         'starts': {'nothing': make_start({'circuits': 0.2})} if starts is None else starts,
-        'rediscovery': {arm: {'arm': arm, 'study': again, **found} for arm in rediscovery},
+        'rediscovery': {
+            arm: {
+                'arm': arm,
+                'title': ARMS[arm].title,
+                'phrase': ARMS[arm].phrase,
+                'study': again,
+                **found,
+            }
+            for arm in rediscovery
+        },
         'studies': {'num_classes': CLASSES_STUDY, 'gone': {}},
     }
     return json.loads(json.dumps(results, allow_nan=False))

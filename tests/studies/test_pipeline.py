@@ -319,7 +319,7 @@ def test_what_is_wrong_is_found_before_anything_is_written(teacher, tmp_path):
     refused(
         teacher,
         tmp_path,
-        'arms=wrong .* num_classes=1 has none',
+        "arm 'wrong' needs at least 2 classes",
         arms=dataclasses.replace(config.arms, arms=('kd', 'circuits', 'wrong')),
         discovery=dataclasses.replace(config.discovery, num_classes=1),
     )

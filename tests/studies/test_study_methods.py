@@ -155,17 +155,19 @@ def test_draws_follow_the_circuits_layers_at_every_size(circuit, key):
 
 
 def test_what_a_method_would_refuse_is_found_before_it_runs():
-    data = toy.dataset()
+    data, shape = toy.dataset(), toy.teacher_config()
     of_one = FixedDensity(density=0.25, hidden=1)
     narrow = DiscoveryConfig(OptimizerConfig(3, 1e-2), num_classes=1, objective=of_one)
-    check_methods(('learned', 'one_mask', 'mean_activation', 'random_masks'), data, 1, narrow, 0)
+    check_methods(
+        ('learned', 'one_mask', 'mean_activation', 'random_masks'), data, 1, narrow, 0, shape
+    )
     with pytest.raises(InputError, match=r'hidden=1 .* or leave operator_classes out of methods'):
-        check_methods(('operator_classes',), data, 1, narrow, 0)
+        check_methods(('operator_classes',), data, 1, narrow, 0, shape)
     # Problems without operators have no such classes, and the method is left out.
     plain = dataclasses.replace(data, labels={'answer': data.labels['answer']})
-    check_methods(('operator_classes',), plain, 1, narrow, 0)
+    check_methods(('operator_classes',), plain, 1, narrow, 0, shape)
     with pytest.raises(InputError, match=r'methods=one_mask trains masks.*experiments\.pipeline'):
-        check_methods(('one_mask',), data, 1, None, 0)
+        check_methods(('one_mask',), data, 1, None, 0, shape)
 
 
 def test_methods_whose_classes_the_problems_lack_are_left_out(circuit):

@@ -12,4 +12,12 @@ def draw(masks: np.ndarray, *, seed: int, living: np.ndarray) -> np.ndarray:
 
 
 # Enough to see how much draws differ, which the interval covers; each problem has one of them.
-RANDOM_MASKS = Method('random_masks', 'random masks', 'random masks', 'grey', draw=draw, draws=20)
+RANDOM_MASKS = Method(
+    'random_masks',
+    'random masks',
+    'random masks',
+    'grey',
+    draw=draw,
+    draws=20,
+    line='dashed',
+)

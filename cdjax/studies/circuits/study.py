@@ -40,7 +40,7 @@ def study_circuits(
     rankings: Mapping[str, Circuit],
     config: CircuitStudyConfig,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     tokens_per_pass: int = TOKENS_PER_PASS,
     description: str = 'evaluate circuits',
 ) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def study_circuits(
         circuit: the circuits that are studied.
         rankings: circuits of the methods that score neurons, by key, see `run_methods`.
         config: sizes, ablations and problems.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         tokens_per_pass: see `cdjax.inference.rows.rows_per_pass`.
         description: name on the progress bar.
 
@@ -168,5 +168,5 @@ def _circuits(
 
 def _facts(method: Method) -> dict[str, Any]:
     """Returns what a report says of a method, which need not know its registry then."""
-    fields = ('title', 'phrase', 'colour', 'classes', 'draws')
+    fields = ('title', 'phrase', 'colour', 'line', 'classes', 'draws')
     return {field: getattr(method, field) for field in fields}
