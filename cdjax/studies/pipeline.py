@@ -20,7 +20,10 @@ from cdjax.studies.circuits import CircuitStudyConfig, smallest_faithful_share
 from cdjax.studies.evaluation import discover_teacher, study_teacher
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.layer_similarity import study_layer_similarity
 from cdjax.studies.methods import check_methods
+from cdjax.studies.neurons import study_neurons
+from cdjax.studies.problems import study_problems
 from cdjax.studies.rediscovery import rediscover
 from cdjax.studies.run import Run
 from cdjax.studies.students import Students
@@ -154,10 +157,13 @@ class Pipeline:
             )
             for arm in config.rediscover
         }
+        circuit = discover_teacher(run, config.discovery)
+        results['neurons'] = study_neurons(run, circuit, config.study)
+        results['problems'] = study_problems(run, circuit, config.study)
+        kept = {arm: f'{start}-{arm}-{seed}' for arm in config.arms.arms}
+        results['layer_similarity'] = study_layer_similarity(run, kept, config.study)
         results['studies'] = {
-            key: run_study(
-                key, run, discover_teacher(run, config.discovery), config.discovery, config.study
-            )
+            key: run_study(key, run, circuit, config.discovery, config.study)
             for key in config.studies
         }
         self._export(f'{start}-{config.export}-{seed}', start)

@@ -25,7 +25,7 @@ def ablated(masks):
     for neuron, problems in NEEDED_BY.items():
         if not masks[0, 0, neuron]:
             correct[problems] = False
-    return Predictions(correct, np.zeros(6), np.zeros(6))
+    return Predictions(correct, np.zeros(6), np.zeros(6), np.zeros(6, int))
 
 
 def test_matrix_by_hand():
