@@ -93,11 +93,13 @@ class Panel:
 
     Attributes:
         title: its name, '' where the figure has no other panel.
+        inches: its width.
         svg: the element for the page.
         file: the same as a file, an address of a link.
     """
 
     title: str
+    inches: float
     svg: str
     file: str
 
@@ -138,7 +140,7 @@ class Chart:
             figure = Figure(figsize=size, layout=layout)
             yield figure
             svg, file = render(figure, description)
-            self.panels.append(Panel(title, svg, data_uri('image/svg+xml', file)))
+            self.panels.append(Panel(title, size[0], svg, data_uri('image/svg+xml', file)))
 
     @property
     def csv(self) -> str:

@@ -120,8 +120,8 @@ def _curves(ax, answers, neuron) -> None:
         largest = np.nanmax(np.abs(values)) or 1.0
         few = len(answers) <= _MAX_TIPS
         (line,) = ax.plot(
-            x, values / largest, color=series.ink, linewidth=1.1, marker=series.marker if few else '',
-            markersize=1.6, linestyle='--' if series.dashed else '-',
+            x, values / largest, color=series.ink, linewidth=1.1, markersize=1.6,
+            marker=series.marker if few else '', linestyle='--' if series.dashed else '-',
         )  # fmt: skip
         tips = [
             f'answer {name}: {series.title} {number(v, 3)}'

@@ -1,6 +1,6 @@
 """What single neurons of the circuits do: where they are active, and which answers they raise.
 
-The arithmetic heuristics of Nikankin et al. (arXiv 2410.21272) are neurons whose activation over the
+The arithmetic heuristics of Nikankin et al. (arXiv 2410.21272) are neurons whose activation over
 two operands has a pattern: a band of results, a residue, one operand alone.
 """
 

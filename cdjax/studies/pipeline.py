@@ -14,6 +14,7 @@ from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import open_workdir
 from cdjax.run.metrics import MetricsWriter
 from cdjax.run.options import RunOptions
+from cdjax.run.provenance import record_start
 from cdjax.run.results import stored
 from cdjax.studies.arms import LAYER_PAIRS, ArmsConfig, rows_outside_share
 from cdjax.studies.circuits import CircuitStudyConfig, smallest_faithful_share
@@ -124,6 +125,7 @@ class Pipeline:
             config.layer_pairs, inputs.student_config.num_layers, inputs.teacher_config.num_layers
         )
         claimed = open_workdir(workdir, _facts(config, inputs), name=name)
+        record_start(claimed)
         self.config, self.shared = config, Run(inputs, claimed, mesh, options)
         self.students = Students(self.shared, config.arms, config.discovery, pairs)
 
