@@ -40,6 +40,8 @@ setup(
             'PyYAML>=6,<7',
             'gcsfs>=2024.6',
             'gcp-storage-emulator>=2026.7',
+            # Drives the Chromium of the system, where there is one; see .ci/run.
+            'playwright>=1.50,<2',
         ],
         'tpu': ['jax[tpu]', 'gcsfs>=2024.6'],
         'cuda': ['jax[cuda12]'],

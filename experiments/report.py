@@ -8,7 +8,9 @@ from absl import flags
 from experiments import launch
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('workdir', 'runs/pipeline', 'Folder of a finished pipeline, if not an argument.')
+flags.DEFINE_string(
+    'workdir', 'runs/pipeline', 'Folder of a finished pipeline, if not an argument.'
+)
 
 
 def main() -> None:

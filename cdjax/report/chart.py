@@ -131,15 +131,15 @@ class Chart:
         """Gives a Matplotlib figure to draw on, and keeps it as the next panel.
 
         Args:
-            title: of the panel.
-            description: what a reader who cannot see it is told.
+            title: of the panel, '' where the chart has no other.
+            description: what a reader who cannot see it is told, behind the title.
             size: width and height in inches.
             layout: of the Matplotlib figure; None to place axes by hand, which is quicker.
         """
         with style(f'{self.key}-{len(self.panels)}'):
             figure = Figure(figsize=size, layout=layout)
             yield figure
-            svg, file = render(figure, description)
+            svg, file = render(figure, f'{title}. {description}' if title else description)
             self.panels.append(Panel(title, size[0], svg, data_uri('image/svg+xml', file)))
 
     @property

@@ -73,7 +73,9 @@ def gradient_rows(histories: Mapping[str, History]) -> list[dict[str, Any]]:
                     field: point.get(f'diagnostics/{term}/{field}')
                     for field in ('value', 'gradient', 'angle')
                 }
-                rows.append({'training': training, 'step': point['step'], 'term': term, **figures})
+                if figures['value'] or figures['gradient']:  # else the training has it not
+                    row = {'training': training, 'step': point['step'], 'term': term}
+                    rows.append(row | figures)
     return rows
 
 
@@ -118,7 +120,9 @@ def arm_curves(start: str, found: Mapping[str, Any]) -> Chart:
             for s in legend
             if points_of(points, s.key)
         )
-        described = f'Line chart of {title.lower()} over steps, for every arm. At the end: {ends}.'
+        described = (
+            f'Line chart over steps, for every arm from {start_name(start)}, at the end: {ends}.'
+        )
         with chart.panel(title, described) as figure:
             ax = figure.subplots()
             for series in legend:
@@ -154,13 +158,14 @@ def _points(runs, field: str, index: int, scale: float = 1.0):
 
 
 def _draw_arm(ax, points, series: Series) -> None:
+    mean = points_of(points, series.key)
+    if not any(value for _, value in mean):  # what an arm does not align has no loss
+        return
     for seed in sorted({seed for arm, seed, *_ in points if arm == series.key}):
         line = [(x, y) for arm, of, x, y in points if arm == series.key and of == seed]
         drawn = ax.plot(*zip(*line, strict=True), color=series.ink, linewidth=0.7, alpha=0.4)
         mark(drawn[0], series=series.slug)
-    mean = points_of(points, series.key)
-    if mean:
-        every = max(len(mean) // 12, 1)
-        (line,) = ax.plot(*zip(*mean, strict=True), **series.line, markevery=every)
-        tips = [f'{series.title}, step {x:,}: {number(y)}' for x, y in mean[::every]]
-        mark(line, series=series.slug, tips=tips)
+    every = max(len(mean) // 12, 1)
+    (line,) = ax.plot(*zip(*mean, strict=True), **series.line, markevery=every)
+    tips = [f'{series.title}, step {x:,}: {number(y)}' for x, y in mean[::every]]
+    mark(line, series=series.slug, tips=tips)

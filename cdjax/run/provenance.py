@@ -47,7 +47,7 @@ def facts() -> dict[str, Any]:
     devices = jax.devices()
     return {
         'time': round(time.time(), 3),
-        'command': shlex.join(sys.orig_argv),
+        'command': shlex.join(['python', *sys.orig_argv[1:]]),
         'commit': _commit(),
         'python': platform.python_version(),
         'packages': {name: _version(name) for name in PACKAGES},
