@@ -44,6 +44,7 @@ def main() -> None:
         study=CircuitStudyConfig(methods=()),
         arms=arms,
         layer_pairs=FLAGS.layer_pairs,
+        most_pairs=FLAGS.most_pairs,
         rediscover=(),
         export=arms.arms[0],
     )

@@ -8,15 +8,17 @@ import dataclasses
 
 from absl import flags
 
-from cdjax.studies.arms import ARMS
+from cdjax.distillation.arms import ARMS
 from cdjax.studies.distillation import StudentConfig, StudentStudy
 from cdjax.training.distillation import DistillationConfig
 from experiments import launch
 from experiments.flags import (
+    alignment_from_flags,
     define_checkpoint_flags,
     define_distillation_flags,
     define_export_flag,
     define_machine_flags,
+    define_pairs_flag,
     define_run_flags,
     define_task_flags,
     distillation_from_flags,
@@ -27,8 +29,10 @@ from experiments.flags import (
 
 FLAGS = flags.FLAGS
 define_run_flags('runs/distill')
-flags.DEFINE_enum('arm', StudentConfig.arm, list(ARMS), 'What is aligned beside the KD.')
-flags.DEFINE_string('circuits', None, "The teacher's circuits (.safetensors); not for kd and all.")
+flags.DEFINE_string('arm', StudentConfig.arm, f'What is aligned: {", ".join(ARMS)}.')
+flags.DEFINE_string(
+    'circuits', None, "The teacher's circuits (.safetensors), if the arm needs any."
+)
 flags.DEFINE_string('student_circuits', None, "The student's circuits of the same classes, if any.")
 flags.DEFINE_integer(
     'seed', DistillationConfig().seed, "Seed of a new student's weights and of the batches."
@@ -37,6 +41,7 @@ define_export_flag(StudentConfig.export)
 define_checkpoint_flags()
 define_task_flags()
 define_distillation_flags()
+define_pairs_flag()
 define_machine_flags()
 
 
@@ -46,15 +51,17 @@ def main() -> None:
         inputs=inputs_from_flags(),
         distillation=dataclasses.replace(distillation_from_flags(), seed=FLAGS.seed),
         arm=FLAGS.arm,
+        alignment=alignment_from_flags(),
         circuits=FLAGS.circuits,
         student_circuits=FLAGS.student_circuits,
         layer_pairs=FLAGS.layer_pairs,
+        most_pairs=FLAGS.most_pairs,
         evaluate_every=FLAGS.evaluate_every,
         export=FLAGS.export,
     )
     options = run_options()
     study = StudentStudy(config, FLAGS.workdir, mesh=start_machine(), options=options)
-    launch.say(f'distillation: {config.distillation.optimizer.describe()}')
+    launch.say(f'distillation: {config.distillation.describe()}')
     student = study.run()
     launch.say(
         f'{student.accuracy:.1%} of {student.problems} problems of unseen forms; student in '

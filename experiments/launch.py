@@ -18,6 +18,7 @@ from cdjax.training.diagnostics import GradientError
 # 0 done, 1 the user's mistake, 75 stopped by a signal after saving (EX_TEMPFAIL of sysexits.h:
 # start it again with the same command), 130 interrupted from the keyboard.
 EXIT_INPUT, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 75, 130
+_EXHAUSTED = 'RESOURCE_EXHAUSTED'  # how XLA's words begin where memory is short
 
 flags.DEFINE_list(
     'plugins',
@@ -52,6 +53,10 @@ def run(main: Callable[[], None]) -> None:
             main()
         except (InputError, flags.Error) as error:
             return _refuse(error)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) and _EXHAUSTED not in str(error):
+                raise
+            return _refuse(InputError(_out_of_memory(error)))
         except GradientError as error:
             print(f'error: a term of the objective trains nothing\n{error}', file=sys.stderr)
             return EXIT_INPUT
@@ -87,6 +92,15 @@ def _refuse(error: InputError | flags.Error) -> int:
         text = f'there is no flag --{error.flagname}: {remedy}'
     print(f'error: {text}', file=sys.stderr)
     return EXIT_INPUT
+
+
+def _out_of_memory(error: Exception) -> str:
+    """Returns one line of what XLA or NumPy says where memory is short."""
+    first = (str(error).strip().splitlines() or ['no memory'])[0]
+    return (
+        f'out of memory ({first[:200]}): choose a smaller batch, more microbatches or fewer '
+        'tokens_per_pass; experiments.plan says what fits'
+    )
 
 
 def _import_plugins() -> None:

@@ -59,6 +59,7 @@ def main() -> None:
         study=study_from_flags(),
         arms=arms_from_flags(),
         layer_pairs=FLAGS.layer_pairs,
+        most_pairs=FLAGS.most_pairs,
         rediscover=tuple(FLAGS.rediscover),
         export=FLAGS.export,
         studies=tuple(FLAGS.studies),

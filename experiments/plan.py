@@ -16,27 +16,31 @@ from pathlib import Path
 from absl import flags
 from etils import epath
 
+from cdjax.distillation.pairings import pair_layers
 from cdjax.errors import InputError
 from cdjax.models.target_folder import require_file
-from cdjax.planning.discovery import DiscoveryShapes
-from cdjax.planning.distillation import DistillationShapes
+from cdjax.planning.discovery import DiscoveryJob
+from cdjax.planning.distillation import DistillationJob
 from cdjax.planning.fitting import MeshShape
+from cdjax.planning.job import Job
 from cdjax.planning.plan import describe, plan_job
-from cdjax.planning.programs import JobShapes
 from cdjax.planning.targets import Target, parse_target
 from cdjax.run.folder import write_atomically
 from cdjax.run.results import to_text
 from cdjax.studies.inputs import Inputs
 from experiments import launch
 from experiments.flags import (
+    alignment_from_flags,
     define_checkpoint_flags,
     define_discovery_flags,
     define_distillation_flags,
     define_mesh_flags,
+    define_pass_flag,
     define_task_flags,
     discovery_from_flags,
     distillation_from_flags,
     inputs_from_flags,
+    run_options,
 )
 
 FLAGS = flags.FLAGS
@@ -47,7 +51,6 @@ flags.DEFINE_string(
     'recipe', None, 'Flag file of any launcher; what a plan does not depend on is passed over.'
 )
 flags.DEFINE_enum('job', 'distill', ['discover', 'distill'], 'Which of the two stages is planned.')
-flags.DEFINE_integer('teacher_batch_size', 512, "Problems of a batch of the teacher's pass.")
 flags.DEFINE_bool(
     'keep_teacher',
     True,
@@ -60,6 +63,7 @@ define_checkpoint_flags()
 define_task_flags()
 define_discovery_flags()
 define_distillation_flags()
+define_pass_flag()
 define_mesh_flags()
 
 
@@ -71,7 +75,7 @@ def main() -> None:
     if FLAGS.output is not None:
         require_file(epath.Path(FLAGS.output))
     plan = plan_job(
-        shapes_from_flags(),
+        job_from_flags(),
         target,
         mesh=_mesh_from_flags(target),
         find_largest_batch=FLAGS.largest_batch,
@@ -84,43 +88,31 @@ def main() -> None:
     print(describe(plan))
 
 
-def shapes_from_flags() -> JobShapes:
-    """Returns the shapes of the job that the flags describe."""
+def job_from_flags() -> Job:
+    """Returns the job that the flags describe."""
     # Only shapes are wanted: no checkpoint is fetched or opened, and presets will do.
     inputs = Inputs(dataclasses.replace(inputs_from_flags(), random_weights=True))
     common = {
         'teacher': inputs.teacher_config,
         'length': inputs.dataset.tokens.shape[1],
-        'teacher_batch_size': FLAGS.teacher_batch_size,
         'teacher_dtype': inputs.teacher_dtype,
+        'options': run_options(),
     }
     if FLAGS.job == 'discover':
-        config = discovery_from_flags()
-        positions = config.encoding.positions
-        return DiscoveryShapes(
+        return DiscoveryJob(
             **common,
-            student=inputs.student_config if inputs.has_student else None,
             num_problems=len(inputs.split.train),
-            batch_size=config.batch_size,
-            microbatches=config.microbatches,
-            num_classes=config.num_classes,
-            objective=config.objective,
-            recompute_logits=config.recompute_logits,
-            encode_positions=None if positions is None else len(positions),
-            remat=config.remat,
+            config=discovery_from_flags(),
+            student=inputs.student_config if inputs.has_student else None,
         )
-    config = distillation_from_flags()
-    return DistillationShapes(
+    pairs = pair_layers(FLAGS.layer_pairs, inputs.student_config, inputs.teacher_config)
+    alignment = alignment_from_flags()
+    return DistillationJob(
         **common,
-        student=inputs.student_config,
         num_problems=len(inputs.split.share),
-        batch_size=config.batch_size,
-        microbatches=config.microbatches,
-        top_k=config.top_k,
-        layer_pairs=FLAGS.layer_pairs,
-        classes=FLAGS.num_classes,
-        compute_dtype=config.compute_dtype,
-        remat=config.remat,
+        config=distillation_from_flags(),
+        student=inputs.student_config,
+        alignment=dataclasses.replace(alignment, pairs=pairs, num_classes=FLAGS.num_classes),
         keep_teacher=FLAGS.keep_teacher,
         keep_start=inputs.has_student,
     )

@@ -20,7 +20,7 @@ ENVIRONMENT = {
 }
 
 FORKS = """
-import json, os, runpy, signal, sys
+import jax, json, os, runpy, signal, sys
 import experiments.flags, cdjax.studies.pipeline, cdjax.models.conversion, cdjax.planning.plan
 from cdjax.studies.inputs import EMBEDDED_TEACHER
 from transformers import AutoTokenizer
@@ -44,6 +44,8 @@ for name, command in commands.items():
         for stream, number in (('out', 1), ('err', 2)):
             os.dup2(os.open(f'{folder}/{name}.{stream}', os.O_CREAT | os.O_WRONLY), number)
         signal.alarm(seconds)
+        if os.environ.get('DUMP_PROGRAMS'):
+            jax.config.update('jax_dump_ir_to', f'{folder}/{name}.programs')
         sys.argv = command
         code = 0
         try:
@@ -73,7 +75,12 @@ class Outcome(NamedTuple):
 
 
 def run_launchers(
-    commands: dict[str, list[str]], streams: Path, *, at_once: int, seconds: int = 240
+    commands: dict[str, list[str]],
+    streams: Path,
+    *,
+    at_once: int,
+    seconds: int = 240,
+    programs: bool = False,
 ) -> dict[str, Outcome]:
     """Runs `python -m experiments.COMMAND` for each command, by name.
 
@@ -82,11 +89,12 @@ def run_launchers(
         streams: an empty folder for what they write.
         at_once: how many run at a time.
         seconds: after which one that still runs is killed, by SIGALRM.
+        programs: keep what each hands to XLA, as text, in the folder `NAME.programs` of `streams`.
     """
     process = subprocess.run(
         [sys.executable, '-c', FORKS, str(streams), str(at_once), str(seconds)],
         cwd=ROOT,
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | ENVIRONMENT | ({'DUMP_PROGRAMS': '1'} if programs else {}),
         input=json.dumps(commands),
         capture_output=True,
         text=True,

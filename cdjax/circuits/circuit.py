@@ -11,16 +11,13 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 from safetensors import SafetensorError
 from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as write_tensors
 
 from cdjax.circuits.classifier import Encoding
 from cdjax.circuits.masks import binarize
-from cdjax.data import Dataset
 from cdjax.errors import InputError
-from cdjax.inference.encodings import encode
 from cdjax.models import Llama
 from cdjax.run.buckets import check_client
 from cdjax.run.checkpoints import checksums, tree_names
@@ -98,36 +95,33 @@ class Circuit:
         """Returns the circuits of exactly `size` neurons with the highest scores."""
         return dataclasses.replace(self, masks=binarize(self.scores, size))
 
-    def classify(self, model: Llama, dataset: Dataset, *, mesh: Mesh | None = None) -> np.ndarray:
+    def classify(self, encodings: np.ndarray) -> np.ndarray:
         """Returns the class of each problem, int32 `[N]`, by the classifier's largest logit.
 
-        Circuits of one class need no classifier.
-
         Args:
-            model: the model that the classifier reads (the teacher, in joint discovery).
-            dataset: N problems of the same prompt length.
-            mesh: the mesh; one device if None.
+            encodings: float `[N, E]`, what `cdjax.inference.encode` returns for these problems of
+                the model that the classifier reads (the teacher, in joint discovery) and for
+                `self.encoding`. Circuits of one class need no classifier.
 
         Raises:
             InputError: circuits of fixed classes, which have no classifier; or prompts of another
                 length than those it has learned from.
         """
         if self.num_classes == 1:
-            return np.zeros(len(dataset), np.int32)
+            return np.zeros(len(encodings), np.int32)
         if not self.classifier:
             raise InputError(
                 'these circuits belong to classes that were fixed beforehand; there is no '
                 'classifier to sort other problems: use `assignments`'
             )
         c = self.classifier
-        encoding = encode(model, dataset, self.encoding, mesh=mesh)
-        if encoding.shape[1] != len(c['mean']):
+        if encodings.shape[1] != len(c['mean']):
             raise InputError(
-                f'encodings of {encoding.shape[1]} features, and the classifier reads '
+                f'encodings of {encodings.shape[1]} features, and the classifier reads '
                 f'{len(c["mean"])}: give it the model and prompts of the length that it was '
                 'discovered with'
             )
-        x = (encoding - c['mean']) * c['inverse_deviation']
+        x = (encodings - c['mean']) * c['inverse_deviation']
         return np.argmax(x @ c['weight'] + c['bias'], axis=1).astype(np.int32)
 
     def differences(self, **wanted: str | None) -> list[str]:

@@ -88,7 +88,8 @@ class Classifier(nnx.Module):
 
     def __call__(self, encoding_NxE: jax.Array) -> jax.Array:
         """Returns class logits, float32 `[N, K]`."""
-        return encoding_NxE @ self.weight[...] + self.bias[...][None]
+        logits = jnp.matmul(encoding_NxE, self.weight[...], precision=jax.lax.Precision.HIGHEST)
+        return logits + self.bias[...][None]
 
 
 def straight_through_gumbel_softmax(

@@ -1,13 +1,10 @@
 """Arithmetic tasks: every problem over a range of operands, as text, as arrays and as tokens."""
 
-import dataclasses
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from cdjax.data.dataset import SHOWN, Dataset, assemble
 from cdjax.data.encoding import encode_examples, single_tokens
@@ -22,6 +19,9 @@ from cdjax.data.expressions import (
 from cdjax.data.labels import answer_labels, expression_labels
 from cdjax.data.splits import SHARE, TEST, Split, split
 from cdjax.errors import InputError, check_seed
+
+if TYPE_CHECKING:  # importing it takes as long as importing JAX
+    from transformers import PreTrainedTokenizerFast
 
 MAX_PROBLEMS = 1_000_000  # held in memory at once
 MAX_OPERAND = 99_999
@@ -136,12 +136,12 @@ class ArithmeticTask:
         """Splits `problems()` by canonical form; see `splits.split`."""
         return split(self.problems(), share=share, test=test, seed=seed)
 
-    def encode(self, tokenizer: PreTrainedTokenizerFast) -> Dataset:
+    def encode(self, tokenizer: 'PreTrainedTokenizerFast') -> Dataset:
         """Tokenizes the problems; what does not fit the tokenizer is left out and counted.
 
         Each example is checked (`encoding.encode_examples`), and all prompts have one length: those
         of any length but the commonest are left out. Counterfactuals are drawn from the problems
-        that remain (`dataset.draw_counterfactuals`).
+        that remain (`dataset.counterfactual_rows`).
 
         Raises:
           InputError: an operand is not one token, or nothing fits.
@@ -169,22 +169,6 @@ class ArithmeticTask:
             left_out=problems.left_out,
             seed=self.seed,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the task as JSON can hold it."""
-        return dataclasses.asdict(self) | {'operators': list(self.operators)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> 'ArithmeticTask':
-        """Returns the task that `to_dict` has written.
-
-        Raises:
-          InputError: an unknown name, or a value out of range.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        if unknown := sorted(set(values) - set(names)):
-            raise InputError(f'{unknown[0]!r} is no part of a task; expected {", ".join(names)}')
-        return cls(**{**values, 'operators': tuple(values.get('operators', cls.operators))})
 
 
 @functools.lru_cache(maxsize=2)
@@ -244,7 +228,7 @@ def _texts(operands: np.ndarray, operators: np.ndarray) -> np.ndarray:
     return texts
 
 
-def _check_operands(tokenizer: PreTrainedTokenizerFast, low: int, high: int) -> None:
+def _check_operands(tokenizer: 'PreTrainedTokenizerFast', low: int, high: int) -> None:
     """Raises unless every number from low to high is one token."""
     single = single_tokens(tokenizer, map(str, range(low, high + 1)))
     if len(single) == high - low + 1:

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from cdjax.errors import InputError
+
+if TYPE_CHECKING:  # importing it takes as long as importing JAX
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Encoding:
 
 
 def encode_examples(
-    tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], answers: Sequence[str]
+    tokenizer: 'PreTrainedTokenizerFast', prompts: Sequence[str], answers: Sequence[str]
 ) -> Encoding:
     """Tokenizes prompts and answers, and checks each pair.
 
@@ -73,7 +76,7 @@ def encode_examples(
     )
 
 
-def token_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+def token_ids(tokenizer: 'PreTrainedTokenizerFast', texts: Sequence[str]) -> list[list[int]]:
     """Tokenizes texts without special tokens, several times faster than calling the tokenizer."""
     if not getattr(tokenizer, 'is_fast', False):
         raise InputError(
@@ -89,7 +92,7 @@ def token_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[
     ]
 
 
-def single_tokens(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> dict[str, int]:
+def single_tokens(tokenizer: 'PreTrainedTokenizerFast', texts: Sequence[str]) -> dict[str, int]:
     """Returns the token of each text that is one token, and is written back from it."""
     texts = list(texts)
     rows = token_ids(tokenizer, texts)
@@ -101,7 +104,7 @@ def single_tokens(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> d
     }
 
 
-def padding_id(tokenizer: PreTrainedTokenizerFast) -> int:
+def padding_id(tokenizer: 'PreTrainedTokenizerFast') -> int:
     """Returns the token on the right of short rows; it is never attended to, so any will do."""
     choices = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
     return next(token for token in choices if token is not None)

@@ -13,9 +13,7 @@ object `counterfactuals`. Keys of other names are not read.
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Any
 
 from cdjax.data.dataset import Dataset
 from cdjax.data.examples import Example, Expression, encode_problems
@@ -23,12 +21,15 @@ from cdjax.data.expressions import OPERATORS, SPELLINGS, parse
 from cdjax.errors import InputError
 from cdjax.run.json_file import parse_json
 
+if TYPE_CHECKING:  # importing it takes as long as importing JAX
+    from transformers import PreTrainedTokenizerFast
+
 _SUFFIX = '_counterfactual'
 
 
 def read_task_file(
     path: str | Path,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: 'PreTrainedTokenizerFast',
     *,
     prompt_prefix: str = '',
     counterfactual: str | None = None,

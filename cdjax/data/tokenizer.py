@@ -6,19 +6,22 @@ joins it to an operator, but not to a number), and the post-processor puts one B
 """
 
 import json
+from typing import TYPE_CHECKING
 
 from etils import epath
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from cdjax.data.expressions import OPERATORS
 from cdjax.errors import InputError
 from cdjax.run.buckets import outgoing_folder
 
+if TYPE_CHECKING:  # importing it takes as long as importing JAX
+    from transformers import PreTrainedTokenizerFast
+
 BOS, EOS, UNKNOWN = '<|begin_of_text|>', '<|end_of_text|>', '<|unknown|>'
 
 
-def build_arithmetic_tokenizer(max_number: int = 99) -> PreTrainedTokenizerFast:
+def build_arithmetic_tokenizer(max_number: int = 99) -> 'PreTrainedTokenizerFast':
     """Builds a tokenizer with one token for every integer from 0 to `max_number`.
 
     The rest of its vocabulary: + - * / = and the space, BOS, EOS (which also pads), and a token
@@ -46,6 +49,8 @@ def build_arithmetic_tokenizer(max_number: int = 99) -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f'{BOS} $A', special_tokens=[(BOS, pieces.index(BOS))]
     )
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS,
@@ -56,7 +61,7 @@ def build_arithmetic_tokenizer(max_number: int = 99) -> PreTrainedTokenizerFast:
     )
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: epath.PathLike) -> None:
+def save_tokenizer(tokenizer: 'PreTrainedTokenizerFast', folder: epath.PathLike) -> None:
     """Saves a tokenizer so that transformers 4 and 5 both load it with `AutoTokenizer`.
 
     transformers 5 writes down a class name that transformers 4 does not know; the older name

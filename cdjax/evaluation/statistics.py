@@ -1,40 +1,91 @@
 """How far the mean of a few measurements can be trusted."""
 
+import functools
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+SAMPLES = 2000  # resamples of a bootstrap
+_BLOCK = 256  # of them at once, so that their weights need little memory as floats
+
 
 def bootstrap_interval(
-    values: np.ndarray, *, level: float = 0.95, samples: int = 2000, seed: int = 0
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+    samples: int = SAMPLES,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Returns a percentile bootstrap interval of the mean of `values`.
 
     Args:
-        values: `[N]`, one number for each problem (or for each seed); or `[M, N]`, for each of M
-            draws, such as random masks, and each problem. Both are resampled then, each on its
-            own, so that the interval covers other draws and other problems.
+        values: `[N]`, one number for each problem (or for each seed).
+        groups: see `resampled_means`.
         level: coverage, in (0, 1).
         samples: resamples.
         seed: of the resampling.
     """
+    return percentile_interval(resampled_means(values, groups, samples=samples, seed=seed), level)
+
+
+def resampled_means(
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> np.ndarray:
+    """Returns means over resampled problems, float64 `[samples, ...]`.
+
+    Equal numbers and seeds are resampled alike, so that what is computed of several means, such as
+    their ratio, may be computed sample by sample.
+
+    Args:
+        values: `[..., N]`, one number for each problem.
+        groups: int `[N]`, the group of each problem, such as the draw of a random mask that it was
+            measured with. Groups are resampled as well as problems, each on their own, so that the
+            spread covers other groups and other problems. None where there are none.
+        samples: resamples.
+        seed: of the resampling.
+
+    Returns:
+        NaN for a sample without problems of the groups that it has drawn.
+    """
     values = np.asarray(values, np.float64)
+    problems = values.shape[-1]
+    flat, counts = values.reshape(-1, problems), resampled_counts(problems, samples, seed)
+    of_groups = None
+    if groups is not None:
+        of_groups = resampled_counts(int(groups.max()) + 1, samples, seed + 1)
+    means = np.full((samples, len(flat)), np.nan)
+    for start in range(0, samples, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        weights = counts[block].astype(np.float64)
+        if of_groups is not None:
+            weights *= of_groups[block][:, groups]
+        total = weights.sum(axis=1, keepdims=True)
+        # Of few problems a sample may hold none of the groups that it has drawn.
+        np.divide(weights @ flat.T, total, out=means[block], where=total > 0)
+    return means.reshape(samples, *values.shape[:-1])
+
+
+@functools.lru_cache(maxsize=4)
+def resampled_counts(n: int, samples: int, seed: int) -> np.ndarray:
+    """Returns how often each of n things is drawn in each resample of n, uint16 `[samples, n]`."""
     rng = np.random.default_rng(seed)
-
-    def resampled_mean():
-        sample = values
-        for axis, length in enumerate(values.shape):
-            sample = rng.choice(sample, length, axis=axis)
-        return sample.mean()
-
-    means = [resampled_mean() for _ in range(samples)]
-    return percentile_interval(means, level)
+    counts = np.empty((samples, n), np.uint16)
+    for row in counts:
+        row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
+    counts.flags.writeable = False  # all callers share it
+    return counts
 
 
 def percentile_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Returns what lies between the tails of resampled values `[S]`."""
+    """Returns what lies between the tails of resampled values `[S]`; NaN ones are left out."""
     tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
 

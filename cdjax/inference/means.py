@@ -37,13 +37,47 @@ def neuron_means(
     """
     check_one_length(dataset)
     return mean_rows(
-        _activations_of(site),
+        site_activations(site),
         model,
         {'tokens': dataset.tokens},
         mesh=mesh,
         tokens_per_pass=tokens_per_pass,
         description=description,
     )
+
+
+def neuron_deviations(
+    model: Llama,
+    dataset: Dataset,
+    means: np.ndarray,
+    *,
+    site: str = 'neurons',
+    mesh: Mesh | None = None,
+    tokens_per_pass: int = TOKENS_PER_PASS,
+    description: str | None = None,
+) -> np.ndarray:
+    """Returns the root mean square deviation of a site from given means, float32 `[L, T, ...]`.
+
+    Args:
+        model: the model.
+        dataset: the problems, of one length.
+        means: float `[L, T, ...]`, see `neuron_means`; of the same problems, for this to be their
+            standard deviation.
+        site: as in `neuron_means`, like the others.
+        mesh: as there.
+        tokens_per_pass: as there.
+        description: as there.
+    """
+    check_one_length(dataset)
+    squares = mean_rows(
+        _squares_of(site),
+        {'model': model, 'means': np.asarray(means, np.float32)},
+        {'tokens': dataset.tokens},
+        mesh=mesh,
+        tokens_per_pass=tokens_per_pass,
+        description=description,
+    )
+    return np.sqrt(squares)
 
 
 def check_one_length(dataset: Dataset) -> None:
@@ -57,11 +91,22 @@ def check_one_length(dataset: Dataset) -> None:
 
 
 @functools.cache
-def _activations_of(site: str):
-    """Returns the function that `mean_rows` compiles, one and the same for a site."""
+def site_activations(site: str):
+    """Returns the function whose mean `neuron_means` takes, one and the same for a site."""
 
     def activations(model, rows):
         _, captured = model(rows['tokens'], capture=(Capture(site),), logits_at=())
         return jnp.moveaxis(captured[site], 1, 0)
 
     return activations
+
+
+@functools.cache
+def _squares_of(site: str):
+    """Returns the function that `mean_rows` compiles, one and the same for a site."""
+
+    def squares(constants, rows):
+        deviations = site_activations(site)(constants['model'], rows) - constants['means']
+        return jnp.square(deviations.astype(jnp.float32))
+
+    return squares

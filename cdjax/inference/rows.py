@@ -20,12 +20,15 @@ from cdjax.run.options import TOKENS_PER_PASS
 _CLASSES = 'class of the row'
 
 
-def rows_per_pass(length: int, mesh: Mesh, tokens_per_pass: int = TOKENS_PER_PASS) -> int:
-    """Returns the rows of a pass, a multiple of the `fsdp` axis: at least one for each device.
+def rows_per_pass(
+    total: int, length: int, ways: int, tokens_per_pass: int = TOKENS_PER_PASS
+) -> int:
+    """Returns the rows of a pass, a multiple of `ways`: at least one for each, at most all.
 
     Args:
+        total: rows that there are (N).
         length: tokens of a row, padding included (T).
-        mesh: the mesh.
+        ways: devices over which rows are split, the `fsdp` axis of the mesh.
         tokens_per_pass: tokens at once, over all devices.
 
     Raises:
@@ -33,8 +36,8 @@ def rows_per_pass(length: int, mesh: Mesh, tokens_per_pass: int = TOKENS_PER_PAS
     """
     if tokens_per_pass < 1:
         raise InputError(f'tokens_per_pass={tokens_per_pass}: at least 1 is needed')
-    ways = mesh.shape[FSDP]
-    return max(tokens_per_pass // (length * ways), 1) * ways
+    of_each = max(tokens_per_pass // (length * ways), 1)
+    return min(of_each, -(-max(total, 1) // ways)) * ways
 
 
 def map_rows(
@@ -63,7 +66,7 @@ def map_rows(
     """
     results = []
     mesh = one_device() if mesh is None else mesh
-    jitted = _jitted(function, mesh)
+    jitted = jit_rows(function, mesh)
     for result, kept in _batches(jitted, constants, rows, mesh, tokens_per_pass, description):
         results.append(jax.tree.map(lambda x, kept=kept: _fetch(x)[:kept], result))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
@@ -82,7 +85,7 @@ def mean_rows(
     total = len(rows['tokens'])
     sums = None
     mesh = one_device() if mesh is None else mesh
-    summed = _summed(function, mesh)
+    summed = jit_sum(function, mesh)
     for result, _ in _batches(summed, constants, rows, mesh, tokens_per_pass, description):
         sums = result if sums is None else jax.tree.map(jnp.add, sums, result)
     return jax.tree.map(lambda x: _fetch(x) / total, sums)
@@ -136,8 +139,7 @@ def class_means(
 def _batches(jitted, constants, rows, mesh, tokens_per_pass, description):
     """Yields the result of each batch and the number of its rows that count."""
     total, length = rows['tokens'].shape
-    ways = mesh.shape[FSDP]
-    size = min(rows_per_pass(length, mesh, tokens_per_pass), -(-max(total, 1) // ways) * ways)
+    size = rows_per_pass(total, length, mesh.shape[FSDP], tokens_per_pass)
     waiting = None
     with jax.set_mesh(mesh), progress(total, description or '', unit='row') as bar:
         bar.disable = bar.disable or description is None
@@ -157,14 +159,27 @@ def _batches(jitted, constants, rows, mesh, tokens_per_pass, description):
 
 
 @functools.lru_cache(maxsize=64)
-def _jitted(function, mesh):
-    # One process reads the parts of a result where they lie; of several, each needs the whole.
-    everywhere = NamedSharding(mesh, PartitionSpec()) if jax.process_count() > 1 else None
+def jit_rows(function: Callable[[Any, Any], Any], mesh: Mesh, several: bool | None = None):
+    """Returns the jitted `(constants, rows, counts) -> results` of `map_rows`.
+
+    Args:
+        function: see `map_rows`.
+        mesh: the mesh.
+        several: whether there are several processes, of which each needs the whole of a result;
+            one reads its parts where they lie. As it is here if None.
+    """
+    several = jax.process_count() > 1 if several is None else several
+    everywhere = NamedSharding(mesh, PartitionSpec()) if several else None
     return jax.jit(lambda constants, rows, _: function(constants, rows), out_shardings=everywhere)
 
 
 @functools.lru_cache(maxsize=64)
-def _summed(function, mesh):
+def jit_sum(function: Callable[[Any, Any], Any], mesh: Mesh):
+    """Returns the jitted `(constants, rows, counts) -> sums` of `mean_rows`.
+
+    `counts` bool `[B]` says which rows of a batch count.
+    """
+
     def summed(constants, rows, counts):
         # A sum and no product, which an accelerator would round to bfloat16 or TF32.
         def total(x):

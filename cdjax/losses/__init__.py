@@ -2,6 +2,12 @@
 
 Each is pure, differentiable, computes in float32 whatever it is given, and composes under
 `jax.jit`, `jax.vmap`, `jax.grad` and `jax.shard_map`.
+
+One convention for all. A loss returns a float32 scalar; one with more to tell, because it weighs
+several terms or leaves out classes that are too small, returns `(loss, terms)`: a dict of float32
+scalars, before weighting, among them what is only told (`classes_left_out`, `kl`). Losses over
+problems take `where`, bool [N], False for padding rows, which may hold anything. Masks are flat,
+[K, D], or by layer, [K, L, F].
 """
 
 from cdjax.losses.any_size import AnySizeWeights, any_size_loss
@@ -23,6 +29,7 @@ from cdjax.losses.discovery import (
     usage_entropy,
 )
 from cdjax.losses.distillation import (
+    SIMILARITIES,
     ActivationPair,
     TopKLogits,
     alignment_loss,
@@ -57,6 +64,7 @@ from cdjax.losses.similarity import (
 
 __all__ = [
     'HSIC',
+    'SIMILARITIES',
     'ActivationPair',
     'AnySizeWeights',
     'CausalDiscoveryWeights',

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 from cdjax.losses.class_terms import mutual_information_loss
 from cdjax.losses.numerics import (
     float32,
+    mean_rows,
     product,
     row_weights,
     safe_ratio,
     softmax_kl,
+    valid_rows,
     weighted_sum,
 )
 
@@ -81,12 +83,8 @@ def any_size_loss(
     chex.assert_equal_shape([full_logits, circuit_logits])
     weights = AnySizeWeights() if weights is None else weights
     (full,), (sizes,) = float32(jax.lax.stop_gradient(full_logits)), float32(sizes)
-    valid = row_weights(where, len(full))
-    mean = lambda values: safe_ratio(jnp.sum(valid * values), jnp.sum(valid))
-
-    def divergence(logits):
-        kl = softmax_kl(full, *float32(logits))
-        return jnp.where(valid > 0, kl, 0.0)  # padding may hold anything
+    valid, full = row_weights(where, len(full)), valid_rows(full, where)
+    divergence = lambda logits: softmax_kl(full, valid_rows(*float32(logits), where))
 
     kl_N = divergence(circuit_logits)
     count_G = product('n,ng->g', valid, sizes)
@@ -95,19 +93,19 @@ def any_size_loss(
     log_G = jnp.log(kl_G + offset)
     terms = {
         'faithfulness': safe_ratio(jnp.sum(present_G * log_G), jnp.sum(present_G)),
-        'kl': mean(kl_N),
+        'kl': mean_rows(kl_N, where),
     }
     used = dict(vars(weights))
     if probabilities is None:
         used.pop('usage')
     else:
-        terms['usage'] = mutual_information_loss(probabilities)
+        terms['usage'] = mutual_information_loss(probabilities, where=where)
     for name, logits, value in (
         ('completeness', without_own_logits, lambda kl: jnp.exp(-kl / 2)),
         ('selectivity', without_other_logits, jnp.log1p),
     ):
         if logits is not None:
-            terms[name] = mean(value(divergence(logits)))
+            terms[name] = mean_rows(value(divergence(logits)), where)
             continue
         weight = used.pop(name)
         if isinstance(weight, int | float) and weight != 0:

@@ -199,7 +199,7 @@ def class_conditional_cka_loss(
     min_count: int = MIN_ROWS,
     debiased: bool = True,
     memory: RowMemory | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns `1 - mean_k CKA_k` over the classes large enough, and how many were too small.
 
     The teacher's gradient, and that of both circuits' masks, is stopped.
@@ -217,7 +217,8 @@ def class_conditional_cka_loss(
         memory: past rows, for classes that are small in a batch.
 
     Returns:
-        The float32 loss, 0 where every class is left out, and the float32 count of those.
+        The float32 loss, 0 where every class is left out; and `classes_left_out`, their float32
+        number.
 
     Raises:
         ValueError: as `class_conditional_cka`.
@@ -233,4 +234,5 @@ def class_conditional_cka_loss(
         debiased=debiased,
         memory=memory,
     )
-    return jnp.where(cka.valid.any(), 1 - cka.mean(), 0.0), cka.left_out()
+    loss = jnp.where(cka.valid.any(), 1 - cka.mean(), 0.0)
+    return loss, {'classes_left_out': cka.left_out()}

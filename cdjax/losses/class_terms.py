@@ -1,21 +1,26 @@
 """Discovery losses of the classes: how evenly used, how sure, and how alike their members are.
 
 `a` [N, D] activations, `z` [N, K] assignments (one-hot rows with a straight-through gradient),
-`m` [K, D] masks, N_k = Σ_i z[i, k], f_k = N_k / N.
+`m` [K, D] masks (or [K, L, F], L·F = D), N_k = Σ_i z[i, k], f_k = N_k / N. Of N, problems count
+for which `where` holds; the rest is padding.
 """
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from cdjax.losses.mask_terms import flat_masks
 from cdjax.losses.numerics import (
     center,
     float32,
+    mean_rows,
     product,
+    row_weights,
     safe_log,
     safe_ratio,
     safe_sqrt,
     unit_peak,
+    valid_rows,
 )
 
 # A straight-through one-hot, `hard + soft - stop_gradient(soft)`, is 1 to rounding only, and a
@@ -23,13 +28,17 @@ from cdjax.losses.numerics import (
 PAIR = 2 - 1e-3
 
 
-def _assert_problem_shapes(activations, assignments, masks) -> None:
-    chex.assert_rank([activations, assignments, masks], [2, 2, 2])
+def _problems(activations, assignments, masks, where) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns a [N, D], z [N, K] and m [K, D] in float32, padding rows 0."""
+    m = flat_masks(masks)
+    chex.assert_rank([activations, assignments], 2)
     chex.assert_equal_shape_prefix([activations, assignments], 1)
-    chex.assert_equal(masks.shape, (assignments.shape[1], activations.shape[1]))
+    chex.assert_equal(m.shape, (assignments.shape[1], activations.shape[1]))
+    a, z = (valid_rows(x, where) for x in float32(activations, assignments))
+    return a, z, m
 
 
-def usage_entropy(assignments: jax.Array) -> jax.Array:
+def usage_entropy(assignments: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
     """Returns the published usage term, the entropy of the class frequencies, in nats.
 
     `-Σ_k f_k log f_k` (§4.3.2). Minimising it with a positive weight collapses the classes into
@@ -37,17 +46,19 @@ def usage_entropy(assignments: jax.Array) -> jax.Array:
 
     Args:
         assignments: [N, K] one-hot or soft rows.
+        where: [N] bool, False for padding rows.
 
     Returns:
         A float32 scalar in [0, log K].
     """
     chex.assert_rank(assignments, 2)
-    (z,) = float32(assignments)
-    f = z.mean(axis=0)
+    f = mean_rows(*float32(assignments), where)
     return -jnp.sum(f * safe_log(f))
 
 
-def mutual_information_loss(probabilities: jax.Array) -> jax.Array:
+def mutual_information_loss(
+    probabilities: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
     """Returns minus the mutual information of class and problem, in nats.
 
     `-I = mean_i H(p_i) - H(mean_i p_i)` (Bridle et al. 1991; Krause et al. 2010, "RIM"): low
@@ -57,19 +68,25 @@ def mutual_information_loss(probabilities: jax.Array) -> jax.Array:
 
     Args:
         probabilities: [N, K] rows that sum to 1.
+        where: [N] bool, False for padding rows.
 
     Returns:
         A float32 scalar in [-log K, 0].
     """
     chex.assert_rank(probabilities, 2)
-    (p,) = float32(probabilities)
-    conditional = -jnp.mean(jnp.sum(p * safe_log(p), axis=1))
-    marginal = p.mean(axis=0)
+    p = valid_rows(*float32(probabilities), where)
+    conditional = -mean_rows(jnp.sum(p * safe_log(p), axis=1), where)
+    marginal = mean_rows(p, where)
     return conditional + jnp.sum(marginal * safe_log(marginal))
 
 
 def similarity_loss(
-    activations: jax.Array, assignments: jax.Array, masks: jax.Array, *, normalize: bool = False
+    activations: jax.Array,
+    assignments: jax.Array,
+    masks: jax.Array,
+    *,
+    normalize: bool = False,
+    where: jax.Array | None = None,
 ) -> jax.Array:
     """Returns the published similarity term, minus the energy that class members share.
 
@@ -80,19 +97,19 @@ def similarity_loss(
     Args:
         activations: [N, D].
         assignments: [N, K] one-hot rows; soft rows are summed as they are.
-        masks: [K, D].
+        masks: [K, D] or [K, L, F].
         normalize: use the cosine form, `-(1/K) Σ_k mean_{i≠j in k} cos(m_k⊙a_i, m_k⊙a_j)`,
             signed, which the authors' weights are meant for.
+        where: [N] bool, False for padding rows.
 
     Returns:
         A float32 scalar.
     """
-    _assert_problem_shapes(activations, assignments, masks)
-    a, z, m = float32(activations, assignments, masks)
+    a, z, m = _problems(activations, assignments, masks, where)
     counts = z.sum(axis=0)
     paired = counts >= PAIR
     if normalize:
-        within, _ = _class_cosines(a, z, m)
+        within, _ = _class_cosines(a, z, m, where)
         return -jnp.mean(jnp.where(paired, within, 0.0))
     energy = jnp.sum(jnp.square(m * product('nk,nd->kd', z, jnp.abs(a))), axis=1)
     pairs = jnp.where(paired, counts * (counts - 1), 0.0)
@@ -105,7 +122,8 @@ def contrastive_similarity(
     masks: jax.Array,
     *,
     standardized: bool = False,
-) -> tuple[jax.Array, jax.Array]:
+    where: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns how alike a class is under its mask against how alike it is to the others, negated.
 
     With ã the activations standardised over all N problems, the mean over classes of
@@ -117,44 +135,47 @@ def contrastive_similarity(
     Args:
         activations: [N, D].
         assignments: [N, K] one-hot rows with a straight-through gradient, or soft rows.
-        masks: [K, D].
+        masks: [K, D] or [K, L, F].
         standardized: True where the caller has standardised the activations already, over more
             problems than this batch holds.
+        where: [N] bool, False for padding rows.
 
     Returns:
-        The float32 loss in [-2, 2], 0 where every class is left out, and the float32 number of
-        classes left out.
+        The float32 loss in [-2, 2], 0 where every class is left out; and `classes_left_out`, their
+        float32 number.
     """
-    _assert_problem_shapes(activations, assignments, masks)
-    a, z, m = float32(activations, assignments, masks)
-    within, between = _class_cosines(a if standardized else standardize(a), z, m)
+    a, z, m = _problems(activations, assignments, masks, where)
+    a = a if standardized else standardize(a, where=where)
+    within, between = _class_cosines(a, z, m, where)
     kept = z.sum(axis=0) >= PAIR
     value = safe_ratio(
         jnp.sum(jnp.where(kept, between - within, 0.0)), jnp.sum(kept, dtype=jnp.float32)
     )
-    return value, jnp.sum(~kept, dtype=jnp.float32)
+    return value, {'classes_left_out': jnp.sum(~kept, dtype=jnp.float32)}
 
 
-def standardize(activations: jax.Array) -> jax.Array:
+def standardize(activations: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
     """Returns activations with mean 0 and variance 1 per neuron; a constant neuron becomes 0.
 
     Args:
         activations: [N, D], any float dtype.
+        where: [N] bool, False for padding rows, which become 0.
 
     Returns:
         [N, D] float32.
     """
     chex.assert_rank(activations, 2)
-    (a,) = float32(activations)
-    centered = center(a, jnp.ones(a.shape[0], jnp.float32))
+    centered = center(activations, row_weights(where, len(activations)))
     # Divide before squaring: a dead neuron's 1e-25 would underflow, a loud one's 1e25 overflow.
     peak = jax.lax.stop_gradient(jnp.max(jnp.abs(centered), axis=0))
     scaled = centered * safe_ratio(jnp.float32(1.0), peak)[None]
-    deviation = safe_sqrt(jnp.mean(jnp.square(scaled), axis=0))
+    deviation = safe_sqrt(mean_rows(jnp.square(scaled), where))
     return scaled * safe_ratio(jnp.float32(1.0), deviation)[None]
 
 
-def _class_cosines(a: jax.Array, z: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _class_cosines(
+    a: jax.Array, z: jax.Array, m: jax.Array, where: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
     """Returns mean cosines of masked rows within each class and between it and the rest.
 
     With unit vectors u_i = m_k⊙a_i / ‖m_k⊙a_i‖, sums over pairs are products of sums:
@@ -168,6 +189,7 @@ def _class_cosines(a: jax.Array, z: jax.Array, m: jax.Array) -> tuple[jax.Array,
         a: [N, D] float32 activations.
         z: [N, K] float32 assignments.
         m: [K, D] float32 masks.
+        where: [N] bool; of a and z, padding rows are 0.
 
     Returns:
         within [K] and between [K], 0 where there are no pairs.
@@ -176,7 +198,7 @@ def _class_cosines(a: jax.Array, z: jax.Array, m: jax.Array) -> tuple[jax.Array,
     norms = safe_sqrt(product('nd,kd->nk', jnp.square(a), jnp.square(m)))
     inverse = safe_ratio(jnp.float32(1.0), norms)
     nonzero = (norms > 0).astype(jnp.float32)
-    rest = 1 - z
+    rest = valid_rows(1 - z, where)
     inside = m * product('nk,nd->kd', z * inverse, a)
     outside = m * product('nk,nd->kd', rest * inverse, a)
     count, others = z.sum(axis=0), rest.sum(axis=0)

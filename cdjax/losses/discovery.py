@@ -2,7 +2,7 @@
 
 Letters: N problems, K latent classes, L layers, F neurons a layer, D = L·F neurons, V tokens.
 `a` [N, D] activations, `z` [N, K] class assignments (one-hot rows, straight-through gradient),
-`m` [K, D] masks in (0, 1), N_k = Σ_i z[i, k], f_k = N_k / N.
+`m` [K, D] or [K, L, F] masks in (0, 1), N_k = Σ_i z[i, k], f_k = N_k / N.
 
 The published terms (*Circuit Distillation for Math Reasoning*, §4.3) are kept to the letter, so
 that they can be checked against the text. Some of them do not do what their names promise:
@@ -27,12 +27,11 @@ from cdjax.losses.class_terms import (
 )
 from cdjax.losses.mask_terms import (
     density_kl,
-    flat_masks,
     mask_overlap,
     prior_kl,
     sparsity_loss,
 )
-from cdjax.losses.numerics import float32, softmax_kl, weighted_sum
+from cdjax.losses.numerics import float32, mean_rows, softmax_kl, valid_rows, weighted_sum
 
 __all__ = [
     'CausalDiscoveryWeights',
@@ -87,6 +86,7 @@ def discovery_loss(
     weights: DiscoveryWeights | None = None,
     target: float | jax.Array = 0.1,
     normalize: bool = False,
+    where: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the weighted sum of the five published terms, and the terms.
 
@@ -95,11 +95,12 @@ def discovery_loss(
     Args:
         activations: [N, D].
         assignments: [N, K] one-hot rows with a straight-through gradient.
-        masks: [K, D] in [0, 1].
+        masks: [K, D] or [K, L, F], in [0, 1].
         weights: the five λ; by default all 1.
         target: the density π of `prior_kl`.
         normalize: take similarity and overlap in their cosine forms, as the authors' weights
             expect; False is the text.
+        where: [N] bool, False for padding rows.
 
     Returns:
         The loss and the unweighted terms, float32 scalars keyed `similarity`, `usage`,
@@ -107,8 +108,10 @@ def discovery_loss(
     """
     weights = DiscoveryWeights.unit() if weights is None else weights
     terms = {
-        'similarity': similarity_loss(activations, assignments, masks, normalize=normalize),
-        'usage': usage_entropy(assignments),
+        'similarity': similarity_loss(
+            activations, assignments, masks, normalize=normalize, where=where
+        ),
+        'usage': usage_entropy(assignments, where=where),
         'sparsity': sparsity_loss(masks),
         'prior_kl': prior_kl(masks, target),
         'overlap': mask_overlap(masks, normalize=normalize),
@@ -116,7 +119,9 @@ def discovery_loss(
     return weighted_sum(terms, vars(weights)), terms
 
 
-def faithfulness_kl(full_logits: jax.Array, circuit_logits: jax.Array) -> jax.Array:
+def faithfulness_kl(
+    full_logits: jax.Array, circuit_logits: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
     """Returns the mean KL of the circuit's predictions from the full model's, in nats.
 
     `mean_i KL(softmax(full_i) ‖ softmax(circuit_i))`, where the circuit's logits come from the
@@ -126,17 +131,17 @@ def faithfulness_kl(full_logits: jax.Array, circuit_logits: jax.Array) -> jax.Ar
     Args:
         full_logits: [N, V].
         circuit_logits: [N, V].
+        where: [N] bool, False for padding rows.
 
     Returns:
         A float32 scalar >= 0.
     """
-    chex.assert_rank(full_logits, 2)
-    chex.assert_equal_shape([full_logits, circuit_logits])
-    full, circuit = float32(full_logits, circuit_logits)
-    return softmax_kl(jax.lax.stop_gradient(full), circuit).mean()
+    return mean_rows(_divergence(full_logits, circuit_logits, where), where)
 
 
-def completeness_loss(full_logits: jax.Array, complement_logits: jax.Array) -> jax.Array:
+def completeness_loss(
+    full_logits: jax.Array, complement_logits: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
     """Returns how far the model without its circuit still agrees with the full model.
 
     `mean_i exp(-KL(softmax(full_i) ‖ softmax(complement_i)))`: 1 where the complement predicts
@@ -147,14 +152,20 @@ def completeness_loss(full_logits: jax.Array, complement_logits: jax.Array) -> j
     Args:
         full_logits: [N, V].
         complement_logits: [N, V], from the model with the circuit ablated.
+        where: [N] bool, False for padding rows.
 
     Returns:
         A float32 scalar in [0, 1].
     """
+    return mean_rows(jnp.exp(-_divergence(full_logits, complement_logits, where)), where)
+
+
+def _divergence(full_logits, other_logits, where) -> jax.Array:
+    """Returns `KL(softmax(full_i) ‖ softmax(other_i))`, float32 [N], 0 for padding rows."""
     chex.assert_rank(full_logits, 2)
-    chex.assert_equal_shape([full_logits, complement_logits])
-    full, complement = float32(full_logits, complement_logits)
-    return jnp.exp(-softmax_kl(jax.lax.stop_gradient(full), complement)).mean()
+    chex.assert_equal_shape([full_logits, other_logits])
+    logits = float32(jax.lax.stop_gradient(full_logits), other_logits)
+    return softmax_kl(*(valid_rows(x, where) for x in logits))
 
 
 @jax.tree_util.register_dataclass
@@ -190,6 +201,7 @@ def causal_discovery_loss(
     target: float | jax.Array = 0.1,
     per_layer: bool = False,
     standardized: bool = False,
+    where: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the corrected objective of circuit discovery, and its terms.
 
@@ -209,6 +221,7 @@ def causal_discovery_loss(
         target: the density π of `density_kl`.
         per_layer: ask for the density in each layer; needs masks [K, L, F].
         standardized: True where the activations are standardised already.
+        where: [N] bool, False for padding rows.
 
     Returns:
         The loss and the unweighted terms, float32 scalars keyed `faithfulness`, `completeness`
@@ -220,12 +233,12 @@ def causal_discovery_loss(
             `density_kl`.
     """
     weights = CausalDiscoveryWeights() if weights is None else weights
-    similarity, left_out = contrastive_similarity(
-        activations, assignments, flat_masks(masks), standardized=standardized
+    similarity, told = contrastive_similarity(
+        activations, assignments, masks, standardized=standardized, where=where
     )
     terms = {
-        'faithfulness': faithfulness_kl(full_logits, circuit_logits),
-        'usage': mutual_information_loss(probabilities),
+        'faithfulness': faithfulness_kl(full_logits, circuit_logits, where=where),
+        'usage': mutual_information_loss(probabilities, where=where),
         'similarity': similarity,
         'sparsity': sparsity_loss(masks),
         'density': density_kl(masks, target, per_layer=per_layer),
@@ -233,7 +246,7 @@ def causal_discovery_loss(
     }
     weight_by_name = dict(vars(weights))
     if complement_logits is not None:
-        terms['completeness'] = completeness_loss(full_logits, complement_logits)
+        terms['completeness'] = completeness_loss(full_logits, complement_logits, where=where)
     else:
         weight = weight_by_name.pop('completeness')
         if isinstance(weight, int | float) and weight != 0:
@@ -242,4 +255,4 @@ def causal_discovery_loss(
                 'logits of the model without its circuit, or set the weight to 0'
             )
     loss = weighted_sum(terms, weight_by_name)
-    return loss, terms | {'classes_left_out': left_out}
+    return loss, terms | told

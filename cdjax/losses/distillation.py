@@ -5,7 +5,7 @@ valid rows, in nats.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import chex
@@ -17,25 +17,15 @@ from cdjax.losses.class_cka import RowMemory, class_conditional_cka_loss
 from cdjax.losses.numerics import (
     check_choice,
     float32,
+    mean_rows,
     product,
-    row_weights,
     safe_log,
     safe_ratio,
     softmax_kl,
+    valid_rows,
     weighted_sum,
 )
-
-
-def _mean_rows(values: jax.Array, where: jax.Array | None) -> jax.Array:
-    """Returns the mean of [N] values over valid rows, 0 where there are none."""
-    weights = row_weights(where, values.shape[0])
-    # Select, do not multiply: a padding row may hold NaN.
-    return safe_ratio(jnp.sum(jnp.where(weights > 0, values, 0.0)), weights.sum())
-
-
-def _valid_rows(x: jax.Array, where: jax.Array | None) -> jax.Array:
-    """Returns x with its padding rows set to 0, so that no NaN of theirs reaches a gradient."""
-    return x if where is None else jnp.where(where[:, None], x, 0.0)
+from cdjax.losses.similarity import procrustes_distance, rsa
 
 
 def _check_temperature(temperature: float | jax.Array) -> None:
@@ -76,10 +66,10 @@ def kd_loss(
     chex.assert_rank(student_logits, 2)
     chex.assert_equal_shape([student_logits, teacher_logits])
     student, teacher = float32(student_logits, jax.lax.stop_gradient(teacher_logits))
-    student = _valid_rows(student, where) / temperature
-    teacher = _valid_rows(teacher, where) / temperature
+    student = valid_rows(student, where) / temperature
+    teacher = valid_rows(teacher, where) / temperature
     pair = (teacher, student) if direction == 'forward' else (student, teacher)
-    return temperature**2 * _mean_rows(softmax_kl(*pair), where)
+    return temperature**2 * mean_rows(softmax_kl(*pair), where)
 
 
 @jax.tree_util.register_dataclass
@@ -135,8 +125,8 @@ def topk_kd_loss(
     (n, vocabulary), k = student_logits.shape, teacher.indices.shape[1]
     chex.assert_shape([teacher.indices, teacher.log_probabilities], (n, k))
     (student,) = float32(student_logits)
-    log_q_all = jax.nn.log_softmax(_valid_rows(student, where) / teacher.temperature)
-    log_p = _valid_rows(jax.lax.stop_gradient(teacher.log_probabilities), where)
+    log_q_all = jax.nn.log_softmax(valid_rows(student, where) / teacher.temperature)
+    log_p = valid_rows(jax.lax.stop_gradient(teacher.log_probabilities), where)
     log_q = jnp.take_along_axis(log_q_all, teacher.indices, axis=1)
     p = jnp.exp(log_p)
     possible = p > 0
@@ -149,7 +139,7 @@ def topk_kd_loss(
         rest = jnp.maximum(1 - p.sum(axis=1), 0.0)
         log_rest = jax.nn.logsumexp(jnp.where(kept, -jnp.inf, log_q_all), axis=1)
         kl = kl + rest * (safe_log(rest) - log_rest)
-    return teacher.temperature**2 * _mean_rows(kl, where)
+    return teacher.temperature**2 * mean_rows(kl, where)
 
 
 def init_projection(key: jax.Array, student_width: int, teacher_width: int) -> jax.Array:
@@ -182,8 +172,8 @@ def feature_mse(
     chex.assert_equal_shape_prefix([student, teacher], 1)
     chex.assert_shape(projection, (student.shape[1], teacher.shape[1]))
     s, t, w = float32(student, jax.lax.stop_gradient(teacher), projection)
-    error = product('np,pq->nq', _valid_rows(s, where), w) - _valid_rows(t, where)
-    return _mean_rows(jnp.mean(jnp.square(error), axis=1), where)
+    error = product('np,pq->nq', valid_rows(s, where), w) - valid_rows(t, where)
+    return mean_rows(jnp.mean(jnp.square(error), axis=1), where)
 
 
 @jax.tree_util.register_dataclass
@@ -209,28 +199,57 @@ class ActivationPair:
     memory: RowMemory | None = None
 
 
+def _procrustes(x: jax.Array, y: jax.Array, where: jax.Array | None) -> jax.Array:
+    return 1 - procrustes_distance(x, y, where=where) / 2
+
+
+def _rsa(x: jax.Array, y: jax.Array, where: jax.Array | None) -> jax.Array:
+    return rsa(x, y, where=where)
+
+
+# What an alignment may maximise: `(x [N, P], y [N, Q], where [N]) -> at most 1`. CKA has functions
+# of its own, for a memory of past rows and for both forms.
+SIMILARITIES: dict[str, Callable[..., jax.Array] | None] = {
+    'cka': None,
+    'procrustes': _procrustes,
+    'rsa': _rsa,
+}
+
+
 def alignment_loss(
     pair: ActivationPair,
     *,
+    similarity: str = 'cka',
     where: jax.Array | None = None,
     min_count: int = MIN_ROWS,
     debiased: bool = True,
-) -> tuple[jax.Array, jax.Array]:
-    """Returns `1 - CKA` of a pair, and the number of classes too small to count.
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `1 - similarity` of a pair, and the number of classes too small to count.
 
     Args:
-        pair: the activations; with assignments, `class_conditional_cka_loss`, else `cka_loss`.
+        pair: the activations; with assignments, the mean over classes of their own rows and
+            columns.
+        similarity: a key of `SIMILARITIES`: 'cka'; 'procrustes', `‖XᵀY‖_*` of centred sides of unit
+            norm; 'rsa', the correlation of squared distances.
         where: [N] bool, False for padding rows.
         min_count: the least number of rows of a class.
-        debiased: HSIC₁ rather than HSIC₀.
+        debiased: HSIC₁ rather than HSIC₀, of CKA.
 
     Returns:
-        The float32 loss and the float32 count, 0 where there are no classes.
+        The float32 loss; and `classes_left_out`, float32, 0 where there are no classes.
 
     Raises:
-        ValueError: if masks or a memory come without assignments, and as `linear_cka`.
+        ValueError: if masks or a memory come without assignments, a memory with another similarity
+            than CKA, the similarity is unknown, and as `linear_cka`.
     """
-    if pair.assignments is not None:
+    check_choice('similarity', similarity, tuple(SIMILARITIES))
+    if pair.assignments is None:
+        for name in ('student_masks', 'teacher_masks', 'memory'):
+            if getattr(pair, name) is not None:
+                raise ValueError(
+                    f'{name} of an ActivationPair belong to classes; give assignments too'
+                )
+    elif similarity == 'cka':
         return class_conditional_cka_loss(
             pair.student,
             pair.teacher,
@@ -242,11 +261,40 @@ def alignment_loss(
             debiased=debiased,
             memory=pair.memory,
         )
-    for name in ('student_masks', 'teacher_masks', 'memory'):
-        if getattr(pair, name) is not None:
-            raise ValueError(f'{name} of an ActivationPair belong to classes; give assignments too')
-    loss = cka_loss(pair.student, pair.teacher, debiased=debiased, where=where)
-    return loss, jnp.float32(0.0)
+    else:
+        return _within_classes(pair, SIMILARITIES[similarity], where, min_count)
+    if similarity == 'cka':
+        loss = cka_loss(pair.student, pair.teacher, debiased=debiased, where=where)
+    else:
+        teacher = jax.lax.stop_gradient(pair.teacher)
+        loss = 1 - SIMILARITIES[similarity](pair.student, teacher, where)
+    return loss, {'classes_left_out': jnp.float32(0.0)}
+
+
+def _within_classes(
+    pair: ActivationPair, similarity: Callable, where: jax.Array | None, min_count: int
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `1 - mean_k similarity_k` over the classes large enough, and how many were not."""
+    if pair.memory is not None:
+        raise ValueError('a memory of past rows is for CKA alone')
+    student, teacher = float32(pair.student, jax.lax.stop_gradient(pair.teacher))
+    masks = jax.lax.stop_gradient((pair.student_masks, pair.teacher_masks))
+    members = pair.assignments > 0.5
+    members = members if where is None else members & where[:, None]
+
+    def one_class(inputs):
+        rows, masks = inputs
+        x, y = (
+            side if mask is None else side * mask[None]
+            for side, mask in zip((student, teacher), masks, strict=True)
+        )
+        return similarity(x, y, rows), rows.sum()
+
+    values, counts = jax.lax.map(one_class, (members.T, masks))
+    valid = counts >= min_count
+    mean = safe_ratio(jnp.sum(jnp.where(valid, values, 0.0)), valid.sum().astype(jnp.float32))
+    left_out = jnp.sum(~valid).astype(jnp.float32)
+    return jnp.where(valid.any(), 1 - mean, 0.0), {'classes_left_out': left_out}
 
 
 def distillation_loss(
@@ -258,6 +306,7 @@ def distillation_loss(
     temperature: float | jax.Array = 1.0,
     labels: jax.Array | None = None,
     where: jax.Array | None = None,
+    similarity: str = 'cka',
     min_count: int = MIN_ROWS,
     debiased: bool = True,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -274,6 +323,7 @@ def distillation_loss(
         temperature: T of the KD.
         labels: [N] int32 answers.
         where: [N] bool, False for padding rows.
+        similarity: a key of `SIMILARITIES`, in the place of CKA.
         min_count: the least number of rows of a class.
         debiased: HSIC₁ rather than HSIC₀.
 
@@ -302,8 +352,10 @@ def distillation_loss(
     alignment = left_out = jnp.float32(0.0)
     for pair in pairs:
         pair = pair if isinstance(pair, ActivationPair) else ActivationPair(*pair)
-        loss, count = alignment_loss(pair, where=where, min_count=min_count, debiased=debiased)
-        alignment, left_out = alignment + loss, left_out + count
+        loss, told = alignment_loss(
+            pair, similarity=similarity, where=where, min_count=min_count, debiased=debiased
+        )
+        alignment, left_out = alignment + loss, left_out + told['classes_left_out']
     terms = {'task': task, 'alignment': alignment}
     total = weighted_sum(terms, {'task': 1.0, 'alignment': weight})
     return total, terms | {'classes_left_out': left_out}
@@ -324,5 +376,5 @@ def cross_entropy(
     """
     chex.assert_rank([logits, labels], [2, 1])
     (logits,) = float32(logits)
-    log_q = jax.nn.log_softmax(_valid_rows(logits, where))
-    return _mean_rows(-jnp.take_along_axis(log_q, labels[:, None], axis=1)[:, 0], where)
+    log_q = jax.nn.log_softmax(valid_rows(logits, where))
+    return mean_rows(-jnp.take_along_axis(log_q, labels[:, None], axis=1)[:, 0], where)

@@ -60,6 +60,20 @@ def row_weights(where: jax.Array | None, rows: int) -> jax.Array:
     return (jnp.asarray(where) > 0.5).astype(jnp.float32)
 
 
+def valid_rows(x: jax.Array, where: jax.Array | None) -> jax.Array:
+    """Returns x [N, ...] with its padding rows set to 0: no NaN of theirs reaches a gradient."""
+    if where is None:
+        return x
+    return jnp.where(jnp.expand_dims(row_weights(where, len(x)) > 0, range(1, x.ndim)), x, 0.0)
+
+
+def mean_rows(values: jax.Array, where: jax.Array | None) -> jax.Array:
+    """Returns the mean of [N, ...] values over valid rows, 0 where there are none."""
+    if where is None:
+        return values.mean(axis=0)
+    return safe_ratio(valid_rows(values, where).sum(axis=0), row_weights(where, len(values)).sum())
+
+
 def center(x: jax.Array, weights: jax.Array) -> jax.Array:
     """Returns features centred over their valid rows; constant columns and padding become 0.
 

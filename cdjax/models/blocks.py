@@ -2,7 +2,8 @@
 
 A block calls `site(key, value)` where it computes the activation of a site, and goes on with what
 that returns; its own input, `residual`, is passed through `site` by the model. Matrices are stored
-`[in, out]`.
+`[in, out]`. With `relp=True` the backward pass of a module is that of RelP, see
+`cdjax.models.llama.BACKWARDS`; without it nothing is passed to a module.
 
 Letters: B batch, T positions of this call, S positions of the cache, d width, H query heads, J key
 and value heads, h width of a head, F neurons.
@@ -37,9 +38,10 @@ class RMSNorm(nnx.Module):
         self.weight = nnx.Param(jnp.ones(width, dtype))
         self.eps = eps
 
-    def __call__(self, x):
+    def __call__(self, x, relp=False):
         y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
+        scale = jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
+        y = y * (jax.lax.stop_gradient(scale) if relp else scale)
         weight = jnp.expand_dims(self.weight[...], range(x.ndim - 1))
         return (weight.astype(jnp.float32) * y).astype(x.dtype)
 
@@ -66,11 +68,13 @@ class Attention(nnx.Module):
         self.o = Linear(c.num_heads * c.head_dim, c.hidden_size, keys[3], dtype, std)
         self.head_dim = c.head_dim
 
-    def __call__(self, x_BxTxd, positions_BxT, rotation, site, cache):
+    def __call__(self, x_BxTxd, positions_BxT, rotation, site, cache, relp=False):
         split = lambda y: y.reshape(*y.shape[:2], -1, self.head_dim)
         q_BxTxHxh = rotate(split(self.q(x_BxTxd)), rotation)
         k_BxTxJxh = rotate(split(self.k(x_BxTxd)), rotation)
         v_BxTxJxh = split(self.v(x_BxTxd))
+        if relp:  # the pattern depends on queries and keys alone
+            q_BxTxHxh, k_BxTxJxh = jax.lax.stop_gradient((q_BxTxHxh, k_BxTxJxh))
         if cache is None:
             out = jax.nn.dot_product_attention(q_BxTxHxh, k_BxTxJxh, v_BxTxJxh, is_causal=True)
         else:
@@ -97,6 +101,17 @@ def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
     return neurons.astype(gate.dtype)
 
 
+def relp_swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
+    """Returns `swiglu(gate, up)`, whose backward pass follows the rules of RelP.
+
+    The gate is a linear function of its argument, `gate * s` with s = sigmoid(gate) held fixed, and
+    of the product's relevance either factor gets half.
+    """
+    gate_, up_ = gate.astype(jnp.float32), up.astype(jnp.float32)
+    half = 0.5 * (gate_ * jax.lax.stop_gradient(jax.nn.sigmoid(gate_)) * up_)
+    return (half + jax.lax.stop_gradient(half)).astype(gate.dtype)
+
+
 class MLP(nnx.Module):
     """SwiGLU; a neuron is one coordinate of `silu(gate(x)) * up(x)`, the input of `down`."""
 
@@ -106,8 +121,8 @@ class MLP(nnx.Module):
         self.up = Linear(c.hidden_size, c.intermediate_size, keys[1], dtype, std)
         self.down = Linear(c.intermediate_size, c.hidden_size, keys[2], dtype, std)
 
-    def __call__(self, x_BxTxd, site):
-        neurons_BxTxF = swiglu(self.gate(x_BxTxd), self.up(x_BxTxd))
+    def __call__(self, x_BxTxd, site, relp=False):
+        neurons_BxTxF = (relp_swiglu if relp else swiglu)(self.gate(x_BxTxd), self.up(x_BxTxd))
         neurons_BxTxF = constrain(neurons_BxTxF, 'fsdp', None, 'tensor')
         return site('mlp_out', self.down(site('neurons', neurons_BxTxF)))
 
@@ -125,11 +140,12 @@ class Block(nnx.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps, dtype)
         self.mlp = MLP(config, keys[1], dtype, std)
 
-    def __call__(self, x_BxTxd, positions_BxT, rotation, site, cache=None):
-        y_BxTxd = self.input_norm(x_BxTxd)
-        attention, cache = self.attention(y_BxTxd, positions_BxT, rotation, site, cache)
+    def __call__(self, x_BxTxd, positions_BxT, rotation, site, cache=None, **rules):
+        y_BxTxd = self.input_norm(x_BxTxd, **rules)
+        attention, cache = self.attention(y_BxTxd, positions_BxT, rotation, site, cache, **rules)
         x = constrain(x_BxTxd + attention, 'fsdp', None, None)
-        x = constrain(x + self.mlp(self.mlp_norm(x), site), 'fsdp', None, None)
+        mlp = self.mlp(self.mlp_norm(x, **rules), site, **rules)
+        x = constrain(x + mlp, 'fsdp', None, None)
         return x, cache
 
 

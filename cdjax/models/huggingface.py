@@ -29,7 +29,7 @@ from cdjax.models.tensor_files import (
     summarise,
 )
 from cdjax.parallel.mesh import parameter_shardings
-from cdjax.run.buckets import local_folder
+from cdjax.run.buckets import is_remote, local_folder
 from cdjax.run.json_file import read_json
 from cdjax.run.metrics import progress
 
@@ -96,8 +96,9 @@ def load_huggingface(path: str | os.PathLike, *, mesh: Mesh | None = None, dtype
     it. Beside the arrays, host memory holds one device's slice of one parameter at a time.
 
     Args:
-        path: a local folder (`resolve_checkpoint` makes one of a hub id), or one in a bucket, of
-            which each process makes a copy on its disk meanwhile.
+        path: a local folder; the id of a repository on the hub (`meta-llama/Llama-3.2-1B`), which
+            is fetched where the hub's cache lacks it; or a folder in a bucket, of which each
+            process makes a copy on its disk meanwhile.
         mesh: the mesh to place the parameters on (`LLAMA_RULES`); the default device where None.
         dtype: dtype of all parameters; where None each keeps the dtype it is stored in (layers
             stored in several dtypes take the one that holds them all).
@@ -106,14 +107,17 @@ def load_huggingface(path: str | os.PathLike, *, mesh: Mesh | None = None, dtype
         The model.
 
     Raises:
-        InputError: a broken folder, an unsupported config, or tensors that are missing, left
-            over, misshapen or of a dtype that is no float; all mismatches are named at once.
+        InputError: neither a folder nor a repository, or no access to it; a broken folder, an
+            unsupported config, or tensors that are missing, left over, misshapen or of a dtype that
+            is no float; all mismatches are named at once.
 
     Warns:
         UserWarning: a weight is NaN or infinite; the tensors are named.
     """
+    from cdjax.models.hub import resolve_checkpoint  # it reads configs by this module
+
     with local_folder(path) as folder:
-        return _load(folder, mesh, dtype)
+        return _load(folder if is_remote(path) else resolve_checkpoint(path), mesh, dtype)
 
 
 def _load(folder: Path, mesh: Mesh | None, dtype) -> Llama:

@@ -31,6 +31,7 @@ from cdjax.models.positions import Positions, take_positions
 from cdjax.models.rope import rope_rotation
 from cdjax.models.sites import RESIDUAL
 from cdjax.parallel.mesh import constrain
+from cdjax.precision import exact_products
 
 # Up to this depth the layers are compiled one by one; above it compile time stays constant.
 MAX_UNROLLED_LAYERS = 4
@@ -41,6 +42,12 @@ REMAT_POLICIES = {
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     'full': jax.checkpoint_policies.nothing_saveable,
 }
+
+# What a backward pass computes: gradients; or the coefficients of RelP (arXiv 2508.21258), by which
+# an activation times its coefficient is its relevance: norms and attention patterns are held fixed,
+# SiLU is the linear function through its value, and the factors of gate times up get half each.
+# Relevance is conserved then: over all coordinates of the residual stream it sums to the logit.
+BACKWARDS = ('gradient', 'relp')
 
 
 @jax.tree_util.register_dataclass
@@ -99,6 +106,7 @@ class Llama(nnx.Module):
         logits_at: int | jax.Array | tuple[()] | None = None,
         dtype=None,
         remat: str = 'none',
+        backward: str = 'gradient',
     ) -> tuple[jax.Array | None, dict[str, jax.Array]]:
         """Runs the model on right-padded rows.
 
@@ -112,8 +120,10 @@ class Llama(nnx.Module):
             logits_at: the position whose logits are returned, one int for all rows or an int
                 array `[B]`; all positions where None. With `()` there are no logits, and the
                 model stops behind what is captured: to read the embeddings no block runs.
-            dtype: dtype of the computation; that of the parameters where None.
+            dtype: dtype of the computation; that of the parameters where None. Products of float32
+                are float32 on every accelerator (`cdjax.precision`).
             remat: key of `REMAT_POLICIES`, what a backward pass keeps of each block.
+            backward: one of `BACKWARDS`, what it computes; what is returned here is the same.
 
         Returns:
             `logits`, float32 `[B, T, V]`, with `logits_at` `[B, V]`, or None; and `activations`,
@@ -121,16 +131,21 @@ class Llama(nnx.Module):
 
         Raises:
             InputError: an unknown site, an edit that does not fit, layers or positions that are
-                not there, an unknown `remat`.
+                not there, an unknown `remat` or `backward`.
         """
         starts_B = jnp.zeros(tokens.shape[0], jnp.int32)
         captures = check_captures(capture, positions, self.config, *tokens.shape)
         silent = isinstance(logits_at, tuple)
         depth = blocks_needed(captures) if silent else self.config.num_layers
-        x_BxTxd, activations, _ = self._run_blocks(
-            tokens, starts_B, None, edits or {}, captures, depth, dtype, remat
-        )
-        return None if silent else self._logits(x_BxTxd, logits_at), activations
+        if backward not in BACKWARDS:
+            raise InputError(f'unknown backward {backward!r}; choose one of {", ".join(BACKWARDS)}')
+        rules = {'relp': True} if backward == 'relp' else {}
+        dtype = dtype or self.embed.weight.dtype
+        with exact_products(dtype):
+            x_BxTxd, activations, _ = self._run_blocks(
+                tokens, starts_B, None, edits or {}, captures, depth, dtype, remat, rules
+            )
+            return None if silent else self._logits(x_BxTxd, logits_at, rules), activations
 
     def decode(
         self,
@@ -157,11 +172,13 @@ class Llama(nnx.Module):
         """
         depth = self.config.num_layers
         cached = cache.keys, cache.values
-        x_BxTxd, _, (keys, values) = self._run_blocks(
-            tokens, cache.lengths, cached, edits or {}, {}, depth, dtype, 'none'
-        )
-        lengths = cache.lengths + tokens.shape[1]
-        return self._logits(x_BxTxd, logits_at), KVCache(keys, values, lengths)
+        dtype = dtype or self.embed.weight.dtype
+        with exact_products(dtype):
+            x_BxTxd, _, (keys, values) = self._run_blocks(
+                tokens, cache.lengths, cached, edits or {}, {}, depth, dtype, 'none', {}
+            )
+            logits = self._logits(x_BxTxd, logits_at, {})
+        return logits, KVCache(keys, values, cache.lengths + tokens.shape[1])
 
     def init_cache(self, batch_size: int, length: int, dtype=None) -> KVCache:
         """Returns an empty cache for `batch_size` rows of at most `length` positions."""
@@ -170,7 +187,7 @@ class Llama(nnx.Module):
         empty = jnp.zeros(shape, dtype or self.embed.weight.dtype)
         return KVCache(empty, empty, jnp.zeros(batch_size, jnp.int32))
 
-    def _run_blocks(self, tokens, starts_B, cache, edits, captures, depth, dtype, remat):
+    def _run_blocks(self, tokens, starts_B, cache, edits, captures, depth, dtype, remat, rules):
         """Runs the first `depth` blocks; returns the last residual, activations and the cache."""
         c, (B, T) = self.config, tokens.shape
         edits = check_edits(edits, c, B, T)
@@ -197,7 +214,9 @@ class Llama(nnx.Module):
             taken = {}
             site = tap(edits_of_layer(layer_edits), taken)
             x_BxTxd = site(RESIDUAL.key, x_BxTxd)
-            x_BxTxd, layer_cache = layer(x_BxTxd, positions_BxT, rotation, site, layer_cache)
+            x_BxTxd, layer_cache = layer(
+                x_BxTxd, positions_BxT, rotation, site, layer_cache, **rules
+            )
             return x_BxTxd, taken, layer_cache
 
         if REMAT_POLICIES[remat] is not None:
@@ -209,7 +228,7 @@ class Llama(nnx.Module):
             buffers, rest = record(buffers, taken, slots)
             return (x_BxTxd, buffers), (rest, layer_cache)
 
-        x_BxTxd = self.embed(tokens, dtype or self.embed.weight.dtype)
+        x_BxTxd = self.embed(tokens, dtype)
         x_BxTxd = constrain(x_BxTxd, 'fsdp', None, None)
 
         # What is captured in all layers is stacked by the scan; of a part of the layers, a buffer
@@ -250,7 +269,7 @@ class Llama(nnx.Module):
             )
         return x_BxTxd, {**activations, **buffers}, cache
 
-    def _logits(self, x_BxTxd, logits_at):
+    def _logits(self, x_BxTxd, logits_at, rules):
         if logits_at is not None:
             # One position is picked before the head, so that [B, T, V] is never made.
             at_B = jnp.broadcast_to(jnp.asarray(logits_at), x_BxTxd.shape[:1])
@@ -260,5 +279,5 @@ class Llama(nnx.Module):
             x = x_BxTxd
         tied = self.config.tie_embeddings
         head_dxV = self.embed.weight[...].T if tied else self.lm_head.weight[...]
-        x = self.norm(x)
+        x = self.norm(x, **rules)
         return jnp.matmul(x, head_dxV.astype(x.dtype), preferred_element_type=jnp.float32)

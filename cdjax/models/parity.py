@@ -221,9 +221,7 @@ def _forward(model, tokens, dtype):
 
 
 def _run(model, tokens, dtype):
-    # Unless asked for more, a TPU multiplies float32 in bfloat16 and a GPU in TF32.
-    with jax.default_matmul_precision('highest'):
-        logits, residual = _forward(model, tokens, jnp.dtype(dtype).type)
+    logits, residual = _forward(model, tokens, jnp.dtype(dtype).type)
     return np.asarray(logits), np.asarray(residual)
 
 

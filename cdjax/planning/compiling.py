@@ -1,20 +1,18 @@
 """What fits where, before a weight is loaded: programs compiled for a machine one need not have.
 
-A `Program` is a jitted function with the shapes, dtypes and shardings of its arguments. Compiling
-it for the devices of a `Target` gives the memory it will take, to the byte on a TPU. Compilation
-runs in a process of its own (`python -m cdjax.planning.compiling`), for a compiler for another
-machine must not meet the JAX of this one.
+Compiling the programs of a job for the devices of a `Target` gives the memory they will take, to
+the byte on a TPU. It is done in a process of its own (`python -m cdjax.planning.compiling`), which
+is sent the job, for a compiler for another machine must not meet the JAX of this one.
 """
 
 import dataclasses
-import importlib
 import json
 import math
+import pickle
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,43 +20,19 @@ from jax.sharding import Mesh
 
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import make_mesh
+from cdjax.planning.fitting import MeshShape
+from cdjax.planning.job import Job, Program
 from cdjax.planning.roofline import Work
 from cdjax.planning.targets import (
     Chip,
     Target,
     compiler_environment,
-    parse_target,
     target_devices,
 )
 
 # The part of a device's memory that a plan may fill; the rest is for what the compiler cannot
 # know: fragments, infeed, a second program.
 USABLE = 0.9
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """A jitted function of a run and the shapes it is called with.
-
-    Attributes:
-        name: what it does, such as 'student step'.
-        step: the function, jitted, with the donations of the real run.
-        arguments: pytrees of `jax.ShapeDtypeStruct` with shardings.
-        kinds: the same leaves sorted by what they are: 'parameters', 'optimizer', 'store', ...
-        work: what one call does.
-        beside: what lies on the devices while it runs and is no argument, by kind.
-    """
-
-    name: str
-    step: Callable[..., Any]
-    arguments: Sequence[Any]
-    kinds: Mapping[str, Any]
-    work: Work
-    beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-# A builder makes the programs of a recipe for a mesh; the recipe is a dict that JSON can hold.
-Builder = Callable[[Mesh, dict[str, Any]], list[Program]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,42 +123,31 @@ def _refused_temporaries(message: str, arguments: int) -> int | None:
     return None
 
 
-def compile_for(
-    target: Target, fsdp: int, tensor: int, builder: str, recipe: dict[str, Any]
-) -> tuple[list[Footprint], Chip]:
-    """Compiles the programs of a recipe for a machine, in a process of its own.
+def compile_for(target: Target, shape: MeshShape, job: Job) -> tuple[list[Footprint], Chip]:
+    """Compiles the programs of a job for a machine, in a process of its own.
 
     Args:
         target: the machine.
-        fsdp: size of the mesh axis.
-        tensor: size of the mesh axis.
-        builder: a `Builder`, as 'package.module:function'.
-        recipe: its argument.
+        shape: of its mesh.
+        job: the job; its class, and all that it holds, must be importable there too.
 
     Returns:
         The footprints, and one device of the machine.
 
     Raises:
-        InputError: the compiler is absent, the slice does not exist, or the recipe is wrong.
+        InputError: the compiler is absent, the slice does not exist, or the job cannot be.
         RuntimeError: the compiler failed.
     """
-    request = {
-        'target': target.name,
-        'fsdp': fsdp,
-        'tensor': tensor,
-        'builder': builder,
-        'recipe': recipe,
-    }
     done = subprocess.run(
         [sys.executable, '-m', 'cdjax.planning.compiling'],
-        input=json.dumps(request),
+        input=pickle.dumps((target, shape, job)),
         env=compiler_environment(target),
         capture_output=True,
-        text=True,
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f'the compiler for {target.name} failed:\n{done.stderr[-4000:]}')
+        said = done.stderr.decode(errors='replace')
+        raise RuntimeError(f'the compiler for {target.name} failed:\n{said[-4000:]}')
     answer = json.loads(done.stdout.splitlines()[-1])
     if 'error' in answer:
         raise InputError(answer['error'])
@@ -192,20 +155,15 @@ def compile_for(
     return footprints, Chip(**answer['chip'])
 
 
-def _compile_request(request: dict[str, Any]) -> dict[str, Any]:
-    """Answers a request of `compile_for`, in the process that compiles."""
-    target = parse_target(request['target'])
-    mesh = make_mesh(request['fsdp'], request['tensor'], devices=target_devices(target))
-    module, function = request['builder'].split(':')
-    programs = getattr(importlib.import_module(module), function)(mesh, request['recipe'])
-    footprints = [dataclasses.asdict(compile_program(program, mesh)) for program in programs]
-    return {'footprints': footprints, 'chip': dataclasses.asdict(target.chip)}
-
-
 def main() -> None:
-    """Reads a request of `compile_for` from standard input, and prints the answer as JSON."""
+    """Reads what `compile_for` sends to standard input, and prints its answer as JSON."""
+    target, shape, job = pickle.load(sys.stdin.buffer)
     try:
-        answer = _compile_request(json.load(sys.stdin))
+        mesh = make_mesh(shape.fsdp, shape.tensor, devices=target_devices(target))
+        footprints = [
+            dataclasses.asdict(compile_program(each, mesh)) for each in job.programs(mesh)
+        ]
+        answer = {'footprints': footprints, 'chip': dataclasses.asdict(target.chip)}
     except InputError as error:
         answer = {'error': str(error)}
     print(json.dumps(answer))

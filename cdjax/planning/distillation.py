@@ -5,97 +5,88 @@ the student's training step, which pays for the student alone.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+import math
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from cdjax.circuits.pairing import LayerPairs, parse_pairs
+from cdjax.distillation.alignment import Alignment
 from cdjax.errors import InputError
+from cdjax.inference.activations import answer_rows
+from cdjax.inference.rows import jit_rows, rows_per_pass
 from cdjax.losses import TopKLogits
+from cdjax.models import SITES
 from cdjax.models.config import LlamaConfig
 from cdjax.models.llama import Llama
 from cdjax.parallel.mesh import FSDP, TENSOR, check_batch
-from cdjax.planning.compiling import Program
-from cdjax.planning.programs import (
+from cdjax.planning.job import (
+    Program,
     abstract_neurons,
     abstract_rows,
     abstract_state,
     abstract_weights,
-    activations_pass,
-    check_shapes,
-    config_from_dict,
+    check_job,
+    everywhere,
+    frozen_pass,
 )
 from cdjax.planning.roofline import Work, llama_work
+from cdjax.run.options import RunOptions
 from cdjax.training.distillation import DistillationConfig, make_step
-from cdjax.training.optimizer import OptimizerConfig, make_optimizer
+from cdjax.training.optimizer import make_optimizer
 from cdjax.training.step import jit_step
 
 
 @dataclasses.dataclass(frozen=True)
-class DistillationShapes:
-    """All that decides how much memory and time a distillation takes; see `JobShapes`.
+class DistillationJob:
+    """A distillation, by its configuration and the shapes of what it is given; see `Job`.
 
     Attributes:
         student: shape of the student; its parameters and the optimizer's moments are float32.
         teacher: shape of the teacher.
-        batch_size: rows of a training step, over all devices (B).
         length: positions of a row (T).
         num_problems: rows of the store, each with the teacher's logits and neurons (N).
-        microbatches: parts of a batch that are computed one after the other.
-        top_k: logits of a problem that are stored, each with its token; all V if None.
-        layer_pairs: as `parse_pairs` reads it; '' for KD alone.
-        classes: circuits compared in each pair (K); 0 compares all neurons of all rows.
-        teacher_batch_size: rows of the teacher's pass.
+        config: the distillation.
+        alignment: what is compared, in pairs that are known, without classes and masks: within the
+            teacher's circuits of `num_classes` classes where that is set. None for KD alone.
         teacher_dtype: of the teacher's parameters, computation and stored neurons.
-        compute_dtype: of the student's computation.
-        remat: key of `REMAT_POLICIES`, of the student's step.
+        options: of the run.
         keep_teacher: whether the teacher's parameters stay on the devices while the student trains.
         keep_start: whether those that the student starts from do, which is trained in a copy.
     """
 
     student: LlamaConfig
     teacher: LlamaConfig
-    batch_size: int
     length: int
     num_problems: int
-    microbatches: int = 1
-    top_k: int | None = None
-    layer_pairs: str = 'last'
-    classes: int = 8
-    teacher_batch_size: int = 512
+    config: DistillationConfig = DistillationConfig()
+    alignment: Alignment | None = None
     teacher_dtype: str = 'bfloat16'
-    compute_dtype: str = 'bfloat16'
-    remat: str = 'full'
+    options: RunOptions = RunOptions()
     keep_teacher: bool = True
     keep_start: bool = False
 
-    builder: ClassVar[str] = 'cdjax.planning.distillation:distillation_programs'
-
     def __post_init__(self):
-        check_shapes(self)
-        if self.classes < 0:
-            raise InputError(f'classes={self.classes} must not be negative')
+        check_job(self)
         if self.student.vocab_size != self.teacher.vocab_size:
             raise InputError(
                 f'the student has {self.student.vocab_size} tokens and the teacher '
                 f'{self.teacher.vocab_size}: distillation needs one vocabulary'
             )
-        config = self.config()  # raises for microbatches that do not divide the batch
-        if self.pairs:
-            config.check_aligned()
+        if self.alignment is not None:
+            self.config.check_aligned()
+            self.alignment.check_memory(self.config.microbatches)
+        suited = self.config.suited_to(pretrained=self.keep_start)
+        object.__setattr__(self, 'config', suited)
 
-    @property
-    def pairs(self) -> LayerPairs:
-        """The pairs of layers that are aligned."""
-        if not self.layer_pairs:
-            return ()
-        return parse_pairs(self.layer_pairs, self.student.num_layers, self.teacher.num_layers)
+    def with_batch(self, rows: int) -> 'DistillationJob':
+        """Returns the distillation with batches of so many rows."""
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, batch_size=rows))
 
     @property
     def stored_layers(self) -> tuple[int, ...]:
-        """The teacher's layers whose neurons are stored."""
-        return tuple(sorted({teacher for _, teacher in self.pairs}))
+        """The teacher's layers whose activations are stored."""
+        return () if self.alignment is None else tuple(sorted(set(self.alignment.teacher_layers)))
 
     @property
     def models(self) -> dict[str, tuple[LlamaConfig, str]]:
@@ -108,120 +99,109 @@ class DistillationShapes:
     @property
     def least_batch(self) -> int:
         """One problem in each part of a batch, or what CKA needs."""
-        return self.config().least_aligned_batch if self.pairs else self.microbatches
+        if self.alignment is None:
+            return self.config.microbatches
+        return self.config.least_aligned_batch
 
     @property
     def store_bytes(self) -> int:
-        """Host memory of a `TeacherStore`: float32 logits, and the neurons of paired layers."""
-        width = len(self.stored_layers) * self.teacher.intermediate_size
-        neurons = width * jnp.dtype(self.teacher_dtype).itemsize
-        logits = 4 * self.teacher.vocab_size if self.top_k is None else 8 * self.top_k
-        return self.num_problems * (logits + neurons)
+        """Host memory of a `TeacherStore`: float32 logits, and activations of paired layers."""
+        top_k = self.config.top_k
+        row = 4 * self.teacher.vocab_size if top_k is None else 8 * top_k
+        if self.alignment is not None:
+            width = len(self.stored_layers) * math.prod(self.alignment.features_shape(self.teacher))
+            row += width * jnp.dtype(self.teacher_dtype).itemsize
+        return self.num_problems * row
 
-    def config(self) -> DistillationConfig:
-        """Returns the distillation of these shapes."""
-        return DistillationConfig(
-            OptimizerConfig(steps=1000, learning_rate=1e-4),
-            top_k=self.top_k,
-            batch_size=self.batch_size,
-            microbatches=self.microbatches,
-            compute_dtype=self.compute_dtype,
-            remat=self.remat,
-        )
+    def rows_of_pass(self, fsdp: int) -> int:
+        """Returns the rows of a batch of the teacher's pass, over all devices."""
+        return rows_per_pass(self.num_problems, self.length, fsdp, self.options.tokens_per_pass)
 
     def works(self, fsdp: int, tensor: int) -> list[Work]:
         """Returns what one batch of the teacher's pass does, and one step of the student."""
+        config = self.config
         teacher = llama_work(
-            *(self.teacher, self.teacher_batch_size, self.length, 1),
+            *(self.teacher, self.rows_of_pass(fsdp), self.length, 1),
             fsdp=fsdp,
             tensor=tensor,
             backward='none',
             compute_bytes=jnp.dtype(self.teacher_dtype).itemsize,
         )
         student = llama_work(
-            *(self.student, self.batch_size, self.length, 1),
+            *(self.student, config.batch_size, self.length, 1),
             fsdp=fsdp,
             tensor=tensor,
             backward='weights',
-            remat=self.remat,
-            compute_bytes=jnp.dtype(self.compute_dtype).itemsize,
-            microbatches=self.microbatches,
+            remat=config.remat,
+            compute_bytes=jnp.dtype(config.compute_dtype).itemsize,
+            microbatches=config.microbatches,
         )
         return [teacher, student]
 
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> 'DistillationShapes':
-        """Returns the shapes that `dataclasses.asdict` has taken apart."""
-        models = {name: config_from_dict(fields[name]) for name in ('student', 'teacher')}
-        return cls(**{**fields, **models})
+    def programs(self, mesh: Mesh) -> list[Program]:
+        """Returns the teacher's pass and the student's step.
 
+        Raises:
+            InputError: the rows of the batch do not divide over the mesh.
+        """
+        config = self.config
+        check_batch(config.batch_size, mesh, microbatches=config.microbatches)
+        teacher = abstract_weights(self.teacher, self.teacher_dtype, mesh)
+        of_teacher, of_student = self.works(mesh.shape[FSDP], mesh.shape[TENSOR])
+        top_k = None if config.top_k is None else (config.top_k, config.temperature)
+        what = Alignment() if self.alignment is None else self.alignment
+        said = answer_rows(what.site, self.stored_layers, what.positions, top_k)
+        collect = jit_rows(said, mesh, several=True)
+        size = (self.rows_of_pass(mesh.shape[FSDP]), self.length)
+        return [
+            frozen_pass('teacher', 'pass', collect, teacher, mesh, *size, of_teacher),
+            self._student_step(mesh, teacher, of_student),
+        ]
 
-def distillation_programs(mesh: Mesh, recipe: dict[str, Any]) -> list[Program]:
-    """Returns the teacher's pass and the student's step; a `Builder` of `cdjax.planning.compiling`.
-
-    Args:
-        mesh: the mesh.
-        recipe: `dataclasses.asdict` of a `DistillationShapes`.
-
-    Raises:
-        InputError: the rows of the batch do not divide over the mesh.
-    """
-    shapes = DistillationShapes.from_dict(recipe)
-    check_batch(shapes.batch_size, mesh, microbatches=shapes.microbatches)
-    teacher = abstract_weights(shapes.teacher, shapes.teacher_dtype, mesh)
-    of_teacher, of_student = shapes.works(mesh.shape[FSDP], mesh.shape[TENSOR])
-    collect = activations_pass(
-        'teacher',
-        teacher,
-        mesh,
-        batch_size=min(shapes.teacher_batch_size, shapes.num_problems),
-        length=shapes.length,
-        layers=shapes.stored_layers,
-        top_k=None if shapes.top_k is None else (shapes.top_k, shapes.config().temperature),
-        work=of_teacher,
-    )
-    return [collect, _student_step(mesh, shapes, teacher, of_student)]
-
-
-def _student_step(mesh: Mesh, shapes: DistillationShapes, teacher: Llama, work: Work) -> Program:
-    """The step of `distill`, with the teacher beside it."""
-    B, pairs, width = shapes.batch_size, shapes.pairs, shapes.teacher.intermediate_size
-    config = shapes.config()
-    tx = make_optimizer(config.suited_to(pretrained=shapes.keep_start).optimizer)
-    state = abstract_state(lambda key: Llama(shapes.student, key), tx, mesh)
-    row = lambda name, shape, dtype: {name: abstract_rows(mesh, name, shape, dtype)}
-    batch = {
-        **row('tokens', (B, shapes.length), jnp.int32),
-        **row('lengths', (B,), jnp.int32),
-    }
-    if shapes.top_k is None:
-        batch |= row('teacher_logits', (B, shapes.teacher.vocab_size), jnp.float32)
-    else:
-        values, tokens = (
-            abstract_rows(mesh, 'teacher_logits', (B, shapes.top_k), dtype)
-            for dtype in (jnp.float32, jnp.int32)
+    def _student_step(self, mesh: Mesh, teacher: Llama, work: Work) -> Program:
+        """The step of `distill`, with the teacher beside it."""
+        config, alignment = self.config, self.alignment
+        B, tx = config.batch_size, make_optimizer(config.optimizer)
+        state = abstract_state(lambda key: Llama(self.student, key), tx, mesh)
+        row = lambda name, shape, dtype: {name: abstract_rows(mesh, name, shape, dtype)}
+        batch = {
+            **row('tokens', (B, self.length), jnp.int32),
+            **row('lengths', (B,), jnp.int32),
+        }
+        if config.top_k is None:
+            batch |= row('teacher_logits', (B, self.teacher.vocab_size), jnp.float32)
+        else:
+            values, tokens = (
+                abstract_rows(mesh, 'teacher_logits', (B, config.top_k), dtype)
+                for dtype in (jnp.float32, jnp.int32)
+            )
+            batch['teacher_logits'] = TopKLogits(values, tokens, config.temperature)
+        if alignment is not None:
+            pairs, shape = len(alignment.pairs), alignment.features_shape(self.teacher)
+            dtype, K = jnp.dtype(self.teacher_dtype), alignment.num_classes
+            batch |= row('teacher_activations', (B, pairs, *shape), dtype)
+            widths = math.prod(alignment.features_shape(self.student)), math.prod(shape)
+            memories = jax.eval_shape(lambda: alignment.empty_memories(*widths))
+            state = dataclasses.replace(state, memory=everywhere(memories, mesh))
+            if K is not None:
+                batch |= row('classes', (B,), jnp.int32)
+                units = SITES[alignment.site].units(self.teacher)
+                masks = abstract_neurons(mesh, (K, pairs, units))
+                alignment = dataclasses.replace(alignment, teacher_masks=masks)
+        kinds = {
+            'student': state.params,
+            'optimizer': state.opt_state,
+            'batch from the store': (batch, alignment),
+            'step, key and memory': (state.step, state.key, state.memory),
+        }
+        beside = {'teacher': teacher} if self.keep_teacher else {}
+        if self.keep_start:
+            beside['first student'] = state.params
+        return Program(
+            'student step',
+            jit_step(make_step(tx, config), state),
+            (state, batch, alignment),
+            kinds,
+            work,
+            beside=beside,
         )
-        batch['teacher_logits'] = TopKLogits(values, tokens, config.temperature)
-    columns = {}
-    if pairs:
-        batch |= row('teacher_neurons', (B, len(pairs), width), jnp.dtype(shapes.teacher_dtype))
-    if pairs and shapes.classes:
-        batch |= row('classes', (B,), jnp.int32)
-        columns['teacher'] = abstract_neurons(mesh, (shapes.classes, len(pairs), width))
-    kinds = {
-        'student': state.params,
-        'optimizer': state.opt_state,
-        'batch from the store': (batch, columns),
-        'step and key': (state.step, state.key),
-    }
-    beside = {'teacher': teacher} if shapes.keep_teacher else {}
-    if shapes.keep_start:
-        beside['first student'] = state.params
-    return Program(
-        'student step',
-        jit_step(make_step(tx, config, pairs), state),
-        (state, batch, columns),
-        kinds,
-        work,
-        beside=beside,
-    )

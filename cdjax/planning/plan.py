@@ -11,7 +11,7 @@ from cdjax.errors import InputError
 from cdjax.models.parameters import abstract_model
 from cdjax.planning.compiling import USABLE, Footprint, compile_for
 from cdjax.planning.fitting import MeshShape, candidate_meshes, largest_batch
-from cdjax.planning.programs import JobShapes
+from cdjax.planning.job import Job
 from cdjax.planning.targets import GIB, Chip, Target
 
 # Meshes that are compiled before a plan says that nothing fits.
@@ -26,7 +26,7 @@ class Plan:
     """A job on a machine.
 
     Attributes:
-        shapes: what was planned.
+        job: what was planned.
         target: the machine.
         chip: one device of it.
         mesh: the recommended mesh, or the one that was asked for.
@@ -36,7 +36,7 @@ class Plan:
         alternative: a mesh that is faster by formula than the one that was asked for.
     """
 
-    shapes: JobShapes
+    job: Job
     target: Target
     chip: Chip
     mesh: MeshShape
@@ -53,8 +53,7 @@ class Plan:
     def loading_bytes(self) -> float:
         """Host memory of a process while it loads the models: one slice at a time, twice."""
         models = [
-            abstract_model(config, jnp.dtype(dtype))
-            for config, dtype in self.shapes.models.values()
+            abstract_model(config, jnp.dtype(dtype)) for config, dtype in self.job.models.values()
         ]
         # As stored and as converted. Norms are replicated, matrices lie in slices.
         slices = [x.size * x.dtype.itemsize for x in jax.tree.leaves(models)]
@@ -74,8 +73,8 @@ class Plan:
             'fits': self.fits,
             'largest_batch': self.largest_batch,
             'loading_bytes': self.loading_bytes,
-            'store_bytes': self.shapes.store_bytes,
-            'shapes': dataclasses.asdict(self.shapes),
+            'store_bytes': self.job.store_bytes,
+            'job': dataclasses.asdict(self.job),
             'programs': [
                 {**dataclasses.asdict(f), 'total': f.total, 'seconds': s}
                 for f, s in zip(self.footprints, seconds, strict=True)
@@ -84,7 +83,7 @@ class Plan:
 
 
 def plan_job(
-    shapes: JobShapes,
+    job: Job,
     target: Target,
     *,
     mesh: MeshShape | None = None,
@@ -94,7 +93,7 @@ def plan_job(
     """Compiles a job for a machine, and searches mesh and batch.
 
     Args:
-        shapes: the job.
+        job: the job.
         target: the machine.
         mesh: the mesh; where None, the fastest by formula that the compiler confirms to fit.
         find_largest_batch: also search the largest batch, with a few more compilations.
@@ -103,28 +102,27 @@ def plan_job(
     Raises:
         InputError: the compiler is absent, or neither batch nor mesh divide the devices.
     """
-    limit_of = lambda chip: USABLE * chip.memory
+    limit_of, config = lambda chip: USABLE * chip.memory, job.config
 
     def compiled(mesh: MeshShape, rows: int) -> tuple[tuple[Footprint, ...], Chip]:
         say(f'compiling for {target.name}: fsdp={mesh.fsdp} tensor={mesh.tensor}, batch {rows}')
-        recipe = dataclasses.asdict(dataclasses.replace(shapes, batch_size=rows))
-        footprints, chip = compile_for(target, mesh.fsdp, mesh.tensor, shapes.builder, recipe)
+        footprints, chip = compile_for(target, mesh, job.with_batch(rows))
         return tuple(footprints), chip
 
     candidates = candidate_meshes(
         target.num_devices,
-        lambda mesh: least_seconds(shapes, target, mesh),
-        shapes.batch_size // shapes.microbatches,
-        min(config.num_kv_heads for config, _ in shapes.models.values()),
+        lambda mesh: least_seconds(job, target, mesh),
+        config.batch_size // config.microbatches,
+        min(shape.num_kv_heads for shape, _ in job.models.values()),
     )
     tried = candidates[:MESHES_TRIED] if mesh is None else [mesh]
     if not tried:
         raise InputError(
-            f'batch_size={shapes.batch_size} divides over no mesh of {target.num_devices} devices: '
-            f'choose a multiple of {target.num_devices * shapes.microbatches}'
+            f'batch_size={config.batch_size} divides over no mesh of {target.num_devices} devices: '
+            f'choose a multiple of {target.num_devices * config.microbatches}'
         )
     for chosen in tried:
-        footprints, chip = compiled(chosen, shapes.batch_size)
+        footprints, chip = compiled(chosen, config.batch_size)
         if max(f.total for f in footprints) <= limit_of(chip):
             break
 
@@ -135,32 +133,32 @@ def plan_job(
     elif find_largest_batch:
 
         def needed(rows: int) -> float:
-            if rows == shapes.batch_size:
+            if rows == config.batch_size:
                 return step.total
             return compiled(chosen, rows)[0][-1].total
 
-        most = max(shapes.num_problems, shapes.batch_size)
-        multiple = chosen.fsdp * shapes.microbatches
+        most = max(job.num_problems, config.batch_size)
+        multiple = chosen.fsdp * config.microbatches
         largest = largest_batch(
             needed,
             limit_of(chip),
-            first=shapes.batch_size,
+            first=config.batch_size,
             multiple=multiple,
             most=most,
-            least=shapes.least_batch,
+            least=job.least_batch,
         )
     faster = candidates[0] if mesh is not None and candidates and candidates[0] != mesh else None
-    return Plan(shapes, target, chip, chosen, footprints, largest, faster)
+    return Plan(job, target, chip, chosen, footprints, largest, faster)
 
 
-def least_seconds(shapes: JobShapes, target: Target, mesh: MeshShape) -> float:
+def least_seconds(job: Job, target: Target, mesh: MeshShape) -> float:
     """Returns the least time of one call of each program on a mesh, by formula.
 
     Where two meshes are equal in what takes longest, the rest decides.
     """
     if target.platform == 'cpu':
         return float(mesh.tensor)  # the devices of one CPU are one
-    first, *others = shapes.works(mesh.fsdp, mesh.tensor)
+    first, *others = job.works(mesh.fsdp, mesh.tensor)
     work = sum(others, start=first)
     seconds = work.seconds(target.chip, target.num_devices).values()
     return max(seconds) + 0.01 * sum(seconds)
@@ -168,13 +166,14 @@ def least_seconds(shapes: JobShapes, target: Target, mesh: MeshShape) -> float:
 
 def describe(plan: Plan) -> str:
     """Returns a plan as lines of text for a terminal."""
-    shapes, chip, footprints = plan.shapes, plan.chip, plan.footprints
+    job, chip, footprints = plan.job, plan.chip, plan.footprints
+    config = job.config
     usable = USABLE * chip.memory
-    parts = f' in {shapes.microbatches} microbatches' if shapes.microbatches > 1 else ''
+    parts = f' in {config.microbatches} microbatches' if config.microbatches > 1 else ''
     lines = [
         f'{plan.target.name}: {plan.target.num_devices} x {chip.kind}, {chip.memory / GIB:.2f} GiB '
         f'each, of which {usable / GIB:.2f} may be used',
-        f'batch {shapes.batch_size} x {shapes.length} positions{parts}, '
+        f'batch {config.batch_size} x {job.length} positions{parts}, '
         f'mesh fsdp={plan.mesh.fsdp} tensor={plan.mesh.tensor}',
         '',
         _row('GiB a device', [f.name for f in footprints]),
@@ -197,7 +196,7 @@ def describe(plan: Plan) -> str:
         _row('compiled in, s', [f'{f.compile_seconds:.0f}' for f in footprints]),
         '',
         f'host memory: {plan.loading_bytes / GIB:.1f} GiB a process to load, '
-        f'{shapes.store_bytes / GIB:.2f} GiB for the store of {shapes.num_problems} problems',
+        f'{job.store_bytes / GIB:.2f} GiB for the store of {job.num_problems} problems',
     ]
     if plan.largest_batch is not None:
         lines.append(f'largest batch that fits: {plan.largest_batch or "none"}')

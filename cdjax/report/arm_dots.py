@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from cdjax.distillation.arms import KD
 from cdjax.report.chart import Chart, reference, true_minus
 from cdjax.report.comparisons import arm_difference
 from cdjax.report.names import start_name
@@ -19,8 +20,8 @@ _STEPS = [1, 2, 2.5, 5, 10]
 def arm_dots(start: str, found: Mapping[str, Any]) -> Chart:
     """Draws the accuracy of each arm by seed, and its gain over KD with its interval."""
     table, runs, legend = found['table'], found['runs'], arm_series(found)
-    gains = {row['arm']: arm_difference(runs, row['arm'], 'kd') for row in table}
-    gains = {arm: gap for arm, gap in gains.items() if gap is not None and arm != 'kd'}
+    gains = {row['arm']: arm_difference(runs, row['arm'], KD.key) for row in table}
+    gains = {arm: gap for arm, gap in gains.items() if gap is not None and arm != KD.key}
     chart = Chart(
         f'dots-{start}',
         'Accuracy on unseen problems of every student: a thin line joins the students of one seed, '
@@ -43,7 +44,7 @@ def arm_dots(start: str, found: Mapping[str, Any]) -> Chart:
             for s in legend
             if s.key in gains
         )
-        described = f'Gain over KD in percentage points, with 95 % intervals: {told}.'
+        described = f'In points, from {start_name(start)}, with 95 % intervals: {told}.'
         with chart.panel('Gain over KD', described, size) as figure:
             _gains(figure.subplots(), gains, legend)
     return chart

@@ -30,6 +30,7 @@ MARKERS = {
     '<': 'M1.5 5l7-4v8z',
     '>': 'M8.5 5l-7-4v8z',
 }
+STROKES = {'solid': '', 'dashed': '4 3', 'dotted': '1 2', 'dashdot': '5 2 1 2'}
 _STEM = 'cdjax'
 _MAX_ROWS_SHOWN = 120
 
@@ -43,7 +44,7 @@ class Series:
         title: its name.
         colour: a name of `PALETTE`, or `#rrggbb`.
         marker: of its points, so that colour is never alone in telling series apart.
-        dashed: whether its lines are.
+        stroke: of its lines: `solid`, `dashed`, `dotted` or `dashdot`.
         bold: whether it is the one that the figure is about.
     """
 
@@ -51,7 +52,7 @@ class Series:
     title: str
     colour: str
     marker: str = 'o'
-    dashed: bool = False
+    stroke: str = 'solid'
     bold: bool = False
 
     @property
@@ -70,6 +71,11 @@ class Series:
         return f'var(--{self.colour})' if self.colour in PALETTE else self.colour
 
     @property
+    def dashes(self) -> str:
+        """Its stroke in a legend, an SVG dash array; '' where it is solid."""
+        return STROKES[self.stroke]
+
+    @property
     def shape(self) -> str:
         """Its marker in a legend, an SVG path."""
         return MARKERS[self.marker]
@@ -82,7 +88,7 @@ class Series:
             'marker': self.marker,
             'linewidth': 2.2 if self.bold else 1.2,
             'markersize': 4.5 if self.bold else 3.2,
-            'linestyle': (0, (3, 2)) if self.dashed else '-',
+            'linestyle': self.stroke,
             'zorder': 4 if self.bold else 3,
         }
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdjax.circuits.methods import LEARNED
-from cdjax.report.names import SHORT_ARMS, arm_name
+from cdjax.distillation.arms import ARMS, CIRCUITS
 from cdjax.studies.arms import t_interval
 from cdjax.wording import listing, percent, points, points_interval
 
@@ -110,7 +110,7 @@ def arm_gaps(found: Mapping[str, Any], base: str | None) -> list[tuple[str, Diff
         gap = arm_difference(found['runs'], base, row['arm'])
         if row['arm'] != base and gap is not None:
             interval = f' {points_interval(gap.interval)}' if gap.interval else ''
-            gaps.append((f'{arm_name(row["arm"])} ({points(gap.value)} points{interval})', gap))
+            gaps.append((f'{row["phrase"]} ({points(gap.value)} points{interval})', gap))
     return gaps
 
 
@@ -168,13 +168,13 @@ def fewest_seeds(results: Mapping[str, Any]) -> int:
 
 def arms_compared(results: Mapping[str, Any]) -> int:
     """Returns how many differences between the class circuits and another arm are reported."""
-    return sum(len(arm_gaps(found, 'circuits')) for found in results['starts'].values())
+    return sum(len(arm_gaps(found, CIRCUITS.key)) for found in results['starts'].values())
 
 
 def arms_not_run(results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns by start the names of the arms that were not run, where there are any."""
+    """Returns by start the names of the usual arms that were not run, where there are any."""
     absent = {}
     for start, found in results['starts'].items():
         run = {row['arm'] for row in found['table']}
-        absent[start] = [arm_name(arm) for arm in SHORT_ARMS if arm not in run]
+        absent[start] = [a.phrase for key, a in ARMS.items() if a.by_default and key not in run]
     return {start: names for start, names in absent.items() if names}

@@ -24,6 +24,7 @@ PANELS = (
     ('only_probability', 'Probability of the answer with only the circuit', '%'),
     ('without_probability', 'Probability of the answer without it', '%'),
     ('faithfulness', 'Faithfulness', ''),
+    ('completeness', 'Completeness', ''),
 )
 _FAITHFULNESS = (-0.25, 1.35)  # of runs away from it no curve is read
 
@@ -37,7 +38,7 @@ def method_series(study: Mapping[str, Any]) -> list[Series]:
             method['title'],
             method['colour'],
             marker(i),
-            dashed=method['draws'] > 1,
+            stroke=method['line'],
             bold=key == LEARNED.key,
         )
         for i, (key, method) in enumerate(methods)
@@ -54,7 +55,8 @@ def method_curves(study: Mapping[str, Any]) -> Chart:
         'On unseen problems, over the size of the circuits: with all neurons outside the circuit '
         'of a problem’s class ablated, and with that circuit ablated. Bands: 95 % intervals. '
         'Dotted: the whole model, and the size that the circuits were cut to. Faithfulness '
-        '(MIB-style): 1 as the whole model, 0 as without neurons.',
+        '(MIB-style): 1 as the whole model, 0 as without neurons. Completeness: 1 if without the '
+        'circuit nothing is left.',
         [
             'method',
             'share of neurons',
@@ -103,9 +105,12 @@ def _draw(ax, study, legend, field, unit):
         ax.set_ylim(*_FAITHFULNESS)
         ax.grid(axis='x', visible=False)
         true_minus(ax.yaxis)
-        ax.set_ylabel('part of the logit difference kept')
-    whole = {'only': study['accuracy'], 'without': study['accuracy'], 'faithfulness': 1.0}
-    if field in whole:
+        kept = 'kept' if field == 'faithfulness' else 'lost'
+        ax.set_ylabel(f'part of the logit difference {kept}')
+    whole = {'faithfulness': 1.0, 'completeness': 1.0}
+    for name in ('only', 'without'):
+        whole |= {name: study['accuracy'], f'{name}_probability': study.get('probability')}
+    if whole[field] is not None:
         reference(ax, y=scale * whole[field])
     reference(ax, x=shares[at_circuit_size(study)])
 

@@ -1,24 +1,11 @@
-"""How arms and starts are called within a sentence and in figures, and their colours."""
+"""Where the words of the page are, and how arms and starts are called within a sentence."""
 
 from pathlib import Path
 
+from cdjax.distillation.arms import ARMS
 from cdjax.studies.arms import STARTS
 
 TEMPLATES = Path(__file__).parent / 'templates'
-SHORT_ARMS = {
-    'kd': 'KD alone',
-    'all': 'all neurons',
-    'circuits': 'class circuits',
-    'random': 'random masks',
-    'wrong': 'other classes’ circuits',
-}
-ARM_COLOURS = {
-    'kd': 'ink',
-    'all': 'orange',
-    'circuits': 'blue',
-    'random': 'grey',
-    'wrong': 'vermillion',
-}
 
 
 def start_name(start: str) -> str:
@@ -27,5 +14,5 @@ def start_name(start: str) -> str:
 
 
 def arm_name(arm: str) -> str:
-    """Returns the name of an arm within a sentence."""
-    return SHORT_ARMS[arm]
+    """Returns the name of an arm within a sentence; its key, where nothing registered it."""
+    return ARMS[arm].phrase if arm in ARMS else arm

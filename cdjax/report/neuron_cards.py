@@ -16,7 +16,7 @@ from cdjax.wording import number
 _MAP = matplotlib.colormaps['PuOr_r'].resampled(64)
 _MAX_TIPS = 120
 _ACTIVATION = Series('activation', 'activation by answer', 'blue')
-_EFFECT = Series('effect', 'its effect on the logit of the answer', 'vermillion', 's', dashed=True)
+_EFFECT = Series('effect', 'its effect on the logit of the answer', 'vermillion', 's', 'dashed')
 # Left, bottom, width and height of the plots of a card, as parts of it, by the number of its maps.
 _PLACES = {
     0: [(0.13, 0.2, 0.84, 0.68)],
@@ -121,7 +121,7 @@ def _curves(ax, answers, neuron) -> None:
         few = len(answers) <= _MAX_TIPS
         (line,) = ax.plot(
             x, values / largest, color=series.ink, linewidth=1.1, markersize=1.6,
-            marker=series.marker if few else '', linestyle='--' if series.dashed else '-',
+            marker=series.marker if few else '', linestyle=series.stroke,
         )  # fmt: skip
         tips = [
             f'answer {name}: {series.title} {number(v, 3)}'

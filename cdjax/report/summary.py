@@ -6,6 +6,7 @@ from typing import Any
 
 from cdjax import wording
 from cdjax.circuits.methods import LEARNED, RANDOM_MASKS
+from cdjax.distillation.arms import CIRCUITS, KD, RANDOM
 from cdjax.report.comparisons import (
     MORE,
     SAME,
@@ -75,7 +76,7 @@ def _of_circuits(study: Results) -> Iterator[Check]:
         if own.verdict == MORE and own.interval[0] <= found['random_interval'][1]:
             check = dataclasses.replace(check, answer='not told apart from random masks')
         yield check
-    leak = study['leak'][LEARNED.key]
+    leak = study['leak'][LEARNED.classes]
     if leak['most_bits']:
         constant = leak['constant_answer_accuracy']
         yield Check(
@@ -96,11 +97,11 @@ def _of_circuits(study: Results) -> Iterator[Check]:
 
 def _of_students(results: Results) -> Iterator[Check]:
     for start, found in results['starts'].items():
-        for other, name in (('kd', 'KD alone'), ('random', 'random masks')):
-            gap = arm_difference(found['runs'], 'circuits', other)
+        for other in (KD, RANDOM):
+            gap = arm_difference(found['runs'], CIRCUITS.key, other.key)
             if gap is not None:
                 question = f'Do students of class circuits from {start_name(start)} reach more than'
-                yield _more(f'{question} those of {name}?', gap, 'arms')
+                yield _more(f'{question} those of {other.phrase}?', gap, 'arms')
     changes, seeds = last_changes(results), fewest_seeds(results)
     if changes:
         most = max(map(abs, changes))
@@ -159,13 +160,13 @@ def headline(results: Results) -> list[tuple[str, str, str]]:
         (percent(ours['without']), 'without the circuits', without),
     ]
     for start, found in results['starts'].items():
-        gap = arm_difference(found['runs'], 'circuits', 'kd')
+        gap = arm_difference(found['runs'], CIRCUITS.key, KD.key)
         if gap is None:
             continue
         beside = 'one seed, no interval'
         if gap.interval is not None:
             beside = f'95{wording.NBSP}% interval {points_interval(gap.interval)}'
-        other = arm_difference(found['runs'], 'circuits', 'random')
+        other = arm_difference(found['runs'], CIRCUITS.key, RANDOM.key)
         if other is not None:
             beside += f'; over random masks {points(other.value)}'
             beside += f' {points_interval(other.interval)}' if other.interval else ''

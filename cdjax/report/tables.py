@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdjax.circuits.methods import LEARNED, ONE_MASK, RANDOM_MASKS
+from cdjax.distillation.arms import CIRCUITS, KD
 from cdjax.report.comparisons import (
     LESS,
     MORE,
@@ -14,7 +15,6 @@ from cdjax.report.comparisons import (
     at_circuit_size,
     point_difference,
 )
-from cdjax.studies.arms import ARMS
 
 Results = Mapping[str, Any]
 Row = dict[str, Any]
@@ -50,7 +50,8 @@ def arm_rows(found: Results) -> list[Row]:
     """Returns the arms of one start with what the page shows beside `summarise`'s columns.
 
     Added to each row are `share` (accuracy on the share), `cka_all`, `cka_circuits` (means over
-    seeds) and `difference` from KD, None for KD itself or without it.
+    seeds), `ours` (whether it is the class circuits) and `difference` from KD, None for KD itself
+    or without it.
     """
     rows = []
     for row in found['table']:
@@ -59,17 +60,17 @@ def arm_rows(found: Results) -> list[Row]:
         means = {
             key: _mean(run[key] for run in runs) for key in ('share', 'cka_all', 'cka_circuits')
         }
-        gain = None if arm == 'kd' else arm_difference(found['runs'], arm, 'kd')
-        rows.append({**row, **means, 'difference': gain})
+        gain = None if arm == KD.key else arm_difference(found['runs'], arm, KD.key)
+        rows.append({**row, **means, 'ours': arm == CIRCUITS.key, 'difference': gain})
     return rows
 
 
 def circuit_arm_rows(found: Results) -> list[tuple[str, Difference]]:
     """Returns how the arm of class circuits differs from each other arm: (title, difference)."""
     gaps = [
-        (row['title'], arm_difference(found['runs'], 'circuits', row['arm']))
+        (row['title'], arm_difference(found['runs'], CIRCUITS.key, row['arm']))
         for row in found['table']
-        if row['arm'] != 'circuits'
+        if row['arm'] != CIRCUITS.key
     ]
     return [(title, gap) for title, gap in gaps if gap is not None]
 
@@ -101,29 +102,32 @@ def agreement_rows(study: Results) -> list[tuple[str, Results]]:
 
 
 def leak_rows(study: Results) -> list[Row]:
-    """Returns what each method's classes give away of the answer, beside what its circuits keep."""
+    """Returns what each scheme of classes gives away of the answer.
+
+    Each row has `title`, `ours`, and `only`: what circuits of these classes keep, None where no
+    method of the study goes by them.
+    """
     at = at_circuit_size(study)
-    return [
-        {
-            'title': study['methods'][key]['title'],
-            'ours': key == LEARNED.key,
-            'only': study['curves'][key][at]['only'],
-            **found,
-        }
-        for key, found in study['leak'].items()
-    ]
+    rows = []
+    for scheme, found in study['leak'].items():
+        methods = [key for key in study['curves'] if study['methods'][key]['classes'] == scheme]
+        title, only = scheme.replace('_', ' '), None
+        if methods:
+            title = study['methods'][methods[0]]['title']
+            only = study['curves'][methods[0]][at]['only']
+        rows.append({'title': title, 'ours': scheme == LEARNED.classes, 'only': only, **found})
+    return rows
 
 
 def moved_rows(rediscovery: Mapping[str, Results]) -> list[Row]:
     """Returns for each student searched again its circuits, and how they compare."""
     rows = []
-    for arm, found in rediscovery.items():
+    for found in rediscovery.values():
         study = found['study']
         at = at_circuit_size(study)
         rows.append(
             {
                 **found,
-                'title': ARMS[arm],
                 'accuracy': study['accuracy'],
                 **study['curves'][LEARNED.key][at],
                 'random': study['curves'][RANDOM_MASKS.key][at]['only'],

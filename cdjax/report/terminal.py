@@ -57,6 +57,39 @@ def circuits_table(study: Mapping[str, Any], smallest: float | None) -> str:
     return _text(_circuits(study, smallest))
 
 
+def recovery_table(study: Mapping[str, Any]) -> str:
+    """Returns how much of planted circuits each method finds, means over the planted classes.
+
+    Args:
+        study: what `evaluate_circuits` returns of a planted teacher.
+    """
+    return _text(_recovery(study))
+
+
+def _recovery(study) -> list[str]:
+    truth = study['ground_truth']
+    columns = {
+        'AUROC': 'auroc',
+        'living': 'auroc_living',
+        'precision': 'precision',
+        'recall': 'recall',
+        'shared': 'shared',
+        'specific': 'specific',
+        'others’': 'other_specific',
+        'decoys': 'decoys',
+        'NMI': 'nmi',
+    }
+    lines = [
+        f'Planted circuits of {count(truth["classes"], "class", "classes")}, '
+        f'{count(truth["size"], "necessary neuron")} each; from precision on at that size:',
+        f'{"":24}' + ''.join(f'{name:>{max(len(name) + 2, 8)}}' for name in columns),
+    ]
+    for key, found in truth['methods'].items():
+        cells = (f'{number(found[k]):>{max(len(name) + 2, 8)}}' for name, k in columns.items())
+        lines.append(f'{study["methods"][key]["title"]:<24}' + ''.join(cells))
+    return lines
+
+
 def _study(key: str, result: Mapping[str, Any]) -> list[str]:
     if key not in STUDIES:
         return []

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from cdjax.distillation.arms import CIRCUITS
 from cdjax.report.chart import Chart, Series, marker, percent_axis, true_minus
-from cdjax.report.names import ARM_COLOURS, SHORT_ARMS, start_name
+from cdjax.report.names import start_name
 from cdjax.report.svg import PALETTE, mark
 from cdjax.wording import number
 
@@ -84,10 +85,10 @@ def arm_series(found: Mapping[str, Any]) -> list[Series]:
     return [
         Series(
             row['arm'],
-            SHORT_ARMS[row['arm']],
-            ARM_COLOURS[row['arm']],
+            row['phrase'],
+            row['colour'],
             marker(i),
-            bold=row['arm'] == 'circuits',
+            bold=row['arm'] == CIRCUITS.key,
         )
         for i, row in enumerate(found['table'])
     ]

@@ -16,9 +16,10 @@ from cdjax.report.arm_dots import arm_dots
 from cdjax.report.chart import Chart, plain
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.method_curves import method_curves
-from cdjax.report.names import TEMPLATES, arm_name, start_name
+from cdjax.report.names import TEMPLATES, start_name
 from cdjax.report.neuron_cards import neuron_cards
 from cdjax.report.provenance import describe
+from cdjax.report.selectivity_curves import recovery_bars, selectivity_front
 from cdjax.report.training_curves import arm_curves, discovery_curves, gradient_rows
 from cdjax.run.folder import stored_config, write_atomically
 from cdjax.run.metrics import read_metrics
@@ -127,7 +128,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {name: getattr(wording, name) for name in findings.FILTERS}
     environment.filters |= {'verdict': tables.verdict_words, 'plain': plain}
-    environment.globals |= {'say': findings.say, 'start_name': start_name, 'arm_name': arm_name}
+    environment.globals |= {'say': findings.say, 'start_name': start_name}
     return environment
 
 
@@ -168,7 +169,9 @@ def _charts(results, config, history) -> dict[str, Chart | None]:
     selectivity = study['selectivity']
     charts = {
         'methods': method_curves(study),
+        'recovery': recovery_bars(study),
         'layers': maps.layer_map(study),
+        'front': selectivity_front(study),
         'selectivity': maps.selectivity_maps(
             'selectivity',
             {'Circuits': selectivity['matrix'], 'Random masks': selectivity['random_matrix']},
@@ -188,9 +191,8 @@ def _charts(results, config, history) -> dict[str, Chart | None]:
         # Students of another start belong to circuits discovered anew, jointly with them.
         if next(iter(starts)) == 'nothing':
             matrices['Teacher'] = selectivity['matrix']
-        for arm, found in results['rediscovery'].items():
-            title = f'Student: {arm_name(arm)}'
-            matrices[title] = found['study']['selectivity']['matrix']
+        for found in results['rediscovery'].values():
+            matrices[f'Student: {found["phrase"]}'] = found['study']['selectivity']['matrix']
         charts['moved'] = maps.selectivity_maps(
             'moved',
             matrices,

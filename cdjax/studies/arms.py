@@ -11,34 +11,25 @@ from etils import epath
 from jax.sharding import Mesh
 from scipy import stats
 
-from cdjax.circuits.circuit import Circuit
-from cdjax.circuits.masks import random_masks
-from cdjax.circuits.pairing import LayerPairs
 from cdjax.data import Dataset, Split
+from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.arms import ARMS, KD, Given, arms_by_default
 from cdjax.errors import InputError, check_seed
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.predictions import predict
 from cdjax.losses import class_conditional_cka, linear_cka
 from cdjax.models import Llama, LlamaConfig
 from cdjax.run.options import RunOptions
-from cdjax.training.distillation import Alignment, DistillationConfig, TeacherStore, distill
+from cdjax.training.distillation import DistillationConfig, TeacherStore, distill
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 
-ARMS = {
-    'kd': 'KD',
-    'all': 'KD + CKA of all neurons',
-    'circuits': 'KD + CKA of class circuits',
-    'random': 'KD + CKA of random masks',
-    'wrong': "KD + CKA of other classes' circuits",
-}
 STARTS = {
     'nothing': 'a student from nothing',
     'partial': 'a student that does part of the task',
     'checkpoint': 'a student from the checkpoint',
 }
 
-# Which layers are aligned, see `cdjax.circuits.pairing.parse_pairs`; and steps between evaluations.
-LAYER_PAIRS, EVALUATE_EVERY = 'last', 250
+EVALUATE_EVERY = 250  # steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +39,8 @@ class ArmsConfig:
     Attributes:
         distillation: the distillation; its seed is replaced by each of `seeds`, and what its
             optimizer leaves open suits each of `starts`.
-        arms: keys of `ARMS`.
+        alignment: how representations are compared, without layers, classes and masks.
+        arms: keys of `cdjax.distillation.arms.ARMS`; if None, all that are run by default.
         starts: keys of `STARTS`; if None, the student's checkpoint where one is given, and
             nothing where none is.
         seeds: each gives every arm the same first weights and the same batches.
@@ -59,7 +51,8 @@ class ArmsConfig:
     """
 
     distillation: DistillationConfig = DistillationConfig()
-    arms: tuple[str, ...] = tuple(ARMS)
+    alignment: Alignment = Alignment()
+    arms: tuple[str, ...] | None = None
     starts: tuple[str, ...] | None = None
     seeds: tuple[int, ...] = (0,)
     head_start_steps: int = 300
@@ -67,6 +60,8 @@ class ArmsConfig:
     max_problems: int = 1500
 
     def __post_init__(self):
+        if self.arms is None:
+            object.__setattr__(self, 'arms', arms_by_default())
         for field, known in (('arms', ARMS), ('starts', STARTS)):
             values = getattr(self, field)
             if values is None:
@@ -74,6 +69,7 @@ class ArmsConfig:
             unknown = [value for value in values if value not in known]
             if unknown or not values:
                 raise InputError(f'{field}={",".join(values)}: choose from {", ".join(known)}')
+        check_site(self.arms, self.alignment)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f'seeds={list(self.seeds)}: name at least one, and each of them once')
         for seed in self.seeds:
@@ -90,8 +86,7 @@ class ArmsConfig:
     def describe(self) -> str:
         """Returns a line on the optimizer of each start."""
         return '\n'.join(
-            f'{STARTS[start]}: {self.distillation_from(start).optimizer.describe()}'
-            for start in self.starts
+            f'{STARTS[start]}: {self.distillation_from(start).describe()}' for start in self.starts
         )
 
     def head_start(self, seed: int) -> LanguageModelConfig:
@@ -107,42 +102,14 @@ class ArmsConfig:
         )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Pairing:
-    """What the arms of one start align.
-
-    Attributes:
-        pairs: layers of student and teacher.
-        teacher: the teacher's circuits; the classes are theirs. None where all neurons are aligned.
-        student: the student's circuits of the same classes, None for a student from nothing.
-    """
-
-    pairs: LayerPairs
-    teacher: Circuit | None = None
-    student: Circuit | None = None
-
-
-def alignment_of(arm: str, pairing: Pairing, rows: np.ndarray, seed: int) -> Alignment | None:
-    """Returns what an arm aligns on the problems `rows`; None for KD alone.
-
-    The two controls differ from 'circuits' in nothing but the columns: 'random' takes as many
-    neurons of each layer at random, 'wrong' gives each class the teacher's circuit of the next.
-    """
-    if arm == 'kd':
-        return None
-    if arm == 'all':
-        return Alignment(pairing.pairs)
-    teacher, student = pairing.teacher.masks, None
-    if pairing.student is not None:
-        student = pairing.student.masks
-    if arm == 'random':
-        teacher = random_masks(teacher, seed=2 * seed)
-        student = None if student is None else random_masks(student, seed=2 * seed + 1)
-    elif arm == 'wrong':
-        if len(teacher) < 2:
-            raise InputError('the arm "wrong" needs at least 2 classes: leave it out, or raise K')
-        teacher = np.roll(teacher, 1, axis=0)
-    return Alignment(pairing.pairs, pairing.teacher.assignments[rows], teacher, student)
+def check_site(arms: Sequence[str], alignment: Alignment) -> None:
+    """Raises InputError for arms of circuits, which are of neurons, at another site."""
+    of_circuits = [key for key in arms if ARMS[key].needs_circuits]
+    if of_circuits and alignment.site != 'neurons':
+        raise InputError(
+            f'align_site={alignment.site} has no circuits, which are of neurons: leave out '
+            f'{", ".join(of_circuits)}'
+        )
 
 
 def rows_outside_share(split: Split) -> np.ndarray:
@@ -187,7 +154,7 @@ def run_arm(
     store: TeacherStore,
     dataset: Dataset,
     split: Split,
-    pairing: Pairing,
+    given: Given,
     config: ArmsConfig,
     *,
     mesh: Mesh,
@@ -198,13 +165,13 @@ def run_arm(
     """Distils one student and measures it on unseen forms.
 
     Args:
-        arm: a key of `ARMS`.
+        arm: a key of `cdjax.distillation.arms.ARMS`.
         seed: of the student's first weights and of the batches.
         student: a shape, or a model to start from.
         store: what the teacher says of the share, then of the unseen problems that are evaluated.
         dataset: all problems.
         split: the split by canonical form.
-        pairing: what is aligned.
+        given: what its alignment is made from.
         config: the arms.
         mesh: the mesh.
         workdir: folder of this run.
@@ -225,7 +192,7 @@ def run_arm(
         dataset[split.share],
         dataclasses.replace(config.distillation, seed=seed),
         mesh=mesh,
-        alignment=alignment_of(arm, pairing, split.share, seed),
+        alignment=ARMS[arm].alignment(given),
         description=description,
         workdir=workdir,
         evaluate=lambda model: {'accuracy': predict(model, problems, **passes).accuracy},
@@ -241,6 +208,7 @@ def run_arm(
     return model, {
         'arm': arm,
         'seed': seed,
+        'pairs': [list(pair) for pair in given.alignment.pairs],
         'unseen': curve[-1][1],
         'share': predict(model, on_share, **passes).accuracy,
         'curve': curve,
@@ -249,31 +217,41 @@ def run_arm(
             for point in history
             if 'task' in point
         ],
-        **measure_alignment(model, problems, store[shared:], unseen, pairing, **passes),
+        **measure_alignment(model, problems, store[shared:], unseen, given, **passes),
     }
 
 
-def measure_alignment(model, problems, store, rows, pairing, **passes) -> dict[str, float]:
+def measure_alignment(model, problems, store, rows, given, **passes) -> dict[str, float | None]:
     """Returns the debiased CKA of student and teacher, mean over the layer pairs.
 
-    `cka_all` compares all neurons over all problems; `cka_circuits` the teacher's circuit of each
-    class with the student's neurons (its circuit, where it has one) on that class's problems.
-    `passes` are further arguments of `answer_logits_and_activations`.
+    `cka_all` compares all units over all problems; `cka_circuits` the teacher's circuit of each
+    class with the student's neurons (its circuit, where it has one) on that class's problems, None
+    at a site without circuits. `passes` are further arguments of `answer_logits_and_activations`.
     """
-    student_layers, teacher_layers = zip(*pairing.pairs, strict=True)
-    layers = tuple(sorted(set(student_layers)))
-    _, neurons = answer_logits_and_activations(model, problems, layers=layers, **passes)
-    teacher_neurons = store.neurons_of(teacher_layers)
-    classes = jax.nn.one_hot(pairing.teacher.assignments[rows], pairing.teacher.num_classes)
+    circuits = given.within_classes(given.teacher.masks, given.student_masks)
+    layers = tuple(sorted(set(circuits.student_layers)))
+    where = {'site': circuits.site, 'positions': circuits.positions}
+    _, x = answer_logits_and_activations(model, problems, layers=layers, **where, **passes)
+    y = store.of_layers(circuits.teacher_layers)
+    classes = jax.nn.one_hot(given.teacher.assignments[rows], circuits.num_classes)
     over_all, within = [], []
-    for i, (s, t) in enumerate(pairing.pairs):
-        x, y = jnp.asarray(neurons[:, layers.index(s)]), jnp.asarray(teacher_neurons[:, i])
-        over_all.append(float(linear_cka(x, y)))
-        columns = {'y_masks': jnp.asarray(pairing.teacher.masks[:, t], jnp.float32)}
-        if pairing.student is not None:
-            columns['x_masks'] = jnp.asarray(pairing.student.masks[:, s], jnp.float32)
-        within.append(float(class_conditional_cka(x, y, classes, **columns).mean()))
-    return {'cka_all': float(np.mean(over_all)), 'cka_circuits': float(np.mean(within))}
+    for i, (s, t) in enumerate(circuits.pairs):
+        of_student, of_teacher = x[:, layers.index(s)], y[:, i]
+        sides = [jnp.asarray(side.reshape(len(side), -1)) for side in (of_student, of_teacher)]
+        over_all.append(float(linear_cka(*sides)))
+        if circuits.site != 'neurons':
+            continue
+        features = lambda masks, side: circuits.over_features(
+            jnp.asarray(masks, jnp.float32), side.shape
+        )
+        columns = {'y_masks': features(circuits.teacher_masks[:, t], of_teacher)}
+        if circuits.student_masks is not None:
+            columns['x_masks'] = features(circuits.student_masks[:, s], of_student)
+        within.append(float(class_conditional_cka(*sides, classes, **columns).mean()))
+    return {
+        'cka_all': float(np.mean(over_all)),
+        'cka_circuits': float(np.mean(within)) if within else None,
+    }
 
 
 def evaluated_rows(split: Split, config: ArmsConfig) -> np.ndarray:
@@ -295,13 +273,13 @@ def summarise(runs: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> list[di
         accuracies = [of[arm, seed] for seed in seeds]
         row = {
             'arm': arm,
-            'title': ARMS[arm],
+            **{field: getattr(ARMS[arm], field) for field in ('title', 'phrase', 'colour')},
             'seeds': seeds,
             'accuracies': accuracies,
             'mean': float(np.mean(accuracies)),
         }
-        paired = [of[arm, seed] - of['kd', seed] for seed in seeds if ('kd', seed) in of]
-        if arm != 'kd' and paired:
+        paired = [of[arm, seed] - of[KD.key, seed] for seed in seeds if (KD.key, seed) in of]
+        if arm != KD.key and paired:
             row['gains'] = paired
             row['gain'] = float(np.mean(paired))
             row['gain_interval'] = t_interval(paired)

@@ -7,13 +7,16 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
-from cdjax.circuits.pairing import parse_pairs
+from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.arms import ARMS, CIRCUITS, Given
+from cdjax.distillation.pairings import LAST, Context, check_pairs, pair_layers, reads_models
 from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
 from cdjax.models import LlamaConfig
+from cdjax.parallel.mesh import one_device
 from cdjax.run.folder import check_workdir, open_workdir
 from cdjax.run.options import RunOptions
-from cdjax.studies.arms import ARMS, EVALUATE_EVERY, LAYER_PAIRS, Pairing, alignment_of
+from cdjax.studies.arms import EVALUATE_EVERY, check_site
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.run import Run
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
@@ -21,11 +24,10 @@ from cdjax.training.distillation import (
     DistillationConfig,
     TeacherStore,
     check_distillation,
+    check_positions_within,
     distill,
 )
-
-# Arms that align no circuits.
-WITHOUT_CIRCUITS = ('kd', 'all')
+from cdjax.training.memory import check_memory, least_training_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,29 +37,32 @@ class StudentConfig:
     Attributes:
         inputs: checkpoints, problems and their split.
         distillation: the distillation; what its optimizer leaves open suits the student.
-        arm: a key of `ARMS`.
-        circuits: the teacher's circuits (.safetensors); for 'kd' and 'all' there is no need.
+        arm: a key of `cdjax.distillation.arms.ARMS`.
+        alignment: how representations are compared, without layers, classes and masks.
+        circuits: the teacher's circuits (.safetensors), for arms that need circuits.
         student_circuits: the student's circuits of the same classes, if any.
-        layer_pairs: what is aligned, see `cdjax.circuits.pairing.parse_pairs`.
+        layer_pairs: which layers, see `cdjax.distillation.pairings.pair_layers`.
+        most_pairs: see `cdjax.distillation.pairings.Context.most`.
         evaluate_every: steps between evaluations on unseen forms.
         export: 'last' or 'best' step, by accuracy on the very problems that are evaluated.
     """
 
     inputs: InputsConfig = InputsConfig()
     distillation: DistillationConfig = DistillationConfig()
-    arm: str = 'circuits'
+    arm: str = CIRCUITS.key
+    alignment: Alignment = Alignment()
     circuits: str | None = None
     student_circuits: str | None = None
-    layer_pairs: str = LAYER_PAIRS
+    layer_pairs: str = LAST.key
+    most_pairs: int | None = None
     evaluate_every: int = EVALUATE_EVERY
     export: str = 'last'
 
     def __post_init__(self):
         suited = self.distillation.suited_to(pretrained=self.inputs.has_student)
         object.__setattr__(self, 'distillation', suited)
-        if self.arm not in ARMS:
-            raise InputError(f'arm={self.arm}: choose from {", ".join(ARMS)}')
-        if self.aligns_circuits and self.circuits is None:
+        check_site((self.arm,), self.alignment)  # an unknown one is refused
+        if ARMS[self.arm].needs_circuits and self.circuits is None:
             raise InputError(
                 f'--arm={self.arm} needs --circuits=PATH: run experiments.discover first'
             )
@@ -67,11 +72,6 @@ class StudentConfig:
                 'nothing: name with --student the checkpoint that they were discovered in'
             )
         check_evaluations(self.evaluate_every, self.export)
-
-    @property
-    def aligns_circuits(self) -> bool:
-        """Whether circuits are needed."""
-        return self.arm not in WITHOUT_CIRCUITS
 
 
 class StudentStudy:
@@ -83,7 +83,7 @@ class StudentStudy:
     Args:
         config: what is run.
         workdir: the folder of the run.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         options: what the training writes and checks on the way.
 
     Raises:
@@ -96,40 +96,41 @@ class StudentStudy:
         config: StudentConfig,
         workdir: epath.PathLike,
         *,
-        mesh: Mesh,
+        mesh: Mesh | None = None,
         options: RunOptions = RunOptions(),
     ):
+        mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
-        self._pairing = Pairing(
-            parse_pairs(
-                config.layer_pairs,
-                inputs.student_config.num_layers,
-                inputs.teacher_config.num_layers,
-            ),
-            *(_load_circuits(config, inputs) if config.aligns_circuits else ()),
-        )
-        seed, rows = config.distillation.seed, inputs.split.share
-        self._alignment = alignment_of(config.arm, self._pairing, rows, seed)
+        shapes = inputs.student_config, inputs.teacher_config
+        trained = inputs.has_student
+        check_pairs(config.layer_pairs, *shapes, trained=trained, most=config.most_pairs)
+        check_positions_within(config.alignment.positions, inputs.dataset)
+        arm = ARMS[config.arm]
+        self._circuits = _load_circuits(config, inputs) if arm.needs_circuits else (None, None)
+        if arm.needs_circuits:
+            arm.check(self._circuits[0].num_classes)
         check_distillation(
             config.distillation,
             vocab_size=inputs.teacher_config.vocab_size,
             mesh=mesh,
-            aligned=self._alignment is not None,
+            alignment=None if arm.align is None else config.alignment,
         )
+        check_student_memory(config.distillation, inputs, mesh)
         facts = {**dataclasses.asdict(config), 'inputs': inputs.facts()}
+        teacher, student = self._circuits
         for name, circuit in (
-            ('circuits', self._pairing.teacher),
-            ('student_circuits', self._pairing.student),
+            ('circuits', teacher),
+            ('student_circuits', student),
         ):  # what lies under a path may be another the next time
             facts[name] = None if circuit is None else [facts[name], circuit.hash]
         check_workdir(workdir, facts, name='distill')
-        if self._pairing.student is not None:
+        if student is not None:
             name = f'--student_circuits={config.student_circuits}'
-            inputs.check_circuits(self._pairing.student, name, model=inputs.load_student(mesh))
+            inputs.check_circuits(student, name, model=inputs.load_student(mesh))
         self._teacher = inputs.load_teacher(mesh)
-        if self._pairing.teacher is not None:
+        if teacher is not None:
             name = f'--circuits={config.circuits}'
-            inputs.check_circuits(self._pairing.teacher, name, model=self._teacher)
+            inputs.check_circuits(teacher, name, model=self._teacher)
         claimed = open_workdir(workdir, facts, name='distill')
         self.config, self._run = config, Run(inputs, claimed, mesh, options)
 
@@ -138,11 +139,13 @@ class StudentStudy:
         config, run, inputs = self.config, self._run, self._run.inputs
         share, unseen = inputs.dataset[inputs.split.share], inputs.dataset[inputs.split.test]
         accuracy = lambda model: predict(model, unseen, **run.passes).accuracy
-        aligned = {layer for _, layer in self._pairing.pairs} if self._alignment else ()
+        alignment = self._alignment()
         store = TeacherStore.build(
             self._teacher,
             share,
-            layers=aligned,
+            layers=() if alignment is None else alignment.teacher_layers,
+            site=config.alignment.site,
+            positions=config.alignment.positions,
             top_k=config.distillation.top_k,
             temperature=config.distillation.temperature,
             **run.passes,
@@ -154,7 +157,7 @@ class StudentStudy:
             share,
             config.distillation,
             mesh=run.mesh,
-            alignment=self._alignment,
+            alignment=alignment,
             description=f'distill: {config.arm}',
             workdir=run.workdir,
             evaluate=lambda model: {'accuracy': accuracy(model)},
@@ -166,6 +169,39 @@ class StudentStudy:
         folder = run.workdir / 'student'
         run.save_student(model, folder, 'share', from_checkpoint=inputs.has_student)
         return Trained(model, folder, accuracy(model), len(unseen))
+
+    def _alignment(self) -> Alignment | None:
+        """Returns what the arm compares."""
+        config, inputs = self.config, self._run.inputs
+        if ARMS[config.arm].align is None:
+            return None
+        models, context = (inputs.student_config, inputs.teacher_config), Context()
+        if reads_models(config.layer_pairs):
+            models = inputs.load_student(self._run.mesh), self._teacher
+            context = Context(
+                config.alignment.site,
+                config.alignment.positions,
+                config.most_pairs,
+                config.distillation.seed,
+                **self._run.passes,
+            )
+        share = inputs.split.share
+        pairs = pair_layers(config.layer_pairs, *models, inputs.dataset, share, context=context)
+        base = dataclasses.replace(config.alignment, pairs=pairs)
+        seed = config.distillation.seed
+        return ARMS[config.arm].alignment(Given(base, share, *self._circuits, seed=seed))
+
+
+def check_student_memory(config: DistillationConfig, inputs: Inputs, mesh: Mesh) -> None:
+    """Raises InputError for a batch that cannot fit, see `cdjax.training.memory`."""
+    needed = least_training_bytes(
+        inputs.student_config,
+        config.batch_size // config.microbatches,
+        inputs.dataset.tokens.shape[1],
+        remat=config.remat,
+        dtype=config.compute_dtype,
+    )
+    check_memory(needed, mesh, batch_size=config.batch_size)
 
 
 def _load_circuits(config: StudentConfig, inputs: Inputs) -> tuple[Circuit, Circuit | None]:

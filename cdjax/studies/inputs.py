@@ -5,11 +5,11 @@ import functools
 import json
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import cdjax
 from cdjax.circuits.circuit import Circuit, model_hash, tokenizer_hash
@@ -35,6 +35,9 @@ from cdjax.models.hub import resolve_checkpoint, resolve_shape
 from cdjax.models.huggingface import check_huggingface
 from cdjax.models.tensor_files import fingerprint
 from cdjax.parallel.mesh import init_sharded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # None: each tensor keeps the dtype that it is stored in.
 TEACHER_DTYPES = {'stored': None, 'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -280,7 +283,7 @@ def _has_tokenizer(folder: Path | None) -> bool:
     return folder is not None and any(folder.glob('tokenizer*'))
 
 
-def _stand_in_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
+def _stand_in_tokenizer(vocab_size: int) -> 'PreTrainedTokenizerBase':
     """Returns a tokenizer of at most `vocab_size` tokens, with one for each number to 999."""
     largest = min(999, vocab_size - (len(build_arithmetic_tokenizer(9)) - 9))
     if largest < 9:
@@ -288,7 +291,9 @@ def _stand_in_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
     return build_arithmetic_tokenizer(largest)
 
 
-def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def _read_tokenizer(folder: Path) -> 'PreTrainedTokenizerBase':
+    from transformers import AutoTokenizer  # imports torch, where that is installed
+
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # what tokenizers raise of a damaged file is a bare Exception

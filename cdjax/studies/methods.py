@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.classes import CLASSES, Sorting
 from cdjax.circuits.masks import binarize
-from cdjax.circuits.methods import LEARNED, METHODS, Context
+from cdjax.circuits.methods import LEARNED, METHODS, Context, Request
 from cdjax.data import Dataset
 from cdjax.errors import InputError
 from cdjax.models import Llama
+from cdjax.models.config import LlamaConfig
 from cdjax.run.options import RunOptions
 from cdjax.training.discovery import DiscoveryConfig
 
@@ -37,6 +38,7 @@ def check_methods(
     num_classes: int,
     discovery: DiscoveryConfig | None,
     seed: int,
+    shape: LlamaConfig,
 ) -> None:
     """Raises InputError for what a method would refuse; to be asked before a model is loaded.
 
@@ -46,6 +48,7 @@ def check_methods(
         num_classes: of the circuits that are studied, K.
         discovery: how their masks are learned; None where nothing is going to be trained.
         seed: of methods that draw.
+        shape: of the model.
     """
     sorting = Sorting(dataset, num_classes, seed)
     for key in keys:
@@ -63,7 +66,7 @@ def check_methods(
             if classes is None:
                 continue
             count = int(classes.max()) + 1
-        method.check(count, discovery)
+        method.check(Request(count, dataset, shape, discovery))
 
 
 def run_methods(

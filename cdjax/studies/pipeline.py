@@ -7,17 +7,21 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from cdjax.circuits.pairing import parse_pairs
+from cdjax.distillation.arms import ARMS, CIRCUITS, KD
+from cdjax.distillation.pairings import LAST, check_pairs
 from cdjax.errors import InputError
 from cdjax.models import load_huggingface
+from cdjax.parallel.mesh import one_device
 from cdjax.parallel.multihost import as_process_0_sees
-from cdjax.run.folder import open_workdir
+from cdjax.run.folder import check_workdir, open_workdir, stored_config
 from cdjax.run.metrics import MetricsWriter
 from cdjax.run.options import RunOptions
 from cdjax.run.provenance import record_start
 from cdjax.run.results import stored
-from cdjax.studies.arms import LAYER_PAIRS, ArmsConfig, rows_outside_share
+from cdjax.studies.arms import ArmsConfig, rows_outside_share
 from cdjax.studies.circuits import CircuitStudyConfig, smallest_faithful_share
+from cdjax.studies.discovery import check_accuracy
+from cdjax.studies.distillation import check_student_memory
 from cdjax.studies.evaluation import discover_teacher, study_teacher
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.inputs import Inputs, InputsConfig
@@ -30,7 +34,7 @@ from cdjax.studies.run import Run
 from cdjax.studies.students import Students
 from cdjax.studies.study import run_study
 from cdjax.training.discovery import DiscoveryConfig, check_discovery
-from cdjax.training.distillation import check_distillation
+from cdjax.training.distillation import check_distillation, check_positions_within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,8 @@ class PipelineConfig:
         discovery: the search for circuits.
         study: their evaluation.
         arms: the distillation; where its `starts` are None, they are chosen here.
-        layer_pairs: what is aligned, see `cdjax.circuits.pairing.parse_pairs`.
+        layer_pairs: which layers, see `cdjax.distillation.pairings.pair_layers`.
+        most_pairs: see `cdjax.distillation.pairings.Context.most`.
         rediscover: arms in whose students circuits are discovered again.
         export: the arm whose student is exported.
         studies: keys of `cdjax.studies.extra.STUDIES`, questions that are answered as well.
@@ -52,9 +57,10 @@ class PipelineConfig:
     discovery: DiscoveryConfig = DiscoveryConfig()
     study: CircuitStudyConfig = CircuitStudyConfig()
     arms: ArmsConfig = ArmsConfig()
-    layer_pairs: str = LAYER_PAIRS
-    rediscover: tuple[str, ...] = ('kd', 'circuits')
-    export: str = 'circuits'
+    layer_pairs: str = LAST.key
+    most_pairs: int | None = None
+    rediscover: tuple[str, ...] = (KD.key, CIRCUITS.key)
+    export: str = CIRCUITS.key
     studies: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -68,11 +74,8 @@ class PipelineConfig:
                     f'{name}={absent[0]} is not among the arms that are run '
                     f'({", ".join(self.arms.arms)}): add it there, or name another'
                 )
-        if 'wrong' in self.arms.arms and self.discovery.num_classes < 2:
-            raise InputError(
-                'arms=wrong compares with the circuits of other classes, and num_classes=1 has '
-                'none: leave it out, or raise num_classes'
-            )
+        for key in self.arms.arms:
+            ARMS[key].check(self.discovery.num_classes)
 
     def _choose_starts(self) -> None:
         """Sets the default of the starts, and raises where the student given is none of them."""
@@ -96,13 +99,13 @@ class PipelineConfig:
 class Pipeline:
     """The stages of one run. Each is done once, and read from disk ever after.
 
-    Everything that can be wrong with the input is found here, before a weight is loaded and the
-    folder is claimed.
+    Everything that can be wrong with the input is found here, before the folder is claimed; the
+    teacher is loaded first where there is no such run yet, to see whether it can do the problems.
 
     Args:
         config: what is run.
         workdir: the folder of the run.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         name: the launcher, part of what identifies the run.
         options: what every training writes and checks on the way.
 
@@ -115,19 +118,23 @@ class Pipeline:
         config: PipelineConfig,
         workdir: epath.PathLike,
         *,
-        mesh: Mesh,
+        mesh: Mesh | None = None,
         name: str = 'pipeline',
         options: RunOptions = RunOptions(),
     ):
+        mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
         check_stages(config, inputs, mesh)
-        pairs = parse_pairs(
-            config.layer_pairs, inputs.student_config.num_layers, inputs.teacher_config.num_layers
+        facts = _facts(config, inputs)
+        folder = check_workdir(workdir, facts, name=name)
+        self.config, self.shared = config, Run(inputs, folder, mesh, options)
+        if as_process_0_sees(lambda: stored_config(folder) is None):
+            models = {'teacher': self.shared.teacher}
+            check_accuracy(inputs, models, config.discovery, mesh=mesh, options=options)
+        record_start(open_workdir(workdir, facts, name=name))
+        self.students = Students(
+            self.shared, config.arms, config.discovery, config.layer_pairs, config.most_pairs
         )
-        claimed = open_workdir(workdir, _facts(config, inputs), name=name)
-        record_start(claimed)
-        self.config, self.shared = config, Run(inputs, claimed, mesh, options)
-        self.students = Students(self.shared, config.arms, config.discovery, pairs)
 
     @property
     def workdir(self) -> epath.Path:
@@ -153,7 +160,7 @@ class Pipeline:
                 run,
                 f'{start}-{arm}-{seed}',
                 arm,
-                students.pairing(start, seed).teacher,
+                students.circuits(start, seed)[0],
                 config.discovery,
                 config.study,
             )
@@ -195,13 +202,24 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
         config.discovery.num_classes,
         config.discovery,
         config.study.seed,
+        inputs.teacher_config,
     )
+    aligned = any(ARMS[arm].align is not None for arm in config.arms.arms)
     check_distillation(
         config.arms.distillation,
         vocab_size=inputs.teacher_config.vocab_size,
         mesh=mesh,
-        aligned=config.arms.arms != ('kd',),
+        alignment=config.arms.alignment if aligned else None,
     )
+    check_student_memory(config.arms.distillation, inputs, mesh)
+    check_pairs(
+        config.layer_pairs,
+        inputs.student_config,
+        inputs.teacher_config,
+        trained='nothing' not in starts,
+        most=config.most_pairs,
+    )
+    check_positions_within(config.arms.alignment.positions, inputs.dataset)
     if 'partial' in starts:
         rows_outside_share(inputs.split)
     for key in config.studies:

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from cdjax.circuits.pairing import LayerPairs
+from cdjax.circuits.circuit import Circuit
 from cdjax.data.training_data import OUTSIDE_SHARE
+from cdjax.distillation.alignment import LayerPairs
+from cdjax.distillation.arms import Given
+from cdjax.distillation.pairings import Context, pair_layers, reads_models
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama, LlamaConfig
 from cdjax.run.results import stored
 from cdjax.studies.arms import (
     ArmsConfig,
-    Pairing,
     evaluated_rows,
     run_arm,
     summarise,
@@ -34,11 +36,20 @@ class Students:
         arms: which students; its starts are chosen.
         discovery: the search for circuits, in the teacher and jointly in students that do part of
             the task.
-        pairs: the layers that are aligned.
+        layer_pairs: which layers are aligned, see `cdjax.distillation.pairings.pair_layers`.
+        most_pairs: see `cdjax.distillation.pairings.Context.most`.
     """
 
-    def __init__(self, run: Run, arms: ArmsConfig, discovery: DiscoveryConfig, pairs: LayerPairs):
-        self.run, self.arms, self.discovery, self.pairs = run, arms, discovery, pairs
+    def __init__(
+        self,
+        run: Run,
+        arms: ArmsConfig,
+        discovery: DiscoveryConfig,
+        layer_pairs: str,
+        most_pairs: int | None = None,
+    ):
+        self.run, self.arms, self.discovery = run, arms, discovery
+        self.layer_pairs, self.most_pairs = layer_pairs, most_pairs
 
     def compare_arms(self) -> dict[str, Any]:
         """Distils every arm from every start with every seed; returns runs and tables by start."""
@@ -66,7 +77,7 @@ class Students:
                 self.store,
                 self.run.inputs.dataset,
                 self.run.inputs.split,
-                self.pairing(start, seed),
+                self.given(start, seed),
                 dataclasses.replace(self.arms, distillation=self.arms.distillation_from(start)),
                 mesh=self.run.mesh,
                 workdir=self.run.workdir / 'stages' / 'distill' / name,
@@ -89,10 +100,16 @@ class Students:
         """What the teacher says of the share and, behind it, of the unseen problems evaluated."""
         inputs, distillation = self.run.inputs, self.arms.distillation
         rows = np.concatenate([inputs.split.share, evaluated_rows(inputs.split, self.arms)])
+        # Layers that a student's own doing is going to choose are not known yet.
+        layers = None
+        if not reads_models(self.layer_pairs):
+            layers = {teacher for _, teacher in self.pairs_from_shapes}
         return TeacherStore.build(
             self.run.teacher,
             inputs.dataset[rows],
-            layers={teacher for _, teacher in self.pairs},
+            layers=layers,
+            site=self.arms.alignment.site,
+            positions=self.arms.alignment.positions,
             top_k=distillation.top_k,
             temperature=distillation.temperature,
             **self.run.passes,
@@ -116,14 +133,21 @@ class Students:
         )
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def pairing(self, start: str, seed: int) -> Pairing:
-        """Returns what the arms of a start align.
+    def given(self, start: str, seed: int) -> Given:
+        """Returns what the arms of a start and a seed are made from.
 
         A student from nothing has no circuits yet, and is aligned with all its neurons. One that
         does part of the task has its own, discovered jointly with the teacher's.
         """
+        circuits = self.circuits(start, seed)
+        pairs = self.pairs(start, seed)
+        alignment = dataclasses.replace(self.arms.alignment, pairs=pairs)
+        return Given(alignment, self.run.inputs.split.share, *circuits, seed=seed)
+
+    def circuits(self, start: str, seed: int) -> tuple[Circuit, Circuit | None]:
+        """Returns the circuits of the teacher, and those of a student that has any."""
         if start == 'nothing':
-            return Pairing(self.pairs, discover_teacher(self.run, self.discovery))
+            return discover_teacher(self.run, self.discovery), None
         # All seeds start from one checkpoint, whose circuits are searched once.
         name = 'joint_checkpoint' if start == 'checkpoint' else f'joint_{start}_{seed}'
         folder = self.run.workdir / 'circuits' / name
@@ -135,7 +159,33 @@ class Students:
             training=self.run.workdir / 'stages' / 'discover' / name,
             description=f'discover: {name}',
         )
-        return Pairing(self.pairs, joint['teacher'], joint['student'])
+        return joint['teacher'], joint['student']
+
+    def pairs(self, start: str, seed: int) -> LayerPairs:
+        """Returns the layers that are aligned, paired once where the student's doing decides."""
+        if not reads_models(self.layer_pairs):
+            return self.pairs_from_shapes
+        inputs, arms = self.run.inputs, self.arms
+        rows = np.random.default_rng(0).permutation(inputs.split.train)[: arms.max_problems]
+        context = Context(
+            arms.alignment.site, arms.alignment.positions, self.most_pairs, seed, **self.run.passes
+        )
+
+        def compute():
+            models = self.first(start, seed), self.run.teacher
+            pairs = pair_layers(
+                self.layer_pairs, *models, inputs.dataset, np.sort(rows), context=context
+            )
+            return {'pairs': [list(pair) for pair in pairs]}
+
+        path = self.run.workdir / 'results' / 'pairs' / f'{start}-{seed}.json'
+        return tuple(tuple(pair) for pair in stored(path, compute)['pairs'])
+
+    @functools.cached_property
+    def pairs_from_shapes(self) -> LayerPairs:
+        """The layers that are aligned, where the shapes of the models tell them."""
+        inputs = self.run.inputs
+        return pair_layers(self.layer_pairs, inputs.student_config, inputs.teacher_config)
 
     def describe_start(self, start: str) -> dict[str, Any] | None:
         """Returns what a student could do before it was distilled, None for one from nothing."""

@@ -21,13 +21,12 @@ from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.circuits.classifier import standardization, standardize
 from cdjax.circuits.masks import binarize
 from cdjax.data import Dataset, batch_indices
-from cdjax.errors import InputError
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.encodings import encode
 from cdjax.inference.means import neuron_means
 from cdjax.models import Llama
 from cdjax.models.flops import forward_flops
-from cdjax.parallel.mesh import put_batch, replicate, split_neurons
+from cdjax.parallel.mesh import one_device, put_batch, replicate, split_neurons
 from cdjax.run.options import RunOptions
 from cdjax.training.accumulation import first_microbatch
 from cdjax.training.diagnostics import GradientReport
@@ -59,7 +58,7 @@ def discover(
     rows: np.ndarray,
     config: DiscoveryConfig,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     classes: np.ndarray | None = None,
     first_scores: Mapping[str, np.ndarray] | None = None,
     description: str = 'discover',
@@ -73,7 +72,7 @@ def discover(
         dataset: N problems; each is given a class.
         rows: int, the problems to learn from.
         config: the search.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         classes: int `[N]`, classes that are fixed beforehand (a baseline, or known structure); no
             classifier is trained then, and none for one class. Their number must be
             `config.num_classes`.
@@ -91,6 +90,7 @@ def discover(
         InputError: what `check_discovery` refuses, or a model that cannot do these problems.
         cdjax.training.diagnostics.GradientError: a weighted term that trains nothing.
     """
+    mesh = one_device() if mesh is None else mesh
     shapes = {name: model.config for name, model in models.items()}
     check_discovery(shapes, dataset, config, mesh=mesh, first_scores=first_scores)
     if classes is not None and classes.max() >= config.num_classes:
@@ -159,6 +159,7 @@ def discover(
         description=description,
         workdir=workdir,
         options=options,
+        facts={'config': config, 'data': learned.hash, 'classes': classes},
         diagnose=diagnose,
         tokens_per_step=config.batch_size * learned.tokens.shape[1] * len(models),
         flops_per_step=_useful_flops(models.values(), learned.tokens.shape[1], config),
@@ -230,13 +231,7 @@ def _build_store(model, name, dataset, config, **passes) -> dict[str, np.ndarray
         top_k=None if store_logits else (1, 1.0),
     )
     answers = np.argmax(said, axis=1) if store_logits else np.asarray(said.indices)[:, 0]
-    accuracy = float(np.mean(answers == dataset.answers))
-    if accuracy < config.least_accuracy:
-        raise InputError(
-            f'the {name} answers {accuracy:.1%} of these problems, and circuits are searched for '
-            f'from {config.least_accuracy:.1%} on: train it for them first, choose problems that '
-            'it can do, or set least_accuracy=0 to search all the same'
-        )
+    config.require_accuracy(name, float(np.mean(answers == dataset.answers)))
     store = {'logits': said} if store_logits else {}
     if asked:
         store['activations'] = neurons_NxLxF.reshape(len(dataset), -1)

@@ -1,11 +1,13 @@
 """Stage 2: a student learns the teacher's answers, and to represent them as its circuits do.
 
-`KD + weight * sum over layer pairs of (1 - CKA)` on a small share of the problems. The teacher is
-frozen and the problems are few, so its logits and activations are computed once; a step then
-pays for the student alone.
+`KD + weight * sum over layer pairs of (1 - similarity)` on a small share of the problems. The
+teacher is frozen and the problems are few, so its logits and activations are computed once; a step
+then pays for the student alone.
 """
 
 import dataclasses
+import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,18 +18,19 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from cdjax.circuits.pairing import LayerPairs
 from cdjax.data import Dataset, batch_indices
+from cdjax.distillation.alignment import Alignment
 from cdjax.errors import InputError, check_finite, check_seed
 from cdjax.inference.activations import answer_activations, answer_logits_and_activations
-from cdjax.losses import ActivationPair, TopKLogits, distillation_loss
+from cdjax.losses import ActivationPair, RowMemory, TopKLogits, distillation_loss
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import (
     check_batch,
+    one_device,
     put_batch,
-    split_neurons,
+    replicate,
 )
 from cdjax.run.options import TOKENS_PER_PASS, RunOptions
 from cdjax.training.accumulation import (
@@ -98,6 +101,10 @@ class DistillationConfig:
         chosen = self.optimizer.or_else(FINE_TUNING if pretrained else FROM_NOTHING)
         return dataclasses.replace(self, optimizer=chosen)
 
+    def describe(self) -> str:
+        """Returns a line on the values in force; of a training that leaves nothing open."""
+        return f'{self.optimizer.describe()}, computed in {self.compute_dtype}'
+
     @property
     def least_aligned_batch(self) -> int:
         """Problems of the smallest batch that can be aligned: what CKA needs in each part of it."""
@@ -114,39 +121,25 @@ class DistillationConfig:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Alignment:
-    """What is compared by CKA at the answer position.
-
-    Attributes:
-        pairs: `((student layer, teacher layer), ...)`.
-        classes: int `[N]`, the class of each problem: circuits are compared within each class,
-            that class's problems and columns only. None: all problems, all neurons.
-        teacher_masks: `[K, L, F]`, the columns of each class in the teacher.
-        student_masks: `[K, L, F]` in the student; None takes all its neurons, for a student
-            from nothing has no circuits yet.
-    """
-
-    pairs: LayerPairs
-    classes: np.ndarray | None = None
-    teacher_masks: np.ndarray | None = None
-    student_masks: np.ndarray | None = None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class TeacherStore:
     """What the frozen teacher says of N problems, on the host.
 
     Attributes:
         logits: at the answer position, float32 `[N, V]` or the top k of them.
-        neurons: `[N, len(layers), F]` at the answer position.
-        layers: those whose neurons are stored.
+        activations: `[N, len(layers), ...]` at the answer position, `[N, len(layers), F]` of
+            neurons; at P positions of the prompt `[N, len(layers), P, ...]`.
+        layers: those whose activations are stored.
         vocab_size: V.
+        site: whose activations they are.
+        positions: of the prompt; None for the answer position.
     """
 
     logits: np.ndarray | TopKLogits
-    neurons: np.ndarray
+    activations: np.ndarray
     layers: tuple[int, ...]
     vocab_size: int
+    site: str = 'neurons'
+    positions: tuple[int, ...] | None = None
 
     @classmethod
     def build(
@@ -154,8 +147,10 @@ class TeacherStore:
         teacher: Llama,
         dataset: Dataset,
         *,
-        mesh: Mesh,
+        mesh: Mesh | None = None,
         layers: Iterable[int] | None = None,
+        site: str = 'neurons',
+        positions: tuple[int, ...] | None = None,
         top_k: int | None = None,
         temperature: float = 1.0,
         tokens_per_pass: int = TOKENS_PER_PASS,
@@ -165,44 +160,61 @@ class TeacherStore:
         Args:
             teacher: the teacher.
             dataset: N problems.
-            mesh: the mesh.
-            layers: whose neurons are kept; all if None.
+            mesh: the mesh; one device if None.
+            layers: whose activations are kept; all if None.
+            site: as in `Alignment`, which is going to read them.
+            positions: as in `Alignment`.
             top_k: tokens whose logits are kept, those of the highest; all if None.
             temperature: of the KD that is going to read them; only the top k depend on it.
             tokens_per_pass: see `cdjax.inference.rows.rows_per_pass`.
 
         Raises:
-            InputError: a `top_k` above the number of tokens.
+            InputError: a `top_k` above the number of tokens, or positions behind a prompt's end.
         """
         vocab_size = teacher.config.vocab_size
         if top_k is not None and top_k > vocab_size:
             raise InputError(f'top_k={top_k}: the teacher has {vocab_size} tokens')
+        check_positions_within(positions, dataset)
         chosen = range(teacher.config.num_layers) if layers is None else sorted(set(layers))
-        logits, neurons = answer_logits_and_activations(
+        logits, activations = answer_logits_and_activations(
             teacher,
             dataset,
             mesh=mesh,
+            site=site,
             layers=tuple(chosen),
+            positions=positions,
             top_k=None if top_k is None else (top_k, temperature),
             tokens_per_pass=tokens_per_pass,
             description='teacher activations',
         )
-        return cls(logits, neurons, tuple(chosen), vocab_size)
+        return cls(logits, activations, tuple(chosen), vocab_size, site, positions)
 
     def __len__(self) -> int:
-        return len(self.neurons)
+        return len(self.activations)
 
     def __getitem__(self, rows: slice | np.ndarray) -> 'TeacherStore':
         """Returns what the teacher says of some of the problems."""
-        return dataclasses.replace(self, logits=self.logits_of(rows), neurons=self.neurons[rows])
+        return dataclasses.replace(
+            self, logits=self.logits_of(rows), activations=self.activations[rows]
+        )
 
     def logits_of(self, rows: slice | np.ndarray) -> np.ndarray | TopKLogits:
         """Returns the logits of some of the problems."""
         return jax.tree.map(lambda x: x[rows], self.logits)
 
-    def neurons_of(self, layers: Iterable[int]) -> np.ndarray:
-        """Returns `[N, len(layers), F]`, the neurons of these layers in this order."""
-        return self.neurons[:, [self.layers.index(layer) for layer in layers]]
+    def of_layers(self, layers: Iterable[int]) -> np.ndarray:
+        """Returns `[N, len(layers), ...]`, the activations of these layers in this order."""
+        return self.activations[:, [self.layers.index(layer) for layer in layers]]
+
+
+def check_positions_within(positions: tuple[int, ...] | None, dataset: Dataset) -> None:
+    """Raises InputError for positions that lie behind the end of a prompt."""
+    shortest = int(dataset.lengths.min())
+    if positions is not None and max(positions) >= shortest:
+        raise InputError(
+            f'align_positions={",".join(map(str, positions))}: the shortest prompt has {shortest} '
+            f'tokens, name positions from 0 to {shortest - 1}'
+        )
 
 
 def distill(
@@ -211,7 +223,7 @@ def distill(
     dataset: Dataset,
     config: DistillationConfig,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     alignment: Alignment | None = None,
     description: str = 'distill',
     workdir: epath.PathLike | None = None,
@@ -228,7 +240,7 @@ def distill(
         store: what the teacher says of the problems, row by row.
         dataset: the share of N problems to learn from.
         config: the distillation.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         alignment: what is aligned; KD alone if None.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed distillation continues from it.
@@ -244,14 +256,14 @@ def distill(
         InputError: a student whose vocabulary is not the teacher's, or a batch too small for CKA.
         cdjax.training.diagnostics.GradientError: a task or an alignment that trains nothing.
     """
+    mesh = one_device() if mesh is None else mesh
     model_config = student if isinstance(student, LlamaConfig) else student.config
     if model_config.vocab_size != store.vocab_size:
         raise InputError(
             f'the student has {model_config.vocab_size} tokens and the teacher '
             f'{store.vocab_size}: distillation needs one vocabulary'
         )
-    aligned = alignment is not None
-    check_distillation(config, vocab_size=store.vocab_size, mesh=mesh, aligned=aligned)
+    check_distillation(config, vocab_size=store.vocab_size, mesh=mesh, alignment=alignment)
     assert len(store) == len(dataset), (len(store), len(dataset))
     config = config.suited_to(pretrained=isinstance(student, Llama))
     tx = make_optimizer(config.optimizer)
@@ -260,9 +272,18 @@ def distill(
         state = init_state(lambda key: Llama(student, key, init_std=config.init_std), tx, key, mesh)
     else:
         state = state_of(student, tx, key, mesh)
-    rows, columns = np.arange(len(dataset)), alignment_columns(alignment, mesh)
-    if alignment is not None:  # taken out once: a step then touches its own rows only
-        paired_NxPxF = store.neurons_of(teacher for _, teacher in alignment.pairs)
+    rows, placed = np.arange(len(dataset)), None
+    if alignment is not None:
+        assert (store.site, store.positions) == (alignment.site, alignment.positions)
+        too_few = alignment.check_batch(config.batch_size // config.microbatches)
+        if too_few is not None:
+            warnings.warn(too_few, stacklevel=2)
+        placed = alignment.placed(mesh)
+        # Taken out once: a step then touches its own rows only.
+        paired_NxPx = store.of_layers(alignment.teacher_layers)
+        widths = alignment.features_shape(model_config), paired_NxPx.shape[2:]
+        memories = alignment.empty_memories(*map(math.prod, widths))
+        state = dataclasses.replace(state, memory=replicate(memories, mesh))
 
     def batch_at(step: int) -> dict[str, Any]:
         index = batch_indices(rows, config.batch_size, seed=config.seed, step=step)
@@ -272,26 +293,25 @@ def distill(
             'teacher_logits': store.logits_of(index),
         }
         if alignment is not None:
-            batch['teacher_neurons'] = paired_NxPxF[index]
+            batch['teacher_activations'] = paired_NxPx[index]
             if alignment.classes is not None:
                 batch['classes'] = np.asarray(alignment.classes[index], np.int32)
         return batch
 
-    pairs = () if alignment is None else alignment.pairs
     doctor = GradientDoctor(
-        lambda params, batch, columns: distillation_terms(params, batch, columns, config, pairs),
+        lambda params, *args: distillation_terms(params, *args, config)[1],
         task='task',
-        weights={'alignment': config.weight if pairs else 0.0},
+        weights={'alignment': 0.0 if alignment is None else config.weight},
     )
 
     def diagnose(state: TrainState, batch: dict[str, Any]) -> GradientReport:
         part = put_batch(first_microbatch(batch, config.microbatches), mesh)
-        return doctor(state.params, part, columns)
+        return doctor(state.params, part, placed, state.memory)
 
-    step = jit_step(make_step(tx, config, pairs), state)
+    step = jit_step(make_step(tx, config), state)
     shape = (config.batch_size, dataset.tokens.shape[1])
     state, history = fit(
-        lambda state, batch: step(state, batch, columns),
+        lambda state, batch: step(state, batch, placed),
         state,
         batch_at,
         steps=config.optimizer.steps,
@@ -302,6 +322,7 @@ def distill(
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         best=best,
+        facts={'config': config, 'data': dataset.hash, 'alignment': alignment},
         diagnose=diagnose,
         tokens_per_step=shape[0] * shape[1],
         flops_per_step=3 * forward_flops(model_config, *shape, logits=shape[0]),
@@ -310,7 +331,7 @@ def distill(
 
 
 def check_distillation(
-    config: DistillationConfig, *, vocab_size: int, mesh: Mesh, aligned: bool
+    config: DistillationConfig, *, vocab_size: int, mesh: Mesh, alignment: Alignment | None
 ) -> None:
     """Raises InputError for settings that cannot work; to be asked before a model is loaded.
 
@@ -318,81 +339,80 @@ def check_distillation(
         config: the distillation.
         vocab_size: tokens of the teacher.
         mesh: the mesh.
-        aligned: whether representations are aligned.
+        alignment: what is aligned, if anything; its pairs need not be known yet.
     """
     check_batch(config.batch_size, mesh, microbatches=config.microbatches)
-    if aligned:
+    if alignment is not None:
         config.check_aligned()
+        alignment.check_memory(config.microbatches)
     if config.top_k is not None and config.top_k > vocab_size:
         raise InputError(f'top_k={config.top_k}: the teacher has {vocab_size} tokens')
 
 
-def make_step(tx: optax.GradientTransformation, config: DistillationConfig, pairs: LayerPairs = ()):
-    """Returns the step `(state, batch, columns) -> (state, metrics)`, to be jitted by `jit_step`.
+def make_step(tx: optax.GradientTransformation, config: DistillationConfig):
+    """Returns the step `(state, batch, alignment) -> (state, metrics)`, for `jit_step`.
 
     A batch holds `tokens [B, T]`, `lengths [B]`, `teacher_logits` (`[B, V]`, or the top k) and,
-    where layers are paired, `teacher_neurons [B, pairs, F]` and possibly `classes [B]`; `columns`
-    is what `alignment_columns` returns.
+    where layers are paired, `teacher_activations [B, pairs, ...]` and possibly `classes [B]`. The
+    alignment is None, or one that was `placed`.
     """
 
-    def loss(params, batch, columns):
-        terms = distillation_terms(params, batch, columns, config, pairs)
-        return terms['task'] + config.weight * terms['alignment'], terms
+    def loss(params, batch, alignment, memory):
+        total, terms, compared = distillation_terms(params, batch, alignment, memory, config)
+        return total, (terms, compared if memory else ())
 
     gradients = accumulate_gradients(jax.value_and_grad(loss, has_aux=True), config.microbatches)
 
-    def step(state: TrainState, batch, columns):
-        (value, terms), grads = gradients(state.params, batch, columns)
+    def step(state: TrainState, batch, alignment=None):
+        (value, (terms, compared)), grads = gradients(state.params, batch, alignment, state.memory)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        memory = tuple(
+            past.push(pair.student, pair.teacher, pair.assignments)
+            for past, pair in zip(state.memory, compared, strict=True)
+        )
         metrics = {'loss': value, **terms, 'gradient': optax.tree.norm(grads)}
-        return TrainState(state.step + 1, params, opt_state, state.key), metrics
+        return TrainState(state.step + 1, params, opt_state, state.key, memory), metrics
 
     return step
 
 
 def distillation_terms(
-    params: Llama, batch, columns, config: DistillationConfig, pairs: LayerPairs
-) -> dict[str, jax.Array]:
-    """Returns `task`, `alignment` and `classes_left_out` of a batch, before weighting."""
+    params: Llama,
+    batch,
+    alignment: Alignment | None,
+    memory: tuple[RowMemory, ...],
+    config: DistillationConfig,
+) -> tuple[jax.Array, dict[str, jax.Array], list[ActivationPair]]:
+    """Returns the loss of a batch, its terms before weighting, and what was compared.
+
+    The terms are `task`, `alignment` and `classes_left_out`, see `distillation_loss`.
+    """
     dtype = jnp.dtype(config.compute_dtype)
     tokens, lengths = batch['tokens'], batch['lengths']
-    if pairs:
-        logits, neurons_BxLxF = answer_activations(
-            params, tokens, lengths, dtype=dtype, remat=config.remat
-        )
-    else:
+    if alignment is None:
         logits, _ = params(tokens, logits_at=lengths - 1, dtype=dtype, remat=config.remat)
-    assignments_BxK = None
-    if 'classes' in batch:
-        num_classes = columns['teacher'].shape[0]
-        assignments_BxK = jax.nn.one_hot(batch['classes'], num_classes)
-    aligned = [
-        ActivationPair(
-            student=neurons_BxLxF[:, student_layer],
-            teacher=batch['teacher_neurons'][:, i],
-            assignments=assignments_BxK,
-            student_masks=None if 'student' not in columns else columns['student'][:, i],
-            teacher_masks=None if 'teacher' not in columns else columns['teacher'][:, i],
+        compared, how = [], {}
+    else:
+        logits, activations = answer_activations(
+            params,
+            tokens,
+            lengths,
+            site=alignment.site,
+            positions=alignment.positions,
+            dtype=dtype,
+            remat=config.remat,
         )
-        for i, (student_layer, _) in enumerate(pairs)
-    ]
-    _, terms = distillation_loss(
+        compared = alignment.activation_pairs(
+            activations, batch['teacher_activations'], batch.get('classes'), memory
+        )
+        how = {'similarity': alignment.similarity, 'min_count': alignment.min_count}
+    loss, terms = distillation_loss(
         logits,
         batch['teacher_logits'],
-        aligned,
+        compared,
         weight=config.weight,
         temperature=config.temperature,
+        **how,
     )
-    return terms
-
-
-def alignment_columns(alignment: Alignment | None, mesh: Mesh) -> dict[str, jax.Array]:
-    """Returns the masks of the paired layers: `teacher` and `student`, float32 `[K, pairs, F]`."""
-    columns = {}
-    if alignment is not None and alignment.classes is not None:
-        student_layers, teacher_layers = map(list, zip(*alignment.pairs, strict=True))
-        columns['teacher'] = np.asarray(alignment.teacher_masks[:, teacher_layers], np.float32)
-        if alignment.student_masks is not None:
-            columns['student'] = np.asarray(alignment.student_masks[:, student_layers], np.float32)
-    return split_neurons(columns, mesh)
+    return loss, terms, compared

@@ -16,7 +16,7 @@ from cdjax.errors import check_seed
 from cdjax.losses import cross_entropy
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
-from cdjax.parallel.mesh import check_batch, put_batch
+from cdjax.parallel.mesh import check_batch, one_device, put_batch
 from cdjax.run.options import RunOptions
 from cdjax.training.accumulation import (
     accumulate_gradients,
@@ -64,13 +64,17 @@ class LanguageModelConfig:
         chosen = self.optimizer.or_else(FINE_TUNING if pretrained else FROM_NOTHING)
         return dataclasses.replace(self, optimizer=chosen)
 
+    def describe(self) -> str:
+        """Returns a line on the values in force; of a training that leaves nothing open."""
+        return f'{self.optimizer.describe()}, computed in {self.compute_dtype}'
+
 
 def train_language_model(
     model: LlamaConfig | Llama,
     dataset: Dataset,
     config: LanguageModelConfig,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     description: str = 'language model',
     workdir: epath.PathLike | None = None,
     options: RunOptions = RunOptions(),
@@ -85,7 +89,7 @@ def train_language_model(
             `config.optimizer` leaves open depends on which of the two it is.
         dataset: the problems to train on.
         config: the training.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed training continues from it.
         options: what is written and checked on the way.
@@ -99,6 +103,7 @@ def train_language_model(
     Raises:
         cdjax.training.diagnostics.GradientError: a model that the loss does not train.
     """
+    mesh = one_device() if mesh is None else mesh
     check_batch(config.batch_size, mesh, microbatches=config.microbatches)
     config = config.suited_to(pretrained=isinstance(model, Llama))
     tx = make_optimizer(config.optimizer)
@@ -139,6 +144,7 @@ def train_language_model(
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         best=best,
+        facts={'config': config, 'data': dataset.hash},
         diagnose=diagnose,
         tokens_per_step=size[0] * size[1],
         flops_per_step=3 * forward_flops(shape, *size, logits=config.batch_size),

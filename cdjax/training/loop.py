@@ -27,7 +27,13 @@ from cdjax.parallel.hardware import peak_flops
 from cdjax.parallel.preemption import Preempted, PreemptionNotice
 from cdjax.run.buckets import outgoing_folder
 from cdjax.run.checkpoints import Checkpoints
-from cdjax.run.folder import make_folder, require_space, write_atomically
+from cdjax.run.folder import (
+    as_json,
+    make_folder,
+    refuse_other_training,
+    require_space,
+    write_atomically,
+)
 from cdjax.run.metrics import MetricsWriter, progress
 from cdjax.run.options import RunOptions
 from cdjax.training.gradient_reports import GradientError, GradientReport
@@ -56,19 +62,21 @@ class TrainState:
         params: the parameters, any pytree.
         opt_state: the state of the optimizer.
         key: a random key; a step uses `jax.random.fold_in(state.key, state.step)`.
+        memory: what a step hands to the next beside these, any pytree, replicated.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     key: jax.Array
+    memory: Any = ()
 
 
 def init_state(
     init_params: Callable[[jax.Array], Any],
     tx: optax.GradientTransformation,
     key: jax.Array,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     rules: mesh_lib.Rules | None = None,
 ) -> TrainState:
     """Makes the first state, each array on the devices where it lives.
@@ -77,12 +85,14 @@ def init_state(
         init_params: makes the parameters from a key.
         tx: the optimizer.
         key: a random key; one half goes to the parameters, the other into the state.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         rules: sharding rules of the parameters, those of Llama if None.
 
     Returns:
         The state at step 0, the same values on every mesh.
     """
+
+    mesh = mesh_lib.one_device() if mesh is None else mesh
 
     def init(key):
         params_key, state_key = jax.random.split(key)
@@ -124,6 +134,7 @@ def state_shardings(
         params=of_params,
         opt_state=mesh_lib.optimizer_shardings(tx, state.opt_state, of_params, mesh),
         key=everywhere,
+        memory=jax.tree.map(lambda _: everywhere, state.memory),
     )
 
 
@@ -133,7 +144,7 @@ def fit(
     batch_at: Callable[[int], Any],
     *,
     steps: int,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     description: str,
     workdir: epath.PathLike | None = None,
     options: RunOptions = RunOptions(),
@@ -141,6 +152,7 @@ def fit(
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
     diagnose: Callable[[Any, Any], GradientReport] | None = None,
     log_every: int = 10,
     tokens_per_step: int | None = None,
@@ -156,7 +168,7 @@ def fit(
         batch_at: number of a step (from 0) → its batch, a pytree of host arrays [B, ...]; a
             pure function, the same on every process.
         steps: how many steps the finished run has.
-        mesh: the mesh, ambient while steps and evaluations run.
+        mesh: the mesh, ambient while steps and evaluations run; one device if None.
         description: what is trained, for the progress bar.
         workdir: folder of this stage: `checkpoints/`, `metrics.jsonl`, TensorBoard events and
             `profile/`. None: nothing is saved, and SIGTERM is not caught.
@@ -166,6 +178,7 @@ def fit(
         evaluate_every: steps between evaluations; only after the last step if None.
         best: (name that `evaluate` returns, 'max' or 'min'): a new best is saved at once, and
             kept beside the newest ones.
+        facts: what decides the result, ready for JSON; a workdir of other facts is refused.
         diagnose: (state, host batch) → the report of the gradient doctor, asked for when
             `options` say so; logged as `diagnostics/TERM/FIGURE`, and kept as a table in
             `gradients/STEP.txt`.
@@ -192,11 +205,12 @@ def fit(
     assert log_every >= 1, log_every
     assert best is None or (evaluate is not None and workdir is not None)
     assert options.diagnose_every is None or diagnose is not None
+    mesh = mesh_lib.one_device() if mesh is None else mesh
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
 
         # -- Resume ---------------------------------------------------------------------------
-        done, history, window = 0, [], _Window()
+        done, history, window, facts = 0, [], _Window(), as_json(facts)
         checkpoints = writer = None
         if workdir is not None:
             workdir = make_folder(epath.Path(workdir))
@@ -209,6 +223,7 @@ def fit(
             writer = stack.enter_context(MetricsWriter(workdir))
             if checkpoints.latest_step() is not None:
                 state, saved = _resume(checkpoints, state)
+                refuse_other_training(workdir, saved['facts'], facts)
                 done, history, window = saved['step'], saved['history'], _Window(saved['window'])
                 if done > steps:
                     raise InputError(
@@ -333,7 +348,7 @@ def fit(
                     checkpoints.save(
                         done,
                         state,
-                        {'step': done, 'history': history, 'window': window.totals()},
+                        dict(step=done, history=history, window=window.totals(), facts=facts),
                         metrics=None if best is None else values,
                         force=last or stopped or improved,
                     )

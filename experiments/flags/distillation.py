@@ -4,9 +4,14 @@ from typing import Any
 
 from absl import flags
 
+from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.arms import ARMS
+from cdjax.distillation.pairings import PAIRINGS
 from cdjax.errors import InputError
+from cdjax.losses import SIMILARITIES
+from cdjax.models import SITES
 from cdjax.models.llama import REMAT_POLICIES
-from cdjax.studies.arms import ARMS, STARTS, ArmsConfig
+from cdjax.studies.arms import STARTS, ArmsConfig
 from cdjax.studies.pipeline import PipelineConfig
 from cdjax.training import distillation
 from cdjax.training.distillation import DistillationConfig
@@ -24,7 +29,7 @@ def define_distillation_flags() -> None:
     flags.DEFINE_string(
         'layer_pairs',
         PipelineConfig().layer_pairs,
-        'Layers aligned: last, depth, or STUDENT:TEACHER,...',
+        f'Layers aligned: {", ".join(PAIRINGS)}, or STUDENT:TEACHER,...',
     )
     flags.DEFINE_float('weight', default.weight, 'Weight of the alignment.')
     flags.DEFINE_float('temperature', default.temperature, 'Temperature of the KD.')
@@ -35,9 +40,65 @@ def define_distillation_flags() -> None:
         'not given (0.5 MB a problem at 128,256 tokens).',
     )
     flags.DEFINE_float('init_std', default.init_std, "Deviation of a new student's first matrices.")
+    define_alignment_flags()
     define_training_flags(default, distillation.FROM_NOTHING)
     flags.DEFINE_integer(
         'evaluate_every', ArmsConfig().evaluate_every, 'Steps between evaluations on unseen forms.'
+    )
+
+
+def define_pairs_flag() -> None:
+    """Defines how many layers are paired, of pairings that look at what layers do."""
+    flags.DEFINE_integer(
+        'most_pairs',
+        PipelineConfig().most_pairs,
+        'Pairs of layers at most, of a pairing that weighs layers; all if not given.',
+    )
+
+
+def define_alignment_flags() -> None:
+    """Defines how representations are compared; see `alignment_from_flags`."""
+    default = Alignment()
+    flags.DEFINE_string(
+        'align_site', default.site, f'Whose activations are aligned: {", ".join(SITES)}.'
+    )
+    flags.DEFINE_list(
+        'align_positions',
+        default.positions,
+        'Positions of the prompt that are aligned, such as 1,3; the last if not given.',
+    )
+    flags.DEFINE_enum(
+        'similarity', default.similarity, list(SIMILARITIES), 'What the alignment maximises.'
+    )
+    flags.DEFINE_integer(
+        'min_count', default.min_count, 'Problems of a class in a batch, or it is left out.'
+    )
+    flags.DEFINE_integer(
+        'row_memory',
+        default.memory,
+        'Past problems of each class that are compared with those of the batch.',
+    )
+
+
+def alignment_from_flags() -> Alignment:
+    """Returns how representations are compared, as the flags describe it.
+
+    Raises:
+        InputError: a value out of range.
+    """
+    positions = FLAGS.align_positions
+    try:
+        positions = None if positions is None else tuple(int(n) for n in positions)
+    except ValueError:
+        raise InputError(
+            f'align_positions={",".join(positions)}: write integers such as 1,3'
+        ) from None
+    return Alignment(
+        site=FLAGS.align_site,
+        positions=positions,
+        similarity=FLAGS.similarity,
+        min_count=FLAGS.min_count,
+        memory=FLAGS.row_memory,
     )
 
 
@@ -121,6 +182,7 @@ def distillation_from_flags() -> DistillationConfig:
 def define_arms_flags() -> None:
     """Defines which distillations are compared; see `arms_from_flags`."""
     default = ArmsConfig()
+    define_pairs_flag()
     flags.DEFINE_list('arms', list(default.arms), f'Arms: {", ".join(ARMS)}.')
     flags.DEFINE_list(
         'starts',
@@ -152,6 +214,7 @@ def arms_from_flags() -> ArmsConfig:
         raise InputError(f'seeds={",".join(FLAGS.seeds)}: write integers such as 0,1,2') from None
     return ArmsConfig(
         distillation=distillation_from_flags(),
+        alignment=alignment_from_flags(),
         arms=tuple(FLAGS.arms),
         starts=None if FLAGS.starts is None else tuple(FLAGS.starts),
         seeds=seeds,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cdjax.evaluation.statistics import bootstrap_interval, student_interval
+from cdjax.evaluation.statistics import bootstrap_interval, resampled_means, student_interval
 
 
 def test_bootstrap_interval_agrees_with_the_normal_one():
@@ -23,25 +23,38 @@ def test_student_interval():
     assert student_interval(np.array([1.0])) is None
 
 
-def test_an_interval_over_draws_and_problems_covers_both():
+def test_an_interval_over_groups_and_problems_covers_both():
     rng = np.random.default_rng(0)
-    # Draws that differ by more than problems do: what many problems cannot average away.
+    groups = np.arange(2400) % 12
+    # Groups that differ by more than problems do: what many problems cannot average away.
     levels = rng.uniform(0.2, 0.8, size=12)
-    values = rng.random((12, 2000)) < levels[:, None]
-    low, high = bootstrap_interval(values)
-    half = 1.96 * values.mean(axis=1).std() / np.sqrt(12)
-    np.testing.assert_allclose([low, high], values.mean() + np.array([-half, half]), atol=0.012)
-    one = bootstrap_interval(values.mean(axis=0))
-    assert one[1] - one[0] < 0.25 * (high - low)
-    # Problems that are right or wrong whatever the draw: what many draws cannot.
-    same = np.tile(rng.random(100) < 0.3, (50, 1))
-    low, high = bootstrap_interval(same)
-    half = 1.96 * same[0].std() / 10
-    np.testing.assert_allclose([low, high], same.mean() + np.array([-half, half]), atol=0.015)
+    values = rng.random(2400) < levels[groups]
+    low, high = bootstrap_interval(values, groups)
+    half = 1.96 * levels.std() / np.sqrt(12)
+    np.testing.assert_allclose([low, high], values.mean() + np.array([-half, half]), atol=0.03)
+    alone = bootstrap_interval(values)
+    assert alone[1] - alone[0] < 0.3 * (high - low)
+    # Problems that are right or wrong whatever the group.
+    same = rng.random(600) < 0.3
+    low, high = bootstrap_interval(same, np.arange(600) % 50)
+    half = 1.96 * same.std() / np.sqrt(600)
+    np.testing.assert_allclose([low, high], same.mean() + np.array([-half, half]), atol=0.02)
 
 
-def test_one_draw_is_no_draw():
+def test_resamples_are_those_of_a_loop():
+    values = np.random.default_rng(1).random((2, 3, 7))
+    groups = np.array([0, 1, 0, 1, 2, 2, 0])
+    found = resampled_means(values, groups, samples=40, seed=5)
+    problems, draws = np.random.default_rng(5), np.random.default_rng(6)
+    for sample in found:
+        drawn = problems.integers(7, size=7).tolist()
+        of_groups = draws.integers(3, size=3).tolist()
+        taken = [i for i in drawn for _ in range(of_groups.count(groups[i]))]
+        np.testing.assert_allclose(sample, values[..., taken].mean(-1))
+
+
+def test_equal_numbers_are_resampled_alike():
     values = np.random.default_rng(0).random(50)
-    low, high = bootstrap_interval(values)
-    again = bootstrap_interval(values[None])
-    np.testing.assert_allclose(again, (low, high), atol=0.02)
+    both = resampled_means(np.stack([values, 2 * values]))
+    np.testing.assert_allclose(both[:, 1], 2 * both[:, 0])
+    np.testing.assert_array_equal(both[:, 0], resampled_means(values))

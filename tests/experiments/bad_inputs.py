@@ -174,6 +174,7 @@ class _Files:
         narrow = Circuit(sound.masks[..., :8], scores[..., :8], sound.fill, sound.assignments)
         for name, circuit in {'circuits': sound, 'circuits_narrow': narrow}.items():
             self.files[name] = circuit.save(self.folder / name)
+        self.files['circuits_description'] = self.folder / 'circuits.json'
         for name, change in {
             'circuits_old': lambda text: text.replace('"format": 2', '"format": 1'),
             'circuits_cut': lambda text: text[:50],
@@ -210,7 +211,7 @@ class _Files:
         foreign.mkdir()
         (foreign / 'thesis.tex').write_text('mine')
         for name, content in {
-            'run_other': '{"version": 1, "name": "discover", "inputs": {"share": 0.5}}',
+            'run_other': '{"version": 2, "name": "discover", "inputs": {"share": 0.5}}',
             'run_cut': '{"name": "disc',
             'run_list': '[]',
         }.items():

@@ -7,10 +7,10 @@ from bad_inputs import BROKEN_LINES, make_files
 from launchers import run_launchers
 
 TOY = ('--teacher={teacher}', '--operands=2', '--high=9', '--compilation_cache=')
-RUN = (*TOY, '--workdir={new}')
+RUN = (*TOY, '--workdir={new}', '--least_accuracy=0')  # the toy teacher answers nothing right
 SOUND = {
     'discover': RUN,
-    'distill': (*RUN, '--arm=kd'),
+    'distill': (*RUN[:-1], '--arm=kd'),
     'compare_arms': RUN,
     # Of the 32 neurons of its student 1 % are none.
     'pipeline': (*RUN, '--smallest_size=.05'),
@@ -160,6 +160,7 @@ CIRCUITS = [
     ('evaluate', '--evaluate_problems=0', 'evaluate_problems=0'),
     ('evaluate', '--output={file}/study.json', 'is no folder'),
     ('evaluate', '--output={foreign}', 'is a folder: name a file'),
+    ('evaluate', '--output={circuits_description}', 'holds something else than a study'),
     ('distill', '--arm=circuits', 'needs --circuits=PATH'),
     ('distill', '--arm=random --circuits={folder}/none', 'does not exist'),
     ('distill', '--arm=circuits --circuits={circuits_narrow}', 'layers and neurons'),
@@ -213,6 +214,14 @@ DISCOVERY = [
     ('pipeline', '--discovery_steps=-2', 'steps=-2'),
     ('discover', '--discovery_batch_size=0', 'batch_size=0'),
     ('compare_arms', '--discovery_batch_size=-8', 'batch_size=-8'),
+    *(
+        (launcher, '--discovery_batch_size=1000000000', 'takes at least', 'GB', 'microbatches')
+        for launcher in ('discover', 'pipeline', 'compare_arms')
+    ),
+    ('discover', '--least_accuracy=.5', 'the teacher answers', 'set least_accuracy=0'),
+    ('pipeline', '--least_accuracy=.5', 'the teacher answers', 'set least_accuracy=0'),
+    ('discover', '--first_scores={circuits} --split_seed=1', 'comes from another split'),
+    ('discover', '--first_scores={circuits} --teacher={other}', 'comes from another model'),
     ('discover', '--discovery_microbatches=0', 'microbatches=0'),
     ('pipeline', '--discovery_microbatches=3', 'microbatches=3 does not divide'),
     ('discover', '--discovery_remat=some', '--discovery_remat=some'),
@@ -224,7 +233,17 @@ DISCOVERY = [
     ('pipeline', '--discovery_seed=99999999999', 'seed=99999999999', 'below 2^32'),
 ]
 DISTILLATION = [
-    ('distill', '--arm=circiuts', '--arm=circiuts'),
+    ('distill', '--arm=circiuts', "no arm 'circiuts'", 'choose from kd'),
+    ('distill', '--arm=all --similarity=svcca', 'similarity=svcca', 'procrustes'),
+    ('distill', '--arm=all --align_site=gate', "no site 'gate'", 'neurons'),
+    ('distill', '--arm=circuits --align_site=mlp_out', 'align_site=mlp_out has no circuits'),
+    ('distill', '--arm=all --align_positions=x', 'align_positions=x', 'write integers'),
+    ('distill', '--arm=all --align_positions=99', 'align_positions=99', 'name positions from 0'),
+    ('compare_arms', '--row_memory=-1', 'row_memory=-1'),
+    ('pipeline', '--min_count=2', 'min_count=2', 'at least 4'),
+    ('distill', '--arm=all --layer_pairs=hungarian_cka', 'a student from nothing does nothing yet'),
+    ('distill', '--arm=all --most_pairs=2', 'most_pairs=2', 'weighs none'),
+    ('compare_arms', '--row_memory=8 --similarity=rsa', 'row_memory=8 is for similarity=cka'),
     ('distill', '--arm=all --layer_pairs=first', "layer_pairs='first'"),
     ('distill', '--arm=all --layer_pairs=9:9', '9:9 is not a pair'),
     ('distill', '--arm=all --layer_pairs=', "layer_pairs=''"),
@@ -243,6 +262,8 @@ DISTILLATION = [
     ('distill', '--init_std=inf', 'init_std=inf'),
     ('distill', '--steps=0', 'steps=0'),
     ('distill', '--batch_size=0', 'batch_size=0'),
+    ('distill', '--batch_size=1000000000', 'batch_size=1000000000 takes at least', 'GB'),
+    ('pipeline', '--batch_size=1000000000', 'batch_size=1000000000 takes at least', 'GB'),
     ('distill', '--batch_size=64 --microbatches=3', 'microbatches=3 does not divide'),
     ('distill', '--compute_dtype=float16', '--compute_dtype=float16'),
     ('distill', '--remat=most', '--remat=most'),
@@ -332,6 +353,7 @@ OTHERS = [
     ('train_teacher', '--max_number=1000', 'max_number=1000'),
     ('train_teacher', '--steps=0', 'steps=0'),
     ('train_teacher', '--batch_size=0', 'batch_size=0'),
+    ('train_teacher', '--batch_size=1000000000', 'batch_size=1000000000 takes at least', 'GB'),
     ('train_teacher', '--learning_rate=nan', 'learning_rate=nan'),
     ('train_teacher', '--weight_decay=inf', 'weight_decay=inf'),
     ('train_teacher', '--seed=-1', 'seed=-1'),
@@ -346,7 +368,7 @@ OTHERS = [
     ('plan', '--job=dream', '--job=dream'),
     ('plan', '--recipe={folder}/none', 'is no file'),
     ('plan', '--recipe={recipe_unknown}', '--steps=many'),
-    ('plan', '--teacher_batch_size=0', 'teacher_batch_size=0'),
+    ('plan', '--tokens_per_pass=0', 'tokens_per_pass=0'),
     ('plan', '--output={file}/plan.json', 'is no folder'),
     ('plan', '--output={foreign}', 'is a folder'),
     ('plan', '--layer_pairs=7:7', '7:7 is not a pair'),

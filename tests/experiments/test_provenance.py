@@ -1,12 +1,15 @@
 """Train and test never mix, from one launcher to the next: each knows what the one before did."""
 
 import json
+import re
 import shutil
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import toy_study as toy
 from artefacts import disagreements
-from launchers import run_launchers
+from launchers import Outcome, run_launchers
 
 from cdjax.data import save_tokenizer
 from cdjax.models import save_huggingface
@@ -20,12 +23,21 @@ STEPS = (
     '--least_accuracy=0',
     '--nocheck_gradients',
 )
+TINY = ('--hidden_size=16', '--intermediate_size=16')
 DISTIL = ('--arm=circuits', '--steps=2', '--batch_size=16', '--evaluate_every=2', STEPS[-1])
+
+
+class Runs(NamedTuple):
+    """A folder, what was run first in it, what then on top of that, and what they computed."""
+
+    folder: Path
+    done: dict[str, Outcome]
+    then: dict[str, Outcome]
+    programs: Path
 
 
 @pytest.fixture(scope='module')
 def outcomes(tmp_path_factory):
-    """Returns a folder, what was run first in it, and what was then run on top of that."""
     folder, streams = (tmp_path_factory.mktemp(name) for name in ('runs', 'streams'))
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
     for name, seed in (('teacher', 0), ('other', 1)):
@@ -46,8 +58,9 @@ def outcomes(tmp_path_factory):
         'first': ['discover', f'--workdir={folder}/first', *common, *STEPS],
         'on_file': ['discover', f'--workdir={folder}/on_file', *on_file, *STEPS],
         'student': ['distill', f'--workdir={folder}/student', *common, '--arm=kd', *DISTIL[1:]],
+        'trained': ['train_teacher', f'--workdir={folder}/trained', *TASK, *TINY, *DISTIL[1:]],
     }
-    done = run_launchers(first, streams, at_once=2)
+    done = run_launchers(first, streams, at_once=2, programs=True)
     shutil.copytree(folder / 'on_file', folder / 'on_file_before')
     lines[5]['counterfactual'] = '0+0='
     task.write_text('\n'.join(map(json.dumps, lines)))
@@ -66,9 +79,12 @@ def outcomes(tmp_path_factory):
         'distill_split': [*distill, *other_split, f'--workdir={folder}/new'],
         'distill_model': [*distill, *common, f'--teacher={folder}/other', f'--workdir={folder}/x'],
         'student_split': [*distill, *other_split, student, f'--workdir={folder}/new'],
+        'weak': ['discover', f'--workdir={folder}/new', *common, *STEPS[:3], STEPS[-1]],
+        'other_output': [*first['trained'], f'--output={folder}/other'],
         'discover_file': ['discover', f'--workdir={folder}/on_file', *on_file, *STEPS],
     }
-    return folder, done, run_launchers(second, streams, at_once=2)
+    then = run_launchers(second, streams, at_once=2, programs=True)
+    return Runs(folder, done, then, streams)
 
 
 def refused(outcome, *words):
@@ -81,7 +97,7 @@ def refused(outcome, *words):
 
 
 def test_the_same_flags_go_on(outcomes):
-    _, done, then = outcomes
+    _, done, then, _ = outcomes
     for outcome in (*done.values(), then['evaluate'], then['distill']):
         assert outcome.code == 0, outcome.err
 
@@ -100,7 +116,7 @@ def test_circuits_of_other_problems_and_models_are_refused(outcomes):
 
 
 def test_changed_counterfactuals_are_other_problems(outcomes):
-    folder, _, then = outcomes
+    folder, _, then, _ = outcomes
     refused(then['evaluate_file'], 'comes from other problems', 'the unchanged task file')
     refused(then['discover_file'], 'holds another run', 'inputs.data is')
     for path in (folder / 'on_file_before').rglob('*'):
@@ -128,5 +144,32 @@ def test_what_the_launchers_write_is_as_its_page_says(outcomes):
     )
 
 
+def test_a_teacher_that_cannot_do_the_problems_claims_no_folder(outcomes):
+    """For the corrected command, with another least_accuracy, would be another run there."""
+    refused(outcomes.then['weak'], 'the teacher answers', 'set least_accuracy=0')
+
+
+def test_a_model_of_another_run_is_not_told_as_this_one(outcomes):
+    """What lay there was left alone, and `saved to` named it."""
+    refused(outcomes.then['other_output'], 'holds another run: output is null there')
+
+
 def test_what_is_refused_claims_no_folder(outcomes):
     assert not (outcomes[0] / 'new').exists()
+
+
+@pytest.mark.parametrize('name', ['first', 'student', 'trained', 'evaluate', 'distill'])
+def test_every_product_of_float32_is_one(outcomes, name):
+    """A GPU would take TF32 for it, a TPU bfloat16, in training, evaluation and the classes."""
+    files = list((outcomes.programs / f'{name}.programs').iterdir())
+    products = [
+        line
+        for file in files
+        for line in file.read_text().splitlines()
+        if 'stablehlo.dot_general' in line
+    ]
+    floats = [
+        line for line in products if re.search(r': \(tensor<[^>]*f32>, tensor<[^>]*f32>', line)
+    ]
+    assert len(floats) > 20
+    assert [line for line in floats if 'precision = [HIGHEST, HIGHEST]' not in line] == []

@@ -39,7 +39,7 @@ def mesh(request):
 )
 def test_a_pass_is_sized_by_tokens(length, shape, tokens, rows):
     mesh = make_mesh(*shape, devices=jax.devices()[: shape[0] * shape[1]])
-    assert rows_per_pass(length, mesh, tokens) == rows
+    assert rows_per_pass(64, length, shape[0], tokens) == rows
     TRACES.clear()
     many = {'tokens': np.ones((64, length), np.float32)}
     map_rows(affine, np.float32(2), many, mesh=mesh, tokens_per_pass=tokens)
@@ -51,7 +51,7 @@ def test_no_pass_is_larger_than_the_rows_there_are():
     map_rows(affine, np.float32(2), {'tokens': np.ones((3, 5))}, tokens_per_pass=TOKENS_PER_PASS)
     assert TRACES == [(3, 5)]
     with pytest.raises(InputError, match='tokens_per_pass=0: at least 1'):
-        rows_per_pass(5, one_device(), 0)
+        rows_per_pass(3, 5, 1, 0)
 
 
 def test_rows_come_back_in_order_whatever_the_pass(mesh):

@@ -34,8 +34,8 @@ def problem(seed=0, mean=0.0):
 def contrastive(a, z, m):
     """The corrected similarity of activations that the caller standardised, or did not mean to."""
     loss = lambda a, z, m: losses.contrastive_similarity(a, z, m, standardized=True)
-    (value, left_out), gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(a, z, m)
-    return value, left_out, gradients
+    (value, told), gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(a, z, m)
+    return value, told['classes_left_out'], gradients
 
 
 @quick_jit
@@ -47,7 +47,8 @@ def published(a, z, m):
 
 @quick_jit
 def corrected(a, z, m):
-    return losses.contrastive_similarity(a, z, m)
+    value, told = losses.contrastive_similarity(a, z, m)
+    return value, told['classes_left_out']
 
 
 @quick_jit
@@ -319,6 +320,59 @@ def test_contrastive_similarity_never_holds_more_than_rows_times_neurons():
     n, k, d = 64, 8, 512
     loss = lambda a, z, m: losses.contrastive_similarity(a, z, m)[0]
     assert largest_array(jax.grad(loss, (1, 2)), (n, d), (n, k), (k, d)) == n * d
+
+
+# --- padding and layers -----------------------------------------------------------------------
+
+
+@quick_jit
+def whole_objectives(i, where):
+    """The two objectives and their gradients, with `where` handed through."""
+
+    def both(a, z, p, full, circuit, complement):
+        published = losses.discovery_loss(a, z, i['m'], normalize=True, where=where)
+        corrected = losses.causal_discovery_loss(
+            *(a, p, z, i['m']),
+            full_logits=full,
+            circuit_logits=circuit,
+            complement_logits=complement,
+            weights=losses.CausalDiscoveryWeights(completeness=1.0),
+            where=where,
+        )
+        plain = losses.similarity_loss(a, z, i['m'], where=where)
+        return published[0] + corrected[0] + plain, (published[1], corrected[1], plain)
+
+    names = ('a', 'z', 'p', 'full', 'circuit', 'complement')
+    arguments = [i[name] for name in names]
+    (total, terms), gradients = jax.value_and_grad(both, range(6), has_aux=True)(*arguments)
+    return total, terms, gradients
+
+
+def test_padding_rows_hold_anything_and_change_nothing():
+    inputs = problem()
+    rows = len(inputs['a'])
+    padded = {
+        name: x if name == 'm' else np.concatenate([x, np.full((3, *x.shape[1:]), np.nan)])
+        for name, x in inputs.items()
+    }
+    where = np.arange(rows + 3) < rows
+    expected = whole_objectives(inputs, None)
+    found = whole_objectives(padded, where)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found[1], expected[1])
+    for of_padded, gradient in zip(found[2], expected[2], strict=True):
+        np.testing.assert_allclose(of_padded[:rows], gradient, atol=2e-5)
+        assert not of_padded[rows:].any(), 'a padding row is pulled at'
+
+
+def test_masks_by_layer_are_the_flat_ones():
+    inputs = problem()
+    by_layer = inputs | {'m': inputs['m'].reshape(len(inputs['m']), 2, -1)}
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6),
+        whole_objectives(by_layer, None),
+        whole_objectives(inputs, None),
+    )
 
 
 # --- masks ----------------------------------------------------------------------------------

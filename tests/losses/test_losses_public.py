@@ -50,13 +50,14 @@ def test_importing_it_loads_nothing_else_of_cdjax_nor_a_framework():
 
 # A call that works today must work tomorrow: positional order, keywords and their defaults.
 SIGNATURES = {
-    'similarity_loss': '(activations, assignments, masks, *, normalize=False)',
-    'usage_entropy': '(assignments)',
+    'similarity_loss': '(activations, assignments, masks, *, normalize=False, where=None)',
+    'usage_entropy': '(assignments, *, where=None)',
     'sparsity_loss': '(masks)',
     'prior_kl': '(masks, target)',
     'mask_overlap': '(masks, *, normalize=False)',
     'discovery_loss': (
-        '(activations, assignments, masks, *, weights=None, target=0.1, normalize=False)'
+        '(activations, assignments, masks, *, weights=None, target=0.1, normalize=False, '
+        'where=None)'
     ),
     'any_size_loss': (
         '(full_logits, circuit_logits, sizes, *, probabilities=None, without_own_logits=None, '
@@ -80,7 +81,7 @@ SIGNATURES = {
     ),
     'distillation_loss': (
         '(student_logits, teacher_logits, pairs, *, weight, temperature=1.0, labels=None, '
-        'where=None, min_count=4, debiased=True)'
+        "where=None, similarity='cka', min_count=4, debiased=True)"
     ),
     'DiscoveryWeights': '(similarity=1.0, usage=1.0, sparsity=1.0, prior_kl=1.0, overlap=1.0)',
 }

@@ -13,8 +13,11 @@ from huggingface_hub import errors
 from torch_llama import SMALL
 
 from cdjax.errors import InputError
+from cdjax.models import load_huggingface
 from cdjax.models.config import LlamaConfig
 from cdjax.models.hub import resolve_checkpoint, resolve_shape
+from cdjax.models.huggingface import read_config
+from cdjax.studies.inputs import EMBEDDED_TEACHER
 
 NAME = 'meta-llama/Llama-3.2-1B'
 
@@ -201,3 +204,24 @@ def test_shapes_need_no_weights(monkeypatch, tmp_path):
     assert not any('safetensors' in pattern for _, patterns in asked for pattern in patterns)
     with pytest.raises(InputError, match=r'neither a preset .*llama31_8b.* nor a folder'):
         resolve_shape('llama3')
+
+
+def test_a_model_is_loaded_by_its_id(monkeypatch):
+    """What the hub's client hands out is read; without a network one line says so."""
+    fetched = []
+
+    def snapshot_download(name, **options):
+        fetched.append(name)
+        return str(EMBEDDED_TEACHER)
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot_download)
+    assert load_huggingface(NAME).config == read_config(EMBEDDED_TEACHER)
+    assert fetched == [NAME, NAME], 'the config first'
+
+    refuse(monkeypatch, local_error(errors.OfflineModeIsEnabled()))
+    with pytest.raises(
+        InputError, match=f'{NAME} is neither a folder here .*HF_HUB_OFFLINE is set'
+    ):
+        load_huggingface(NAME)
+    with pytest.raises(InputError, match='there is no folder no such folder'):
+        load_huggingface('no such folder')

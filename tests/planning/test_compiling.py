@@ -1,8 +1,6 @@
 """Compiled programs are weighed right: against sums by hand, and against arrays that exist."""
 
-import json
 import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +9,18 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cdjax.errors import InputError
+from cdjax.models import LlamaConfig
+from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import make_mesh
 from cdjax.planning import compiling
+from cdjax.planning.discovery import DiscoveryJob
+from cdjax.planning.fitting import MeshShape
+from cdjax.planning.job import Program
 from cdjax.planning.roofline import Work, llama_work
 from cdjax.planning.targets import CHIPS, parse_target
 
 NOTHING = Work(0, 0, 0, 0)
+JOB = DiscoveryJob(LlamaConfig(16, 8, 8, 1, 1, 1, 8), length=3, num_problems=4)
 
 
 def shape_of(mesh, shape, spec, dtype=jnp.float32):
@@ -41,7 +45,7 @@ def test_footprint_of_a_program_with_known_memory():
     x = shape_of(mesh, (8 * 512, 512), P('fsdp'))
     y = shape_of(mesh, (512, 512), P())
     jitted = jax.jit(lambda x, y: (x + 1, jnp.sin(x) @ jnp.sin(y)), donate_argnums=0)
-    program = compiling.Program('p', jitted, (x, y), {'parameters': x, 'batch': y}, NOTHING)
+    program = Program('p', jitted, (x, y), {'parameters': x, 'batch': y}, NOTHING)
     found = compiling.compile_program(program, mesh)
     mib = 2**20
     assert found.kinds == {'parameters': mib, 'batch': mib}
@@ -53,7 +57,7 @@ def test_footprint_of_a_program_with_known_memory():
 def test_a_leaf_without_a_kind_is_a_mistake():
     mesh = make_mesh(8)
     x = shape_of(mesh, (8,), P())
-    program = compiling.Program('p', jax.jit(lambda x, y: x), (x, x), {'batch': x}, NOTHING)
+    program = Program('p', jax.jit(lambda x, y: x), (x, x), {'batch': x}, NOTHING)
     with pytest.raises(AssertionError, match='kinds'):
         compiling.compile_program(program, mesh)
 
@@ -90,7 +94,7 @@ def test_a_program_that_the_compiler_refuses_is_weighed_by_its_message(message, 
     mesh = make_mesh(8)
     x = shape_of(mesh, (2**20,), P())
     refused = Refused(f'RESOURCE_EXHAUSTED: {message}')
-    program = compiling.Program('p', refused, (x,), {'parameters': x}, NOTHING)
+    program = Program('p', refused, (x,), {'parameters': x}, NOTHING)
     assert compiling.compile_program(program, mesh).total == int(total)
 
 
@@ -99,22 +103,19 @@ def test_a_compiler_that_fails_for_another_reason_is_heard():
     x = shape_of(mesh, (2**20,), P())
     with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
         compiling.compile_program(
-            compiling.Program('p', Refused('INTERNAL: bug'), (x,), {'parameters': x}, NOTHING), mesh
+            Program('p', Refused('INTERNAL: bug'), (x,), {'parameters': x}, NOTHING), mesh
         )
 
 
 def test_a_broken_compiler_is_not_taken_for_a_user_mistake(monkeypatch):
-    broken = lambda *args, **kwargs: subprocess.CompletedProcess(args, 134, '', 'Fatal: libtpu')
+    broken = lambda *args, **kwargs: subprocess.CompletedProcess(args, 134, b'', b'Fatal: libtpu')
     monkeypatch.setattr(subprocess, 'run', broken)
     with pytest.raises(RuntimeError, match='Fatal: libtpu'):
-        compiling.compile_for(parse_target('cpu'), 1, 1, 'a:b', {})
+        compiling.compile_for(parse_target('cpu'), MeshShape(1, 1), JOB)
 
 
 def test_work_of_a_model_by_hand():
     """Two layers, d 4, F 6, H 2, J 1, h 2, V 10, untied; over 2 x 2 devices."""
-    from cdjax.models import LlamaConfig
-    from cdjax.models.flops import forward_flops
-
     config = LlamaConfig(10, 4, 6, 2, 2, 1, 2)
     rows, length = 4, 8
     blocks = 2 * (4 * 4 + 2 * 4 * 2 + 4 * 4 + 3 * 4 * 6)
@@ -142,14 +143,7 @@ def test_seconds_are_work_over_rate():
 
 
 def test_input_errors_come_through_the_other_process():
-    request = {'target': 'v5e:4', 'fsdp': 1, 'tensor': 1, 'builder': 'a:b', 'recipe': {}}
-    done = subprocess.run(
-        [sys.executable, '-m', 'cdjax.planning.compiling'],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert 'v5e:4' in json.loads(done.stdout)['error']
     with pytest.raises(InputError, match=r'fsdp=3'):
-        compiling.compile_for(parse_target('cpu:4'), 3, 1, 'a:b', {})
+        compiling.compile_for(parse_target('cpu:4'), MeshShape(3, 1), JOB)
+    with pytest.raises(InputError, match=r'discovery_batch_size=256 .* multiple of 3'):
+        compiling.compile_for(parse_target('cpu:3'), MeshShape(3, 1), JOB)

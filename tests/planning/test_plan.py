@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from artefacts import disagreements
 
+from cdjax.distillation.alignment import Alignment
 from cdjax.errors import InputError
 from cdjax.losses import AnySizeWeights
 from cdjax.models import Llama, LlamaConfig
@@ -19,19 +21,35 @@ from cdjax.parallel.mesh import make_mesh, path_name
 from cdjax.planning import plan as planning
 from cdjax.planning import targets
 from cdjax.planning.compiling import Footprint, compile_for, device_bytes
-from cdjax.planning.discovery import DiscoveryShapes, discovery_programs
-from cdjax.planning.distillation import DistillationShapes, distillation_programs
+from cdjax.planning.discovery import DiscoveryJob
+from cdjax.planning.distillation import DistillationJob
 from cdjax.planning.fitting import MeshShape
-from cdjax.planning.programs import abstract_state
+from cdjax.planning.job import abstract_state
 from cdjax.planning.roofline import Work
 from cdjax.planning.targets import GIB, compiler_environment, parse_target
+from cdjax.training.discovery import DiscoveryConfig
+from cdjax.training.distillation import DistillationConfig
 from cdjax.training.loop import init_state
 from cdjax.training.objectives import AnySize, FixedDensity, Published
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 
 TEACHER = LlamaConfig(128, 64, 96, 3, 4, 4, 16)
 STUDENT = LlamaConfig(128, 32, 48, 2, 2, 2, 16)
-SHAPES = DistillationShapes(STUDENT, TEACHER, batch_size=16, length=6, num_problems=100, classes=3)
+JOB = DistillationJob(
+    STUDENT,
+    TEACHER,
+    length=6,
+    num_problems=100,
+    config=DistillationConfig(batch_size=16, compute_dtype='bfloat16', remat='full'),
+    alignment=Alignment(((1, 2),), num_classes=3),
+)
+
+
+def changed(job, **changes):
+    """The job with other values, of its configuration where that has such fields."""
+    of_config = {k: changes.pop(k) for k in list(changes) if hasattr(job.config, k)}
+    config = dataclasses.replace(job.config, **of_config)
+    return dataclasses.replace(job, config=config, **changes)
 
 
 def test_abstract_state_is_that_of_a_real_run():
@@ -64,6 +82,9 @@ SELECTIVE = AnySize(
 )
 
 
+DISCOVERY = DiscoveryJob(TEACHER, 6, num_problems=100, config=DiscoveryConfig(batch_size=24))
+
+
 @pytest.mark.parametrize(
     'changes',
     [
@@ -76,30 +97,31 @@ SELECTIVE = AnySize(
     ids=['any size', 'recomputed', 'joint', 'selective', 'published'],
 )
 def test_the_programs_of_a_discovery_run(changes):
-    shapes = DiscoveryShapes(TEACHER, 24, 6, num_problems=100, **changes)
-    recipe = json.loads(json.dumps(dataclasses.asdict(shapes)))
-    assert DiscoveryShapes.from_dict(recipe) == shapes
+    job = changed(DISCOVERY, **changes)
+    assert pickle.loads(pickle.dumps(job)) == job
     mesh = make_mesh(4, 2)
-    *passes, step = discovery_programs(mesh, recipe)
+    *passes, step = job.programs(mesh)
     said = [run(program, mesh) for program in passes]
     stored = [
         {'logits': logits, 'activations': neurons}[kind]
-        for logits, neurons in said
-        for kind in shapes.stores
+        for logits, neurons in said[::2]
+        for kind in job.stores
     ]
-    assert shapes.store_bytes == sum(x.nbytes for x in stored)
+    assert job.store_bytes == sum(x.nbytes for x in stored)
+    for sums, (shape, _) in zip(said[1::2], job.models.values(), strict=True):
+        assert sums.shape == (shape.num_layers, 6, shape.intermediate_size)
     state, metrics = run(step, mesh)
-    assert {shapes.objective.task, 'loss'} <= metrics.keys()
+    assert {job.config.objective.task, 'loss'} <= metrics.keys()
     assert int(state.step) == 2
-    assert state.params['masks'].keys() == shapes.models.keys()
-    assert ('classifier' in state.params) == (shapes.num_classes > 1)
+    assert state.params['masks'].keys() == job.models.keys()
+    assert ('classifier' in state.params) == (job.config.num_classes > 1)
 
 
 def test_a_discovery_split_over_neurons_moves_none_of_them():
     wide = dataclasses.replace(TEACHER, intermediate_size=1040)
-    shapes = DiscoveryShapes(wide, 16, 6, 100, objective=SELECTIVE, teacher_dtype='float32')
+    job = changed(DISCOVERY, teacher=wide, objective=SELECTIVE, teacher_dtype='float32')
     mesh = make_mesh(1, 8)
-    step = discovery_programs(mesh, dataclasses.asdict(shapes))[-1]
+    step = job.programs(mesh)[-1]
     with jax.set_mesh(mesh):
         program = step.step.lower(*step.arguments).compile().as_text()
     moved = re.findall(
@@ -111,65 +133,79 @@ def test_a_discovery_split_over_neurons_moves_none_of_them():
 
 
 def test_a_batch_of_a_discovery_that_does_not_divide_is_named():
-    shapes = DiscoveryShapes(TEACHER, 24, 6, num_problems=100, microbatches=2)
+    job = changed(DISCOVERY, microbatches=2)
     with pytest.raises(InputError, match=r'discovery_batch_size=24 .*multiple of 16'):
-        discovery_programs(make_mesh(8, 1), dataclasses.asdict(shapes))
+        job.programs(make_mesh(8, 1))
 
 
 def test_the_programs_of_a_plan_run():
     """What is compiled is what a run does: fed with real arrays of those shapes it trains."""
     mesh = make_mesh(4, 2)
-    teacher_pass, student_step = distillation_programs(mesh, dataclasses.asdict(SHAPES))
+    teacher_pass, student_step = JOB.programs(mesh)
     logits, neurons = run(teacher_pass, mesh)
     state, metrics = run(student_step, mesh)
     rows = 100  # of 100 problems and 512 a batch, 100 divide over 4
     assert logits.shape == (rows, TEACHER.vocab_size)
     assert neurons.shape == (rows, 1, TEACHER.intermediate_size), 'the last layer is paired'
     assert neurons.dtype == 'bfloat16'
-    assert SHAPES.store_bytes == logits.nbytes + neurons.nbytes
+    assert JOB.store_bytes == logits.nbytes + neurons.nbytes
     assert {'task', 'alignment', 'loss'} <= metrics.keys()
     assert int(state.step) == 2
 
 
+def test_a_plan_of_another_alignment_runs():
+    """Heads at two positions, within classes that remember past problems."""
+    alignment = Alignment(
+        ((0, 0), (1, 2)), site='head_out', positions=(1, 3), memory=5, num_classes=3
+    )
+    job, mesh = changed(JOB, alignment=alignment), make_mesh(4, 2)
+    teacher_pass, student_step = job.programs(mesh)
+    logits, heads = run(teacher_pass, mesh)
+    assert heads.shape == (100, 2, 2, TEACHER.num_heads, TEACHER.head_dim)
+    assert job.store_bytes == logits.nbytes + heads.nbytes
+    state, metrics = run(student_step, mesh)
+    assert np.isfinite(metrics['alignment'])
+    assert len(state.memory) == 2
+
+
 def test_the_top_k_of_a_plan_run():
-    shapes = dataclasses.replace(SHAPES, top_k=5, layer_pairs='')
+    job = changed(JOB, top_k=5, alignment=None)
     mesh = make_mesh(4, 2)
-    teacher_pass, student_step = distillation_programs(mesh, dataclasses.asdict(shapes))
+    teacher_pass, student_step = job.programs(mesh)
     stored = run(teacher_pass, mesh)
-    assert shapes.store_bytes == sum(x.nbytes for x in jax.tree.leaves(stored)) == 100 * 5 * 8
+    assert job.store_bytes == sum(x.nbytes for x in jax.tree.leaves(stored)) == 100 * 5 * 8
     _, metrics = run(student_step, mesh)
     assert metrics['loss'].shape == ()
 
 
-def test_shapes_survive_json():
-    shapes = dataclasses.replace(
-        SHAPES, student=dataclasses.replace(LlamaConfig.llama32_1b(), vocab_size=128)
-    )
-    assert (
-        DistillationShapes.from_dict(json.loads(json.dumps(dataclasses.asdict(shapes)))) == shapes
-    )
+def test_a_job_reaches_the_process_that_compiles_whole():
+    preset = dataclasses.replace(LlamaConfig.llama32_1b(), vocab_size=128)
+    job = changed(JOB, student=preset, temperature=3.0)
+    assert pickle.loads(pickle.dumps(job)) == job
 
 
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
         ({'batch_size': 0}, 'batch_size=0'),
-        ({'classes': -1}, 'classes=-1'),
-        ({'remat': 'some'}, 'remat=some'),
+        ({'length': 0}, 'length=0'),
         ({'teacher_dtype': 'int8'}, 'teacher_dtype=int8'),
-        ({'layer_pairs': '2:0'}, 'layer_pairs'),
+        (
+            {'alignment': Alignment(((1, 2),), num_classes=3, memory=8), 'microbatches': 2},
+            'row_memory=8',
+        ),
         ({'batch_size': 8, 'microbatches': 4}, 'batch_size=8 in 4 microbatches is too small'),
         ({'teacher': dataclasses.replace(TEACHER, vocab_size=64)}, 'one vocabulary'),
     ],
 )
-def test_shapes_that_cannot_be(change, words):
+def test_jobs_that_cannot_be(change, words):
     with pytest.raises(InputError, match=words):
-        dataclasses.replace(SHAPES, **change)
+        changed(JOB, **change)
 
 
 def test_a_batch_that_does_not_divide_is_named():
     with pytest.raises(InputError, match='multiple of 8'):
-        distillation_programs(make_mesh(8), {**dataclasses.asdict(SHAPES), 'batch_size': 12})
+        JOB.with_batch(12).programs(make_mesh(8))
 
 
 @pytest.fixture
@@ -177,9 +213,10 @@ def machine(monkeypatch):
     """A compiler by formula: a line in the batch, with a fixed part that `tensor` shrinks."""
     calls = []
 
-    def compile_for(target, fsdp, tensor, builder, recipe):
-        calls.append((fsdp, tensor, recipe['batch_size']))
-        size = int((6 * GIB) / tensor + recipe['batch_size'] / fsdp * GIB / 8)
+    def compile_for(target, mesh, job):
+        rows = job.config.batch_size
+        calls.append((mesh.fsdp, mesh.tensor, rows))
+        size = int((6 * GIB) / mesh.tensor + rows / mesh.fsdp * GIB / 8)
         works = [Work(1e12, 1e12, 1e9, 1e9)] * 2
         return [
             # As much as a step of 40 rows a device: it must not hide how the step grows.
@@ -193,7 +230,7 @@ def machine(monkeypatch):
 
 def test_a_plan_finds_mesh_and_largest_batch(machine):
     target = parse_target('v5e:4x4')
-    plan = planning.plan_job(dataclasses.replace(SHAPES, batch_size=48, num_problems=10**5), target)
+    plan = planning.plan_job(changed(JOB, batch_size=48, num_problems=10**5), target)
     limit = 0.9 * 15.75
     mesh = plan.mesh
     assert plan.fits
@@ -213,36 +250,36 @@ def test_no_batch_makes_a_pass_fit_that_does_not(machine, monkeypatch):
     target = parse_target('v5e:4x4')
     large = dataclasses.replace(target.chip, memory=11 * GIB)
     monkeypatch.setitem(targets.CHIPS, 'v5e', large)
-    plan = planning.plan_job(dataclasses.replace(SHAPES, batch_size=64), target)
+    plan = planning.plan_job(changed(JOB, batch_size=64), target)
     assert not plan.fits
     assert plan.largest_batch == 0
     assert {rows for _, _, rows in machine} == {64}
 
 
 @pytest.mark.parametrize(
-    ('shapes', 'least'),
+    ('job', 'least'),
     [
-        (dataclasses.replace(SHAPES, batch_size=160, microbatches=2), 8),
-        (dataclasses.replace(SHAPES, batch_size=160, microbatches=2, layer_pairs=''), 2),
-        (DiscoveryShapes(TEACHER, 160, 6, 10**4, num_classes=5, microbatches=2), 16),
+        (changed(JOB, batch_size=160, microbatches=2), 8),
+        (changed(JOB, batch_size=160, microbatches=2, alignment=None), 2),
+        (changed(DISCOVERY, batch_size=160, num_classes=5, microbatches=2), 16),
         (
-            DiscoveryShapes(
-                TEACHER, 160, 6, 10**4, num_classes=5, microbatches=2, objective=Published()
+            changed(
+                DISCOVERY, batch_size=160, num_classes=5, microbatches=2, objective=Published()
             ),
             20,
         ),
     ],
 )
-def test_where_nothing_fits_no_batch_is_tried_that_a_run_would_refuse(monkeypatch, shapes, least):
+def test_where_nothing_fits_no_batch_is_tried_that_a_run_would_refuse(monkeypatch, job, least):
     tried = []
 
-    def compile_for(target, fsdp, tensor, builder, recipe):
-        tried.append(recipe['batch_size'])
-        size = 100 * GIB + recipe['batch_size']
+    def compile_for(target, mesh, job):
+        tried.append(job.config.batch_size)
+        size = 100 * GIB + job.config.batch_size
         return [Footprint('step', {'student': size}, 0, 0, Work(1, 1, 1, 1), 1.0)], target.chip
 
     monkeypatch.setattr(planning, 'compile_for', compile_for)
-    plan = planning.plan_job(shapes, parse_target('v5e:1x1'))
+    plan = planning.plan_job(job, parse_target('v5e:1x1'))
     assert plan.largest_batch == 0
     assert min(tried) == least
 
@@ -250,14 +287,14 @@ def test_where_nothing_fits_no_batch_is_tried_that_a_run_would_refuse(monkeypatc
 def test_a_plan_goes_on_to_a_mesh_that_fits(machine):
     """At 14 rows a device of the first mesh, only one with a larger tensor axis fits."""
     target = parse_target('v5e:4x4')
-    shapes = dataclasses.replace(SHAPES, batch_size=16 * 64, num_problems=10**5)
-    plan = planning.plan_job(shapes, target, find_largest_batch=False)
+    job = changed(JOB, batch_size=16 * 64, num_problems=10**5)
+    plan = planning.plan_job(job, target, find_largest_batch=False)
     assert plan.largest_batch is None
     tried = [(fsdp, tensor) for fsdp, tensor, _ in machine]
     assert len(tried) == len(set(tried)) <= 3
     assert plan.fits == (plan.footprints[1].total <= 0.9 * 15.75 * GIB)
 
-    asked = planning.plan_job(shapes, target, mesh=MeshShape(16, 1), find_largest_batch=False)
+    asked = planning.plan_job(job, target, mesh=MeshShape(16, 1), find_largest_batch=False)
     assert asked.mesh == MeshShape(16, 1)
     assert planning.describe(asked).splitlines()[-1] == (
         'it fits' if asked.fits else 'it does NOT fit'
@@ -265,16 +302,16 @@ def test_a_plan_goes_on_to_a_mesh_that_fits(machine):
 
 
 def test_a_batch_for_no_mesh(machine):
-    shapes = dataclasses.replace(SHAPES, batch_size=5)
+    job = changed(JOB, batch_size=5)
     with pytest.raises(InputError, match='multiple of 16'):
-        planning.plan_job(shapes, parse_target('v5e:4x4'))
+        planning.plan_job(job, parse_target('v5e:4x4'))
     assert machine == []
 
 
 def test_a_plan_for_this_cpu():
     """The whole way, through the other process, without a compiler to install."""
-    shapes = dataclasses.replace(SHAPES, keep_teacher=False, keep_start=True)
-    plan = planning.plan_job(shapes, parse_target('cpu:2'), find_largest_batch=False)
+    job = changed(JOB, keep_teacher=False, keep_start=True)
+    plan = planning.plan_job(job, parse_target('cpu:2'), find_largest_batch=False)
     assert plan.fits
     _, step = plan.footprints
     # Embedding, head, and two layers of q, k, v, o and gate, up, down in halves; five norms whole.
@@ -295,12 +332,11 @@ def test_8b_to_1b_compiles_and_fits_on_v5e_4x4():
         if os.environ.get('CI'):
             raise
         pytest.skip(str(absent))
-    shapes = DistillationShapes(
-        LlamaConfig.llama32_1b(), LlamaConfig.llama3_8b(), 256, 8, num_problems=10000
+    config = DistillationConfig(batch_size=256, compute_dtype='bfloat16', remat='full')
+    job = DistillationJob(
+        LlamaConfig.llama32_1b(), LlamaConfig.llama3_8b(), 8, num_problems=10000, config=config
     )
-    (teacher, student), chip = compile_for(
-        target, 16, 1, shapes.builder, dataclasses.asdict(shapes)
-    )
+    (teacher, student), chip = compile_for(target, MeshShape(16, 1), job)
     assert chip.kind == 'TPU v5 lite'
     for footprint in (teacher, student):
         assert footprint.total <= 0.9 * chip.memory, footprint
@@ -326,6 +362,10 @@ def test_the_launcher_plans_for_a_recipe(tmp_path):
     assert done.stdout.splitlines()[-1] == 'it fits'
     written = json.loads(output.read_text())
     assert disagreements('plan', written) == []
-    shapes = written['shapes']
+    job = written['job']
     # From the command line, the recipe, and the problems: BOS, a, op, b, op, c, =.
-    assert (shapes['batch_size'], shapes['classes'], shapes['length']) == (64, 4, 7)
+    assert (job['config']['batch_size'], job['alignment']['num_classes'], job['length']) == (
+        64,
+        4,
+        7,
+    )

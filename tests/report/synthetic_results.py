@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 
+from cdjax.circuits.classes import CLASSES
 from cdjax.circuits.methods import LEARNED, METHODS, ONE_MASK, RANDOM_MASKS
-from cdjax.studies.arms import ARMS, summarise
+from cdjax.distillation.arms import ARMS
+from cdjax.studies.arms import summarise
 
 SHARES = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
 # Share at which the circuits of a method are half way.
@@ -21,7 +23,7 @@ MIDDLES = {
 CONFIG = {
     'name': 'pipeline',
     'inputs': {'teacher': None, 'student': None, 'data': 'ab' * 32, 'tokenizer': 'cd' * 8},
-    'study': {'ablation': 'mean'},
+    'study': {'ablations': ['mean']},
     'layer_pairs': 'last',
     'discovery': {
         'objective': {'key': 'causal', 'density': 0.15},
@@ -88,9 +90,15 @@ def point(only, without, n=1000):
     return {
         'only': only,
         'only_interval': interval(only),
+        'only_probability': only,
+        'only_probability_interval': interval(only),
         'without': without,
         'without_interval': interval(without),
+        'without_probability': without,
+        'without_probability_interval': interval(without),
         'faithfulness': only,
+        'completeness': 1 - without,
+        'dead': 0.25,
     }
 
 
@@ -116,12 +124,26 @@ def make_study(
     curves = {key: curve(MIDDLES.get(key, 0.2))[: len(sizes)] for key in methods}
     overlap = np.full((classes, classes), 0.3) + 0.7 * np.eye(classes)
     table = [[n // 2, n - n // 2] for n in counts]
-    agreement = lambda nmi, chance: {'nmi': nmi, 'ari': nmi / 2, 'chance_nmi': chance}
+    agreement = lambda nmi, chance: {
+        'nmi': nmi,
+        'ari': nmi / 2,
+        'chance_nmi': chance,
+        'chance_ari': chance / 2,
+    }
+    measured = lambda value: {
+        'accuracy': value,
+        'accuracy_interval': [value - 0.04, value + 0.04],
+        'probability': value,
+        'probability_interval': [value - 0.03, value + 0.03],
+    }
     values = matrix[np.eye(classes, dtype=bool)]
     return {
         'problems': 1000,
         'accuracy': 0.98,
+        'probability': 0.97,
+        'ablation': 'mean',
         'accuracy_without_neurons': 0.02,
+        'probability_without_neurons': 0.02,
         'neurons': neurons,
         'layers': layers,
         'sizes': [round(s * neurons) for s in sizes],
@@ -132,19 +154,59 @@ def make_study(
                 'title': method.title,
                 'phrase': method.phrase,
                 'colour': method.colour,
+                'line': method.line,
                 'classes': method.classes,
                 'draws': method.draws,
             }
             for key, method in methods.items()
         },
         'curves': curves,
+        'areas': {
+            key: {
+                'cpr': 0.9,
+                'cpr_interval': [0.88, 0.92],
+                'cmd': 0.1,
+                'cmd_interval': [0.08, 0.12],
+            }
+            for key in methods
+        },
+        'other_ablations': {},
         'union_size': round(0.35 * neurons),
         'one_mask_at_union_size': point(0.97, 0.0) if ONE_MASK.key in methods else None,
+        'minimality': {
+            'size': round(0.15 * neurons),
+            'matters': 0.01,
+            'needless': 0.2,
+            'blocks': [
+                {
+                    'neurons': round(0.015 * neurons),
+                    'accuracy': 0.5,
+                    'probability': 0.5,
+                    'drop': 0.005 if block > 7 else 0.4,
+                    'drop_interval': [0.001, 0.45],
+                }
+                for block in range(10)
+            ],
+        },
+        'living': {
+            'dead_below': 0.01,
+            'neurons': neurons // 4,
+            'by_layer': [neurons // 4 // layers] * layers,
+            'accuracy': 0.98,
+            'probability': 0.97,
+        },
+        'rank_correlation': {
+            key: {'all': 0.5, 'living': -0.2} for key, method in methods.items() if method.scores
+        },
         'layer_share': rng.uniform(0, 0.3, (classes, layers)).tolist(),
         'overlap': overlap.tolist(),
         'chance_overlap': 0.15 / 1.85,
         'selectivity': {
             'matrix': plain(matrix),
+            'probability_matrix': plain(matrix),
+            'specific_matrix': plain(matrix),
+            'specific_probability_matrix': plain(matrix),
+            'specific_neurons': [round(0.03 * neurons)] * classes,
             'random_matrix': plain(random_matrix),
             'selectivity': None if classes < 2 else others - own,
             'interval': None if classes < 2 else [others - own - 0.04, others - own + 0.04],
@@ -152,6 +214,16 @@ def make_study(
             'random_interval': None if classes < 2 else [-0.05, 0.05],
             'accuracy': [None if v != v else 0.98 for v in values.tolist()],
             'counts': counts,
+            'by_size': [
+                {
+                    'size': round(share * neurons),
+                    'specific_neurons': 0.2 * share * neurons,
+                    'whole': measured(others - own),
+                    'specific': measured(1.5 * (others - own)),
+                }
+                for share in sizes
+                if classes > 1
+            ],
         },
         'classes': {
             'operators': {**agreement(0.6, 0.01), 'names': ['+ +', '+ −'], 'table': table},
@@ -163,13 +235,13 @@ def make_study(
             'parity': {**agreement(0.001, 0.01), 'names': ['even', 'odd'], 'table': table},
         },
         'leak': {
-            key: {
+            scheme: {
                 'bits': 0.4 if classes > 1 else 0.0,
+                'chance_bits': 0.1 if classes > 1 else 0.0,
                 'most_bits': float(np.log2(classes)),
                 'constant_answer_accuracy': 0.06,
             }
-            for key, method in methods.items()
-            if method is LEARNED or method.classes != LEARNED.classes
+            for scheme in CLASSES
         },
     }
 
@@ -280,13 +352,22 @@ def make_results(*, study=None, starts=None, rediscovery=('kd', 'circuits'), cor
         'circuits': study,
         'smallest_faithful_share': 0.15,
         'starts': {'nothing': make_start({'circuits': 0.2})} if starts is None else starts,
-        'rediscovery': {arm: {'arm': arm, 'study': again, **found} for arm in rediscovery},
         'neurons': make_neurons(classes),
         'problems': make_problems(classes),
         'layer_similarity': {
             'problems': 512,
             'teacher': [[1.0, 0.4], [0.4, 1.0]],
             'students': {'kd': [[0.7, 0.5], [0.3, -0.01]]},
+        },
+        'rediscovery': {
+            arm: {
+                'arm': arm,
+                'title': ARMS[arm].title,
+                'phrase': ARMS[arm].phrase,
+                'study': again,
+                **found,
+            }
+            for arm in rediscovery
         },
         'studies': {'num_classes': CLASSES_STUDY, 'gone': {}},
     }

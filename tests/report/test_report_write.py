@@ -20,13 +20,12 @@ from synthetic_results import (
 )
 
 from cdjax.circuits.methods import LEARNED, METHODS, Method
+from cdjax.distillation.arms import ARMS
 from cdjax.errors import InputError
-from cdjax.report.names import ARM_COLOURS, SHORT_ARMS
 from cdjax.report.svg import PALETTE
 from cdjax.report.terminal import WIDTH, summary
 from cdjax.report.write import read_results, render, write_report
 from cdjax.run.results import to_text
-from cdjax.studies.arms import ARMS
 
 VOID = {'meta', 'br', 'hr', 'img', 'link', 'input'}
 TEN_MEGABYTES = 10_000_000
@@ -263,9 +262,8 @@ def test_numbers_of_the_run_are_on_the_page(pages):
 
 
 def test_every_method_and_arm_has_a_name_and_a_colour():
-    for method in METHODS.values():
-        assert method.colour in PALETTE or re.fullmatch('#[0-9a-f]{6}', method.colour), method.key
-    assert set(SHORT_ARMS) == set(ARM_COLOURS) == set(ARMS)
+    for entry in (*METHODS.values(), *ARMS.values()):
+        assert entry.colour in PALETTE or re.fullmatch('#[0-9a-f]{6}', entry.colour), entry.key
 
 
 def test_a_method_of_a_users_own_is_shown_also_where_it_is_not_registered():

@@ -7,13 +7,12 @@ from scipy import stats
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.data import Split
+from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.arms import ARMS, Given
 from cdjax.errors import InputError
 from cdjax.studies import arms
 from cdjax.studies.arms import (
-    ARMS,
     ArmsConfig,
-    Pairing,
-    alignment_of,
     evaluated_rows,
     measure_alignment,
     summarise,
@@ -43,49 +42,7 @@ def circuit(width, seed):
     )
 
 
-PAIRING = Pairing(((1, 1),), circuit(32, 100), circuit(16, 101))
-
-
-def test_kd_and_all_neurons_need_no_circuits():
-    assert alignment_of('kd', PAIRING, ROWS, 0) is None
-    everything = alignment_of('all', Pairing(((1, 1),)), ROWS, 0)
-    assert everything.pairs == ((1, 1),)
-    assert everything.classes is everything.teacher_masks is everything.student_masks is None
-
-
-def test_circuits_are_aligned_class_by_class():
-    alignment = alignment_of('circuits', PAIRING, ROWS, 0)
-    np.testing.assert_array_equal(alignment.classes, ROWS % K)
-    np.testing.assert_array_equal(alignment.teacher_masks, PAIRING.teacher.masks)
-    np.testing.assert_array_equal(alignment.student_masks, PAIRING.student.masks)
-    from_nothing = dataclasses.replace(PAIRING, student=None)
-    assert alignment_of('circuits', from_nothing, ROWS, 0).student_masks is None
-
-
-def test_wrong_circuits_are_the_teachers_of_another_class():
-    alignment = alignment_of('wrong', PAIRING, ROWS, 0)
-    for k in range(K):
-        np.testing.assert_array_equal(alignment.teacher_masks[k], PAIRING.teacher.masks[k - 1])
-    np.testing.assert_array_equal(alignment.student_masks, PAIRING.student.masks)
-    np.testing.assert_array_equal(alignment.classes, ROWS % K)
-
-
-def test_random_circuits_match_each_layer_and_differ_by_seed():
-    first, again, other = (alignment_of('random', PAIRING, ROWS, seed) for seed in (0, 0, 1))
-    for side in ('teacher', 'student'):
-        ours = getattr(PAIRING, side).masks
-        drawn = getattr(first, f'{side}_masks')
-        np.testing.assert_array_equal(drawn.sum(-1), ours.sum(-1))
-        assert (drawn != ours).any()
-        np.testing.assert_array_equal(drawn, getattr(again, f'{side}_masks'))
-        assert (drawn != getattr(other, f'{side}_masks')).any()
-    np.testing.assert_array_equal(first.classes, ROWS % K)
-
-
-def test_wrong_circuits_need_two_classes():
-    single = dataclasses.replace(PAIRING.teacher, masks=PAIRING.teacher.masks[:1])
-    with pytest.raises(InputError, match='"wrong" needs at least 2 classes'):
-        alignment_of('wrong', Pairing(((1, 1),), single), ROWS, 0)
+GIVEN = Given(Alignment(((1, 1),)), ROWS, circuit(32, 100), circuit(16, 101))
 
 
 # -- The table ------------------------------------------------------------------------------------
@@ -101,6 +58,8 @@ def test_summary_by_hand():
     assert kd == {
         'arm': 'kd',
         'title': 'KD',
+        'phrase': 'KD alone',
+        'colour': 'ink',
         'seeds': [0, 1],
         'accuracies': [0.2, 0.5],
         'mean': pytest.approx(0.35),
@@ -182,7 +141,7 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     n = 300
     rows = rng.permutation(n)
     classes = rng.integers(K, size=n).astype(np.int32)
-    teacher = dataclasses.replace(PAIRING.teacher, assignments=classes)
+    teacher = dataclasses.replace(GIVEN.teacher, assignments=classes)
     shared = rng.normal(size=(n, 32))
     teacher_neurons = shared[:, None] * np.ones((1, 2, 1))
     # The student has what the circuits of layer 1 have, and noise that is ten times as loud.
@@ -199,11 +158,13 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     # assignments are of all problems, neurons of `rows` alone
     by_row = lambda circuit: dataclasses.replace(circuit, assignments=classes[np.argsort(rows)])
     store = TeacherStore(np.zeros((n, 1)), teacher_neurons[:, 1:].astype(np.float32), (1,), 1)
-    measure = lambda pairing: measure_alignment(None, None, store, rows, pairing, mesh=None)
-    both = measure(Pairing(((1, 1),), by_row(teacher), by_row(student_circuit)))
+    measure = lambda *circuits: measure_alignment(
+        None, None, store, rows, Given(GIVEN.alignment, rows, *circuits), mesh=None
+    )
+    both = measure(by_row(teacher), by_row(student_circuit))
     assert both['cka_circuits'] == pytest.approx(1, abs=1e-3)
     assert abs(both['cka_all']) < 0.2
-    against_all = measure(Pairing(((1, 1),), by_row(teacher)))
+    against_all = measure(by_row(teacher))
     assert abs(against_all['cka_circuits']) < 0.2
 
 
@@ -218,6 +179,7 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
         ({'seeds': (1, 1)}, 'each of them once'),
         ({'seeds': (-1,)}, 'seeds=-1 must not be negative'),
         ({'evaluate_every': 0}, 'evaluate_every=0'),
+        ({'alignment': Alignment(site='mlp_out')}, 'leave out circuits, random, wrong'),
     ],
 )
 def test_wrong_values(changes, message):

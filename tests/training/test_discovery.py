@@ -12,6 +12,7 @@ from cdjax.circuits.classifier import Encoding
 from cdjax.data import batch_indices
 from cdjax.errors import InputError
 from cdjax.inference.activations import answer_logits_and_activations
+from cdjax.inference.encodings import encode
 from cdjax.inference.means import neuron_means
 from cdjax.losses import AnySizeWeights, CausalDiscoveryWeights, DiscoveryWeights
 from cdjax.parallel.mesh import make_mesh
@@ -102,7 +103,7 @@ def test_the_artefact(reference):
 def test_the_classifier_that_is_saved_sorts_as_the_artefact_says(reference):
     circuit, data = reference[0]['teacher'], toy.dataset()
     assert len(set(circuit.assignments)) > 1
-    again = circuit.classify(toy.model(), data, mesh=toy.one_device())
+    again = circuit.classify(encode(toy.model(), data, circuit.encoding))
     np.testing.assert_array_equal(again, circuit.assignments)
     # The encoding is the embeddings, standardised over the training rows.
     table = np.asarray(toy.model().embed.weight[...], np.float64)
@@ -209,7 +210,7 @@ def test_joint_discovery_gives_both_models_the_same_classes(joint):
     np.testing.assert_array_equal(teacher.assignments, student.assignments)
     # Both are sorted by the teacher's encoding, twice as wide as the student's.
     assert len(student.classifier['mean']) == toy.T * toy.teacher_config().hidden_size
-    again = student.classify(toy.model(), toy.dataset(), mesh=toy.one_device())
+    again = student.classify(encode(toy.model(), toy.dataset(), student.encoding))
     np.testing.assert_array_equal(again, student.assignments)
     assert student.info['encoder'] == 'teacher'
     assert student.info['model'] != teacher.info['model']
@@ -280,7 +281,7 @@ def test_one_class_needs_no_classifier():
     circuit = run(toy.one_device(), config)[0]['teacher']
     assert circuit.classifier == {}
     assert not circuit.assignments.any()
-    assert not circuit.classify(toy.model(), toy.dataset(), mesh=toy.one_device()).any()
+    assert not circuit.classify(np.zeros((len(toy.dataset()), 1))).any()
 
 
 def test_answers_that_are_not_stored_are_asked_for_again(reference):

@@ -9,6 +9,7 @@ import pytest
 import toy_study as toy
 
 from cdjax.data import batch_indices
+from cdjax.distillation.alignment import Alignment
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import make_mesh
 from cdjax.parallel.preemption import Preempted
@@ -17,14 +18,14 @@ from cdjax.run.options import RunOptions
 from cdjax.training import distillation
 from cdjax.training.diagnostics import GradientError
 from cdjax.training.distillation import (
-    Alignment,
     DistillationConfig,
     TeacherStore,
-    alignment_columns,
     distill,
     distillation_terms,
+    make_step,
 )
-from cdjax.training.optimizer import OptimizerConfig
+from cdjax.training.loop import state_of
+from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -108,7 +109,7 @@ def test_the_store_is_what_the_teacher_says(store):
     )
     np.testing.assert_allclose(store.logits, logits[:, -1], rtol=1e-4, atol=1e-5)
     expected = np.swapaxes(np.asarray(activations['neurons'])[:, :, -1], 0, 1)
-    np.testing.assert_allclose(store.neurons, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(store.activations, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_stopped_and_continued_distillation_is_the_uninterrupted_one(
@@ -133,6 +134,14 @@ def test_a_stopped_and_continued_distillation_is_the_uninterrupted_one(
     for a, b in zip(leaves(student), leaves(reference[0]), strict=True):
         np.testing.assert_array_equal(a, b)
     assert history[-1]['loss'] == reference[1][-1]['loss']
+    # Asked for another training, even from Python, it does not hand out this one.
+    weighty = dataclasses.replace(CONFIG, weight=CONFIG.weight + 1)
+    for words, changes in (
+        ('config.weight is', {'config': weighty}),
+        ('alignment is', {'alignment': None}),
+    ):
+        with pytest.raises(InputError, match=f'holds another training: {words}'):
+            run(store, toy.one_device(), workdir=tmp_path, **changes)
     # A weak type or another sharding of the restored state would have compiled the step again.
     assert toy.compilations('step') == compiled
 
@@ -198,7 +207,9 @@ def test_all_columns_of_a_batch_are_of_the_same_problems(store, monkeypatch):
     for batch in batches:
         at = np.array([row_of[tuple(tokens)] for tokens in np.asarray(batch['tokens'])])
         np.testing.assert_array_equal(batch['teacher_logits'], store.logits[at])
-        np.testing.assert_array_equal(batch['teacher_neurons'], store.neurons[at][:, [1, 0]])
+        np.testing.assert_array_equal(
+            batch['teacher_activations'], store.activations[at][:, [1, 0]]
+        )
         np.testing.assert_array_equal(batch['classes'], CLASSES[at])
     assert len(batches) == STEPS
 
@@ -229,7 +240,7 @@ def make_batch(rows, teacher_neurons, teacher_logits, classes=None):
         'tokens': data.tokens,
         'lengths': data.lengths,
         'teacher_logits': teacher_logits,
-        'teacher_neurons': teacher_neurons,
+        'teacher_activations': teacher_neurons,
     }
     return batch if classes is None else batch | {'classes': classes.astype(np.int32)}
 
@@ -241,9 +252,9 @@ def whole(model, tokens):
 
 
 def terms_of(batch, alignment):
-    columns = alignment_columns(alignment, toy.one_device())
-    jitted = jax.jit(lambda p, b, c: distillation_terms(p, b, c, CONFIG, alignment.pairs))
-    return jitted(toy.model(seed=1, student=True), batch, columns)
+    jitted = jax.jit(lambda *args: distillation_terms(*args, (), CONFIG)[1])
+    student = toy.model(seed=1, student=True)
+    return jitted(student, batch, alignment.placed(toy.one_device()))
 
 
 @pytest.mark.parametrize('with_student_masks', [False, True])
@@ -320,17 +331,58 @@ def test_all_neurons_are_compared_over_all_problems():
     _, student = whole(toy.model(seed=1, student=True), data.tokens)
     logits, teacher = whole(toy.model(), data.tokens)
     alignment = Alignment(((0, 1),))
-    assert alignment_columns(alignment, toy.one_device()) == {}
     batch = make_batch(rows, np.asarray(teacher)[1][:, None], np.asarray(logits))
     cka = debiased_cka(np.asarray(student[0], np.float64), np.asarray(teacher[1], np.float64))
     np.testing.assert_allclose(terms_of(batch, alignment)['alignment'], 1 - cka, rtol=1e-3)
 
 
-def test_columns_are_those_of_the_paired_layers():
-    columns = alignment_columns(CIRCUITS, toy.one_device())
-    np.testing.assert_array_equal(columns['teacher'], CIRCUITS.teacher_masks[:, [1, 0]])
-    np.testing.assert_array_equal(columns['student'], CIRCUITS.student_masks[:, [0, 1]])
-    assert alignment_columns(None, toy.one_device()) == {}
+def test_past_problems_of_a_class_are_compared_with_those_of_the_batch():
+    """Two steps of a make_step with a memory, the second one's alignment by hand."""
+    data, classes = toy.dataset(), toy.dataset().labels['operators']
+    alignment = dataclasses.replace(CIRCUITS, classes=classes, memory=6)
+    placed = alignment.placed(toy.one_device())
+    tx = make_optimizer(OptimizerConfig(2, 1e-2, warmup_steps=1, weight_decay=0.0))
+    state = state_of(toy.model(seed=1, student=True), tx, jax.random.key(0), toy.one_device())
+    state = dataclasses.replace(state, memory=alignment.empty_memories(toy.F // 2, toy.F))
+    step = jax.jit(make_step(tx, CONFIG))
+    teacher_logits, teacher = (np.asarray(x) for x in whole(toy.model(), data.tokens))
+    stored = np.swapaxes(teacher, 0, 1)[:, [t for _, t in PAIRS]]
+    students = []
+    batches = np.arange(0, 24), np.arange(24, 48)
+    for rows in batches:
+        students.append(np.asarray(whole(state.params, data.tokens[rows])[1], np.float64))
+        batch = make_batch(rows, stored[rows], teacher_logits[rows], classes[rows])
+        state, metrics = step(state, batch, placed)
+    expected = 0.0
+    for i, (s, _) in enumerate(PAIRS):
+        by_class = []
+        for k in range(2):
+            of_class = [classes[rows] == k for rows in batches]
+            past = [np.flatnonzero(of_class[0])[-6:], np.flatnonzero(of_class[1])]
+            x = np.concatenate([students[b][s][at] for b, at in enumerate(past)])
+            y = np.concatenate([stored[batches[b][at], i] for b, at in enumerate(past)])
+            x = x[:, CIRCUITS.student_masks[k, PAIRS[i][0]]]
+            y = y[:, CIRCUITS.teacher_masks[k, PAIRS[i][1]]].astype(np.float64)
+            by_class.append(debiased_cka(x, y))
+        expected += 1 - np.mean(by_class)
+    np.testing.assert_allclose(metrics['alignment'], expected, rtol=2e-3)
+    last = np.flatnonzero(classes[batches[1]] == 1)[-6:]
+    held = np.sort(np.asarray(state.memory[0].teacher[1]), axis=0)
+    np.testing.assert_array_equal(held, np.sort(stored[batches[1][last], 0], axis=0))
+
+
+def test_past_problems_are_part_of_what_a_distillation_continues_from(store, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        distillation, 'jit_step', lambda step, state: seen.append(state) or (lambda s, *_: (s, {}))
+    )
+    remembering = dataclasses.replace(CIRCUITS, memory=5)
+    run(store, toy.one_device(), alignment=remembering)
+    run(store, toy.one_device(), alignment=Alignment(PAIRS, memory=5))
+    assert [m.teacher.shape for m in seen[0].memory] == [(2, 5, toy.F)] * 2
+    assert [m.student.shape for m in seen[0].memory] == [(2, 5, toy.F // 2)] * 2
+    assert any(name.startswith('memory') for name in tree_names(seen[0]))
+    assert seen[1].memory == ()
 
 
 # -- What is refused ------------------------------------------------------------------------------
@@ -360,12 +412,12 @@ def test_the_gradient_doctor_looks_at_the_start_and_on_request(store, monkeypatc
     assert list(reports) == [0, 8, 16]
     index = batch_indices(np.arange(len(SHARE)), 32, seed=0, step=0)[::2]
     alignment = dataclasses.replace(CIRCUITS, classes=CIRCUITS.classes[index])
-    neurons = store.neurons[index][:, [1, 0]]
+    neurons = store.activations[index][:, [1, 0]]
     batch = {
         'tokens': SHARE.tokens[index],
         'lengths': SHARE.lengths[index],
         'teacher_logits': store.logits[index],
-        'teacher_neurons': neurons,
+        'teacher_activations': neurons,
         'classes': alignment.classes,
     }
     terms = terms_of(batch, alignment)
@@ -401,6 +453,25 @@ def test_wrong_values(changes, message):
 def test_a_batch_too_small_for_cka(store):
     with pytest.raises(InputError, match='batch_size=3 is too small: CKA needs at least 4'):
         run(store, toy.one_device(), dataclasses.replace(CONFIG, batch_size=3))
+
+
+def test_what_a_memory_of_past_problems_cannot_go_with(store):
+    remembering = dataclasses.replace(CIRCUITS, memory=5)
+    parts = dataclasses.replace(CONFIG, microbatches=2)
+    with pytest.raises(InputError, match='row_memory=5 needs the whole batch'):
+        run(store, toy.one_device(), parts, alignment=remembering)
+    with pytest.raises(InputError, match='row_memory=5 is for similarity=cka, not rsa'):
+        run(store, toy.one_device(), alignment=dataclasses.replace(remembering, similarity='rsa'))
+
+
+def test_rare_classes_are_warned_of_with_the_batch_that_would_do(store, monkeypatch):
+    monkeypatch.setattr(distillation, 'jit_step', lambda step, state: lambda s, *_: (s, {}))
+    classes = np.zeros(len(SHARE), int)
+    classes[: len(SHARE) // 20] = 1
+    part = (len(SHARE) // 20) / len(SHARE)
+    rare = dataclasses.replace(CIRCUITS, classes=classes)
+    with pytest.warns(UserWarning, match=f'1 of 2 classes .* take batches of {4 / part:.0f}'):
+        run(store, toy.one_device(), alignment=rare)
 
 
 def test_microbatches_too_small_for_cka_or_for_the_mesh(store):
@@ -440,7 +511,7 @@ def test_all_tokens_of_the_top_are_the_whole_answer_and_few_take_little(store):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a)
     few = top(3)
     assert sum(x.nbytes for x in jax.tree.leaves(few.logits)) == len(SHARE) * 3 * 8
-    assert few.neurons.shape == (len(SHARE), 0, toy.F)
+    assert few.activations.shape == (len(SHARE), 0, toy.F)
     _, history = run(few, make_mesh(4, 2), short, alignment=None)
     assert np.isfinite(history[-1]['loss'])
     with pytest.raises(InputError, match=f'top_k=999: the teacher has {vocab_size} tokens'):

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec
 
 from cdjax.errors import InputError
 from cdjax.parallel import hardware
-from cdjax.parallel.mesh import REPLICATED_RULES, make_mesh
+from cdjax.parallel.mesh import make_mesh
 from cdjax.parallel.preemption import Preempted
 from cdjax.run import folder as workdir_lib
 from cdjax.run.checkpoints import Checkpoints
@@ -26,6 +27,7 @@ from cdjax.training.diagnostics import GradientDoctor, GradientError
 from cdjax.training.loop import Diverged, TrainState, best_parameters, fit, init_state
 
 TX = optax.adam(0.1)
+EVERYWHERE = (('', PartitionSpec()),)
 RATES = ('steps_per_second', 'tokens_per_second', 'mfu')
 
 
@@ -60,7 +62,7 @@ def first_state(mesh):
         TX,
         jax.random.key(0),
         mesh,
-        REPLICATED_RULES,
+        EVERYWHERE,
     )
 
 
@@ -214,9 +216,7 @@ def test_refused_before_the_first_step(mesh, tmp_path, monkeypatch):
     run(mesh, tmp_path / 'done', steps=5)
     with pytest.raises(InputError, match='holds step 5 of a run that is asked for 3 steps'):
         run(mesh, tmp_path / 'done', steps=3, step=never)
-    wider = init_state(
-        lambda key: {'w': jnp.zeros(8)}, TX, jax.random.key(0), mesh, REPLICATED_RULES
-    )
+    wider = init_state(lambda key: {'w': jnp.zeros(8)}, TX, jax.random.key(0), mesh, EVERYWHERE)
     with pytest.raises(InputError, match=r'another recipe: params\.w is float32\[4\] there'):
         fit(never, wider, batch_at, steps=9, mesh=mesh, description='x', workdir=tmp_path / 'done')
     (tmp_path / 'file').write_text('')

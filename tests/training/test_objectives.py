@@ -1,7 +1,6 @@
 """The terms of each objective on one batch, by hand, and what the gradient doctor says of them."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,6 @@ from cdjax.training.objectives import (
     AnySize,
     FixedDensity,
     Published,
-    objective_from_dict,
 )
 from cdjax.training.optimizer import OptimizerConfig
 
@@ -374,10 +372,7 @@ def test_wrong_values_of_a_fixed_density(changes, message):
 def test_the_registry():
     assert list(OBJECTIVES) == ['any_size', 'causal', 'published']
     for key, objective in OBJECTIVES.items():
-        one = objective(density=0.3)
-        fields = json.loads(json.dumps(dataclasses.asdict(one)))
-        assert fields['key'] == key
-        assert objective_from_dict(fields) == one
+        assert dataclasses.asdict(objective(density=0.3))['key'] == key
     assert isinstance(DiscoveryConfig().objective, AnySize)
 
 

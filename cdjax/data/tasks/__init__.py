@@ -1,21 +1,28 @@
 """Generated tasks beside the arithmetic of `ArithmeticTask`: one file and one line each."""
 
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from cdjax.data.arithmetic import ArithmeticTask
 from cdjax.data.dataset import Dataset
 from cdjax.data.examples import encode_problems
 from cdjax.data.task_file import read_task_file
+from cdjax.data.tasks.lookup import operator_lookup, order_lookup
 from cdjax.data.tasks.modular_addition import modular_addition
 from cdjax.data.tasks.task import TASKS, Task
+
+if TYPE_CHECKING:  # importing it takes as long as importing JAX
+    from transformers import PreTrainedTokenizerFast
 
 __all__ = ['TASKS', 'Task', 'encode_task']
 
 TASKS.add(modular_addition())
+TASKS.add(operator_lookup())
+TASKS.add(operator_lookup('lookup_two', tables=2))
+TASKS.add(order_lookup())
 
 
 def encode_task(
-    task: ArithmeticTask | str, tokenizer: PreTrainedTokenizerFast, *, prompt_prefix: str = ''
+    task: ArithmeticTask | str, tokenizer: 'PreTrainedTokenizerFast', *, prompt_prefix: str = ''
 ) -> Dataset:
     """Tokenizes the problems of a task.
 

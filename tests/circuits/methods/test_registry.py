@@ -25,6 +25,13 @@ def test_titles_are_told_apart():
     assert len(set(titles)) == len(titles)
 
 
+def test_curves_are_told_apart():
+    looks = [(method.colour, method.line) for method in METHODS.values()]
+    assert len(set(looks)) == len(looks)
+    with pytest.raises(ValueError, match="line='wavy': choose from solid, dashed"):
+        Method('mine', 'mine', 'mine', 'blue', scores=print, line='wavy')
+
+
 def test_a_method_scores_or_draws():
     for ways in ({}, {'scores': print, 'draw': print}):
         with pytest.raises(ValueError, match="'mine' needs either scores or draw"):

@@ -1,0 +1,195 @@
+"""What is compared between a student and its teacher, and how."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from cdjax.errors import InputError
+from cdjax.losses import SIMILARITIES, ActivationPair, RowMemory
+from cdjax.losses.cka import MIN_ROWS
+from cdjax.models import SITES, LlamaConfig
+from cdjax.parallel.mesh import split_neurons
+
+LayerPairs = tuple[tuple[int, int], ...]
+
+
+_STATIC = {'static': True}  # part of what is compiled, no argument of it
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """What is compared: which activations of which layers, of which problems and units, and how.
+
+    A pytree whose leaves are the classes and the masks, so that a step takes it as an argument and
+    alignments of one shape run under one compilation. `cdjax.losses.ActivationPair` is what
+    becomes of one layer pair in a batch: the arrays alone, for losses know nothing of models.
+
+    Attributes:
+        pairs: `((student layer, teacher layer), ...)`.
+        classes: int `[N]`, the class of each problem: problems are compared within each class, and
+            only the units of its masks. None: all problems, all units.
+        teacher_masks: `[K, L, U]`, the units of each class in the teacher; all of them if None.
+        student_masks: `[K, L, U]` in the student; None for a student from nothing, which has no
+            circuits yet.
+        site: whose activations, a key of `cdjax.models.SITES`.
+        positions: along the prompt, 0 for its first token; an activation is then all of them beside
+            each other. None: the answer position, the last of each prompt.
+        similarity: a key of `cdjax.losses.SIMILARITIES`; the loss is one minus it.
+        min_count: a class of fewer problems in a batch is left out, and counted.
+        memory: past problems of each class that are compared with those of the batch; of CKA
+            within classes alone.
+        num_classes: K; that of the masks or the classes if None, and None without any.
+    """
+
+    pairs: LayerPairs = dataclasses.field(default=(), metadata=_STATIC)
+    classes: np.ndarray | None = None
+    teacher_masks: np.ndarray | jax.Array | None = None
+    student_masks: np.ndarray | jax.Array | None = None
+    site: str = dataclasses.field(default='neurons', metadata=_STATIC)
+    positions: tuple[int, ...] | None = dataclasses.field(default=None, metadata=_STATIC)
+    similarity: str = dataclasses.field(default='cka', metadata=_STATIC)
+    min_count: int = dataclasses.field(default=MIN_ROWS, metadata=_STATIC)
+    memory: int = dataclasses.field(default=0, metadata=_STATIC)
+    num_classes: int | None = dataclasses.field(default=None, metadata=_STATIC)
+
+    def __post_init__(self):
+        SITES[self.site]  # an unknown one is refused
+        if self.similarity not in SIMILARITIES:
+            known = ', '.join(SIMILARITIES)
+            raise InputError(f'similarity={self.similarity}: choose from {known}')
+        if self.min_count < MIN_ROWS:
+            raise InputError(f'min_count={self.min_count}: at least {MIN_ROWS} are compared')
+        if self.memory < 0:
+            raise InputError(f'row_memory={self.memory} must not be negative')
+        if self.positions is not None and (not self.positions or min(self.positions) < 0):
+            raise InputError(
+                f'align_positions={",".join(map(str, self.positions))}: name positions from 0 on, '
+                'or none for that of the answer'
+            )
+        if self.num_classes is None and self.classes is not None:
+            masks = self.teacher_masks if self.teacher_masks is not None else self.student_masks
+            K = len(masks) if masks is not None else int(np.max(self.classes)) + 1
+            object.__setattr__(self, 'num_classes', K)
+
+    @property
+    def student_layers(self) -> tuple[int, ...]:
+        """The student's layer of each pair."""
+        return tuple(student for student, _ in self.pairs)
+
+    @property
+    def teacher_layers(self) -> tuple[int, ...]:
+        """The teacher's layer of each pair."""
+        return tuple(teacher for _, teacher in self.pairs)
+
+    def check_memory(self, microbatches: int) -> None:
+        """Raises InputError where a memory of past problems is asked for that cannot be kept."""
+        if self.memory and self.similarity != 'cka':
+            raise InputError(
+                f'row_memory={self.memory} is for similarity=cka, not {self.similarity}: leave out '
+                'one of the two'
+            )
+        if self.memory and microbatches > 1:
+            raise InputError(
+                f'row_memory={self.memory} needs the whole batch at once: leave out microbatches'
+            )
+
+    def check_batch(self, batch_size: int) -> str | None:
+        """Returns a warning where a class has too few problems in most batches, else None.
+
+        Args:
+            batch_size: problems that are compared at once.
+        """
+        if self.classes is None or self.memory:
+            return None
+        parts = np.bincount(self.classes, minlength=self.num_classes) / len(self.classes)
+        rare = [part for part in parts if 0 < part * batch_size < self.min_count]
+        if not rare:
+            return None
+        return (
+            f'{len(rare)} of {self.num_classes} classes have fewer than {self.min_count} problems '
+            f'in most batches of {batch_size}, and are left out of the alignment there: take '
+            f'batches of {math.ceil(self.min_count / min(rare))}, or a row memory'
+        )
+
+    def placed(self, mesh: Mesh) -> 'Alignment':
+        """Returns the alignment as a step takes it.
+
+        Its masks are those of the pairs, float32 `[K, pairs, U]` on the mesh; it is without the
+        classes, which come with each batch.
+        """
+
+        def of_pairs(masks, layers):
+            masks = None if masks is None else np.asarray(masks[:, list(layers)], np.float32)
+            return split_neurons(masks, mesh)
+
+        return dataclasses.replace(
+            self,
+            classes=None,
+            teacher_masks=of_pairs(self.teacher_masks, self.teacher_layers),
+            student_masks=of_pairs(self.student_masks, self.student_layers),
+        )
+
+    def activation_pairs(
+        self,
+        student: jax.Array,
+        teacher: jax.Array,
+        classes: jax.Array | None = None,
+        memories: Iterable[RowMemory] = (),
+    ) -> list[ActivationPair]:
+        """Returns what is compared of a batch, one for each layer pair.
+
+        Called on an alignment that was `placed`.
+
+        Args:
+            student: `[B, L, ...]`, activations of all layers.
+            teacher: `[B, pairs, ...]`, those of the paired layers.
+            classes: int `[B]`, where problems have any.
+            memories: past problems of each pair, if any are kept.
+        """
+        assignments = None if classes is None else jax.nn.one_hot(classes, self.num_classes)
+        memories = list(memories) or [None] * len(self.pairs)
+
+        def side(activations, masks, i):
+            masks = None if masks is None else self.over_features(masks[:, i], activations.shape)
+            return activations.reshape(len(activations), -1), masks
+
+        compared = []
+        for i, layer in enumerate(self.student_layers):
+            x, x_masks = side(student[:, layer], self.student_masks, i)
+            y, y_masks = side(teacher[:, i], self.teacher_masks, i)
+            compared.append(ActivationPair(x, y, assignments, x_masks, y_masks, memories[i]))
+        return compared
+
+    def over_features(self, masks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Returns masks `[K, U]` of units over the features of activations `[B, (P,) U, ...]`.
+
+        A unit of several coordinates, such as a head, is in or out as a whole, at all positions.
+        """
+        if masks.shape[1:] == shape[1:]:
+            return masks
+        behind = len(SITES[self.site].axes) - 1
+        masks = masks.reshape(len(masks), *(1,) * (self.positions is not None), -1, *(1,) * behind)
+        return jnp.broadcast_to(masks, (len(masks), *shape[1:])).reshape(len(masks), -1)
+
+    def features_shape(self, config: LlamaConfig) -> tuple[int, ...]:
+        """Returns the shape of what one problem has in one layer, `([P,] U, ...)`."""
+        positions = () if self.positions is None else (len(self.positions),)
+        return (*positions, *SITES[self.site].shape(config))
+
+    def empty_memories(self, student_width: int, teacher_width: int) -> tuple[RowMemory, ...]:
+        """Returns a memory with nothing in it for each layer pair; none where none is asked for.
+
+        Args:
+            student_width: features of a problem in a layer, the product of `features_shape`.
+            teacher_width: likewise.
+        """
+        if not self.memory or self.num_classes is None:
+            return ()
+        widths = student_width, teacher_width
+        return tuple(RowMemory.empty(self.num_classes, self.memory, *widths) for _ in self.pairs)

@@ -1,0 +1,1 @@
+"""Teachers whose circuits are known, because they were trained into them."""

@@ -1,0 +1,103 @@
+"""The arms, and how one that is added is known everywhere."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cdjax.circuits.circuit import Circuit
+from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.arms import ARMS, CIRCUITS, KD, Arm, Given, arms_by_default
+from cdjax.errors import InputError
+from cdjax.studies.arms import ArmsConfig, summarise
+
+N, K = 40, 3
+ROWS = np.array([3, 1, 17, 30])
+
+
+def circuit(width, seed):
+    rng = np.random.default_rng(seed)
+    # Layers of unlike density, which random masks have to match.
+    masks = rng.random((K, 2, width)) < np.array([0.2, 0.7])[None, :, None]
+    return Circuit(
+        masks=masks,
+        scores=masks.astype(np.float32),
+        fill=np.zeros((2, 5, width), np.float32),
+        assignments=np.arange(N, dtype=np.int32) % K,
+    )
+
+
+BASE = Alignment(((1, 1),), similarity='rsa', min_count=6)
+GIVEN = Given(BASE, ROWS, circuit(32, 100), circuit(16, 101))
+
+
+def aligned(arm, given=GIVEN, **changes):
+    return ARMS[arm].alignment(dataclasses.replace(given, **changes))
+
+
+def test_kd_and_all_neurons_need_no_circuits():
+    assert aligned('kd', Given(BASE)) is None
+    assert aligned('all', Given(BASE)) is BASE
+
+
+@pytest.mark.parametrize('arm', [key for key, arm in ARMS.items() if arm.align is not None])
+def test_arms_keep_how_and_where_it_is_compared(arm):
+    found = aligned(arm)
+    assert (found.similarity, found.min_count, found.site) == ('rsa', 6, 'neurons')
+    assert [s for s, _ in found.pairs] == [1]
+
+
+def test_circuits_are_aligned_class_by_class():
+    alignment = aligned('circuits')
+    np.testing.assert_array_equal(alignment.classes, ROWS % K)
+    np.testing.assert_array_equal(alignment.teacher_masks, GIVEN.teacher.masks)
+    np.testing.assert_array_equal(alignment.student_masks, GIVEN.student.masks)
+    assert alignment.num_classes == K
+    assert aligned('circuits', student=None).student_masks is None
+
+
+def test_wrong_circuits_are_the_teachers_of_another_class():
+    alignment = aligned('wrong')
+    for k in range(K):
+        np.testing.assert_array_equal(alignment.teacher_masks[k], GIVEN.teacher.masks[k - 1])
+    np.testing.assert_array_equal(alignment.student_masks, GIVEN.student.masks)
+    np.testing.assert_array_equal(alignment.classes, ROWS % K)
+
+
+def test_random_circuits_match_each_layer_and_differ_by_seed():
+    first, again, other = (aligned('random', seed=seed) for seed in (0, 0, 1))
+    for side in ('teacher', 'student'):
+        ours = getattr(GIVEN, side).masks
+        drawn = getattr(first, f'{side}_masks')
+        np.testing.assert_array_equal(drawn.sum(-1), ours.sum(-1))
+        assert (drawn != ours).any()
+        np.testing.assert_array_equal(drawn, getattr(again, f'{side}_masks'))
+        assert (drawn != getattr(other, f'{side}_masks')).any()
+    np.testing.assert_array_equal(first.classes, ROWS % K)
+
+
+def test_wrong_circuits_need_two_classes():
+    single = dataclasses.replace(GIVEN.teacher, masks=GIVEN.teacher.masks[:1])
+    with pytest.raises(InputError, match=r"'wrong' needs at least 2 classes, and there are 1"):
+        aligned('wrong', teacher=single)
+
+
+def test_an_arm_of_a_users_own_is_run_by_default_and_named_in_the_table():
+    mine = Arm('mine', 'KD + mine', 'mine', '#123456', align=lambda given: given.alignment)
+    ARMS.add(mine)
+    try:
+        assert ArmsConfig().arms == (*arms_by_default()[:-1], 'mine')
+        runs = [{'arm': key, 'seed': 0, 'unseen': 0.5} for key in ('kd', 'mine')]
+        row = summarise(runs, ['kd', 'mine'])[1]
+    finally:
+        ARMS.remove('mine')
+    assert (row['title'], row['phrase'], row['colour']) == ('KD + mine', 'mine', '#123456')
+    assert 'mine' not in ArmsConfig().arms
+    with pytest.raises(InputError, match='arms=mine: choose from kd'):
+        ArmsConfig(arms=('mine',))
+
+
+def test_the_baseline_and_the_arm_that_is_studied_are_among_them():
+    assert ARMS[KD.key] is KD
+    assert ARMS[CIRCUITS.key] is CIRCUITS
+    assert KD.align is None

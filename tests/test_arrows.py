@@ -1,0 +1,97 @@
+"""Who imports whom: packages stand on each other in one order, and nothing looks up.
+
+`methods` stands above the trainings, by which some of them learn; its folder is within `circuits`.
+"""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# From the ground up: each imports what stands before it.
+ORDER = (
+    'errors',
+    'wording',
+    'precision',
+    'registry',
+    'precision',
+    'losses',
+    'parallel',
+    'run',
+    'data',
+    'models',
+    'circuits',
+    'inference',
+    'evaluation',
+    'distillation',
+    'training',
+    'circuits.methods',
+    'planning',
+    'studies',
+    'report',
+)
+FACES = ('circuits', 'data', 'evaluation', 'inference', 'losses', 'models', 'parallel', 'training')
+
+
+def package_of(module: str) -> str:
+    """Returns the entry of `ORDER` that a module of cdjax belongs to."""
+    inner = module.removeprefix('cdjax.')
+    fitting = [name for name in ORDER if f'{inner}.'.startswith(f'{name}.')]
+    assert fitting, f'{module} has no place in the order'
+    return max(fitting, key=len)
+
+
+def imports(file: Path) -> list[str]:
+    """Returns the modules of cdjax that a file imports, wherever in it."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    named = [n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module]
+    named += [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
+    return [name for name in named if name.startswith('cdjax.')]
+
+
+def test_no_arrow_points_upwards():
+    upwards = []
+    for file in sorted((ROOT / 'cdjax').rglob('*.py')):
+        module = '.'.join(file.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
+        if module == 'cdjax':
+            continue
+        here = ORDER.index(package_of(module))
+        for other in imports(file):
+            if ORDER.index(package_of(other)) > here:
+                upwards.append(f'{module} imports {other}')
+    assert upwards == []
+
+
+def test_nothing_is_imported_by_a_string():
+    """But studies of the package, found in their folder, and plugins, which a flag names."""
+    found = [
+        str(file.relative_to(ROOT))
+        for folder in ('cdjax', 'experiments')
+        for file in sorted((ROOT / folder).rglob('*.py'))
+        if 'import_module' in file.read_text() or '__import__' in file.read_text()
+    ]
+    assert found == ['cdjax/studies/extra/__init__.py', 'experiments/launch.py']
+
+
+@pytest.mark.parametrize('name', FACES)
+def test_a_face_shows_what_it_says(name):
+    face = importlib.import_module(f'cdjax.{name}')
+    assert face.__all__, name
+    for public in face.__all__:
+        shown = getattr(face, public)
+        if callable(shown):
+            assert shown.__doc__, f'{name}.{public} has no docstring'
+
+
+def test_the_trainings_come_without_what_takes_long_to_import():
+    program = 'import sys, cdjax.training; print(*sys.modules)'
+    modules = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
+    assert 'cdjax.training.discovery' in modules
+    assert not {'torch', 'transformers', 'sklearn', 'scipy', 'matplotlib'} & set(modules)
