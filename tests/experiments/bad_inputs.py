@@ -5,6 +5,7 @@
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,8 @@ class _Files:
         for name, content in {'results_cut': '{"data": ', 'results_list': '[]'}.items():
             self._new(name).mkdir()
             (self.files[name] / 'results.json').write_text(content)
+        with socket.create_server(('localhost', 0)) as free:
+            self.files['address'] = f'localhost:{free.getsockname()[1]}'
         self._new('golden').write_bytes(b'x' * 20)
         self._new('recipe_unknown').write_text('--steps=many\n')
         orbax = self._copy('orbax')

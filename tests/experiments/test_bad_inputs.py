@@ -8,6 +8,7 @@ from launchers import run_launchers
 
 TOY = ('--teacher={teacher}', '--operands=2', '--high=9', '--compilation_cache=')
 RUN = (*TOY, '--workdir={new}', '--least_accuracy=0')  # the toy teacher answers nothing right
+ALONE = '--coordinator={address} --num_processes=1 --process_id=0'
 SOUND = {
     'discover': RUN,
     'distill': (*RUN[:-1], '--arm=kd'),
@@ -344,6 +345,8 @@ RUNS = [
         "coordinator='a' is not host:port",
     ),
     ('discover', '--compilation_cache={file}/cache', '--compilation_cache'),
+    # Nothing may touch a device before the processes have found each other.
+    ('evaluate', f'{ALONE} --split_seed=1', 'comes from another split'),
 ]
 OTHERS = [
     ('convert', '--source={folder}/none', 'no folder'),
