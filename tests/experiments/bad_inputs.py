@@ -3,6 +3,7 @@
 `{x}` in a flag or a word is a file or folder of `make_files`.
 """
 
+import contextlib
 import json
 import shutil
 import socket
@@ -54,6 +55,7 @@ def make_files(folder: Path) -> dict[str, Path]:
     make.circuits()
     make.tasks()
     make.runs()
+    make.addresses()
     return make.files
 
 
@@ -221,9 +223,17 @@ class _Files:
         for name, content in {'results_cut': '{"data": ', 'results_list': '[]'}.items():
             self._new(name).mkdir()
             (self.files[name] / 'results.json').write_text(content)
-        with socket.create_server(('localhost', 0)) as free:
-            self.files['address'] = f'localhost:{free.getsockname()[1]}'
         self._new('golden').write_bytes(b'x' * 20)
         self._new('recipe_unknown').write_text('--steps=many\n')
         orbax = self._copy('orbax')
         (orbax / 'parameters.json').write_text('{"embed.weight": 5}')
+
+    def addresses(self):
+        """Adds an address for each launcher that several processes can run."""
+        with contextlib.ExitStack() as stack:  # all at once, or two would be the same
+            for launcher in (
+                *('discover', 'distill', 'evaluate', 'pipeline', 'compare_arms'),
+                *('train_teacher', 'settle', 'convert'),
+            ):
+                free = stack.enter_context(socket.create_server(('localhost', 0)))
+                self.files[f'address_{launcher}'] = f'localhost:{free.getsockname()[1]}'
