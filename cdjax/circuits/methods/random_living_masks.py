@@ -23,7 +23,7 @@ RANDOM_LIVING_MASKS = Method(
     'random_living_masks',
     'random living masks',
     'random masks among the living neurons',
-    'ink',
+    'grey',
     draw=draw,
     draws=10,
 )
