@@ -45,29 +45,23 @@ def resampled_means(
     Args:
         values: `[..., N]`, one number for each problem.
         groups: int `[N]`, the group of each problem, such as the draw of a random mask that it was
-            measured with. Groups are resampled as well as problems, each on their own, so that the
-            spread covers other groups and other problems. None where there are none.
+            measured with. Whole groups are resampled then, so that the spread is that of other
+            groups with other problems, as long as problems fall into groups at random. None where
+            there are none.
         samples: resamples.
         seed: of the resampling.
-
-    Returns:
-        NaN for a sample without problems of the groups that it has drawn.
     """
     values = np.asarray(values, np.float64)
     problems = values.shape[-1]
-    flat, counts = values.reshape(-1, problems), resampled_counts(problems, samples, seed)
-    of_groups = None
-    if groups is not None:
-        of_groups = resampled_counts(int(groups.max()) + 1, samples, seed + 1)
-    means = np.full((samples, len(flat)), np.nan)
+    flat = values.reshape(-1, problems)
+    units = problems if groups is None else int(groups.max()) + 1
+    counts = resampled_counts(units, samples, seed)
+    means = np.empty((samples, len(flat)))
     for start in range(0, samples, _BLOCK):
         block = slice(start, start + _BLOCK)
-        weights = counts[block].astype(np.float64)
-        if of_groups is not None:
-            weights *= of_groups[block][:, groups]
-        total = weights.sum(axis=1, keepdims=True)
-        # Of few problems a sample may hold none of the groups that it has drawn.
-        np.divide(weights @ flat.T, total, out=means[block], where=total > 0)
+        weights = counts[block] if groups is None else counts[block][:, groups]
+        weights = weights.astype(np.float64)
+        means[block] = weights @ flat.T / weights.sum(axis=1, keepdims=True)
     return means.reshape(samples, *values.shape[:-1])
 
 
@@ -83,7 +77,7 @@ def resampled_counts(n: int, samples: int, seed: int) -> np.ndarray:
 
 
 def percentile_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Returns what lies between the tails of resampled values `[S]`; NaN ones are left out."""
+    """Returns what lies between the tails of resampled values `[S]`; NaN are left out."""
     tail = (1 - level) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)

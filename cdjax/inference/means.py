@@ -106,7 +106,7 @@ def _squares_of(site: str):
     """Returns the function that `mean_rows` compiles, one and the same for a site."""
 
     def squares(constants, rows):
-        deviations = site_activations(site)(constants['model'], rows) - constants['means']
+        deviations = site_activations(site)(constants['model'], rows) - constants['means'][None]
         return jnp.square(deviations.astype(jnp.float32))
 
     return squares

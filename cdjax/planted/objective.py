@@ -58,12 +58,12 @@ def plant_loss(
 
     * `answer`: cross-entropy of the whole model.
     * `interchange`: M_k from another problem of the class, whose answer is then right.
-    * `strictness`: in each layer, all but M_k as they are, from a problem of any class, or at
-      their means.
-    * `necessity`: the same, and C_k at its mean: nothing may tell the answers apart,
-      `KL(prior ‖ ·)`.
-    * `wrong`: all but the circuit of another class from a problem of any class, or at the mean;
-      `KL(prior ‖ ·)`.
+    * `strictness`: in each layer, all but M_k, or C_j of another class alone, as they are, from a
+      problem of any class, or at their means.
+    * `necessity`: the same, and C_k at its mean, or C_k or S of a single layer: nothing may tell
+      the answers apart, `KL(prior ‖ ·)`.
+    * `wrong`: all but the circuit of another class from a problem of another class than the row's,
+      or at the mean; `KL(prior ‖ ·)`.
     * `alive`: `mean_d relu(1 - deviation_d / floor)²` over all neurons d, at the answer position:
       decoys that are dead would be no decoys.
 
@@ -81,16 +81,21 @@ def plant_loss(
     n_LxBxTxF = taken['neurons']
     mean = jnp.broadcast_to(n_LxBxTxF.mean(axis=1, keepdims=True), n_LxBxTxF.shape)
     circuits_KxLxF = plan['shared'][None] + plan['specific']
-    part = plan['specific'][batch['classes']]
+    lost_BxLx2 = batch['lost']
+    part = plan['specific'][batch['classes']] * lost_BxLx2[:, :, :1]
+    part = part + plan['shared'][None] * lost_BxLx2[:, :, 1:]
     own, other = circuits_KxLxF[batch['classes']], circuits_KxLxF[batch['other']]
     strict, lacking, mistaken = (
-        _taken_out(n_LxBxTxF, mean, batch, batch['kinds'][:, i]) for i in range(3)
+        _taken_out(n_LxBxTxF, mean, batch[source], batch['kinds'][:, i])
+        for i, source in enumerate(('mixed', 'mixed', 'apart'))
     )
+    beside = 1 - plan['specific'][batch['other']]
+    spared = jnp.where(batch['narrow'][:, None, None], beside, own)
     part_LxBx1xF = jnp.swapaxes(part, 0, 1)[:, :, None]
     without_part = part_LxBx1xF * mean + (1 - part_LxBx1xF) * lacking[1]
     kept = [
         1 - own,
-        jnp.maximum(own, strict[0]),
+        jnp.maximum(spared, strict[0]),
         (1 - part) * jnp.maximum(own, lacking[0]),
         jnp.maximum(other, mistaken[0]),
     ]
@@ -119,7 +124,7 @@ def plant_loss(
 
 
 def plant_batch(
-    classes: np.ndarray, num_classes: int, num_layers: int, rng: np.random.Generator
+    classes: np.ndarray, num_classes: int, num_layers: int, shared: bool, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Draws what `plant_loss` reads of a batch beside `tokens`, `lengths` and `answers`.
 
@@ -127,27 +132,38 @@ def plant_batch(
         classes: int `[B]`.
         num_classes: K, 2 or more.
         num_layers: L.
+        shared: whether there are shared neurons.
         rng: what it is drawn with.
 
     Returns:
-        `classes`; `same`, a row of the batch of the same class, and `mixed`, any row; `other`,
-        another class; all int32 `[B]`. `kinds` int32 `[B, 3, L]`: what the neurons of each layer
-        that are taken out become in `strictness`, `necessity` and `wrong`.
+        `classes`; rows of the batch: `same`, of the same class, `mixed`, any, `apart`, of another
+        class; `other`, another class; all int32 `[B]`. `kinds` int32 `[B, 3, L]`: what the neurons
+        of each layer that are taken out become in `strictness`, `necessity` and `wrong`. `narrow`
+        bool `[B]`: whether `strictness` takes out C_j alone. `lost` float32 `[B, L, 2]`: of which
+        layers `necessity` takes out C_k and S.
     """
     B = len(classes)
-    same = np.empty(B, np.int32)
+    same, apart = np.empty((2, B), np.int32)
     for k in np.unique(classes):
         rows = np.flatnonzero(classes == k)
         same[rows] = rng.permutation(rows)
+        others = np.flatnonzero(classes != k)
+        apart[rows] = rng.choice(others if len(others) else rows, len(rows))
     kinds = rng.integers(LIVE, MEAN + 1, (B, 3, num_layers), np.int32)
     # The circuit of another class is alone: whatever is left of the right one would answer.
     kinds[:, 2] = rng.integers(MIXED, MEAN + 1, (B, num_layers), np.int32)
+    lost = np.zeros((B, num_layers, 2), np.float32)
+    lost[np.arange(B), rng.integers(num_layers, size=B), rng.integers(1 + shared, size=B)] = 1
+    lost[rng.random(B) < 0.5] = (1, 0)
     return {
         'classes': np.asarray(classes, np.int32),
         'same': same,
         'mixed': rng.permutation(B).astype(np.int32),
+        'apart': apart,
         'other': ((classes + rng.integers(1, num_classes, B)) % num_classes).astype(np.int32),
         'kinds': kinds,
+        'narrow': rng.random(B) < 0.5,
+        'lost': lost,
     }
 
 
@@ -165,11 +181,11 @@ def answer_prior(answers: np.ndarray, classes: np.ndarray, num_classes: int, voc
     return counts / counts.sum(axis=1, keepdims=True)
 
 
-def _taken_out(n_LxBxTxF, mean, batch, kinds_BxL):
+def _taken_out(n_LxBxTxF, mean, source_B, kinds_BxL):
     """Returns which neurons stay as they are, `[B, L, 1]`, and what the others become."""
     mixed = (kinds_BxL == MIXED).T[:, :, None, None]
     live = (kinds_BxL == LIVE).astype(jnp.float32)[:, :, None]
-    return live, jnp.where(mixed, n_LxBxTxF[:, batch['mixed']], mean)
+    return live, jnp.where(mixed, n_LxBxTxF[:, source_B], mean)
 
 
 def _divergence(prior_BxV, logits_BxV):

@@ -19,7 +19,7 @@ def recovery(
     A planted class is looked for in the circuit that most of its problems belong to.
 
     Args:
-        truth: the ground truth; something must be planted.
+        truth: the ground truth.
         scores: float `[K', L, F]`, the highest for the neurons of a circuit.
         classes: int `[N]`, the circuit of each problem.
         rows: int, the problems whose classes are compared.
@@ -31,7 +31,7 @@ def recovery(
         that is in them; and `nmi` and `ari` of the classes. A figure without neurons is None.
     """
     planted, given = truth.assignments[rows], classes[rows]
-    masks = binarize(scores, truth.causal_size)
+    masks = binarize(scores, max(truth.causal_size, 1))
     found = []
     for k, causal in enumerate(truth.necessary):
         circuit = int(np.bincount(given[planted == k], minlength=len(scores)).argmax())
@@ -41,7 +41,7 @@ def recovery(
             {
                 'auroc': _auroc(causal, score, np.ones_like(causal)),
                 'auroc_living': _auroc(causal, score, truth.living),
-                'precision': _part(causal, mask),
+                'precision': _part(causal, mask) if causal.any() else None,
                 'recall': _part(mask, causal),
                 'shared': _part(mask, causal & truth.shared),
                 'specific': _part(mask, causal & truth.specific[k]),

@@ -122,7 +122,7 @@ def train_planted(
         'specific': jnp.asarray(plan.specific, jnp.float32),
         'prior': jnp.asarray(answer_prior(dataset.answers, classes, K, shape.vocab_size)),
     }
-    rows = np.arange(len(dataset))
+    rows, shared = np.arange(len(dataset)), bool(plan.shared.any())
 
     def batch_at(step: int) -> dict[str, np.ndarray]:
         index = batch_indices(rows, training.batch_size, seed=training.seed, step=step)
@@ -131,7 +131,7 @@ def train_planted(
             'tokens': dataset.tokens[index],
             'lengths': dataset.lengths[index],
             'answers': dataset.answers[index],
-            **plant_batch(classes[index], K, shape.num_layers, rng),
+            **plant_batch(classes[index], K, shape.num_layers, shared, rng),
         }
 
     loss = functools.partial(

@@ -2,7 +2,8 @@
 
 A fill is a center that an edit scales about, `[L, 1, T, F]`. Written as a shift, `(1 - m) * fill`,
 it is dense, `[L, B, T, F]`, for every problem has a mask of its own: that is compared with.
-Nothing is loaded and nothing is run; on a CPU the compiler's figures are those of a CPU.
+Nothing is loaded and nothing is run. Weights are float32, for the compiler of a CPU would widen
+bfloat16 ones within the program, and count them.
 """
 
 import dataclasses
@@ -29,20 +30,20 @@ CLASSES = 4
 NOTHING = Work(0.0, 0.0, 0.0, 0.0)
 
 
-def run(*, model: str, prefix: int, question: int, batch_size: int) -> dict[str, Any]:
+def run(shape: LlamaConfig, *, prefix: int, question: int, batch_size: int) -> dict[str, Any]:
     """Compiles `predict` and a discovery step, with fills as they are and as dense shifts.
 
     Args:
-        model: preset of `LlamaConfig`.
+        shape: of the model.
         prefix: tokens of a few-shot prefix.
         question: tokens behind it.
         batch_size: problems of a step.
 
     Returns:
-        Shapes, and by program bytes of a device: `temporaries` within a call and
-        `dense_temporaries` of the same call with dense fills.
+        Tokens of a problem; and by program its rows, the bytes of `temporaries` within a call, and
+        of `dense_temporaries` in the same call with dense fills.
     """
-    shape, mesh, length = LlamaConfig.preset(model), one_device(), prefix + question
+    mesh, length = one_device(), prefix + question
     rows = rows_per_pass(10**6, length, 1)
     programs = {
         'predict': lambda: _predict(shape, mesh, rows, length),
@@ -56,7 +57,7 @@ def run(*, model: str, prefix: int, question: int, batch_size: int) -> dict[str,
         }
         for name, program in programs.items()
     }
-    return {'model': model, 'length': length, 'layers': shape.num_layers, 'programs': found}
+    return {'length': length, 'programs': found}
 
 
 def _compiled_dense(program, mesh: Mesh) -> int:
@@ -81,7 +82,7 @@ def _predict(shape: LlamaConfig, mesh: Mesh, rows: int, length: int) -> Program:
     """One pass of `predict` with a mask for each class and mean ablation."""
     L, F = shape.num_layers, shape.intermediate_size
     constants = {
-        'model': abstract_weights(shape, 'bfloat16', mesh),
+        'model': abstract_weights(shape, 'float32', mesh),
         'masks': abstract_neurons(mesh, (CLASSES, L, F), jnp.bool_),
         'fill': abstract_neurons(mesh, (L, length, F)),
     }
@@ -99,5 +100,7 @@ def _step(shape: LlamaConfig, mesh: Mesh, batch_size: int, length: int) -> Progr
     config = DiscoveryConfig(
         num_classes=CLASSES, objective=FixedDensity(), batch_size=batch_size, remat='full'
     )
-    job = DiscoveryJob(shape, length, num_problems=batch_size, config=config)
+    job = DiscoveryJob(
+        shape, length, num_problems=batch_size, config=config, teacher_dtype='float32'
+    )
     return job.programs(mesh)[-1]

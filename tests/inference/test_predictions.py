@@ -179,7 +179,7 @@ def test_no_ablation_fills_a_dense_array(ablation, circuits, fill):
 
 def test_wrong_calls():
     masks = np.ones((1, toy.L, toy.F))
-    with pytest.raises(ValueError, match=r'resample.*choose one of zero, mean, counterfactual'):
+    with pytest.raises(ValueError, match=r'resample.*choose one of zero, mean, over'):
         predict_toy(masks=masks, ablation='resample')
     with pytest.raises(ValueError, match='needs the means as `fill`'):
         predict_toy(masks=masks)
@@ -192,7 +192,9 @@ def test_wrong_calls():
 
 
 def test_accuracy_by_class_by_hand():
-    predictions = Predictions(np.array([True, False, True, True]), np.zeros(4), np.zeros(4))
+    predictions = Predictions(
+        np.array([True, False, True, True]), np.zeros(4), np.zeros(4), np.zeros(4, int)
+    )
     by_class = predictions.accuracy_by_class(np.array([0, 0, 3, 1]), 4)
     np.testing.assert_array_equal(by_class, [0.5, 1.0, np.nan, 1.0])
     assert predictions.accuracy == 0.75

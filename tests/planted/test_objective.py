@@ -32,7 +32,7 @@ def batch():
     index = batch_indices(np.arange(len(dataset)), B, seed=1, step=0)
     columns = {name: getattr(dataset, name)[index] for name in ('tokens', 'lengths', 'answers')}
     rng = np.random.default_rng(3)
-    return columns | plant_batch(dataset.labels['operators'][index], K, toy.L, rng)
+    return columns | plant_batch(dataset.labels['operators'][index], K, toy.L, True, rng)
 
 
 @pytest.fixture(scope='module')
@@ -69,30 +69,32 @@ def test_each_term_is_what_it_says(batch, plan):
         p = plan['prior'][batch['classes'][row]]
         return np.sum(p[p > 0] * (np.log(p[p > 0]) - log_q[p > 0]))
 
-    def rest(row, term, inside):
+    def rest(row, term, inside, source='mixed'):
         """Returns the mask and the fill of a row: a circuit stays, the rest as `kinds` has it."""
         mask, fill = np.zeros((toy.L, toy.F)), np.zeros_like(mean)
         for layer, kind in enumerate(batch['kinds'][row, term]):
             outside = {LIVE: 1, MIXED: 0, MEAN: 0}[kind]
             mask[layer] = np.where(inside[layer] > 0, 1, outside)
-            of_mixed = neurons[layer, batch['mixed'][row]]
+            of_mixed = neurons[layer, batch[source][row]]
             fill[layer] = of_mixed if kind == MIXED else mean[layer]
         return mask, fill
 
     expected = {name: [] for name in TERMS}
     for row in range(B):
         k, source = batch['classes'][row], batch['same'][row]
-        own, part, other = circuits[k], plan['specific'][k], circuits[batch['other'][row]]
+        own, other, lost = circuits[k], circuits[batch['other'][row]], batch['lost'][row]
+        part = plan['specific'][k] * lost[:, :1] + plan['shared'] * lost[:, 1:]
         right = batch['answers'][row]
         expected['answer'].append(-said(row, ones[:, 0, 0], mean)[right])
         moved = said(row, 1 - own, neurons[:, source])
         expected['interchange'].append(-moved[batch['answers'][source]])
-        expected['strictness'].append(-said(row, *rest(row, 0, own))[right])
+        spared = 1 - plan['specific'][batch['other'][row]] if batch['narrow'][row] else own
+        expected['strictness'].append(-said(row, *rest(row, 0, spared))[right])
         mask, fill = rest(row, 1, own)
         gone = part[:, None] > 0
         lacking = said(row, np.where(part > 0, 0, mask), np.where(gone, mean, fill))
         expected['necessity'].append(divergence(row, lacking))
-        expected['wrong'].append(divergence(row, said(row, *rest(row, 2, other))))
+        expected['wrong'].append(divergence(row, said(row, *rest(row, 2, other, 'apart'))))
     deviation = neurons[:, :, -1].std(axis=1)
     expected['alive'] = np.maximum(1 - deviation / FLOOR, 0) ** 2
     for name in TERMS:
@@ -101,7 +103,10 @@ def test_each_term_is_what_it_says(batch, plan):
 
 def test_neurons_that_are_taken_out_learn_nothing_from_it(batch, plan):
     """What fills their places is no way for a term to change them."""
-    fixed = batch | {'kinds': np.full_like(batch['kinds'], MEAN)}
+    fixed = batch | {
+        'kinds': np.full_like(batch['kinds'], MEAN),
+        'narrow': np.zeros(B, bool),
+    }
 
     def strictness(model):
         return plant_loss(model, fixed, plan, weights=PlantWeights(), floor=FLOOR)[1]['strictness']
@@ -114,11 +119,13 @@ def test_neurons_that_are_taken_out_learn_nothing_from_it(batch, plan):
 def test_draws(batch):
     rng = np.random.default_rng(0)
     classes = np.array([0, 1, 2, 0, 1, 2, 0, 1] * 8, np.int32)
-    drawn = plant_batch(classes, 3, 2, rng)
+    drawn = plant_batch(classes, 3, 2, True, rng)
     assert (classes[drawn['same']] == classes).all()
     assert sorted(drawn['same']) == sorted(drawn['mixed']) == list(range(64))
+    assert (classes[drawn['apart']] != classes).all()
     assert (drawn['other'] != classes).all()
     assert set(drawn['other']) == {0, 1, 2}
+    assert set(drawn['narrow']) == {False, True}
     assert drawn['kinds'].shape == (64, 3, 2)
     assert set(drawn['kinds'][:, :2].ravel()) == {LIVE, MIXED, MEAN}
     assert set(drawn['kinds'][:, 2].ravel()) == {MIXED, MEAN}
@@ -129,3 +136,14 @@ def test_weights_that_are_none():
         PlantWeights(wrong=-1)
     with pytest.raises(InputError, match='alive=nan must be a finite number'):
         PlantWeights(alive=float('nan'))
+
+
+@pytest.mark.parametrize('shared', [False, True])
+def test_what_is_lost_is_there(shared):
+    rng = np.random.default_rng(0)
+    lost = plant_batch(np.arange(64) % 2, 2, 3, shared, rng)['lost']
+    assert lost.any(axis=(1, 2)).all(), 'an intact model cannot be asked to know nothing'
+    assert lost[:, :, 1].any() == shared
+    whole = (lost[:, :, 0] == 1).all(axis=1) & (lost[:, :, 1] == 0).all(axis=1)
+    assert 16 < whole.sum() < 48
+    assert (lost[~whole].sum(axis=(1, 2)) == 1).all()

@@ -33,7 +33,7 @@ def test_a_new_folder_is_made_and_described(tmp_path):
     folder = open_workdir(tmp_path / 'a' / 'b', CONFIG, name='discover')
     assert isinstance(folder, epath.Path)
     assert json.loads((folder / 'config.json').read_text()) == {
-        'version': 1,
+        'version': 2,
         'name': 'discover',
         'steps': 10,
         'options': {'rate': 0.1, 'layers': [1, 2]},

@@ -357,7 +357,7 @@ def test_past_problems_of_a_class_are_compared_with_those_of_the_batch():
     teacher_logits, teacher = (np.asarray(x) for x in whole(toy.model(), data.tokens))
     stored = np.swapaxes(teacher, 0, 1)[:, [t for _, t in PAIRS]]
     students = []
-    batches = np.arange(0, 24), np.arange(24, 48)
+    batches = np.random.default_rng(0).permutation(len(data))[:48].reshape(2, 24)
     for rows in batches:
         students.append(np.asarray(whole(state.params, data.tokens[rows])[1], np.float64))
         batch = make_batch(rows, stored[rows], teacher_logits[rows], classes[rows])

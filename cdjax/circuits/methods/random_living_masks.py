@@ -25,5 +25,5 @@ RANDOM_LIVING_MASKS = Method(
     'random masks among the living neurons',
     'grey',
     draw=draw,
-    draws=10,
+    draws=20,
 )

@@ -11,13 +11,13 @@ def draw(masks: np.ndarray, *, seed: int, living: np.ndarray) -> np.ndarray:
     return random_masks(masks, seed=seed)
 
 
-# One draw in ten is enough to see how much draws differ; the interval covers that.
+# Enough to see how much draws differ, which the interval covers; each problem has one of them.
 RANDOM_MASKS = Method(
     'random_masks',
     'random masks',
     'random masks',
     'grey',
     draw=draw,
-    draws=10,
+    draws=20,
     line='dashed',
 )

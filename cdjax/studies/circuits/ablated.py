@@ -107,7 +107,10 @@ def draw_circuits(
 
 
 def in_turn(problems: int, draws: int, seed: int) -> np.ndarray:
-    """Returns the draw of each problem, int `[N]`: equally many for each, in random order."""
+    """Returns the draw of each problem, int `[N]`: equally many for each, in random order.
+
+    Of fewer problems than draws, each has its own.
+    """
     return np.random.default_rng(seed).permutation(np.arange(problems) % draws)
 
 

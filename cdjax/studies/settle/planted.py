@@ -25,6 +25,7 @@ from cdjax.studies.run import Run
 from cdjax.studies.settle.protocol import PlantedProtocol, protocol_hash
 from cdjax.studies.settle.verdicts import SUPPORTED, judge_groups
 from cdjax.studies.teacher import TeacherConfig, TeacherStudy
+from cdjax.training.discovery import DiscoveryConfig
 
 
 def settle_planted(
@@ -79,7 +80,7 @@ def _measured(protocol, kind, teacher, config, seed, workdir, mesh, options) -> 
 
     def compute():
         run = _run_of(config, workdir / 'teachers' / f'{kind}-{teacher}', mesh, options)
-        discover = functools.partial(_discover, run, protocol, name)
+        discover = functools.partial(search, run, protocol.discovery, name)
         return measure(run, discover, seed, protocol.problems)
 
     return stored(workdir / 'results' / f'{name}.json', compute)
@@ -94,15 +95,21 @@ def _run_of(config: TeacherConfig, folder: epath.Path, mesh: Mesh, options: RunO
     return Run(inputs, folder, mesh, options)
 
 
-def _discover(
-    run: Run, protocol: PlantedProtocol, name: str, num_classes: int, seed: int
-) -> Circuit:
-    search = dataclasses.replace(search_for(num_classes, protocol.discovery), seed=seed)
+def search(run: Run, discovery: DiscoveryConfig, name: str, num_classes: int, seed: int) -> Circuit:
+    """Returns circuits of a number of classes, discovered where they are not there yet.
+
+    Args:
+        run: the run, which keeps them and their training.
+        discovery: the search.
+        name: what they are kept under.
+        num_classes: K.
+        seed: of the search.
+    """
     of = f'{name}-{num_classes}'
     found = discover_circuits(
         run,
         lambda: {'teacher': run.teacher},
-        search,
+        dataclasses.replace(search_for(num_classes, discovery), seed=seed),
         {'teacher': run.workdir / 'circuits' / of},
         training=run.workdir / 'stages' / of,
         description=f'discover: {of}',

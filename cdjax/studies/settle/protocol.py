@@ -19,8 +19,8 @@ from cdjax.training.optimizer import OptimizerConfig
 LOOKUP_TEACHER = TeacherConfig(
     InputsConfig(task='lookup'),
     TeacherShape(64, 128, 2, 4, 4, 30),
-    LanguageModelConfig(OptimizerConfig(800, 3e-3, 50, 0.1), batch_size=128),
-    evaluate_every=400,
+    LanguageModelConfig(OptimizerConfig(1000, 3e-3, 50, 0.1), batch_size=128),
+    evaluate_every=500,
     plant=PlantConfig(),
 )
 

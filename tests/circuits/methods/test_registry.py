@@ -41,7 +41,9 @@ def test_a_method_scores_or_draws():
 def test_random_masks_are_many_and_like_the_circuits():
     assert RANDOM_MASKS.draws >= 10
     masks = np.random.default_rng(0).random((2, 2, 50)) < np.array([0.1, 0.5])[None, :, None]
-    drawn = [RANDOM_MASKS.draw(masks, seed=seed) for seed in range(RANDOM_MASKS.draws)]
+    drawn = [
+        RANDOM_MASKS.draw(masks, seed=seed, living=masks[0]) for seed in range(RANDOM_MASKS.draws)
+    ]
     for other in drawn:
         np.testing.assert_array_equal(other.sum(-1), masks.sum(-1))
     assert len({other.tobytes() for other in drawn}) == len(drawn)
