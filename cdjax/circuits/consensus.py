@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 # Half way from chance (an adjusted Rand index of 0) to equal classes (1).
 LEAST_STABILITY = 0.5
@@ -95,6 +94,8 @@ def _pairwise(runs: Sequence[np.ndarray]) -> np.ndarray:
 
 def _matched(classes: np.ndarray, reference: np.ndarray, num_classes: int) -> np.ndarray:
     """Returns classes renamed so that the most problems have the class of the reference."""
+    from scipy.optimize import linear_sum_assignment  # takes as long to import
+
     shared = np.zeros((num_classes, num_classes), int)
     np.add.at(shared, (classes, reference), 1)
     ours, theirs = linear_sum_assignment(shared, maximize=True)
