@@ -24,12 +24,17 @@ from cdjax.inference.rows import (
     map_rows,
     mean_rows,
 )
+from cdjax.inference.sweeps import (
+    circuit_model,
+    predict_circuits,
+)
 
 __all__ = [
     'Predictions',
     'activation_gradients',
     'answer_activations',
     'answer_logits_and_activations',
+    'circuit_model',
     'class_means',
     'encode',
     'logit_difference',
@@ -38,4 +43,5 @@ __all__ = [
     'metric_gradients',
     'neuron_means',
     'predict',
+    'predict_circuits',
 ]

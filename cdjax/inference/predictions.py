@@ -149,11 +149,16 @@ def _predict_rows(site: str, positions: tuple[int, ...] | None):
             masks_BxLxU = constants['masks'][rows['classes']]
             edits = {site: keep_only(masks_BxLxU, fill, site, positions)}
         logits, _ = model(rows['tokens'], edits=edits, logits_at=rows['lengths'] - 1)
-        correct = jnp.argmax(logits, -1) == rows['answers']
-        probability = _of_tokens(jax.nn.softmax(logits), rows['answers'])
-        return correct, logit_difference(logits, rows), probability
+        return answer_scores(logits, rows)
 
     return predict_rows
+
+
+def answer_scores(logits: jax.Array, rows: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
+    """Returns the fields of `Predictions` for a batch, each `[B]`; see `logit_difference`."""
+    correct = jnp.argmax(logits, -1) == rows['answers']
+    probability = _of_tokens(jax.nn.softmax(logits), rows['answers'])
+    return correct, logit_difference(logits, rows), probability
 
 
 def logit_difference(logits: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
