@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdjax.circuits.ablation import fill_of
 from cdjax.circuits.methods.class_scores import average_by_class
 from cdjax.circuits.methods.method import Context, Method, Request
 from cdjax.data import Dataset
@@ -91,7 +92,10 @@ def _averaged(effects, site, ablation):
 def device_constants(model: Llama, context: Context) -> dict[str, Any]:
     """Returns what all passes share, on the mesh: `model` and `fill [L, T, U, ...]`."""
     mesh = one_device() if context.mesh is None else context.mesh
-    return {'model': model, 'fill': split_neurons(np.asarray(context.fill, np.float32), mesh)}
+    # Where there is no mean to take the place of a unit, effects are still told from one.
+    fill = fill_of(context.ablation, context.fill)
+    fill = np.asarray(context.fill, np.float32) if fill is None else fill
+    return {'model': model, 'fill': split_neurons(fill, mesh)}
 
 
 def batch_fill(
