@@ -87,7 +87,7 @@ def test_an_arm_of_a_users_own_is_run_by_default_and_named_in_the_table():
     ARMS.add(mine)
     try:
         assert ArmsConfig().arms == (*arms_by_default()[:-1], 'mine')
-        runs = [{'arm': key, 'seed': 0, 'unseen': 0.5} for key in ('kd', 'mine')]
+        runs = [{'arm': key, 'seed': 0, 'unseen': 0.5, 'curve': []} for key in ('kd', 'mine')]
         row = summarise(runs, ['kd', 'mine'])[1]
     finally:
         ARMS.remove('mine')
