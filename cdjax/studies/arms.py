@@ -193,7 +193,7 @@ def run_arm(
         student,
         store[:shared],
         dataset[split.share],
-        dataclasses.replace(config.distillation, seed=seed),
+        dataclasses.replace(config.distillation, seed=seed, task=ARMS[arm].task),
         mesh=mesh,
         alignment=ARMS[arm].alignment(given),
         description=description,
