@@ -1,6 +1,6 @@
 """Rebuilds report.html of a finished pipeline from its stored results, without training.
 
-`python -m experiments.report --workdir=runs/pipeline`
+`python -m experiments.report runs/pipeline`
 """
 
 from absl import flags
@@ -8,7 +8,9 @@ from absl import flags
 from experiments import launch
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('workdir', 'runs/pipeline', 'Folder of a finished pipeline.')
+flags.DEFINE_string(
+    'workdir', 'runs/pipeline', 'Folder of a finished pipeline, if not an argument.'
+)
 
 
 def main() -> None:

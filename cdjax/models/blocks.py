@@ -5,8 +5,8 @@ that returns; its own input, `residual`, is passed through `site` by the model. 
 `[in, out]`. With `relp=True` the backward pass of a module is that of RelP, see
 `cdjax.models.llama.BACKWARDS`; without it nothing is passed to a module.
 
-Letters: B batch, T positions of this call, S positions of the cache, d width, H query heads, J key
-and value heads, h width of a head, F neurons.
+Letters: B batch, T positions of this call, P those that are read of them, S positions of keys and
+values, d width, H query heads, J key and value heads, h width of a head, F neurons.
 """
 
 import functools
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cdjax.models.config import LlamaConfig
+from cdjax.models.positions import take_positions
 from cdjax.models.rope import rotate
 from cdjax.parallel.mesh import constrain
 
@@ -68,24 +69,25 @@ class Attention(nnx.Module):
         self.o = Linear(c.num_heads * c.head_dim, c.hidden_size, keys[3], dtype, std)
         self.head_dim = c.head_dim
 
-    def __call__(self, x_BxTxd, positions_BxT, rotation, site, cache, relp=False):
+    def __call__(self, x_BxTxd, positions_BxT, rotation, site, cache, read=None, relp=False):
         split = lambda y: y.reshape(*y.shape[:2], -1, self.head_dim)
-        q_BxTxHxh = rotate(split(self.q(x_BxTxd)), rotation)
-        k_BxTxJxh = rotate(split(self.k(x_BxTxd)), rotation)
-        v_BxTxJxh = split(self.v(x_BxTxd))
+        reading = lambda y: take_positions(y, read)
+        q_BxPxHxh = rotate(split(self.q(reading(x_BxTxd))), jax.tree.map(reading, rotation))
+        k_BxSxJxh = rotate(split(self.k(x_BxTxd)), rotation)
+        v_BxSxJxh = split(self.v(x_BxTxd))
         if relp:  # the pattern depends on queries and keys alone
-            q_BxTxHxh, k_BxTxJxh = jax.lax.stop_gradient((q_BxTxHxh, k_BxTxJxh))
-        if cache is None:
-            out = jax.nn.dot_product_attention(q_BxTxHxh, k_BxTxJxh, v_BxTxJxh, is_causal=True)
-        else:
-            k_BxSxJxh, v_BxSxJxh = (
+            q_BxPxHxh, k_BxSxJxh = jax.lax.stop_gradient((q_BxPxHxh, k_BxSxJxh))
+        if cache is not None:
+            cache = k_BxSxJxh, v_BxSxJxh = tuple(
                 write_rows(old, new, positions_BxT[:, 0])
-                for old, new in zip(cache, (k_BxTxJxh, v_BxTxJxh), strict=True)
+                for old, new in zip(cache, (k_BxSxJxh, v_BxSxJxh), strict=True)
             )
+        if cache is None and read is None:
+            out = jax.nn.dot_product_attention(q_BxPxHxh, k_BxSxJxh, v_BxSxJxh, is_causal=True)
+        else:
             at_S = jnp.arange(k_BxSxJxh.shape[1])
-            seen = at_S[None, None, None, :] <= positions_BxT[:, None, :, None]
-            out = jax.nn.dot_product_attention(q_BxTxHxh, k_BxSxJxh, v_BxSxJxh, mask=seen)
-            cache = k_BxSxJxh, v_BxSxJxh
+            seen = at_S[None, None, None, :] <= reading(positions_BxT)[:, None, :, None]
+            out = jax.nn.dot_product_attention(q_BxPxHxh, k_BxSxJxh, v_BxSxJxh, mask=seen)
         out = site('head_out', out)
         return site('attention_out', self.o(out.reshape(*out.shape[:2], -1))), cache
 
@@ -130,7 +132,9 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """One layer: attention and MLP, each behind a norm and added to the residual stream.
 
-    Its input has been through the site `residual` before it is called.
+    Its input has been through the site `residual` before it is called. It computes the positions
+    that are `read` (see `take_positions`) from keys and values of all: the last layer of a model
+    is wanted at few.
     """
 
     def __init__(self, config: LlamaConfig, key, dtype, std):
@@ -140,10 +144,12 @@ class Block(nnx.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps, dtype)
         self.mlp = MLP(config, keys[1], dtype, std)
 
-    def __call__(self, x_BxTxd, positions_BxT, rotation, site, cache=None, **rules):
+    def __call__(self, x_BxTxd, positions_BxT, rotation, site, cache=None, read=None, **rules):
         y_BxTxd = self.input_norm(x_BxTxd, **rules)
-        attention, cache = self.attention(y_BxTxd, positions_BxT, rotation, site, cache, **rules)
-        x = constrain(x_BxTxd + attention, 'fsdp', None, None)
+        attention, cache = self.attention(
+            y_BxTxd, positions_BxT, rotation, site, cache, read, **rules
+        )
+        x = constrain(take_positions(x_BxTxd, read) + attention, 'fsdp', None, None)
         mlp = self.mlp(self.mlp_norm(x, **rules), site, **rules)
         x = constrain(x + mlp, 'fsdp', None, None)
         return x, cache

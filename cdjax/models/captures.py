@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from cdjax.errors import InputError
 from cdjax.models.config import LlamaConfig
-from cdjax.models.positions import Positions, check_positions, take_positions
+from cdjax.models.positions import (
+    Positions,
+    check_positions,
+    count_positions,
+    same_positions,
+)
 from cdjax.models.sites import RESIDUAL, SITES
 
 
@@ -79,38 +80,23 @@ def blocks_needed(captures: dict[str, Capture]) -> int:
     )
 
 
-def empty_buffer(capture: Capture, config: LlamaConfig, x_BxTxd: jax.Array) -> jax.Array:
-    """Returns zeros for what is captured of a part of the layers, `[L', B, T', ...]`."""
-    value = jax.ShapeDtypeStruct(
-        (*x_BxTxd.shape[:2], *SITES[capture.site].shape(config)), x_BxTxd.dtype
-    )
-    taken = jax.eval_shape(lambda x: take_positions(x, capture.positions), value)
-    return jnp.zeros((len(capture.layers), *taken.shape), taken.dtype)
+def positions_read(
+    captures: dict[str, Capture], logits_at: Positions | None, layer: int, length: int
+) -> Positions | None:
+    """Returns where anything reads what the last layer that runs computes, None for everywhere.
 
-
-def slots_of_layers(capture: Capture, config: LlamaConfig) -> jax.Array:
-    """Returns where each layer stands in the result of a capture, int32 `[L]`, -1 for nowhere."""
-    slots = np.full(config.num_layers, -1, np.int32)
-    slots[list(capture.layers)] = np.arange(len(capture.layers))
-    return jnp.asarray(slots)
-
-
-def record(
-    buffers: dict[str, jax.Array], taken: dict[str, jax.Array], slots: dict[str, jax.Array]
-) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Writes what a layer has given into the buffers; returns these, and what has no buffer.
+    Keys and values need its input at all positions. The rest of it is computed where logits are
+    asked for and its activations are captured, if that is one and the same place.
 
     Args:
-        buffers: `[L', B, T', ...]` by site.
-        taken: `[B, T', ...]` by site.
-        slots: where the layer stands in each buffer; -1 where it is not wanted.
+        captures: as `check_captures` returns them.
+        logits_at: positions of the logits; None for all, `()` for none.
+        layer: number of the layer, the last of the model.
+        length: positions of the call (T).
     """
-
-    def written(buffer, value, slot):
-        at = jnp.maximum(slot, 0)
-        old = jax.lax.dynamic_index_in_dim(buffer, at, keepdims=False)
-        return jax.lax.dynamic_update_index_in_dim(buffer, jnp.where(slot < 0, old, value), at, 0)
-
-    both = buffers.keys() & taken.keys()
-    updated = {site: written(buffers[site], taken[site], slots[site]) for site in sorted(both)}
-    return buffers | updated, {site: taken[site] for site in taken if site not in buffers}
+    read = [c.positions for k, c in captures.items() if k != RESIDUAL.key and layer in c.layers]
+    if not isinstance(logits_at, tuple) or logits_at:
+        read.append(logits_at)
+    first = read[0] if read else None
+    alike = all(same_positions(first, other, length) for other in read)
+    return first if alike and count_positions(first, length) < length else None

@@ -14,7 +14,12 @@ import numpy as np
 
 from cdjax.errors import InputError
 from cdjax.models.config import LlamaConfig
-from cdjax.models.positions import check_positions, positions_mask
+from cdjax.models.positions import (
+    Positions,
+    check_positions,
+    positions_mask,
+    take_positions,
+)
 from cdjax.models.sites import SITES
 
 FIELDS = ('scale', 'shift', 'center')
@@ -90,6 +95,14 @@ def apply_edit(x: jax.Array, edit: Edit | None) -> jax.Array:
         edit: its fields, and its positions as a bool mask, have the rank of `x`.
     """
     return x if edit is None else _apply(x, edit)
+
+
+def edit_at(edit: Edit | None, positions: Positions) -> Edit | None:
+    """Returns one layer's edit of full rank (no layer axis) at some positions of each row."""
+    full = lambda field: field.shape[1] > 1
+    return jax.tree.map(
+        lambda field: take_positions(field, positions) if full(field) else field, edit
+    )
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False)

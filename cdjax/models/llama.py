@@ -17,16 +17,10 @@ from flax import nnx
 
 from cdjax.errors import InputError
 from cdjax.models.blocks import Block, Embedding, Linear, RMSNorm
-from cdjax.models.captures import (
-    Capture,
-    blocks_needed,
-    check_captures,
-    empty_buffer,
-    record,
-    slots_of_layers,
-)
+from cdjax.models.captures import Capture, blocks_needed, check_captures, positions_read
 from cdjax.models.config import LlamaConfig
-from cdjax.models.edits import Edit, apply_edit, check_edits, split_layers
+from cdjax.models.edits import Edit, apply_edit, check_edits, edit_at, split_layers
+from cdjax.models.layers import run_loop, run_unrolled
 from cdjax.models.positions import Positions, take_positions
 from cdjax.models.rope import rope_rotation
 from cdjax.models.sites import RESIDUAL
@@ -135,17 +129,15 @@ class Llama(nnx.Module):
         """
         starts_B = jnp.zeros(tokens.shape[0], jnp.int32)
         captures = check_captures(capture, positions, self.config, *tokens.shape)
-        silent = isinstance(logits_at, tuple)
-        depth = blocks_needed(captures) if silent else self.config.num_layers
         if backward not in BACKWARDS:
             raise InputError(f'unknown backward {backward!r}; choose one of {", ".join(BACKWARDS)}')
         rules = {'relp': True} if backward == 'relp' else {}
         dtype = dtype or self.embed.weight.dtype
         with exact_products(dtype):
-            x_BxTxd, activations, _ = self._run_blocks(
-                tokens, starts_B, None, edits or {}, captures, depth, dtype, remat, rules
+            logits, activations, _ = self._run_blocks(
+                tokens, starts_B, None, edits or {}, captures, logits_at, dtype, remat, rules
             )
-            return None if silent else self._logits(x_BxTxd, logits_at, rules), activations
+        return logits, activations
 
     def decode(
         self,
@@ -170,14 +162,12 @@ class Llama(nnx.Module):
             Logits as in `__call__`, and the cache with `T` more positions in each row. After a
             right-padded prompt the caller sets `lengths` to the true lengths.
         """
-        depth = self.config.num_layers
         cached = cache.keys, cache.values
         dtype = dtype or self.embed.weight.dtype
         with exact_products(dtype):
-            x_BxTxd, _, (keys, values) = self._run_blocks(
-                tokens, cache.lengths, cached, edits or {}, {}, depth, dtype, 'none', {}
+            logits, _, (keys, values) = self._run_blocks(
+                tokens, cache.lengths, cached, edits or {}, {}, logits_at, dtype, 'none', {}
             )
-            logits = self._logits(x_BxTxd, logits_at, {})
         return logits, KVCache(keys, values, cache.lengths + tokens.shape[1])
 
     def init_cache(self, batch_size: int, length: int, dtype=None) -> KVCache:
@@ -187,12 +177,22 @@ class Llama(nnx.Module):
         empty = jnp.zeros(shape, dtype or self.embed.weight.dtype)
         return KVCache(empty, empty, jnp.zeros(batch_size, jnp.int32))
 
-    def _run_blocks(self, tokens, starts_B, cache, edits, captures, depth, dtype, remat, rules):
-        """Runs the first `depth` blocks; returns the last residual, activations and the cache."""
+    def _run_blocks(self, tokens, starts_B, cache, edits, captures, logits_at, dtype, remat, rules):
+        """Runs the blocks that are needed; returns logits, activations and the cache."""
         c, (B, T) = self.config, tokens.shape
         edits = check_edits(edits, c, B, T)
         if remat not in REMAT_POLICIES:
             raise InputError(f'unknown remat {remat!r}; choose one of {", ".join(REMAT_POLICIES)}')
+
+        silent = isinstance(logits_at, tuple)
+        logits_at = _as_positions(logits_at, B)
+        depth = blocks_needed(captures) if silent else c.num_layers
+        # A loop stores what its backward pass needs layer by layer, which costs a shallow model
+        # more than its products; unrolled, a training step of two layers takes 0.7 of the time.
+        # With remat, where memory counts, the loop stays: it keeps XLA from sharing what is to be
+        # computed again.
+        unrolled = depth == c.num_layers <= MAX_UNROLLED_LAYERS and REMAT_POLICIES[remat] is None
+        read = positions_read(captures, logits_at, depth - 1, T) if unrolled else None
 
         positions_BxT = starts_B[:, None] + jnp.arange(T)[None, :]
         rotation = rope_rotation(c, positions_BxT)
@@ -201,83 +201,73 @@ class Llama(nnx.Module):
 
         def tap(layer_edits, taken):
             def site(name, value):
-                value = apply_edit(value, layer_edits.get(name))
+                edit, capture = layer_edits.get(name), captures.get(name)
+                whole = value.shape[1] == T  # or as much of it as is read
+                value = apply_edit(value, edit if whole else edit_at(edit, read))
                 reached.add(name)
-                if name in captures and captures[name].layers:
-                    taken[name] = take_positions(value, captures[name].positions)
+                if capture is not None and capture.layers:
+                    taken[name] = take_positions(value, capture.positions) if whole else value
                 return value
 
             return site
 
-        def block(x_BxTxd, layer_inputs):
+        def block(x_BxTxd, layer_inputs, read=None):
             layer, layer_edits, layer_cache = layer_inputs
             taken = {}
             site = tap(edits_of_layer(layer_edits), taken)
             x_BxTxd = site(RESIDUAL.key, x_BxTxd)
             x_BxTxd, layer_cache = layer(
-                x_BxTxd, positions_BxT, rotation, site, layer_cache, **rules
+                x_BxTxd, positions_BxT, rotation, site, layer_cache, read, **rules
             )
             return x_BxTxd, taken, layer_cache
 
         if REMAT_POLICIES[remat] is not None:
             block = jax.checkpoint(block, policy=REMAT_POLICIES[remat], prevent_cse=False)
 
-        def step(carry, inputs):
-            (x_BxTxd, buffers), (slots, layer_inputs) = carry, inputs
-            x_BxTxd, taken, layer_cache = block(x_BxTxd, layer_inputs)
-            buffers, rest = record(buffers, taken, slots)
-            return (x_BxTxd, buffers), (rest, layer_cache)
+        def last_residual(x_BxTxd):
+            """The input of the first block that does not run: it may be wanted."""
+            taken = {}
+            site = tap(edits_of_layer([leaf[depth] for leaf in scanned_edits]), taken)
+            site(RESIDUAL.key, x_BxTxd)
+            return taken
 
         x_BxTxd = self.embed(tokens, dtype)
         x_BxTxd = constrain(x_BxTxd, 'fsdp', None, None)
-
-        # What is captured in all layers is stacked by the scan; of a part of the layers, a buffer
-        # that the scan carries holds no more than was asked for.
-        every = depth == c.num_layers
-        whole = [k for k, v in captures.items() if every and v.layers == tuple(range(depth))]
-        partial = {k: v for k, v in captures.items() if k not in whole}
-        buffers = {k: empty_buffer(v, c, x_BxTxd) for k, v in partial.items()}
-        slots = {k: slots_of_layers(v, c) for k, v in partial.items()}
-        layer_inputs = slots, (self.layers, scanned_edits, cache)
-        # A loop stores what its backward pass needs layer by layer, which costs a shallow model
-        # more than its products; unrolled, a training step of two layers takes 0.7 of the time.
-        # With remat, where memory counts, the loop stays: it keeps XLA from sharing what is to be
-        # computed again.
-        unrolled = depth <= MAX_UNROLLED_LAYERS and REMAT_POLICIES[remat] is None
-        carry, activations = (x_BxTxd, buffers), {}
-        if every:
-            carry, (activations, cache) = jax.lax.scan(
-                step, carry, layer_inputs, unroll=depth if unrolled else 1
+        layer_inputs = self.layers, scanned_edits, cache
+        if unrolled:
+            x_BxTxd, activations, cache = run_unrolled(
+                block, x_BxTxd, layer_inputs, captures, c, read
             )
-        elif depth:
-            # By index, for a slice of the stacked weights would be a copy of them.
-            of_layer = lambda n: jax.tree.map(lambda leaf: leaf[n], layer_inputs)
-            by_index = lambda carry, n: step(carry, of_layer(n))
-            carry, _ = jax.lax.scan(by_index, carry, jnp.arange(depth))
-        x_BxTxd, buffers = carry
-        if not every:
-            # The last residual that may be wanted is the input of a block that does not run.
-            taken = {}
-            last_edits = edits_of_layer([leaf[depth] for leaf in scanned_edits])
-            tap(last_edits, taken)(RESIDUAL.key, x_BxTxd)
-            buffers, _ = record(buffers, taken, {k: v[depth] for k, v in slots.items()})
+        else:
+            x_BxTxd, activations, cache = run_loop(
+                block, x_BxTxd, layer_inputs, captures, c, depth, last_residual
+            )
         unreached = [site for site in (*edits, *captures) if site not in reached]
         if depth and unreached:
             raise InputError(
                 f'the blocks of {type(self).__name__} have no site {unreached[0]!r}: they pass '
                 f'{", ".join(sorted(reached))} through `site`'
             )
-        return x_BxTxd, {**activations, **buffers}, cache
+        if silent:
+            return None, activations, cache
+        # Picked before the head, so that [B, T, V] is never made.
+        x_BxPxd = take_positions(x_BxTxd, logits_at) if read is None else x_BxTxd
+        logits = self._logits(x_BxPxd, rules)
+        return logits if logits_at is None else logits[:, 0], activations, cache
 
-    def _logits(self, x_BxTxd, logits_at, rules):
-        if logits_at is not None:
-            # One position is picked before the head, so that [B, T, V] is never made.
-            at_B = jnp.broadcast_to(jnp.asarray(logits_at), x_BxTxd.shape[:1])
-            at_B = jnp.where(at_B < 0, at_B + x_BxTxd.shape[1], at_B)
-            x = jnp.take_along_axis(x_BxTxd, at_B[:, None, None], axis=1)[:, 0]
-        else:
-            x = x_BxTxd
+    def _logits(self, x_BxPxd, rules):
         tied = self.config.tie_embeddings
         head_dxV = self.embed.weight[...].T if tied else self.lm_head.weight[...]
-        x = self.norm(x, **rules)
-        return jnp.matmul(x, head_dxV.astype(x.dtype), preferred_element_type=jnp.float32)
+        x_BxPxd = self.norm(x_BxPxd, **rules)
+        return jnp.matmul(
+            x_BxPxd, head_dxV.astype(x_BxPxd.dtype), preferred_element_type=jnp.float32
+        )
+
+
+def _as_positions(logits_at, batch):
+    """Returns the positions of the logits, as in `Capture`: `()` for none, None for all."""
+    if logits_at is None or isinstance(logits_at, tuple):
+        return logits_at
+    if isinstance(logits_at, int):
+        return (logits_at,)
+    return logits_at if jnp.ndim(logits_at) else jnp.broadcast_to(logits_at, batch)

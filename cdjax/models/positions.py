@@ -58,13 +58,35 @@ def positions_mask(positions: Positions, length: int) -> jax.Array:
 
 
 def take_positions(x: jax.Array, positions: Positions | None) -> jax.Array:
-    """Returns `[B, P, ...]` of `[B, T, ...]`; P is 1 for positions `[B]`."""
+    """Returns `[B, P, ...]` of `[B, T, ...]`; P is 1 for positions `[B]`.
+
+    An x of one row is the same for all rows.
+    """
     if positions is None:
         return x
     if isinstance(positions, tuple | range):
-        return x[:, np.asarray(positions)]
+        return x[:, np.asarray(positions, int)]
     at_BxP = from_start(jnp.asarray(positions), x.shape[1])
+    if x.shape[0] == 1:
+        return jnp.asarray(x)[0, at_BxP]
     return jnp.take_along_axis(x, jnp.expand_dims(at_BxP, range(2, x.ndim)), axis=1)
+
+
+def count_positions(positions: Positions | None, length: int) -> int:
+    """Returns P, how many positions of each row `take_positions` takes."""
+    if positions is None:
+        return length
+    if isinstance(positions, tuple | range):
+        return len(positions)
+    return 1 if positions.ndim == 1 else positions.shape[1]
+
+
+def same_positions(one: Positions | None, other: Positions | None, length: int) -> bool:
+    """Says whether two positions are known to be the same: equal where static, else one array."""
+    if one is other:
+        return True
+    static = isinstance(one, tuple | range) and isinstance(other, tuple | range)
+    return static and [p % length for p in one] == [p % length for p in other]
 
 
 def from_start(positions: jax.Array, length: int) -> jax.Array:

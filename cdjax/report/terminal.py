@@ -6,7 +6,7 @@ from typing import Any
 
 from cdjax.distillation.arms import CIRCUITS
 from cdjax.report.comparisons import at_circuit_size
-from cdjax.report.student_findings import start_name
+from cdjax.report.names import start_name
 from cdjax.report.tables import arm_rows, circuit_rows, moved_rows
 from cdjax.studies.extra import STUDIES
 from cdjax.wording import (
