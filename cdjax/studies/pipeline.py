@@ -145,6 +145,10 @@ class Pipeline:
         """Distils every student that has not been yet; returns runs and tables by start."""
         return self.students.compare_arms()
 
+    def headroom(self) -> dict[str, Any]:
+        """Returns how alike the targets of the arms are inside the teacher, by start."""
+        return self.students.headroom()
+
     def run(self) -> dict[str, Any]:
         """Runs what has not been run yet, and returns all results."""
         run, config, students = self.shared, self.config, self.students

@@ -26,4 +26,5 @@ RANDOM_LIVING_MASKS = Method(
     'grey',
     draw=draw,
     draws=20,
+    line='dotted',
 )

@@ -105,7 +105,7 @@ def study_circuits(
         'layer_share': circuit.masks.mean(axis=2).tolist(),
         **study_overlap(circuit, living),
         'rank_correlation': study_ranks(
-            rankings, attribution(model, learned, circuit.fill, **passes), living
+            rankings, attribution(model, learned, circuit.fill, first.ablation, **passes), living
         ),
         'classes': study_classes(dataset, rows, circuit),
         'leak': study_leak(dataset, rows, circuit, config.seed, assigned),
