@@ -197,7 +197,9 @@ def make_study(
             'probability': 0.97,
         },
         'rank_correlation': {
-            key: {'all': 0.5, 'living': -0.2} for key, method in methods.items() if method.scores
+            key: {'all': 0.5, 'living': -0.2, 'circuit': -0.4}
+            for key, method in methods.items()
+            if method.scores
         },
         'layer_share': rng.uniform(0, 0.3, (classes, layers)).tolist(),
         'overlap': overlap.tolist(),
