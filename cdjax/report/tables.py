@@ -13,7 +13,7 @@ from cdjax.report.comparisons import (
     Difference,
     arm_difference,
     at_circuit_size,
-    difference,
+    point_difference,
 )
 
 Results = Mapping[str, Any]
@@ -34,18 +34,15 @@ def circuit_rows(study: Results) -> list[Row]:
     rows = []
     for key, curve in study['curves'].items():
         point, is_ours = curve[at], key == LEARNED.key
-        gap = difference(ours['only'], ours['only_interval'], point['only'], point['only_interval'])
         title = study['methods'][key]['title']
-        verdict = None if is_ours else gap.verdict
+        verdict = None if is_ours else point_difference(ours, point).verdict
         rows.append({'title': title, 'ours': is_ours, **point, 'verdict': verdict})
     if study['one_mask_at_union_size'] is not None:
         point = study['one_mask_at_union_size']
-        gap = difference(ours['only'], ours['only_interval'], point['only'], point['only_interval'])
+        verdict = point_difference(ours, point).verdict
         share = study['union_size'] / study['neurons']
         title = study['methods'][ONE_MASK.key]['title']
-        rows.append(
-            {'title': title, 'ours': False, 'share': share, **point, 'verdict': gap.verdict}
-        )
+        rows.append({'title': title, 'ours': False, 'share': share, **point, 'verdict': verdict})
     return rows
 
 

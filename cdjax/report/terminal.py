@@ -4,8 +4,9 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from cdjax.distillation.arms import CIRCUITS
 from cdjax.report.comparisons import at_circuit_size
-from cdjax.report.student_findings import start_name
+from cdjax.report.names import start_name
 from cdjax.report.tables import arm_rows, circuit_rows, moved_rows
 from cdjax.studies.extra import STUDIES
 from cdjax.wording import (
@@ -32,6 +33,7 @@ def summary(results: Mapping[str, Any]) -> str:
     """
     parts = [
         circuits_table(results['circuits'], results['smallest_faithful_share']),
+        headroom_table({start: found['headroom'] for start, found in results['starts'].items()}),
         arms_table(results['starts']),
         _text(_rediscovery(results['rediscovery'])),
         *(_text(_study(key, result)) for key, result in results['studies'].items()),
@@ -46,6 +48,27 @@ def arms_table(starts: Mapping[str, Any]) -> str:
         starts: what `Pipeline.compare_arms` returns.
     """
     return '\n\n'.join(_text(_arms(start, found)) for start, found in starts.items())
+
+
+def headroom_table(headroom: Mapping[str, Any]) -> str:
+    """Returns how alike each arm's target is to that of the class circuits, by start.
+
+    Without that arm, to the target of the first arm that aligns anything.
+
+    Args:
+        headroom: what `Pipeline.headroom` returns.
+    """
+    lines = []
+    for start, found in headroom.items():
+        if len(found) < 2:
+            continue
+        base = CIRCUITS.key if CIRCUITS.key in found else next(iter(found))
+        lines.append(
+            f'Headroom, starting from {start_name(start)}: debiased CKA inside the teacher of what '
+            f'{base} aligns'
+        )
+        lines += [f'  with {other:<34}{number(value):>6}' for other, value in found[base].items()]
+    return _text(lines)
 
 
 def circuits_table(study: Mapping[str, Any], smallest: float | None) -> str:

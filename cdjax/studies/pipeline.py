@@ -16,6 +16,7 @@ from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import check_workdir, open_workdir, stored_config
 from cdjax.run.metrics import MetricsWriter
 from cdjax.run.options import RunOptions
+from cdjax.run.provenance import record_start
 from cdjax.run.results import stored
 from cdjax.studies.arms import ArmsConfig, rows_outside_share
 from cdjax.studies.circuits import CircuitStudyConfig, smallest_faithful_share
@@ -24,7 +25,10 @@ from cdjax.studies.distillation import check_student_memory
 from cdjax.studies.evaluation import discover_teacher, study_teacher
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.layer_similarity import study_layer_similarity
 from cdjax.studies.methods import check_methods
+from cdjax.studies.neurons import study_neurons
+from cdjax.studies.problems import study_problems
 from cdjax.studies.rediscovery import rediscover
 from cdjax.studies.run import Run
 from cdjax.studies.students import Students
@@ -127,7 +131,7 @@ class Pipeline:
         if as_process_0_sees(lambda: stored_config(folder) is None):
             models = {'teacher': self.shared.teacher}
             check_accuracy(inputs, models, config.discovery, mesh=mesh, options=options)
-        open_workdir(workdir, facts, name=name)
+        record_start(open_workdir(workdir, facts, name=name))
         self.students = Students(
             self.shared, config.arms, config.discovery, config.layer_pairs, config.most_pairs
         )
@@ -140,6 +144,10 @@ class Pipeline:
     def compare_arms(self) -> dict[str, Any]:
         """Distils every student that has not been yet; returns runs and tables by start."""
         return self.students.compare_arms()
+
+    def headroom(self) -> dict[str, Any]:
+        """Returns how alike the targets of the arms are inside the teacher, by start."""
+        return self.students.headroom()
 
     def run(self) -> dict[str, Any]:
         """Runs what has not been run yet, and returns all results."""
@@ -162,10 +170,13 @@ class Pipeline:
             )
             for arm in config.rediscover
         }
+        circuit = discover_teacher(run, config.discovery)
+        results['neurons'] = study_neurons(run, circuit, config.study)
+        results['problems'] = study_problems(run, circuit, config.study)
+        kept = {arm: f'{start}-{arm}-{seed}' for arm in config.arms.arms}
+        results['layer_similarity'] = study_layer_similarity(run, kept, config.study)
         results['studies'] = {
-            key: run_study(
-                key, run, discover_teacher(run, config.discovery), config.discovery, config.study
-            )
+            key: run_study(key, run, circuit, config.discovery, config.study)
             for key in config.studies
         }
         self._export(f'{start}-{config.export}-{seed}', start)

@@ -192,7 +192,9 @@ def test_wrong_calls():
 
 
 def test_accuracy_by_class_by_hand():
-    predictions = Predictions(np.array([True, False, True, True]), np.zeros(4), np.zeros(4))
+    predictions = Predictions(
+        np.array([True, False, True, True]), np.zeros(4), np.zeros(4), np.zeros(4, int)
+    )
     by_class = predictions.accuracy_by_class(np.array([0, 0, 3, 1]), 4)
     np.testing.assert_array_equal(by_class, [0.5, 1.0, np.nan, 1.0])
     assert predictions.accuracy == 0.75

@@ -6,7 +6,7 @@ import numpy as np
 
 from cdjax.circuits.classes import CLASSES
 from cdjax.circuits.methods import LEARNED, METHODS, ONE_MASK, RANDOM_MASKS
-from cdjax.distillation.arms import ARMS
+from cdjax.distillation.arms import ARMS, arms_by_default
 from cdjax.studies.arms import summarise
 
 SHARES = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
@@ -41,21 +41,35 @@ CONFIG = {
                 'temperature': 2.0,
             },
         },
-        'arms': list(ARMS),
+        'arms': list(arms_by_default()),
         'seeds': [0, 1, 2],
     },
 }
+DOCTOR = {
+    'step': 0,
+    'time': 1.0,
+    'diagnostics/faithfulness/value': 2.5,
+    'diagnostics/faithfulness/gradient': 0.8,
+    'diagnostics/faithfulness/angle': 0.0,
+    'diagnostics/faithfulness/gradient/masks.teacher': 0.8,
+    'diagnostics/usage/value': -0.2,
+    'diagnostics/usage/gradient': 1.9,
+}
 HISTORY = [
-    {
-        'step': step,
-        'time': 1.0,
-        'loss': 3.0 / step,
-        'faithfulness': 2.0 / step,
-        'usage': -1.2,
-        'overlap': None if step == 10 else 0.5,
-    }
-    for step in range(10, 800, 10)
+    DOCTOR,
+    *(
+        {
+            'step': step,
+            'time': 1.0,
+            'loss': 3.0 / step,
+            'faithfulness': 2.0 / step,
+            'usage': -1.2,
+            'overlap': None if step == 10 else 0.5,
+        }
+        for step in range(10, 800, 10)
+    ),
 ]
+HISTORIES = {'discover/teacher': HISTORY, 'distill/nothing-kd-0': []}
 
 
 # Of two numbers of classes, two seeds and two sizes.
@@ -67,6 +81,7 @@ CLASSES_STUDY = {
     'only': [[[0.5, 0.9], [0.52, 0.91]], [[0.7, 0.9], [0.74, 0.89]]],
     'bits': [[0.0, 0.0], [0.5, 0.6]],
 }
+DEFAULT = arms_by_default()
 
 
 def point(only, without, n=1000):
@@ -234,7 +249,7 @@ def make_study(
     }
 
 
-def make_start(gains, *, seeds=(0, 1, 2), base=0.5, spread=0.02, first=None, arms=tuple(ARMS)):
+def make_start(gains, *, seeds=(0, 1, 2), base=0.5, spread=0.02, first=None, arms=DEFAULT):
     """Returns the runs of one start; `gains` over KD by arm, scattered by `spread` over seeds."""
     rng = np.random.default_rng(1)
     runs = []
@@ -254,7 +269,69 @@ def make_start(gains, *, seeds=(0, 1, 2), base=0.5, spread=0.02, first=None, arm
                     'cka_circuits': None if arm == 'wrong' else 0.4,
                 }
             )
-    return {'table': summarise(runs, arms), 'runs': runs, 'first': first}
+    aligned = [arm for arm in arms if ARMS[arm].align is not None]
+    headroom = {a: {b: 0.9 for b in aligned if b != a} for a in aligned}
+    return {'table': summarise(runs, arms), 'runs': runs, 'first': first, 'headroom': headroom}
+
+
+def make_neurons(classes=4, operands=3, values=5):
+    """Returns a neuron of class 0 that is active where operands add up to 4, and a shared one."""
+    names = [str(v) for v in range(values)]
+    grid = [[3.0 if i + j == 4 else None if i == j == 0 else -0.5 for j in range(values)]
+            for i in range(values)]  # fmt: skip
+    pairs = [f'{i + 1}-{j + 1}' for i in range(operands) for j in range(i + 1, operands)]
+    neuron = {
+        'layer': 1,
+        'class': 0,
+        'circuits': [0],
+        'scores': [2.0, *[-1.0] * (classes - 1)],
+        'mean': [0.5, *[None] * (classes - 1)],
+        'loss_without': [0.25, *[0.0] * (classes - 1)],
+        'by_answer': [0.0, None, 1.0, -1.0, 0.0, 0.5],
+        'effect_on_answer': [0.1, -0.2, 0.3, 0.0, -0.1, -0.1],
+        'maps': dict.fromkeys(pairs, grid),
+    }
+    return {
+        'problems': 1000,
+        'operands': [names] * operands,
+        'answers': [str(a) for a in range(6)],
+        'neurons': [neuron | {'neuron': 7}, neuron | {'neuron': 9, 'class': None, 'circuits': []}],
+    }
+
+
+def make_problems(classes=4):
+    """Returns classes of which the last is empty."""
+    one = {'prompt': '3+4-5=', 'answer': '2', 'whole': '2', 'only': '7', 'without': '9'}
+    shared = {'label': 'operators', 'value': '+ −', 'part': 0.75, 'part_of_all': 0.25}
+    full = {
+        'problems': 250,
+        'shared': [shared],
+        'examples': [one | {'only': '2'}],
+        'wrong': [one],
+        'wrong_in_all': 1,
+    }
+    empty = {'problems': 0, 'shared': [], 'examples': [], 'wrong': [], 'wrong_in_all': 0}
+    return {'classes': [full] * (classes - 1) + [empty]}
+
+
+PROVENANCE = {
+    'starts': [
+        {
+            'time': 1.7e9,
+            'command': 'python -m experiments.pipeline --seeds=0,1,2',
+            'commit': 'ab' * 20,
+            'python': '3.12.1',
+            'packages': {'cdjax': '0.1.0', 'jax': '0.10.0', 'flax': None},
+            'system': 'Linux',
+            'processor': 'a processor',
+            'cores': 2,
+            'devices': 8,
+            'device_kind': 'cpu',
+            'processes': 1,
+        }
+    ]
+    * 2
+}
 
 
 def make_results(*, study=None, starts=None, rediscovery=('kd', 'circuits'), correlation=0.8):
@@ -280,6 +357,13 @@ def make_results(*, study=None, starts=None, rediscovery=('kd', 'circuits'), cor
         'circuits': study,
         'smallest_faithful_share': 0.15,
         'starts': {'nothing': make_start({'circuits': 0.2})} if starts is None else starts,
+        'neurons': make_neurons(classes),
+        'problems': make_problems(classes),
+        'layer_similarity': {
+            'problems': 512,
+            'teacher': [[1.0, 0.4], [0.4, 1.0]],
+            'students': {'kd': [[0.7, 0.5], [0.3, -0.01]]},
+        },
         'rediscovery': {
             arm: {
                 'arm': arm,

@@ -122,6 +122,9 @@ def test_every_file_is_as_its_page_says(finished):
         'results/arms/START-ARM-SEED.json': sorted(workdir.glob('results/arms/*')),
         'results/start_START.json': ['results/start_partial.json'],
         'results/rediscovery/START-ARM-SEED.json': sorted(workdir.glob('results/rediscovery/*')),
+        'results/neurons.json': ['results/neurons.json'],
+        'results/problems.json': ['results/problems.json'],
+        'results/layer_similarity.json': ['results/layer_similarity.json'],
         'circuits/NAME.json': sorted(workdir.glob('circuits/**/*.json')),
         'training_data.json': sorted(workdir.glob('student*/**/training_data.json')),
     }

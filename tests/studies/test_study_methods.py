@@ -12,7 +12,8 @@ from cdjax.circuits.methods import METHODS, Method
 from cdjax.errors import InputError
 from cdjax.inference.means import neuron_means
 from cdjax.inference.predictions import predict
-from cdjax.report import figures, findings
+from cdjax.report.findings import say
+from cdjax.report.method_curves import method_curves
 from cdjax.report.terminal import circuits_table
 from cdjax.studies.circuits import CircuitStudyConfig, ablated, study_circuits, unseen_rows
 from cdjax.studies.methods import check_methods, methods_by_default, run_methods
@@ -88,8 +89,8 @@ def test_a_method_from_outside_is_in_the_study_and_in_its_report(circuit, mine):
     assert rankings['mine'].info == {'model': 'm', 'data': 'd', 'method': 'mine'}
 
     assert 'in order' in circuits_table(found, None)
-    assert '#112233' in figures.circuit_curves(found)
-    assert 'the first neurons (' in findings.circuits(found)
+    assert '#112233' in method_curves(found).panels[0].svg
+    assert 'the first neurons (' in say('circuits', found)
 
 
 def test_only_the_methods_that_are_named_are_run(circuit, mine):

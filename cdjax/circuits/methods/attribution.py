@@ -89,12 +89,17 @@ def _averaged(effects, site, ablation):
     return averaged
 
 
-def device_constants(model: Llama, context: Context) -> dict[str, Any]:
-    """Returns what all passes share, on the mesh: `model` and `fill [L, T, U, ...]`."""
+def device_constants(model: Llama, context: Context, ablation: str | None = None) -> dict[str, Any]:
+    """Returns what all passes share, on the mesh: `model` and `fill [L, T, U, ...]`.
+
+    Args:
+        model: the model.
+        context: of the method.
+        ablation: the one that fills, that in force if None; zeros where it has no fill of its own.
+    """
     mesh = one_device() if context.mesh is None else context.mesh
-    # Where there is no mean to take the place of a unit, effects are still told from one.
-    fill = fill_of(context.ablation, context.fill)
-    fill = np.asarray(context.fill, np.float32) if fill is None else fill
+    fill = fill_of(context.ablation if ablation is None else ablation, context.fill)
+    fill = np.zeros(np.shape(context.fill), np.float32) if fill is None else fill
     return {'model': model, 'fill': split_neurons(fill, mesh)}
 
 
@@ -109,12 +114,10 @@ def batch_fill(
         site: whose units.
         ablation: one of `cdjax.circuits.ablation.ABLATIONS`.
     """
-    if ablation == 'counterfactual':
-        model, tokens = constants['model'], rows['counterfactual_tokens']
-        found = model(tokens, capture=(Capture(site),), logits_at=())[1][site]
-        return jax.lax.stop_gradient(found).astype(jnp.float32)
-    fill = constants['fill'][:, None]
-    return jnp.zeros_like(fill) if ablation == 'zero' else fill
+    if ablation != 'counterfactual':
+        return constants['fill'][:, None]
+    model, tokens = constants['model'], rows['counterfactual_tokens']
+    return model(tokens, capture=(Capture(site),), logits_at=())[1][site].astype(jnp.float32)
 
 
 def per_unit(contributions: jax.Array, site: str) -> jax.Array:
