@@ -161,7 +161,7 @@ def test_scales(context, asked, monkeypatch):
     assert (between[0], between[3]) == (1, 1)
     assert abs(between[1]) < 0.3
     section = study.present(result)
-    assert 'classes found apart in the two models agree' in section.findings[0]
+    assert 'lasses found apart in the two models agree' in section.findings[0]
 
 
 def test_the_other_scale_is_narrower_and_deeper():
