@@ -131,7 +131,9 @@ class Pipeline:
         if as_process_0_sees(lambda: stored_config(folder) is None):
             models = {'teacher': self.shared.teacher}
             check_accuracy(inputs, models, config.discovery, mesh=mesh, options=options)
-        record_start(open_workdir(workdir, facts, name=name))
+        claimed = open_workdir(workdir, facts, name=name)
+        if not (claimed / 'results.json').exists():  # a finished run is read, not run
+            record_start(claimed)
         self.students = Students(
             self.shared, config.arms, config.discovery, config.layer_pairs, config.most_pairs
         )
