@@ -41,4 +41,4 @@ def test_every_page_is_there_and_can_be_searched(site):
 def test_the_reference_is_that_of_the_docstrings(site):
     page = (site / 'api' / 'losses' / 'index.html').read_text()
     assert 'id="cdjax.losses.linear_cka"' in page
-    assert 'linear centred kernel alignment' in page.lower()
+    assert 'Returns the linear CKA of two sets of features of the same rows.' in page
