@@ -49,7 +49,7 @@ GIVEN = Given(Alignment(((1, 1),)), ROWS, circuit(32, 100), circuit(16, 101))
 
 
 def run(arm, seed, unseen):
-    return {'arm': arm, 'seed': seed, 'unseen': unseen}
+    return {'arm': arm, 'seed': seed, 'unseen': unseen, 'curve': [[50, unseen / 2], [100, unseen]]}
 
 
 def test_summary_by_hand():
@@ -63,7 +63,11 @@ def test_summary_by_hand():
         'seeds': [0, 1],
         'accuracies': [0.2, 0.5],
         'mean': pytest.approx(0.35),
+        'steps_to_reach': [None, None],
     }
+    assert circuits['steps_to_reach'] == [None, pytest.approx(100)]
+    assert circuits['p'] == circuits['p_holm'] == pytest.approx(stats.ttest_1samp([0.4, 0.3], 0)[1])
+    assert circuits['p_equivalent'] > 0.9
     assert circuits['accuracies'] == [0.6, 0.8]
     assert circuits['gains'] == pytest.approx([0.4, 0.3])
     assert circuits['gain'] == pytest.approx(0.35)
