@@ -8,14 +8,13 @@ import tempfile
 from pathlib import Path
 
 from absl import flags
-from etils import epath
 
 from cdjax.errors import InputError
 from cdjax.models.config import PRESETS, LlamaConfig
-from cdjax.models.target_folder import require_file
 from cdjax.run.results import to_text
 from experiments import launch
 from experiments.benchmarks import checkpoint_memory, edit_memory
+from experiments.output import check_output, write_output
 
 SUITES = {
     'checkpoint_memory': lambda folder: checkpoint_memory.run(
@@ -43,15 +42,14 @@ flags.DEFINE_string('output', None, 'JSON file to write the result to as well.')
 def main() -> None:
     """Runs one suite."""
     if FLAGS.output is not None:
-        require_file(epath.Path(FLAGS.output))
+        check_output(FLAGS.output, 'suite', 'a benchmark')
     if FLAGS.scratch is not None and not Path(FLAGS.scratch).is_dir():
         raise InputError(f'scratch={FLAGS.scratch} is no folder: make it, or name another')
     with tempfile.TemporaryDirectory(dir=FLAGS.scratch) as folder:
         result = {'suite': FLAGS.suite, **SUITES[FLAGS.suite](Path(folder))}
-    text = to_text(result)
-    launch.say(text.rstrip())
+    launch.say(to_text(result).rstrip())
     if FLAGS.output is not None:
-        epath.Path(FLAGS.output).write_text(text)
+        write_output(FLAGS.output, result)
 
 
 if __name__ == '__main__':

@@ -6,14 +6,8 @@ as JSON.
 
 import jax
 from absl import flags
-from etils import epath
 
-from cdjax.errors import InputError
-from cdjax.models.target_folder import require_file
 from cdjax.report.terminal import circuits_table, recovery_table
-from cdjax.run.folder import write_atomically
-from cdjax.run.json_file import read_json
-from cdjax.run.results import to_text
 from cdjax.studies.circuits import smallest_faithful_share
 from cdjax.studies.evaluation import EvaluationConfig, evaluate_circuits
 from experiments import launch
@@ -29,6 +23,7 @@ from experiments.flags import (
     start_machine,
     study_from_flags,
 )
+from experiments.output import check_output, write_output
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('circuits', None, 'Circuits of the teacher (.safetensors).', required=True)
@@ -52,30 +47,15 @@ def main() -> None:
     )
     beside = str(FLAGS.circuits).removesuffix('.safetensors') + '.study.json'
     options = run_options()
-    output = epath.Path(FLAGS.output or beside)
-    require_file(output)
-    if jax.process_index() == 0:
-        _refuse_other_content(output)
+    output = FLAGS.output or beside
+    check_output(output, 'curves', 'a study')
     study = evaluate_circuits(config, mesh=start_machine(), options=options)
     if jax.process_index() == 0:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(output, to_text(study))
+        write_output(output, study)
     launch.say(circuits_table(study, smallest_faithful_share(study)))
     if 'ground_truth' in study:
         launch.say(recovery_table(study))
     launch.say(f'written to {output}')
-
-
-def _refuse_other_content(output: epath.Path) -> None:
-    """Raises InputError for a file that is no study, such as the description of the circuits."""
-    if not output.exists():
-        return
-    try:
-        content = read_json(output)
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or 'curves' not in content:
-        raise InputError(f'output={output} holds something else than a study: name another file')
 
 
 if __name__ == '__main__':

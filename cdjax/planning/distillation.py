@@ -74,7 +74,7 @@ class DistillationJob:
                 f'{self.teacher.vocab_size}: distillation needs one vocabulary'
             )
         if self.alignment is not None:
-            self.config.check_aligned()
+            self.config.check_aligned(self.num_problems)
             self.alignment.check_memory(self.config.microbatches)
         suited = self.config.suited_to(pretrained=self.keep_start)
         object.__setattr__(self, 'config', suited)

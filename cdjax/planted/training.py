@@ -164,9 +164,20 @@ def train_planted(
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         best=best,
+        facts={
+            'config': config,
+            'training': training,
+            'data': dataset.hash,
+            'classes': classes,
+            'plan': [plan.shared, plan.specific],
+        },
         diagnose=diagnose,
         tokens_per_step=size[0] * size[1],
-        flops_per_step=3 * PASSES * forward_flops(shape, *size, logits=training.batch_size),
+        flops_per_step={
+            training.compute_dtype: 3
+            * PASSES
+            * forward_flops(shape, *size, logits=training.batch_size)
+        },
     )
     return state.params, history
 

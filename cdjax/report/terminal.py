@@ -63,8 +63,7 @@ def headroom_table(headroom: Mapping[str, Any]) -> str:
         if len(found) < 2:
             continue
         base = CIRCUITS.key if CIRCUITS.key in found else next(iter(found))
-        lines.append(f'Headroom, starting from {start_name(start)}:')
-        lines.append(f'debiased CKA inside the teacher of what {base} aligns')
+        lines.append(f'Headroom, starting from {start_name(start)}: CKA with the target of {base}')
         lines += [f'  with {other:<34}{number(value):>6}' for other, value in found[base].items()]
     return _text(lines)
 

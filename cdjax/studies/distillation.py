@@ -66,12 +66,23 @@ class StudentConfig:
             raise InputError(
                 f'--arm={self.arm} needs --circuits=PATH: run experiments.discover first'
             )
+        self._refuse_circuits_that_nothing_reads()
         if self.student_circuits is not None and not self.inputs.has_student:
             raise InputError(
                 f'--student_circuits={self.student_circuits} are not those of a student from '
                 'nothing: name with --student the checkpoint that they were discovered in'
             )
         check_evaluations(self.evaluate_every, self.export)
+
+    def _refuse_circuits_that_nothing_reads(self) -> None:
+        for name in ('circuits', 'student_circuits'):
+            path = getattr(self, name)
+            if path is not None and not ARMS[self.arm].needs_circuits:
+                users = ', '.join(key for key, arm in ARMS.items() if arm.needs_circuits)
+                raise InputError(
+                    f'--{name}={path} is not read by --arm={self.arm}: leave it out, or choose an '
+                    f'arm of circuits ({users})'
+                )
 
 
 class StudentStudy:
@@ -111,6 +122,7 @@ class StudentStudy:
             arm.check(self._circuits[0].num_classes)
         check_distillation(
             config.distillation,
+            len(inputs.split.share),
             vocab_size=inputs.teacher_config.vocab_size,
             mesh=mesh,
             alignment=None if arm.align is None else config.alignment,

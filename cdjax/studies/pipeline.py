@@ -213,6 +213,7 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
     aligned = any(ARMS[arm].align is not None for arm in config.arms.arms)
     check_distillation(
         config.arms.distillation,
+        len(inputs.split.share),
         vocab_size=inputs.teacher_config.vocab_size,
         mesh=mesh,
         alignment=config.arms.alignment if aligned else None,

@@ -7,6 +7,7 @@ discovery) class k of one is class k of the other, so that their circuits are pa
 construction.
 """
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -202,8 +203,10 @@ def discover(
     return circuits, history
 
 
-def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig) -> int | None:
-    """Returns the FLOPs of the models in a step; None where the objective runs none.
+def _useful_flops(
+    models: Iterable[Llama], length: int, config: DiscoveryConfig
+) -> dict[str, int] | None:
+    """Returns the FLOPs of the models in a step, by dtype; None where the objective runs none.
 
     The ablated ones once forward, and once backward to the masks: frozen weights take no gradient.
     """
@@ -211,7 +214,11 @@ def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig)
     if not objective.passes:
         return None
     passes = 2 * objective.passes + objective.forward_passes + config.recompute_logits
-    return sum(passes * forward_flops(m.config, rows, length, logits=rows) for m in models)
+    flops = collections.Counter()
+    for model in models:
+        dtype = model.embed.weight.dtype.name
+        flops[dtype] += passes * forward_flops(model.config, rows, length, logits=rows)
+    return dict(flops)
 
 
 def _build_store(model, name, dataset, config, **passes) -> dict[str, np.ndarray]:

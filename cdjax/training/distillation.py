@@ -120,8 +120,19 @@ class DistillationConfig:
         """Problems of the smallest batch that can be aligned: what CKA needs in each part of it."""
         return MIN_ROWS * self.microbatches
 
-    def check_aligned(self) -> None:
-        """Raises InputError where a batch, or a part of it, is too small for CKA."""
+    def check_aligned(self, problems: int) -> None:
+        """Raises InputError for a batch that cannot be aligned.
+
+        It, or a part of it, is too small for CKA; or larger than all N problems. What is repeated
+        in a batch resembles itself in every model: debiased CKA, which leaves out the comparison of
+        each row with itself, would take it for a likeness of student and teacher.
+        """
+        if self.batch_size > problems:
+            raise InputError(
+                f'batch_size={self.batch_size} is more than the {problems} problems of the share, '
+                'and CKA takes a problem that is repeated in a batch for a likeness: choose '
+                f'batch_size={problems} or less, or a larger share'
+            )
         if self.batch_size < self.least_aligned_batch:
             parts = f' in {self.microbatches} microbatches' if self.microbatches > 1 else ''
             raise InputError(
@@ -273,8 +284,10 @@ def distill(
             f'the student has {model_config.vocab_size} tokens and the teacher '
             f'{store.vocab_size}: distillation needs one vocabulary'
         )
-    check_distillation(config, vocab_size=store.vocab_size, mesh=mesh, alignment=alignment)
     assert len(store) == len(dataset), (len(store), len(dataset))
+    check_distillation(
+        config, len(dataset), vocab_size=store.vocab_size, mesh=mesh, alignment=alignment
+    )
     config = config.suited_to(pretrained=isinstance(student, Llama))
     tx = make_optimizer(config.optimizer)
     key = jax.random.key(config.seed)
@@ -340,25 +353,33 @@ def distill(
         facts={'config': config, 'data': dataset.hash, 'alignment': alignment},
         diagnose=diagnose,
         tokens_per_step=shape[0] * shape[1],
-        flops_per_step=3 * forward_flops(model_config, *shape, logits=shape[0]),
+        flops_per_step={
+            config.compute_dtype: 3 * forward_flops(model_config, *shape, logits=shape[0])
+        },
     )
     return state.params, history
 
 
 def check_distillation(
-    config: DistillationConfig, *, vocab_size: int, mesh: Mesh, alignment: Alignment | None
+    config: DistillationConfig,
+    problems: int,
+    *,
+    vocab_size: int,
+    mesh: Mesh,
+    alignment: Alignment | None,
 ) -> None:
     """Raises InputError for settings that cannot work; to be asked before a model is loaded.
 
     Args:
         config: the distillation.
+        problems: those of the share, N.
         vocab_size: tokens of the teacher.
         mesh: the mesh.
         alignment: what is aligned, if anything; its pairs need not be known yet.
     """
     check_batch(config.batch_size, mesh, microbatches=config.microbatches)
     if alignment is not None:
-        config.check_aligned()
+        config.check_aligned(problems)
         alignment.check_memory(config.microbatches)
     if config.top_k is not None and config.top_k > vocab_size:
         raise InputError(f'top_k={config.top_k}: the teacher has {vocab_size} tokens')

@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cdjax.errors import InputError
 from cdjax.parallel import mesh as mesh_lib
-from cdjax.parallel.hardware import peak_flops
+from cdjax.parallel.hardware import least_seconds
 from cdjax.parallel.preemption import Preempted, PreemptionNotice
 from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.folder import (
@@ -159,7 +159,7 @@ def fit(
     diagnose: Callable[[Any, Any], GradientReport] | None = None,
     log_every: int = 10,
     tokens_per_step: int | None = None,
-    flops_per_step: float | None = None,
+    flops_per_step: Mapping[str, float] | None = None,
 ) -> tuple[Any, list[Point]]:
     """Runs a step until `steps` are done, continuing from the checkpoints in `workdir`.
 
@@ -187,9 +187,10 @@ def fit(
             `gradients/STEP.txt`.
         log_every: steps between log points; each holds the means over these steps.
         tokens_per_step: tokens of a batch, to log `tokens_per_second`.
-        flops_per_step: useful FLOPs of a step over all devices, to log `mfu` where the peak of
-            the device is known: 2N a token forward, 6N in training, N without embeddings and
-            head, plus 2dV or 6dV a computed logit position, plus attention; without remat.
+        flops_per_step: dtype of the computation → useful FLOPs of a step over all devices, to
+            log `mfu` where the peak of the device is known: 2N a token forward, 6N in training, N
+            without embeddings and head, plus 2dV or 6dV a computed logit position, plus
+            attention; without remat.
 
     Returns:
         The last state and the log points, oldest first: `step`, means of the metrics,
@@ -252,7 +253,8 @@ def fit(
         bar = stack.enter_context(progress(steps, description, initial=done))
         profiler = stack.enter_context(Profiler(workdir, options.profile_steps))
         notice = stack.enter_context(PreemptionNotice()) if checkpoints is not None else None
-        rate = _Rate(done, tokens_per_step, flops_per_step, peak_flops(mesh))
+        least = None if flops_per_step is None else least_seconds(flops_per_step, mesh)
+        rate = _Rate(done, tokens_per_step, least)
         queued = collections.deque()
         unlogged = None  # a log point whose values are still being computed
         stopped = False
@@ -445,8 +447,8 @@ class _Window:
 class _Rate:
     """Steps a second between log points, without compilation, evaluations and saves."""
 
-    def __init__(self, step: int, tokens: int | None, flops: float | None, peak: float | None):
-        self._step, self._tokens, self._flops, self._peak = step, tokens, flops, peak
+    def __init__(self, step: int, tokens: int | None, least_seconds: float | None):
+        self._step, self._tokens, self._least_seconds = step, tokens, least_seconds
         self._since = None
 
     def start(self, step: int, metrics: Metrics) -> None:
@@ -472,6 +474,6 @@ class _Rate:
         rates = {'steps_per_second': rate}
         if self._tokens is not None:
             rates['tokens_per_second'] = rate * self._tokens
-        if self._flops is not None and self._peak is not None:
-            rates['mfu'] = rate * self._flops / self._peak
+        if self._least_seconds is not None:
+            rates['mfu'] = rate * self._least_seconds
         return rates

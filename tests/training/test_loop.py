@@ -316,14 +316,16 @@ def test_a_new_best_is_saved_at_once_and_kept(mesh, tmp_path):
 
 
 def test_tokens_and_utilisation_follow_from_the_rate(mesh, monkeypatch):
-    _, history = run(mesh, tokens_per_step=100, flops_per_step=8e6)
+    _, history = run(mesh, tokens_per_step=100, flops_per_step={'float32': 8e6})
     assert 'mfu' not in history[1], 'a CPU has no peak worth the name'
     for point in history:
         assert point['tokens_per_second'] == pytest.approx(100 * point['steps_per_second'])
-    monkeypatch.setitem(hardware.PEAK_FLOPS, 'cpu', 1e9)
-    _, history = run(mesh, flops_per_step=8e6)
-    for point in history:
-        assert point['mfu'] == pytest.approx(point['steps_per_second'] * 8e6 / 8e9)
+    monkeypatch.setitem(hardware.PEAK_FLOPS, 'cpu', hardware.Peak(bfloat16=1e9, float32=1e8))
+    # Eight devices: 1 ms of arithmetic in bfloat16, and 10 ms in float32.
+    for flops, seconds in (({'bfloat16': 8e6}, 1e-3), ({'bfloat16': 8e6, 'float32': 8e6}, 11e-3)):
+        _, history = run(mesh, flops_per_step=flops)
+        for point in history:
+            assert point['mfu'] == pytest.approx(point['steps_per_second'] * seconds)
 
 
 def test_a_profile_of_the_steps_asked_for(mesh, tmp_path, caplog):
