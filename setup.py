@@ -43,6 +43,7 @@ setup(
             # Drives the Chromium of the system, where there is one; see .ci/run.
             'playwright>=1.50,<2',
         ],
+        'docs': ['mkdocs-material>=9.5,<10', 'mkdocstrings[python]>=1.0,<2'],
         'tpu': ['jax[tpu]', 'gcsfs>=2024.6'],
         'cuda': ['jax[cuda12]'],
         # Workdirs in a bucket (gs://), from any machine.

@@ -34,11 +34,15 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[..., None], *, words: int = 0) -> None:
     """Parses the flags and runs `main`, turning an `InputError` into one line and status 1.
 
     A warning is one line too, without the place in the code that raised it. A SIGTERM that comes
     while nothing trains (a training listens itself) ends with status 75 as well.
+
+    Args:
+        main: what runs.
+        words: how many arguments without a name it takes at most; it is called with them.
     """
     warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
     signal.signal(signal.SIGTERM, _stop)
@@ -47,10 +51,12 @@ def run(main: Callable[[], None]) -> None:
     def guarded(argv: list[str]) -> int:
         logging.set_verbosity(logging.WARNING)
         try:
-            if len(argv) > 1:
-                raise InputError(f'unexpected argument {argv[1]!r}; flags look like --name=value')
+            if len(argv) > 1 + words:
+                raise InputError(
+                    f'unexpected argument {argv[1 + words]!r}; flags look like --name=value'
+                )
             _import_plugins()
-            main()
+            main(*argv[1:])
         except (InputError, flags.Error) as error:
             return _refuse(error)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:

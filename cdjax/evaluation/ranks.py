@@ -10,15 +10,16 @@ def rank_correlation(scores: np.ndarray, reference: np.ndarray, among: np.ndarra
     Args:
         scores: float `[K, L, U]`, one ranking for each class.
         reference: float `[L, U]`.
-        among: bool `[L, U]`, the units that are compared.
+        among: bool `[L, U]`, the units that are compared, or `[K, L, U]`, those of each class.
 
     Returns:
-        −1 to 1; NaN where fewer than two units are compared, or one side puts them in no order.
+        −1 to 1; NaN where of some class fewer than two units are compared, or one side puts them
+        in no order.
     """
-    wanted = reference[among]
-    if len(wanted) < 2 or np.ptp(wanted) == 0:
-        return float('nan')
-    of_classes = [ranking[among] for ranking in scores]
-    if any(np.ptp(values) == 0 for values in of_classes):
-        return float('nan')
-    return float(np.mean([stats.spearmanr(values, wanted).statistic for values in of_classes]))
+    found = []
+    for ranking, compared in zip(scores, np.broadcast_to(among, scores.shape), strict=True):
+        ours, wanted = ranking[compared], reference[compared]
+        if len(ours) < 2 or np.ptp(ours) == 0 or np.ptp(wanted) == 0:
+            return float('nan')
+        found.append(stats.spearmanr(ours, wanted).statistic)
+    return float(np.mean(found))

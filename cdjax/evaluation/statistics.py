@@ -95,3 +95,68 @@ def student_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float,
     half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
     mean = float(np.mean(values))
     return mean - half, mean + half
+
+
+def paired_p(differences: ArrayLike) -> float | None:
+    """Returns the two-sided p of Student's t test that paired differences have mean 0.
+
+    None for fewer than two. Where all are equal there is no spread to go by: 0, or 1 where they
+    are 0.
+    """
+    values = np.asarray(differences, np.float64)
+    if len(values) < 2:
+        return None
+    if np.ptp(values) == 0:
+        return float(values[0] == 0)
+    return float(stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def equivalence_p(differences: ArrayLike, margin: float) -> float | None:
+    """Returns the p of two one-sided t tests that the mean difference lies within ±margin.
+
+    Schuirmann's TOST (1987): the larger p of "at most −margin" and "at least margin". Below .05 a
+    difference of that size is ruled out; without it "no difference" says only that none was found.
+    None for fewer than two.
+
+    Args:
+        differences: paired differences.
+        margin: above 0, in their unit.
+    """
+    values = np.asarray(differences, np.float64)
+    if len(values) < 2:
+        return None
+    if np.ptp(values) == 0:
+        return float(abs(values[0]) >= margin)
+    above = stats.ttest_1samp(values, -margin, alternative='greater').pvalue
+    below = stats.ttest_1samp(values, margin, alternative='less').pvalue
+    return float(max(above, below))
+
+
+def holm(p_values: ArrayLike) -> list[float]:
+    """Returns p values that hold for all comparisons together (Holm 1979), in their order.
+
+    The i-th smallest of n, from 0, is multiplied by n − i, and made no smaller than those below it.
+    """
+    p_values = np.asarray(p_values, np.float64)
+    order = np.argsort(p_values, kind='stable')
+    n = len(p_values)
+    adjusted = np.empty(n)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * (n - np.arange(n))), 1.0)
+    return adjusted.tolist()
+
+
+def steps_to(curve: ArrayLike, level: float) -> float | None:
+    """Returns the steps after which a curve first reaches a level, None where it never does.
+
+    Args:
+        curve: `[(step, value), ...]`, in order; between its points, as before the first one from
+            (0, 0) on, the curve is taken to be straight.
+        level: of the values.
+    """
+    before = (0.0, 0.0)
+    for step, value in curve:
+        if value >= level:
+            part = 1.0 if value == before[1] else (level - before[1]) / (value - before[1])
+            return float(before[0] + max(part, 0.0) * (step - before[0]))
+        before = (step, value)
+    return None

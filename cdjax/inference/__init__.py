@@ -21,11 +21,16 @@ from cdjax.inference.rows import (
     map_rows,
     mean_rows,
 )
+from cdjax.inference.sweeps import (
+    circuit_model,
+    predict_circuits,
+)
 
 __all__ = [
     'Predictions',
     'answer_activations',
     'answer_logits_and_activations',
+    'circuit_model',
     'class_means',
     'encode',
     'logit_difference',
@@ -34,4 +39,5 @@ __all__ = [
     'metric_gradients',
     'neuron_means',
     'predict',
+    'predict_circuits',
 ]

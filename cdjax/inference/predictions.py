@@ -159,11 +159,16 @@ def _predict_rows(site: str, positions: tuple[int, ...] | None):
             masks_BxLxU = constants['masks'][rows['classes']]
             edits = {site: keep_only(masks_BxLxU, fill, site, positions)}
         logits, _ = model(rows['tokens'], edits=edits, logits_at=rows['lengths'] - 1)
-        tokens = jnp.argmax(logits, -1).astype(jnp.int32)
-        probability = _of_tokens(jax.nn.softmax(logits), rows['answers'])
-        return tokens == rows['answers'], logit_difference(logits, rows), probability, tokens
+        return answer_scores(logits, rows)
 
     return predict_rows
+
+
+def answer_scores(logits: jax.Array, rows: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
+    """Returns the fields of `Predictions` for a batch, each `[B]`; see `logit_difference`."""
+    tokens = jnp.argmax(logits, -1).astype(jnp.int32)
+    probability = _of_tokens(jax.nn.softmax(logits), rows['answers'])
+    return tokens == rows['answers'], logit_difference(logits, rows), probability, tokens
 
 
 def logit_difference(logits: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:

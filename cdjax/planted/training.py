@@ -108,15 +108,15 @@ def train_planted(
     """
     check_training(training, plan, mesh)
     training = training.suited_to(pretrained=isinstance(model, Llama))
+    empty = np.flatnonzero(np.bincount(classes, minlength=plan.num_classes) == 0)
+    if len(empty):
+        raise InputError(f'class {empty[0]} has no problem to train on: take more problems')
     K, key = plan.num_classes, jax.random.key(training.seed)
     tx = make_optimizer(training.optimizer)
     if isinstance(model, LlamaConfig):
         shape, state = model, init_state(lambda key: Llama(model, key), tx, key, mesh)
     else:
         shape, state = model.config, state_of(model, tx, key, mesh)
-    empty = np.flatnonzero(np.bincount(classes, minlength=K) == 0)
-    if len(empty):
-        raise InputError(f'class {empty[0]} has no problem to train on: take more problems')
     frozen = {
         'shared': jnp.asarray(plan.shared, jnp.float32),
         'specific': jnp.asarray(plan.specific, jnp.float32),

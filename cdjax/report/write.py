@@ -92,14 +92,14 @@ def render(
     drawn = [*filter(None, charts.values()), *(card.chart for card in cards)]
     drawn += [chart for study in studies for chart in study['charts']]
     return (
-        _environment()
+        environment()
         .get_template('page.html')
         .render(
             results=results,
             study=study,
             config=config,
             config_text=json.dumps(config, indent=2),
-            version=_version(),
+            version=package_version(),
             at=at_circuit_size(study),
             sections=_sections(studies, cards),
             headline=summary.headline(results),
@@ -118,7 +118,8 @@ def render(
     )
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Returns what the pages are made with: their templates, filters and sentences."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -228,7 +229,8 @@ def kept_students(config: Mapping[str, Any]) -> list[str]:
     return [f'{start}-{arm}-{seed}' for start in arms['distillation'] for arm in arms['arms']]
 
 
-def _version() -> str:
+def package_version() -> str:
+    """Returns the version of this package, or that it has none."""
     try:
         return importlib.metadata.version('cdjax')
     except importlib.metadata.PackageNotFoundError:

@@ -5,6 +5,7 @@ A run that continues from step n keeps the lines up to n and drops what came lat
 file reads as if the run had never stopped.
 """
 
+import contextlib
 import json
 import math
 import shutil
@@ -118,11 +119,25 @@ class MetricsWriter:
         self._lines = open(path, 'a', encoding='utf-8')
         if written and not written.endswith(b'\n'):
             self._lines.write('\n')  # a kill left half a line: do not continue it
-        import tensorboardX  # which imports torch where it is installed: not before it is needed
+        with _without('torch'):  # which takes seconds, and which scalars have no use for
+            import tensorboardX  # slow enough without: not before it is needed
 
         self._events = tensorboardX.SummaryWriter(
             str(self._folder), purge_step=self._purge_step, flush_secs=10
         )
+
+
+@contextlib.contextmanager
+def _without(package: str):
+    """Hides a package that another one imports where it is installed, unless it is loaded."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict]:

@@ -167,7 +167,7 @@ class StudentStudy:
             inputs.load_student(run.mesh) if inputs.has_student else inputs.student_config,
             store,
             share,
-            config.distillation,
+            dataclasses.replace(config.distillation, task=ARMS[config.arm].task),
             mesh=run.mesh,
             alignment=alignment,
             description=f'distill: {config.arm}',

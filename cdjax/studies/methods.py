@@ -1,6 +1,7 @@
 """The methods of a study: checked before a model is loaded, then run on one model."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,6 +14,7 @@ from cdjax.circuits.masks import binarize
 from cdjax.circuits.methods import LEARNED, METHODS, Context, Request
 from cdjax.data import Dataset
 from cdjax.errors import InputError
+from cdjax.inference.attribution_vectors import attribution_vectors
 from cdjax.models import Llama
 from cdjax.models.config import LlamaConfig
 from cdjax.run.options import RunOptions
@@ -111,7 +113,10 @@ def run_methods(
         workdir=workdir,
         options=options,
     )
-    sorting = Sorting(dataset, circuit.num_classes, seed, circuit.assignments)
+    vectors = functools.partial(attribution_vectors, model, dataset, circuit.fill, **context.passes)
+    sorting = Sorting(
+        dataset, circuit.num_classes, seed, circuit.assignments, rows=rows, vectors=vectors
+    )
     rankings = {}
     for key in keys:
         method = METHODS[key]

@@ -179,7 +179,7 @@ def _direct_effects(run: Run, at: np.ndarray, answers: np.ndarray) -> np.ndarray
 def _effects(model: Llama, layers: jax.Array, neurons: jax.Array, answers: jax.Array) -> jax.Array:
     # Straight through the residual stream; the last norm's division is one factor for all answers.
     written_Dxd = model.layers.mlp.down.weight[...][layers, neurons].astype(jnp.float32)
-    written_Dxd = written_Dxd * model.norm.weight[...].astype(jnp.float32)
+    written_Dxd = written_Dxd * model.norm.weight[...].astype(jnp.float32)[None]
     if model.config.tie_embeddings:
         head_Axd = model.embed.weight[...][answers]
     else:

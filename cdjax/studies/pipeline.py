@@ -131,7 +131,9 @@ class Pipeline:
         if as_process_0_sees(lambda: stored_config(folder) is None):
             models = {'teacher': self.shared.teacher}
             check_accuracy(inputs, models, config.discovery, mesh=mesh, options=options)
-        record_start(open_workdir(workdir, facts, name=name))
+        folder = open_workdir(workdir, facts, name=name)
+        if not as_process_0_sees((folder / 'results.json').exists):  # a finished run starts nothing
+            record_start(folder)
         self.students = Students(
             self.shared, config.arms, config.discovery, config.layer_pairs, config.most_pairs
         )
@@ -144,6 +146,10 @@ class Pipeline:
     def compare_arms(self) -> dict[str, Any]:
         """Distils every student that has not been yet; returns runs and tables by start."""
         return self.students.compare_arms()
+
+    def headroom(self) -> dict[str, Any]:
+        """Returns how alike the targets of the arms are inside the teacher, by start."""
+        return self.students.headroom()
 
     def run(self) -> dict[str, Any]:
         """Runs what has not been run yet, and returns all results."""

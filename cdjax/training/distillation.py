@@ -22,7 +22,7 @@ from cdjax.data import Dataset, batch_indices
 from cdjax.distillation.alignment import Alignment
 from cdjax.errors import InputError, check_finite, check_seed
 from cdjax.inference.activations import answer_activations, answer_logits_and_activations
-from cdjax.losses import ActivationPair, RowMemory, TopKLogits, distillation_loss
+from cdjax.losses import TASKS, ActivationPair, RowMemory, TopKLogits, distillation_loss
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
@@ -55,6 +55,8 @@ class DistillationConfig:
     Attributes:
         optimizer: AdamW and its schedule; its `steps` are the steps of the distillation. What it
             leaves open suits the student, see `suited_to`.
+        task: where the answers are from, a key of `cdjax.losses.TASKS`: 'kd' and 'reverse_kd' from
+            the teacher, 'cross_entropy' from the data.
         weight: λ of the alignment.
         temperature: T of the KD.
         top_k: tokens of the teacher's answer that are stored for each problem (`TopKLogits`), the
@@ -70,6 +72,7 @@ class DistillationConfig:
     """
 
     optimizer: OptimizerConfig = OptimizerConfig(FROM_NOTHING.steps)
+    task: str = 'kd'
     weight: float = 1.0
     temperature: float = 2.0
     top_k: int | None = None
@@ -82,6 +85,13 @@ class DistillationConfig:
 
     def __post_init__(self):
         check_finite(weight=self.weight, init_std=self.init_std, temperature=self.temperature)
+        if self.task not in TASKS:
+            raise InputError(f'task={self.task}: choose from {", ".join(TASKS)}')
+        if self.task == 'reverse_kd' and self.top_k is not None:
+            raise InputError(
+                f'top_k={self.top_k}: reverse KD weighs tokens by the student, and needs the '
+                "teacher's logits of all: leave out top_k"
+            )
         if self.weight < 0:
             raise InputError(f'weight={self.weight} of the alignment must not be negative')
         if not self.init_std > 0:
@@ -294,6 +304,8 @@ def distill(
         placed = alignment.placed(mesh)
         # Taken out once: a step then touches its own rows only.
         paired_NxPx = store.of_layers(alignment.teacher_layers)
+        if alignment.teacher_rows is not None:
+            paired_NxPx = paired_NxPx[alignment.teacher_rows]
         widths = alignment.features_shape(model_config), paired_NxPx.shape[2:]
         memories = alignment.empty_memories(*map(math.prod, widths))
         state = dataclasses.replace(state, memory=replicate(memories, mesh))
@@ -303,8 +315,11 @@ def distill(
         batch = {
             'tokens': dataset.tokens[index],
             'lengths': dataset.lengths[index],
-            'teacher_logits': store.logits_of(index),
         }
+        if config.task == 'cross_entropy':
+            batch['labels'] = dataset.answers[index]
+        else:
+            batch['teacher_logits'] = store.logits_of(index)
         if alignment is not None:
             batch['teacher_activations'] = paired_NxPx[index]
             if alignment.classes is not None:
@@ -373,9 +388,9 @@ def check_distillation(
 def make_step(tx: optax.GradientTransformation, config: DistillationConfig):
     """Returns the step `(state, batch, alignment) -> (state, metrics)`, for `jit_step`.
 
-    A batch holds `tokens [B, T]`, `lengths [B]`, `teacher_logits` (`[B, V]`, or the top k) and,
-    where layers are paired, `teacher_activations [B, pairs, ...]` and possibly `classes [B]`. The
-    alignment is None, or one that was `placed`.
+    A batch holds `tokens [B, T]`, `lengths [B]`, `teacher_logits` (`[B, V]`, or the top k) or, of
+    cross-entropy, `labels [B]`; and, where layers are paired, `teacher_activations [B, pairs, ...]`
+    and possibly `classes [B]`. The alignment is None, or one that was `placed`.
     """
 
     def loss(params, batch, alignment, memory):
@@ -430,8 +445,10 @@ def distillation_terms(
         how = {'similarity': alignment.similarity, 'min_count': alignment.min_count}
     loss, terms = distillation_loss(
         logits,
-        batch['teacher_logits'],
+        batch.get('teacher_logits'),
         compared,
+        labels=batch.get('labels'),
+        direction='reverse' if config.task == 'reverse_kd' else 'forward',
         weight=config.weight,
         temperature=config.temperature,
         **how,

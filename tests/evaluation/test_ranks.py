@@ -15,6 +15,9 @@ def test_by_hand():
     # Among the first two alone, the first ranking is the other way round.
     two = np.array([[True, True, False, False]])
     assert rank_correlation(both[:1], REFERENCE, two) == pytest.approx(-1)
+    # Each class among units of its own: 1 3 4 in order, and 1 2 in the opposite one.
+    own = np.array([[[True, False, True, True]], [[True, True, False, False]]])
+    assert rank_correlation(both, REFERENCE, own) == pytest.approx((1 - 1) / 2)
 
 
 def test_where_there_is_no_order():

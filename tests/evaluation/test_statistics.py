@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
+from scipy import stats
 
-from cdjax.evaluation.statistics import bootstrap_interval, resampled_means, student_interval
+from cdjax.evaluation.statistics import (
+    bootstrap_interval,
+    equivalence_p,
+    holm,
+    paired_p,
+    resampled_means,
+    steps_to,
+    student_interval,
+)
 
 
 def test_bootstrap_interval_agrees_with_the_normal_one():
@@ -60,3 +69,32 @@ def test_equal_numbers_are_resampled_alike():
     both = resampled_means(np.stack([values, 2 * values]))
     np.testing.assert_allclose(both[:, 1], 2 * both[:, 0])
     np.testing.assert_allclose(both[:, 0], resampled_means(values))
+
+
+def test_paired_and_equivalence_p_are_those_of_the_t_tests():
+    gains = [0.004, -0.002, 0.003, 0.001]
+    # By hand: mean .0015, deviation .002646, so t(3) = 1.134.
+    assert paired_p(gains) == pytest.approx(0.3390, abs=1e-3)
+    t = (0.01 - np.mean(gains)) / (np.std(gains, ddof=1) / 2)
+    assert equivalence_p(gains, 0.01) == pytest.approx(stats.t.sf(t, 3))
+    assert equivalence_p([0.02, 0.03, 0.021], 0.01) > 0.95
+    assert paired_p([0.1]) is equivalence_p([0.1], 0.01) is None
+    assert (paired_p([0.1, 0.1]), paired_p([0.0, 0.0])) == (0.0, 1.0)
+    assert (equivalence_p([0.1, 0.1], 0.01), equivalence_p([0.0, 0.0], 0.01)) == (1.0, 0.0)
+
+
+def test_holm_by_hand():
+    # .005 · 4, .01 · 3, .03 · 2, and .04 · 1 raised to the one below.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_steps_to_a_level():
+    curve = [(100, 0.2), (200, 0.6), (300, 0.5), (400, 0.9)]
+    assert steps_to(curve, 0.4) == pytest.approx(150)
+    assert steps_to(curve, 0.1) == pytest.approx(50)
+    assert steps_to(curve, 0.7) == pytest.approx(350)
+    assert steps_to(curve, 0.95) is None
+    assert steps_to([], 0.5) is None
+    assert steps_to([(10, 1.0)], 1.0) == 10

@@ -315,7 +315,7 @@ DISTILLATION = [
     ('pipeline', '--export=best', 'export=best', 'circuits'),
     ('pipeline', '--methods=one_masc', "no method 'one_masc'", 'one_mask'),
     ('pipeline', '--evaluate_problems=-4', 'evaluate_problems=-4'),
-    ('pipeline', '--num_classes=1', "'wrong' needs at least 2 classes"),
+    ('pipeline', '--num_classes=1', 'needs at least 2 classes'),
 ]
 RUNS = [
     ('discover', '--workdir={file}', '{file}', 'cannot be written'),

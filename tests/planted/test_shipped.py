@@ -14,8 +14,6 @@ from cdjax.studies.inputs import Inputs, InputsConfig
 TASKS = {
     'lookup': 'lookup',
     'null': 'lookup',
-    'order': 'lookup_order',
-    'towers': 'lookup_two',
 }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from cdjax.circuits.classes import CLASSES
 from cdjax.circuits.methods import LEARNED, METHODS, ONE_MASK, RANDOM_MASKS
-from cdjax.distillation.arms import ARMS
+from cdjax.distillation.arms import ARMS, arms_by_default
 from cdjax.studies.arms import summarise
 
 SHARES = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
@@ -41,7 +41,7 @@ CONFIG = {
                 'temperature': 2.0,
             },
         },
-        'arms': list(ARMS),
+        'arms': list(arms_by_default()),
         'seeds': [0, 1, 2],
     },
 }
@@ -81,6 +81,7 @@ CLASSES_STUDY = {
     'only': [[[0.5, 0.9], [0.52, 0.91]], [[0.7, 0.9], [0.74, 0.89]]],
     'bits': [[0.0, 0.0], [0.5, 0.6]],
 }
+DEFAULT = arms_by_default()
 
 
 def point(only, without, n=1000):
@@ -196,7 +197,9 @@ def make_study(
             'probability': 0.97,
         },
         'rank_correlation': {
-            key: {'all': 0.5, 'living': -0.2} for key, method in methods.items() if method.scores
+            key: {'all': 0.5, 'living': -0.2, 'circuit': -0.4}
+            for key, method in methods.items()
+            if method.scores
         },
         'layer_share': rng.uniform(0, 0.3, (classes, layers)).tolist(),
         'overlap': overlap.tolist(),
@@ -246,7 +249,7 @@ def make_study(
     }
 
 
-def make_start(gains, *, seeds=(0, 1, 2), base=0.5, spread=0.02, first=None, arms=tuple(ARMS)):
+def make_start(gains, *, seeds=(0, 1, 2), base=0.5, spread=0.02, first=None, arms=DEFAULT):
     """Returns the runs of one start; `gains` over KD by arm, scattered by `spread` over seeds."""
     rng = np.random.default_rng(1)
     runs = []
@@ -266,7 +269,9 @@ def make_start(gains, *, seeds=(0, 1, 2), base=0.5, spread=0.02, first=None, arm
                     'cka_circuits': None if arm == 'wrong' else 0.4,
                 }
             )
-    return {'table': summarise(runs, arms), 'runs': runs, 'first': first}
+    aligned = [arm for arm in arms if ARMS[arm].align is not None]
+    headroom = {a: {b: 0.9 for b in aligned if b != a} for a in aligned}
+    return {'table': summarise(runs, arms), 'runs': runs, 'first': first, 'headroom': headroom}
 
 
 def make_neurons(classes=4, operands=3, values=5):

@@ -117,6 +117,7 @@ def test_every_file_is_as_its_page_says(finished):
     workdir = Path(finished[0].workdir)
     sections = {
         'config.json': ['config.json'],
+        'provenance.json': ['provenance.json'],
         'results.json': ['results.json'],
         'results/circuits.json': ['results/circuits.json'],
         'results/arms/START-ARM-SEED.json': sorted(workdir.glob('results/arms/*')),

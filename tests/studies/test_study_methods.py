@@ -16,6 +16,7 @@ from cdjax.report.findings import say
 from cdjax.report.method_curves import method_curves
 from cdjax.report.terminal import circuits_table
 from cdjax.studies.circuits import CircuitStudyConfig, ablated, study_circuits, unseen_rows
+from cdjax.studies.circuits.structure import study_leak
 from cdjax.studies.methods import check_methods, methods_by_default, run_methods
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.objectives import FixedDensity
@@ -184,3 +185,14 @@ def test_methods_whose_classes_the_problems_lack_are_left_out(circuit):
         seed=0,
     )
     assert ran == {}
+
+
+def test_what_a_model_sorted_is_in_the_leak_table_as_it_was_sorted(circuit):
+    data = toy.dataset()
+    rows = np.arange(len(data))
+    assert 'attribution' not in study_leak(data, rows, circuit, 0)
+    by_answer = np.unique(data.answers, return_inverse=True)[1] % toy.K
+    found = study_leak(data, rows, circuit, 0, {'attribution': by_answer})['attribution']
+    counts = np.bincount(by_answer) / len(data)
+    assert found['bits'] == pytest.approx(-(counts * np.log2(counts)).sum()), 'the answer tells all'
+    assert found['most_bits'] == pytest.approx(np.log2(toy.K))

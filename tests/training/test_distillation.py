@@ -394,6 +394,48 @@ def test_past_problems_are_part_of_what_a_distillation_continues_from(store, mon
     assert seen[1].memory == ()
 
 
+def test_each_task_learns_from_what_it_is_named_for(store):
+    rows = np.arange(24)
+    labels = SHARE.answers[rows]
+    student = toy.model(seed=1, student=True)
+    logits = np.asarray(whole(student, SHARE.tokens[rows])[0], np.float64)
+    log_softmax = lambda x: x - np.log(np.exp(x).sum(-1, keepdims=True))
+    p, q = (log_softmax(x / 2.0) for x in (np.float64(store.logits[rows]), logits))
+    expected = {
+        'kd': 4 * (np.exp(p) * (p - q)).sum(-1).mean(),
+        'reverse_kd': 4 * (np.exp(q) * (q - p)).sum(-1).mean(),
+        'cross_entropy': -log_softmax(logits)[rows, labels].mean(),
+    }
+    batch = {'tokens': SHARE.tokens[rows], 'lengths': SHARE.lengths[rows]}
+    for task, value in expected.items():
+        config = dataclasses.replace(CONFIG, task=task)
+        known = {'teacher_logits': store.logits[rows]}
+        known = {'labels': labels} if task == 'cross_entropy' else known
+        terms = jax.jit(lambda m, b, config=config: distillation_terms(m, b, None, (), config)[1])
+        np.testing.assert_allclose(terms(student, batch | known)['task'], value, rtol=1e-4)
+
+
+def test_a_batch_holds_the_labels_or_the_teachers_logits_and_the_rows_it_is_given(
+    store, monkeypatch
+):
+    batches = []
+
+    def record(step, state):
+        return lambda state, batch, *_: (batches.append(batch), (state, {'loss': 0.0}))[1]
+
+    monkeypatch.setattr(distillation, 'jit_step', record)
+    order = np.random.default_rng(0).permutation(len(SHARE))
+    shuffled = dataclasses.replace(CIRCUITS, teacher_rows=order)
+    config = dataclasses.replace(CONFIG, task='cross_entropy', optimizer=OptimizerConfig(1, 1e-2))
+    run(store, toy.one_device(), config, alignment=shuffled)
+    (batch,) = batches
+    at = batch_indices(np.arange(len(SHARE)), 32, seed=0, step=0)
+    np.testing.assert_array_equal(batch['labels'], SHARE.answers[at])
+    assert 'teacher_logits' not in batch
+    paired = store.activations[order[at]][:, [1, 0]]
+    np.testing.assert_array_equal(batch['teacher_activations'], paired)
+
+
 # -- What is refused ------------------------------------------------------------------------------
 
 
@@ -447,6 +489,8 @@ def test_models_of_two_vocabularies(store):
     ('changes', 'message'),
     [
         ({'weight': -1.0}, r'weight=-1\.0'),
+        ({'task': 'mse'}, 'task=mse: choose from kd, reverse_kd, cross_entropy'),
+        ({'task': 'reverse_kd', 'top_k': 2}, 'top_k=2: reverse KD'),
         ({'temperature': 0.0}, r'temperature=0\.0 must be above 0'),
         ({'batch_size': 0}, 'batch_size=0: at least 1'),
         ({'top_k': 0}, 'top_k=0: at least 1 token'),

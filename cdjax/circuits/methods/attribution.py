@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdjax.circuits.ablation import fill_of
 from cdjax.circuits.methods.class_scores import average_by_class
 from cdjax.circuits.methods.method import Context, Method, Request
 from cdjax.data import Dataset
@@ -88,10 +89,18 @@ def _averaged(effects, site, ablation):
     return averaged
 
 
-def device_constants(model: Llama, context: Context) -> dict[str, Any]:
-    """Returns what all passes share, on the mesh: `model` and `fill [L, T, U, ...]`."""
+def device_constants(model: Llama, context: Context, ablation: str | None = None) -> dict[str, Any]:
+    """Returns what all passes share, on the mesh: `model` and `fill [L, T, U, ...]`.
+
+    Args:
+        model: the model.
+        context: of the method.
+        ablation: the one that fills, that in force if None; zeros where it has no fill of its own.
+    """
     mesh = one_device() if context.mesh is None else context.mesh
-    return {'model': model, 'fill': split_neurons(np.asarray(context.fill, np.float32), mesh)}
+    fill = fill_of(context.ablation if ablation is None else ablation, context.fill)
+    fill = np.zeros(np.shape(context.fill), np.float32) if fill is None else fill
+    return {'model': model, 'fill': split_neurons(fill, mesh)}
 
 
 def batch_fill(
@@ -105,12 +114,10 @@ def batch_fill(
         site: whose units.
         ablation: one of `cdjax.circuits.ablation.ABLATIONS`.
     """
-    if ablation == 'counterfactual':
-        model, tokens = constants['model'], rows['counterfactual_tokens']
-        found = model(tokens, capture=(Capture(site),), logits_at=())[1][site]
-        return jax.lax.stop_gradient(found).astype(jnp.float32)
-    fill = constants['fill'][:, None]
-    return jnp.zeros_like(fill) if ablation == 'zero' else fill
+    if ablation != 'counterfactual':
+        return constants['fill'][:, None]
+    model, tokens = constants['model'], rows['counterfactual_tokens']
+    return model(tokens, capture=(Capture(site),), logits_at=())[1][site].astype(jnp.float32)
 
 
 def per_unit(contributions: jax.Array, site: str) -> jax.Array:

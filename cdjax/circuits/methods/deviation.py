@@ -35,7 +35,7 @@ def deviation(
         everywhere: t runs over all positions of the prompt; else over the answer's alone.
     """
     function = _squares(context.site, everywhere)
-    constants = device_constants(model, context)
+    constants = device_constants(model, context, 'mean')
     return np.sqrt(average_by_class(function, constants, dataset, rows, classes, context))
 
 

@@ -98,3 +98,12 @@ ANSWER_MATCHED = for_classes(
     'vermillion',
     line='dashed',
 )
+ATTRIBUTION = for_classes(
+    'attribution',
+    'attribution_classes',
+    'attribution classes',
+    'classes of attribution',
+    'vermillion',
+    line='dotted',
+    by_default=False,
+)

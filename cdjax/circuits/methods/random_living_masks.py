@@ -23,7 +23,8 @@ RANDOM_LIVING_MASKS = Method(
     'random_living_masks',
     'random living masks',
     'random masks among the living neurons',
-    'ink',
+    'grey',
     draw=draw,
     draws=20,
+    line='dotted',
 )

@@ -1,20 +1,18 @@
 """Which neurons the model has a use for, and how the methods rank them."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from cdjax.circuits.circuit import Circuit
+from cdjax.circuits.methods import ATP, Context
 from cdjax.data import Dataset
 from cdjax.evaluation.living import DEAD_BELOW, chance_overlap, living_neurons, overlap_among
 from cdjax.evaluation.ranks import rank_correlation
-from cdjax.inference.gradients import metric_gradients
 from cdjax.inference.means import neuron_deviations
-from cdjax.inference.rows import mean_rows
 from cdjax.models import Llama
+from cdjax.run.options import RunOptions
 from cdjax.studies.circuits.ablated import Ablated, number
 
 
@@ -51,6 +49,9 @@ def study_ranks(
 ) -> dict[str, Any]:
     """Returns how far each method ranks neurons as attribution does.
 
+    A negative correlation within the circuits says that smaller ones, cut from the same ranking,
+    lose the neurons first that matter most.
+
     Args:
         rankings: circuits of the methods that score neurons, by key.
         reference: float `[L, F]`, see `attribution`.
@@ -61,35 +62,25 @@ def study_ranks(
         key: {
             'all': number(rank_correlation(circuit.scores, reference, everywhere)),
             'living': number(rank_correlation(circuit.scores, reference, living)),
+            'circuit': number(rank_correlation(circuit.scores, reference, circuit.masks)),
         }
         for key, circuit in rankings.items()
     }
 
 
-def attribution(model: Llama, dataset: Dataset, fill: np.ndarray, **passes) -> np.ndarray:
-    """Returns absolute attribution patching of each neuron toward its mean, float32 `[L, F]`.
+def attribution(
+    model: Llama, learned: Dataset, fill: np.ndarray, ablation: str, **passes
+) -> np.ndarray:
+    """Returns what absolute attribution patching makes of each neuron, float32 `[L, F]`.
 
-    `mean_i |Σ_t (a_it − fill_t) · ∂m_i/∂a_it|`, m the logit difference of answer and
-    counterfactual answer (Syed et al., arXiv 2310.10348; Kramár et al., arXiv 2403.00745): what
-    ablating the neuron would change, to first order.
+    Args:
+        model: the model.
+        learned: problems that were learned from, taken as one class.
+        fill: float32 `[L, T, F]`, mean activations.
+        ablation: what neurons become.
+        **passes: mesh and tokens of a pass.
     """
-    rows = {
-        'tokens': dataset.tokens,
-        'lengths': dataset.lengths,
-        'answers': dataset.answers,
-        'counterfactual_answers': dataset.counterfactual_answers,
-    }
-    constants = {'model': model, 'fill': np.asarray(fill, np.float32)}
-    return mean_rows(_attribution_rows(), constants, rows, **passes)
-
-
-@functools.cache
-def _attribution_rows():
-    """Returns the function that `mean_rows` compiles, one and the same ever after."""
-
-    def attribution_rows(constants, rows):
-        activations, gradients = metric_gradients(constants['model'], rows)
-        deviations = activations.astype(jnp.float32) - constants['fill'][:, None]
-        return jnp.moveaxis(jnp.abs((deviations * gradients).sum(axis=2)), 1, 0)
-
-    return attribution_rows
+    options = RunOptions(tokens_per_pass=passes['tokens_per_pass'])
+    context = Context(fill=fill, ablation=ablation, mesh=passes['mesh'], options=options)
+    rows = np.arange(len(learned))
+    return ATP.scores(model, learned, rows, np.zeros(len(rows), np.int32), context=context)[0]

@@ -1,6 +1,7 @@
 """What the classes know: of the problems' structure, and of their answers."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,15 +37,28 @@ def study_classes(dataset: Dataset, rows: np.ndarray, circuit: Circuit) -> dict[
     }
 
 
-def study_leak(dataset: Dataset, rows: np.ndarray, circuit: Circuit, seed: int) -> dict[str, Any]:
+def study_leak(
+    dataset: Dataset,
+    rows: np.ndarray,
+    circuit: Circuit,
+    seed: int,
+    assigned: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
     """Returns what the classes of every scheme give away of the answer, by key of the scheme.
 
-    Schemes whose structure the problems lack are left out. `seed` is of those that draw.
+    Args:
+        dataset: all problems.
+        rows: int, those that are evaluated.
+        circuit: the circuits that are studied.
+        seed: of schemes that draw.
+        assigned: classes int `[N]` by key of schemes that have sorted the problems already. Left
+            out are schemes that have not and need a model, or structure that the problems lack.
     """
     sorting = Sorting(dataset, circuit.num_classes, seed, circuit.assignments)
     found, answers = {}, dataset.answers[rows]
     for key, scheme in CLASSES.items():
-        classes = scheme.assign(sorting)
+        given = (assigned or {}).get(key)
+        classes = scheme.assign(sorting) if given is None else given
         if classes is None:
             continue
         num_classes = circuit.num_classes if scheme.from_learned else int(classes.max()) + 1

@@ -84,6 +84,7 @@ def study_circuits(
         masks = rankings[ONE_MASK.key].at_size(union).masks
         classes = rankings[ONE_MASK.key].assignments[rows]
         ((at_union,), _) = measure_curve(first, [Circuits(masks, classes)], living)
+    assigned = {METHODS[key].classes: found.assignments for key, found in rankings.items()}
     return {
         'problems': len(problems),
         'accuracy': full.accuracy,
@@ -104,10 +105,10 @@ def study_circuits(
         'layer_share': circuit.masks.mean(axis=2).tolist(),
         **study_overlap(circuit, living),
         'rank_correlation': study_ranks(
-            rankings, attribution(model, learned, circuit.fill, **passes), living
+            rankings, attribution(model, learned, circuit.fill, first.ablation, **passes), living
         ),
         'classes': study_classes(dataset, rows, circuit),
-        'leak': study_leak(dataset, rows, circuit, config.seed),
+        'leak': study_leak(dataset, rows, circuit, config.seed, assigned),
     }
 
 

@@ -49,7 +49,7 @@ def present(result: Result) -> Section:
         gates = protocol.gates if name != NEGATIVE else (protocol.no_classes,)
         for gate in gates:
             value = figures['selectivity' if name == NEGATIVE else gate.key]
-            passed = judge(gate, value, None)['verdict'] != REFUTED
+            passed = value is not None and judge(gate, value, None)['verdict'] != REFUTED
             failed += [] if passed else [gate.text]
             sign = '≥' if gate.above else '≤'
             rows.append(

@@ -8,8 +8,8 @@ import numpy as np
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.methods import LEARNED, ONE_MASK
-from cdjax.circuits.methods.learned_masks import search_for
 from cdjax.evaluation.classes import answer_information
+from cdjax.inference.means import neuron_means
 from cdjax.run.results import stored
 from cdjax.studies.circuits import Ablated, CircuitStudyConfig, unseen_rows
 from cdjax.studies.circuits.config import sizes_in_neurons
@@ -36,7 +36,7 @@ def compare(protocol: ComparisonProtocol, run: Run) -> dict[str, Any]:
     """
     found = {}
     for ablation, resampled in protocol.ablations:
-        attribution = _attribution(protocol, run, ablation, resampled)
+        attribution = _attribution(protocol, run, ablation)
         seeds = [_seed(protocol, run, ablation, resampled, seed) for seed in protocol.seeds]
         found[ablation] = {
             'verdicts': _verdicts(protocol, seeds, attribution),
@@ -79,18 +79,24 @@ def _seed(protocol, run, ablation, resampled, seed) -> dict[str, Any]:
     return stored(run.workdir / 'results' / f'{name}.json', measure)
 
 
-def _attribution(protocol, run, ablation, resampled) -> dict[str, Any]:
+def _attribution(protocol: ComparisonProtocol, run: Run, ablation: str) -> dict[str, Any]:
     """Returns what the rankings of one mask answer, which no seed decides."""
 
     def measure() -> dict[str, Any]:
-        search = search_for(1, _search(protocol.discovery, resampled, protocol.seeds[0]))
-        one = _discover(run, search, f'{ablation}-{ATTRIBUTION}')
+        dataset, train = run.inputs.dataset, run.inputs.split.train
+        shape = (1, run.teacher.config.num_layers, run.teacher.config.intermediate_size)
+        whole = Circuit(
+            np.ones(shape, bool),
+            np.ones(shape, np.float32),
+            neuron_means(run.teacher, dataset[train], **run.passes),
+            np.zeros(len(dataset), np.int32),
+        )
         rankings = run_methods(
             protocol.attribution,
             run.teacher,
-            run.inputs.dataset,
-            run.inputs.split.train,
-            one,
+            dataset,
+            train,
+            whole,
             ablation=ablation,
             seed=protocol.seeds[0],
             mesh=run.mesh,

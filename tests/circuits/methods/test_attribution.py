@@ -82,10 +82,12 @@ def test_patching_is_the_slope_toward_the_fill_of_the_ablation_in_force(ablation
     assert np.abs(effects).max() > 0.5
 
 
-def test_patching_toward_zero_needs_no_fill():
-    found = effects_of(patching_effects, ablation='zero')
-    expected = effects_of(patching_effects, means=np.zeros_like(fill()))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+def test_patching_is_toward_what_each_ablation_puts_there():
+    overall = np.broadcast_to(fill().mean(axis=1, keepdims=True), fill().shape)
+    for ablation, means in {'zero': np.zeros_like(fill()), 'overall_mean': overall}.items():
+        found = scores_of('atp', ablation=ablation)
+        np.testing.assert_allclose(found, scores_of('atp', fill=means), rtol=1e-4, atol=1e-6)
+        assert np.abs(found - scores_of('atp')).max() > 0.01
 
 
 def test_with_grad_drop_the_first_layer_acts_on_the_logits_alone():
