@@ -1,5 +1,3 @@
-"""The training of a planted teacher: what it refuses, and what its folder remembers."""
-
 import dataclasses
 
 import numpy as np
@@ -9,11 +7,8 @@ import toy_study as toy
 from cdjax.errors import InputError
 from cdjax.planted.plan import PlanConfig, draw_plan
 from cdjax.planted.training import PlantConfig, check_training, planted_classes, train_planted
-from cdjax.run.options import RunOptions
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import OptimizerConfig
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 PLAN = draw_plan(PlanConfig(2, 3), 2, toy.L, toy.F)
 TRAINING = LanguageModelConfig(OptimizerConfig(2), batch_size=8)
@@ -60,35 +55,3 @@ def test_a_class_without_problems_is_named():
 def test_a_floor_is_positive():
     with pytest.raises(InputError, match='plant_floor=0 must be above 0'):
         PlantConfig(floor=0)
-
-
-PLANT = PlantConfig(plan=PlanConfig(shared=4, specific=6))
-
-
-def train(workdir, plant=PLANT, seed=0, **changes):
-    classes = planted_classes(toy.dataset(), plant)
-    plan = draw_plan(dataclasses.replace(plant.plan, seed=seed), 2, toy.L, toy.F)
-    training = LanguageModelConfig(OptimizerConfig(1), batch_size=16)
-    return train_planted(
-        toy.model(),
-        toy.dataset(),
-        changes.get('classes', classes),
-        plan,
-        plant,
-        training,
-        mesh=toy.one_device(),
-        workdir=workdir,
-        options=RunOptions(check_gradients=False),
-    )
-
-
-def test_a_folder_is_that_of_one_plan(tmp_path):
-    train(tmp_path)
-    classes = 1 - planted_classes(toy.dataset(), PLANT)
-    for words, changes in (
-        ('plan.shared', {'seed': 1}),
-        ('config.floor', {'plant': dataclasses.replace(PLANT, floor=0.5)}),
-        ('classes', {'classes': classes}),
-    ):
-        with pytest.raises(InputError, match=f'holds another training: {words}'):
-            train(tmp_path, **changes)
