@@ -169,7 +169,7 @@ def train_planted(
             'training': training,
             'data': dataset.hash,
             'classes': classes,
-            'plan': [plan.shared, plan.specific],
+            'plan': plan,
         },
         diagnose=diagnose,
         tokens_per_step=size[0] * size[1],

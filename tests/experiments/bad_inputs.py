@@ -3,8 +3,10 @@
 `{x}` in a flag or a word is a file or folder of `make_files`.
 """
 
+import contextlib
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,7 @@ def make_files(folder: Path) -> dict[str, Path]:
     make.circuits()
     make.tasks()
     make.runs()
+    make.addresses()
     return make.files
 
 
@@ -224,3 +227,13 @@ class _Files:
         self._new('recipe_unknown').write_text('--steps=many\n')
         orbax = self._copy('orbax')
         (orbax / 'parameters.json').write_text('{"embed.weight": 5}')
+
+    def addresses(self):
+        """Adds an address for each launcher that several processes can run."""
+        with contextlib.ExitStack() as stack:  # all at once, or two would be the same
+            for launcher in (
+                *('discover', 'distill', 'evaluate', 'pipeline', 'compare_arms'),
+                *('train_teacher', 'settle', 'convert'),
+            ):
+                free = stack.enter_context(socket.create_server(('localhost', 0)))
+                self.files[f'address_{launcher}'] = f'localhost:{free.getsockname()[1]}'

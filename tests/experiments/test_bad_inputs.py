@@ -8,14 +8,15 @@ from launchers import run_launchers
 
 TOY = ('--teacher={teacher}', '--operands=2', '--high=9', '--compilation_cache=')
 RUN = (*TOY, '--workdir={new}', '--least_accuracy=0')  # the toy teacher answers nothing right
+BATCH = '--batch_size=16'  # of a share of 29
 SOUND = {
     'discover': RUN,
-    'distill': (*RUN[:-1], '--arm=kd'),
-    'compare_arms': RUN,
+    'distill': (*RUN[:-1], BATCH, '--arm=kd'),
+    'compare_arms': (*RUN, BATCH),
     # Of the 32 neurons of its student 1 % are none.
-    'pipeline': (*RUN, '--smallest_size=.05'),
+    'pipeline': (*RUN, BATCH, '--smallest_size=.05'),
     'evaluate': (*TOY, '--circuits={circuits}', '--output={new}'),
-    'plan': (*TOY[:-1], '--target=cpu', '--nolargest_batch', '--output={new}'),
+    'plan': (*TOY[:-1], BATCH, '--target=cpu', '--nolargest_batch', '--output={new}'),
     'train_teacher': (*TOY[1:], '--workdir={new}'),
     'settle': ('--workdir={new}', '--compilation_cache='),
     'convert': ('--source={teacher}', '--target={new}', '--compilation_cache='),
@@ -345,6 +346,18 @@ RUNS = [
     ),
     ('discover', '--compilation_cache={file}/cache', '--compilation_cache'),
 ]
+# Refused once the processes of a run have found each other: until then no device may be touched.
+for launcher, text, words in (
+    ('evaluate', '--split_seed=1', 'comes from another split'),
+    ('convert', '--source={weights_cut}', 'truncated'),
+    ('settle', '--workdir={foreign}', 'thesis.tex'),
+    *(
+        (launcher, '--workdir={foreign}', 'thesis.tex')
+        for launcher in ('discover', 'distill', 'pipeline', 'compare_arms', 'train_teacher')
+    ),
+):
+    alone = f'--coordinator={{address_{launcher}}} --num_processes=1 --process_id=0'
+    RUNS.append((launcher, f'{alone} {text}', words))
 OTHERS = [
     ('convert', '--source={folder}/none', 'no folder'),
     ('convert', '--source={weights_cut}', 'truncated'),
