@@ -11,7 +11,7 @@ from typing import Any
 
 from cdjax.circuits.methods import LEARNED
 from cdjax.distillation.arms import ARMS, CIRCUITS
-from cdjax.studies.arms import t_interval
+from cdjax.evaluation.statistics import student_interval
 from cdjax.wording import listing, percent, points, points_interval
 
 MORE, LESS, SAME, UNKNOWN = 'more', 'less', 'same', 'unknown'
@@ -63,7 +63,7 @@ def arm_difference(runs: Sequence[Mapping[str, Any]], arm: str, other: str) -> D
     paired = [of[arm, s] - of[other, s] for name, s in of if name == arm and (other, s) in of]
     if not paired:
         return None
-    return Difference(sum(paired) / len(paired), t_interval(paired))
+    return Difference(sum(paired) / len(paired), student_interval(paired))
 
 
 def overlap_difference(study: Mapping[str, Any]) -> Difference | None:

@@ -9,13 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from scipy import stats
 
 from cdjax.data import Dataset, Split
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, KD, Given, arms_by_default
 from cdjax.errors import InputError, check_seed
-from cdjax.evaluation.statistics import equivalence_p, holm, paired_p, steps_to
+from cdjax.evaluation.statistics import (
+    equivalence_p,
+    holm,
+    paired_p,
+    steps_to,
+    student_interval,
+)
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.predictions import predict
 from cdjax.losses import class_conditional_cka, linear_cka
@@ -288,7 +293,7 @@ def summarise(runs: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> list[di
         if arm != KD.key and paired:
             row['gains'] = paired
             row['gain'] = float(np.mean(paired))
-            row['gain_interval'] = t_interval(paired)
+            row['gain_interval'] = student_interval(paired)
             row['p'] = paired_p(paired)
             row['p_equivalent'] = equivalence_p(paired, EQUIVALENT)
         rows.append(row)
@@ -296,13 +301,3 @@ def summarise(runs: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> list[di
     for row, p in zip(tested, holm([row['p'] for row in tested]), strict=True):
         row['p_holm'] = p
     return rows
-
-
-def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Returns Student's interval of the mean of a few values, None for fewer than two."""
-    n = len(values)
-    if n < 2:
-        return None
-    half = stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
-    mean = np.mean(values)
-    return float(mean - half), float(mean + half)
