@@ -2,8 +2,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from scipy import stats
 import toy_study as toy
+from scipy import stats
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.data import Split
