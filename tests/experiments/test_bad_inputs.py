@@ -285,7 +285,12 @@ DISTILLATION = [
     ('distill', '--steps=0', 'steps=0'),
     ('distill', '--batch_size=0', 'batch_size=0'),
     ('distill', '--batch_size=1000000000', 'batch_size=1000000000 takes at least', 'GB'),
-    ('pipeline', '--batch_size=1000000000', 'batch_size=1000000000 takes at least', 'GB'),
+    (
+        'pipeline',
+        '--arms=kd --rediscover=kd --export=kd --batch_size=1000000000',
+        'batch_size=1000000000 takes at least',
+        'GB',
+    ),
     ('distill', '--batch_size=64 --microbatches=3', 'microbatches=3 does not divide'),
     ('distill', '--compute_dtype=float16', '--compute_dtype=float16'),
     ('distill', '--remat=most', '--remat=most'),
