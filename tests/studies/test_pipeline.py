@@ -22,7 +22,6 @@ from cdjax.errors import InputError
 from cdjax.models import Llama, load_huggingface, save_huggingface
 from cdjax.run.folder import VERSION
 from cdjax.run.options import RunOptions
-from cdjax.run.provenance import PROVENANCE
 from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.extra import STUDIES
@@ -229,9 +228,7 @@ def test_a_second_run_recomputes_nothing(finished, monkeypatch):
 
 
 def _files(workdir):
-    """All files but the provenance, to which each start adds itself."""
-    files = (path for path in Path(workdir).rglob('*') if path.is_file())
-    return sorted(path for path in files if path.name != PROVENANCE)
+    return sorted(path for path in Path(workdir).rglob('*') if path.is_file())
 
 
 def test_another_run_is_refused(finished):
