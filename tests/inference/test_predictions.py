@@ -90,7 +90,7 @@ def manual(masks, classes, values_LxBxTxF):
     return logits
 
 
-@pytest.mark.parametrize('ablation', ['zero', 'mean', 'counterfactual'])
+@pytest.mark.parametrize('ablation', ['zero', 'mean', 'overall_mean', 'counterfactual'])
 def test_each_problem_has_its_own_circuit_and_ablation(ablation, circuits, fill, whole):
     masks, classes = circuits
     data = toy.dataset()
@@ -100,7 +100,11 @@ def test_each_problem_has_its_own_circuit_and_ablation(ablation, circuits, fill,
         )
     else:
         values = np.zeros((toy.L, 1, toy.T, toy.F), np.float32)
-        values += fill[:, None] if ablation == 'mean' else 0
+        if ablation != 'zero':
+            values += fill[:, None]
+        if ablation == 'overall_mean':
+            for position in range(toy.T):
+                values[:, :, position] = sum(fill[:, None, t] for t in range(toy.T)) / toy.T
     # zero ablation must not read the fill that a study passes on to all kinds
     predictions = predict_toy(masks=masks, classes=classes, ablation=ablation, fill=fill)
     assert_predicts(predictions, manual(masks, classes, values))
