@@ -41,6 +41,14 @@ setup(
             'gcsfs>=2024.6',
             'gcp-storage-emulator>=2026.7',
         ],
+        # What the benchmark compares with; a peer that is not installed is named and left out.
+        'benchmark': [
+            'torch>=2.6',
+            'transformer-lens>=4.3',
+            'nnsight>=0.8',
+            'pytorch-cka==1.1.3',
+            'ckatorch>=1.0.3',
+        ],
         'tpu': ['jax[tpu]', 'gcsfs>=2024.6'],
         'cuda': ['jax[cuda12]'],
         # Workdirs in a bucket (gs://), from any machine.
