@@ -4,12 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test compilers lint format clean
+.PHONY: demo test docs compilers lint format clean
 
 $(STAMP): setup.py requirements.txt constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -27,10 +27,14 @@ format: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist=loadfile
 
+# The documentation as a site, in site/; a warning is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # The TPU compiler that the installed jax pins, for `experiments.plan`; it needs no TPU.
 compilers: $(STAMP)
 	test -d .compilers/libtpu || $(BIN)/python -m pip install --quiet --no-deps --target .compilers \
 	  $$($(BIN)/python -c 'from cdjax.planning.targets import *; print(*compiler_packages(parse_target("v5e:4x4")))')
 
 clean:
-	rm -rf $(VENV) .compilers build dist *.egg-info
+	rm -rf $(VENV) .compilers site build dist *.egg-info

@@ -22,7 +22,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11,<3.14',
     packages=find_packages(include=['cdjax', 'cdjax.*']),
-    package_data={'cdjax': ['assets/**/*', 'report/*.html', 'report/*.css']},
+    package_data={'cdjax': ['assets/**/*', 'report/templates/*']},
     install_requires=requirements('requirements.txt'),
     extras_require={
         # torch is the reference that the tests compare with; see constraints.txt.
@@ -40,6 +40,8 @@ setup(
             'PyYAML>=6,<7',
             'gcsfs>=2024.6',
             'gcp-storage-emulator>=2026.7',
+            # Drives the Chromium of the system, where there is one; see .ci/run.
+            'playwright>=1.50,<2',
         ],
         # What the benchmark compares with; a peer that is not installed is named and left out.
         'benchmark': [
@@ -49,6 +51,7 @@ setup(
             'pytorch-cka==1.1.3',
             'ckatorch>=1.0.3',
         ],
+        'docs': ['mkdocs-material>=9.5,<10', 'mkdocstrings[python]>=1.0,<2'],
         'tpu': ['jax[tpu]', 'gcsfs>=2024.6'],
         'cuda': ['jax[cuda12]'],
         # Workdirs in a bucket (gs://), from any machine.

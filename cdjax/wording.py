@@ -2,17 +2,11 @@
 
 from collections.abc import Sequence
 
-NBSP, MINUS = '\u00a0', '\u2212'
-ABSENT = '–'
+NBSP, MINUS, ABSENT = '\u00a0', '\u2212', '–'
 
 
 def percent(share: float | None, digits: int | None = None) -> str:
-    """Returns a share as per cent: `.941` is `94 %`.
-
-    Args:
-        share: 0 to 1; None is shown as a dash.
-        digits: decimals; by default none, but one below 1 % and from 99 % on, where it matters.
-    """
+    """Returns a share as per cent: `.941` is `94 %`; one decimal below 1 and from 99 on."""
     if share is None:
         return ABSENT
     if digits is None:
@@ -31,11 +25,10 @@ def points(difference: float) -> str:
 
 
 def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
-    """Returns a number with a true minus sign; None is shown as a dash."""
+    """Returns a number with a true minus sign; what rounds to nothing has no sign."""
     if value is None:
         return ABSENT
     text = f'{value:+.{digits}f}' if signed else f'{value:.{digits}f}'
-    # What rounds to nothing has no sign.
     return text.lstrip('+-') if float(text) == 0 else text.replace('-', MINUS)
 
 
@@ -58,10 +51,8 @@ def count(n: int, one: str, many: str | None = None) -> str:
 
 def listing(parts: Sequence[str]) -> str:
     """Returns `a, b and c`."""
-    parts = list(parts)
-    if len(parts) < 2:
-        return ''.join(parts)
-    return f'{", ".join(parts[:-1])} and {parts[-1]}'
+    *others, last = list(parts) or ['']
+    return f'{", ".join(others)} and {last}' if others else last
 
 
 def sentence(text: str) -> str:

@@ -6,7 +6,7 @@ the table. Runs are shared with nothing: each has its checkpoint, and a killed s
 
 from absl import flags
 
-from cdjax.report.terminal import arms_table
+from cdjax.report.terminal import arms_table, headroom_table
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.pipeline import Pipeline, PipelineConfig
 from experiments import launch
@@ -52,6 +52,7 @@ def main() -> None:
     mesh = start_machine()
     pipeline = Pipeline(config, FLAGS.workdir, mesh=mesh, name='compare_arms', options=options)
     launch.say(pipeline.config.arms.describe())
+    launch.say(headroom_table(pipeline.headroom()))
     launch.say(arms_table(pipeline.compare_arms()))
 
 

@@ -14,11 +14,11 @@ from cdjax.training.distillation import DistillationConfig
 from experiments import launch
 from experiments.flags import (
     alignment_from_flags,
-    define_alignment_flags,
     define_checkpoint_flags,
     define_distillation_flags,
     define_export_flag,
     define_machine_flags,
+    define_pairs_flag,
     define_run_flags,
     define_task_flags,
     distillation_from_flags,
@@ -41,7 +41,7 @@ define_export_flag(StudentConfig.export)
 define_checkpoint_flags()
 define_task_flags()
 define_distillation_flags()
-define_alignment_flags()
+define_pairs_flag()
 define_machine_flags()
 
 

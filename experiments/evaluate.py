@@ -6,18 +6,15 @@ as JSON.
 
 import jax
 from absl import flags
-from etils import epath
 
-from cdjax.models.target_folder import require_file
-from cdjax.report.terminal import circuits_table
-from cdjax.run.folder import write_atomically
-from cdjax.run.results import to_text
+from cdjax.report.terminal import circuits_table, recovery_table
 from cdjax.studies.circuits import smallest_faithful_share
 from cdjax.studies.evaluation import EvaluationConfig, evaluate_circuits
 from experiments import launch
 from experiments.flags import (
     define_checkpoint_flags,
     define_machine_flags,
+    define_optional_path,
     define_pass_flag,
     define_study_flags,
     define_task_flags,
@@ -26,10 +23,16 @@ from experiments.flags import (
     start_machine,
     study_from_flags,
 )
+from experiments.output import check_output, write_output
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('circuits', None, 'Circuits of the teacher (.safetensors).', required=True)
 flags.DEFINE_string('output', None, 'JSON file to write; beside the circuits if not given.')
+define_optional_path(
+    'ground_truth',
+    'Compare with the circuits that were planted in the teacher: folder or file of its ground '
+    'truth, that beside the checkpoint if no path is given.',
+)
 define_study_flags(trained=False)
 define_checkpoint_flags()
 define_task_flags()
@@ -39,16 +42,19 @@ define_machine_flags()
 
 def main() -> None:
     """Evaluates and prints."""
-    config = EvaluationConfig(FLAGS.circuits, inputs_from_flags(), study_from_flags())
+    config = EvaluationConfig(
+        FLAGS.circuits, inputs_from_flags(), study_from_flags(), FLAGS.ground_truth
+    )
     beside = str(FLAGS.circuits).removesuffix('.safetensors') + '.study.json'
     options = run_options()
-    output = epath.Path(FLAGS.output or beside)
-    require_file(output)
+    output = FLAGS.output or beside
+    check_output(output, 'curves', 'a study')
     study = evaluate_circuits(config, mesh=start_machine(), options=options)
     if jax.process_index() == 0:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(output, to_text(study))
+        write_output(output, study)
     launch.say(circuits_table(study, smallest_faithful_share(study)))
+    if 'ground_truth' in study:
+        launch.say(recovery_table(study))
     launch.say(f'written to {output}')
 
 

@@ -18,6 +18,7 @@ from cdjax.training.diagnostics import GradientError
 # 0 done, 1 the user's mistake, 75 stopped by a signal after saving (EX_TEMPFAIL of sysexits.h:
 # start it again with the same command), 130 interrupted from the keyboard.
 EXIT_INPUT, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 75, 130
+_EXHAUSTED = 'RESOURCE_EXHAUSTED'  # how XLA's words begin where memory is short
 
 flags.DEFINE_list(
     'plugins',
@@ -33,11 +34,15 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[..., None], *, words: int = 0) -> None:
     """Parses the flags and runs `main`, turning an `InputError` into one line and status 1.
 
     A warning is one line too, without the place in the code that raised it. A SIGTERM that comes
     while nothing trains (a training listens itself) ends with status 75 as well.
+
+    Args:
+        main: what runs.
+        words: how many arguments without a name it takes at most; it is called with them.
     """
     warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
     signal.signal(signal.SIGTERM, _stop)
@@ -46,12 +51,18 @@ def run(main: Callable[[], None]) -> None:
     def guarded(argv: list[str]) -> int:
         logging.set_verbosity(logging.WARNING)
         try:
-            if len(argv) > 1:
-                raise InputError(f'unexpected argument {argv[1]!r}; flags look like --name=value')
+            if len(argv) > 1 + words:
+                raise InputError(
+                    f'unexpected argument {argv[1 + words]!r}; flags look like --name=value'
+                )
             _import_plugins()
-            main()
+            main(*argv[1:])
         except (InputError, flags.Error) as error:
             return _refuse(error)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) and _EXHAUSTED not in str(error):
+                raise
+            return _refuse(InputError(_out_of_memory(error)))
         except GradientError as error:
             print(f'error: a term of the objective trains nothing\n{error}', file=sys.stderr)
             return EXIT_INPUT
@@ -87,6 +98,15 @@ def _refuse(error: InputError | flags.Error) -> int:
         text = f'there is no flag --{error.flagname}: {remedy}'
     print(f'error: {text}', file=sys.stderr)
     return EXIT_INPUT
+
+
+def _out_of_memory(error: Exception) -> str:
+    """Returns one line of what XLA or NumPy says where memory is short."""
+    first = (str(error).strip().splitlines() or ['no memory'])[0]
+    return (
+        f'out of memory ({first[:200]}): choose a smaller batch, more microbatches or fewer '
+        'tokens_per_pass; experiments.plan says what fits'
+    )
 
 
 def _import_plugins() -> None:

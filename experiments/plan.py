@@ -14,21 +14,19 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from etils import epath
 
+from cdjax.distillation.pairings import pair_layers
 from cdjax.errors import InputError
-from cdjax.models.target_folder import require_file
 from cdjax.planning.discovery import DiscoveryJob
 from cdjax.planning.distillation import DistillationJob
 from cdjax.planning.fitting import MeshShape
 from cdjax.planning.job import Job
 from cdjax.planning.plan import describe, plan_job
 from cdjax.planning.targets import Target, parse_target
-from cdjax.run.folder import write_atomically
-from cdjax.run.results import to_text
 from cdjax.studies.inputs import Inputs
 from experiments import launch
 from experiments.flags import (
+    alignment_from_flags,
     define_checkpoint_flags,
     define_discovery_flags,
     define_distillation_flags,
@@ -40,6 +38,7 @@ from experiments.flags import (
     inputs_from_flags,
     run_options,
 )
+from experiments.output import check_output, write_output
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -71,7 +70,7 @@ def main() -> None:
         _read_recipe(FLAGS.recipe)
     target = parse_target(FLAGS.target)
     if FLAGS.output is not None:
-        require_file(epath.Path(FLAGS.output))
+        check_output(FLAGS.output, 'programs', 'a plan')
     plan = plan_job(
         job_from_flags(),
         target,
@@ -80,9 +79,7 @@ def main() -> None:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if FLAGS.output is not None:
-        output = epath.Path(FLAGS.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(output, to_text(plan.to_dict()))
+        write_output(FLAGS.output, plan.to_dict())
     print(describe(plan))
 
 
@@ -103,13 +100,14 @@ def job_from_flags() -> Job:
             config=discovery_from_flags(),
             student=inputs.student_config if inputs.has_student else None,
         )
+    pairs = pair_layers(FLAGS.layer_pairs, inputs.student_config, inputs.teacher_config)
+    alignment = alignment_from_flags()
     return DistillationJob(
         **common,
         num_problems=len(inputs.split.share),
         config=distillation_from_flags(),
         student=inputs.student_config,
-        layer_pairs=FLAGS.layer_pairs,
-        classes=FLAGS.num_classes,
+        alignment=dataclasses.replace(alignment, pairs=pairs, num_classes=FLAGS.num_classes),
         keep_teacher=FLAGS.keep_teacher,
         keep_start=inputs.has_student,
     )

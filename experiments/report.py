@@ -1,25 +1,43 @@
 """Rebuilds report.html of a finished pipeline from its stored results, without training.
 
-`python -m experiments.report --workdir=runs/pipeline`
+`python -m experiments.report runs/pipeline` rebuilds one;
+`python -m experiments.report --compare runs/first runs/second` writes a page on two.
 """
 
 from absl import flags
 
+from cdjax.errors import InputError
 from experiments import launch
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('workdir', 'runs/pipeline', 'Folder of a finished pipeline.')
+flags.DEFINE_string(
+    'workdir', 'runs/pipeline', 'Folder of a finished pipeline, where it is no argument.'
+)
+flags.DEFINE_bool('compare', False, 'Compare two runs, the arguments, on a page of their own.')
+flags.DEFINE_string('output', 'compare.html', 'The page of --compare.')
 
 
-def main() -> None:
-    """Prints the table of the run and writes its report."""
+def main(*workdirs: str) -> None:
+    """Prints the table of a run and writes its report, or compares two."""
+    from cdjax.report.compare import write_comparison
     from cdjax.report.terminal import summary
     from cdjax.report.write import read_results, write_report
 
-    results = read_results(FLAGS.workdir)
-    print(summary(results))
-    print(f'report: {write_report(FLAGS.workdir, results)}')
+    if FLAGS.compare:
+        if len(workdirs) != 2:
+            raise InputError(
+                f'--compare takes the folders of two runs, and here are {len(workdirs)}: '
+                'python -m experiments.report --compare runs/first runs/second'
+            )
+        launch.say(f'comparison: {write_comparison(*workdirs, FLAGS.output)}')
+        return
+    if len(workdirs) > 1:
+        raise InputError(f'{" ".join(workdirs)}: name one run, or add --compare')
+    workdir = workdirs[0] if workdirs else FLAGS.workdir
+    results = read_results(workdir)
+    launch.say(summary(results))
+    launch.say(f'report: {write_report(workdir, results)}')
 
 
 if __name__ == '__main__':
-    launch.run(main)
+    launch.run(main, words=2)

@@ -1,6 +1,7 @@
 """Trains a small Llama on arithmetic from nothing, or fine-tunes a checkpoint (--init).
 
-Saves a Hugging Face folder. The teacher that ships with the package was made by
+Saves a Hugging Face folder; with --plant, circuits are planted and told beside it. The
+teacher that ships with the package was made by
 `python -m experiments.train_teacher --flagfile=experiments/recipes/teacher.flags`.
 """
 
@@ -15,9 +16,11 @@ from experiments import launch
 from experiments.flags import (
     define_export_flag,
     define_machine_flags,
+    define_plant_flags,
     define_run_flags,
     define_task_flags,
     define_training_flags,
+    plant_from_flags,
     problems_from_flags,
     run_options,
     start_machine,
@@ -47,6 +50,7 @@ flags.DEFINE_integer(
 define_export_flag(TeacherConfig().export)
 define_training_flags(LanguageModelConfig(), FROM_NOTHING)
 define_task_flags()
+define_plant_flags()
 define_machine_flags()
 
 
@@ -61,6 +65,7 @@ def main() -> None:
         training=LanguageModelConfig(seed=FLAGS.seed, **training_from_flags()),
         evaluate_every=FLAGS.evaluate_every,
         export=FLAGS.export,
+        plant=plant_from_flags(),
     )
     options = run_options()
     study = TeacherStudy(config, FLAGS.workdir, FLAGS.output, mesh=start_machine(), options=options)

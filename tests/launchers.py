@@ -20,11 +20,14 @@ ENVIRONMENT = {
 }
 
 FORKS = """
-import jax, json, os, runpy, signal, sys
-import experiments.flags, cdjax.studies.pipeline, cdjax.models.conversion, cdjax.planning.plan
+import importlib, jax, json, os, pkgutil, runpy, signal, sys
+import cdjax, experiments.benchmarks, experiments.flags
 from cdjax.studies.inputs import EMBEDDED_TEACHER
 from transformers import AutoTokenizer
 
+for package in (cdjax, experiments.benchmarks):
+    for module in pkgutil.walk_packages(package.__path__, f'{package.__name__}.'):
+        importlib.import_module(module.name)
 AutoTokenizer.from_pretrained(EMBEDDED_TEACHER)  # imports what it needs when it is first called
 
 commands, folder, at_once, seconds = json.load(sys.stdin), sys.argv[1], *map(int, sys.argv[2:])

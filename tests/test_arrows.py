@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     'errors',
     'wording',
+    'precision',
     'registry',
     'losses',
     'parallel',
@@ -28,6 +29,7 @@ ORDER = (
     'evaluation',
     'distillation',
     'training',
+    'planted',
     'circuits.methods',
     'planning',
     'studies',

@@ -2,13 +2,32 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cdjax.models import SITES, Edit
 from cdjax.models.positions import Positions
 
-# What an ablated unit becomes: 0, its mean over the data (one value for each position), or its
-# value on the counterfactual prompt.
-ABLATIONS = ('zero', 'mean', 'counterfactual')
+# What an ablated unit becomes: 0, its mean over the data (one value for each position), its mean
+# over the data and all positions, or its value on the counterfactual prompt.
+ABLATIONS = ('zero', 'mean', 'overall_mean', 'counterfactual')
+
+
+def fill_of(ablation: str, means: np.ndarray) -> np.ndarray | None:
+    """Returns what ablation by a mean puts in place of the units, None for the other ablations.
+
+    Args:
+        ablation: one of `ABLATIONS`.
+        means: float `[L, T, U, ...]`, of each unit at each position.
+
+    Returns:
+        float32 `[L, T, U, ...]`; of 'overall_mean' the same at all positions.
+    """
+    if ablation not in ('mean', 'overall_mean'):
+        return None
+    means = np.asarray(means, np.float32)
+    if ablation == 'mean':
+        return means
+    return np.broadcast_to(means.mean(axis=1, keepdims=True), means.shape)
 
 
 def keep_only(

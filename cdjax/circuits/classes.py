@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+from absl import logging
 
+from cdjax.circuits.clusters import stable_clusters
+from cdjax.circuits.consensus import LEAST_STABILITY
 from cdjax.data import Dataset
 from cdjax.registry import Registry
 
@@ -19,12 +22,17 @@ class Sorting:
         seed: of schemes that draw.
         learned: int `[N]`, the classes of the circuits that are studied; None before they are
             discovered.
+        rows: int, the problems to learn from; None before a model is loaded, as `vectors`.
+        vectors: makes the attribution vectors of the problems, float32 `[N, E]`, see
+            `cdjax.inference.attribution_vectors`.
     """
 
     dataset: Dataset
     num_classes: int
     seed: int = 0
     learned: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    vectors: Callable[[], np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +42,8 @@ class ClassScheme:
     Attributes:
         key: what methods know it by.
         assign: `(sorting) -> int [N]`; None where the problems lack the structure it goes by.
-        from_learned: whether it needs `Sorting.learned`; there are K classes then.
+        from_learned: whether it needs the model or its circuits, `Sorting.learned` or
+            `Sorting.vectors`; there are K classes then.
     """
 
     key: str
@@ -90,6 +99,23 @@ def answer_matched_classes(sorting: Sorting) -> np.ndarray:
     return classes
 
 
+def attribution_classes(sorting: Sorting) -> np.ndarray | None:
+    """Returns K classes by k-means on the attributions of the model's own predictions.
+
+    None, with a warning, where searches do not agree: there are no stable classes then.
+    """
+    if sorting.vectors is None:
+        return None
+    found = stable_clusters(sorting.vectors(), sorting.rows, sorting.num_classes, seed=sorting.seed)
+    if found.classes is None:
+        logging.warning(
+            'attribution: there are no %d stable classes: searches agree by an adjusted Rand index '
+            'of %.2f (without anything to find: up to %.2f; needed: %.2f)',
+            *(sorting.num_classes, found.stability, found.chance, LEAST_STABILITY),
+        )
+    return found.classes
+
+
 CLASSES: Registry[ClassScheme] = Registry('class scheme')
 LEARNED = CLASSES.add(ClassScheme('learned', lambda sorting: sorting.learned, from_learned=True))
 CLASSES.add(ClassScheme('one', one_class))
@@ -97,3 +123,4 @@ CLASSES.add(ClassScheme('operators', operator_classes))
 CLASSES.add(ClassScheme('random', random_classes))
 CLASSES.add(ClassScheme('answer_cut', answer_cut_classes))
 CLASSES.add(ClassScheme('answer_matched', answer_matched_classes, from_learned=True))
+CLASSES.add(ClassScheme('attribution', attribution_classes, from_learned=True))

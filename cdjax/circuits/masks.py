@@ -145,9 +145,17 @@ def nested_scores(core: np.ndarray, own: np.ndarray, specific: float) -> np.ndar
     return scores.reshape(own.shape)
 
 
-def random_masks(masks: np.ndarray, *, seed: int) -> np.ndarray:
-    """Returns random masks with as many neurons in each class and layer as `masks` `[K, L, F]`."""
+def random_masks(masks: np.ndarray, *, seed: int, living: np.ndarray | None = None) -> np.ndarray:
+    """Returns random masks with as many neurons in each class and layer as `masks` `[K, L, F]`.
+
+    Args:
+        masks: bool `[K, L, F]`.
+        seed: of the draw.
+        living: bool `[L, F]`, neurons that are drawn before any other; None for all alike.
+    """
     noise = np.random.default_rng(seed).random(masks.shape)
+    if living is not None:
+        noise = noise + ~living
     # The rank of each neuron's noise within its layer, kept while below the layer's count.
     ranks = np.argsort(np.argsort(noise, axis=-1), axis=-1)
     return ranks < masks.sum(axis=-1, keepdims=True)

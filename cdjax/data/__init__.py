@@ -1,7 +1,7 @@
 """Arithmetic problems and task files, as text, as tokens, split and batched."""
 
 from cdjax.data.arithmetic import ArithmeticTask, Problems
-from cdjax.data.dataset import Dataset, draw_counterfactuals
+from cdjax.data.dataset import Dataset
 from cdjax.data.examples import Example
 from cdjax.data.splits import Split, batch_indices, split
 from cdjax.data.task_file import read_task_file
@@ -18,7 +18,6 @@ __all__ = [
     'Task',
     'batch_indices',
     'build_arithmetic_tokenizer',
-    'draw_counterfactuals',
     'encode_task',
     'read_task_file',
     'save_tokenizer',

@@ -1,10 +1,8 @@
 """Arithmetic tasks: every problem over a range of operands, as text, as arrays and as tokens."""
 
-import dataclasses
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -143,7 +141,7 @@ class ArithmeticTask:
 
         Each example is checked (`encoding.encode_examples`), and all prompts have one length: those
         of any length but the commonest are left out. Counterfactuals are drawn from the problems
-        that remain (`dataset.draw_counterfactuals`).
+        that remain (`dataset.counterfactual_rows`).
 
         Raises:
           InputError: an operand is not one token, or nothing fits.
@@ -171,22 +169,6 @@ class ArithmeticTask:
             left_out=problems.left_out,
             seed=self.seed,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the task as JSON can hold it."""
-        return dataclasses.asdict(self) | {'operators': list(self.operators)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> 'ArithmeticTask':
-        """Returns the task that `to_dict` has written.
-
-        Raises:
-          InputError: an unknown name, or a value out of range.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        if unknown := sorted(set(values) - set(names)):
-            raise InputError(f'{unknown[0]!r} is no part of a task; expected {", ".join(names)}')
-        return cls(**{**values, 'operators': tuple(values.get('operators', cls.operators))})
 
 
 @functools.lru_cache(maxsize=2)

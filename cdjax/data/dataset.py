@@ -159,24 +159,6 @@ def assemble(
     )
 
 
-def draw_counterfactuals(dataset: Dataset, *, seed: int) -> Dataset:
-    """Gives each problem a counterfactual from among the problems of the same data set.
-
-    `draw_counterfactuals(dataset[split.test], seed=0)` stays within the test rows. Each is drawn
-    uniformly from the problems of equal length, equal operators and another answer, so that the
-    operands alone are corrupted; failing that, from all of equal length and another answer. A
-    problem with no such partner keeps the counterfactual that it has.
-    """
-    operators = dataset.labels.get('operators', np.zeros(len(dataset), np.int32))
-    partners = counterfactual_rows(dataset.lengths, operators, dataset.answers, seed=seed)
-    found = partners >= 0
-    tokens = np.where(found[:, None], dataset.tokens[partners], dataset.counterfactual_tokens)
-    answers = np.where(found, dataset.answers[partners], dataset.counterfactual_answers)
-    return dataclasses.replace(
-        dataset, counterfactual_tokens=tokens, counterfactual_answers=answers
-    )
-
-
 def counterfactual_rows(
     lengths: np.ndarray, operators: np.ndarray, answers: np.ndarray, *, seed: int
 ) -> np.ndarray:

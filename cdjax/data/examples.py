@@ -10,7 +10,7 @@ import numpy as np
 from cdjax.data.dataset import SHOWN, Counterfactuals, Dataset, assemble
 from cdjax.data.encoding import Encoding, encode_examples
 from cdjax.data.expressions import canonical_forms, evaluate, parse, row_ids, shown_in
-from cdjax.data.labels import Label, answer_labels, expression_labels
+from cdjax.data.labels import Label, answer_labels, expression_labels, text_labels
 from cdjax.errors import InputError
 
 if TYPE_CHECKING:  # importing it takes as long as importing JAX
@@ -29,6 +29,7 @@ class Example:
       expression: operands and operators (indices into `expressions.OPERATORS`), if known.
       counterfactuals: prompt and answer by name; the answer is None where it is that of the
         problem of this prompt, or of the expression that it ends with.
+      labels: further structure that is known of it, by name; all problems of a task have the same.
       place: where it comes from, for messages: file name and line number.
     """
 
@@ -36,6 +37,7 @@ class Example:
     answer: str
     expression: Expression | None = None
     counterfactuals: Mapping[str, tuple[str, str | None]] = dataclasses.field(default_factory=dict)
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     place: str = ''
 
 
@@ -52,7 +54,7 @@ def encode_problems(
 
     Prompts may differ in length: the tokens are padded on the right. A prompt's canonical form is
     that of its expression, where it has one, else its own text. A problem without a counterfactual
-    is given one of the others, as in `dataset.draw_counterfactuals`.
+    is given one of the others, as in `dataset.counterfactual_rows`.
 
     Args:
       examples: the problems.
@@ -89,7 +91,11 @@ def encode_problems(
         )
         if known[rows].all():
             named |= expression_labels(operators[rows], carries[rows])
+        for name in examples[0].labels:
+            named[name] = text_labels([examples[row].labels[name] for row in rows])
         return named
+
+    kinds = [sorted(example.labels.items()) for example in examples]
 
     T = encoding.tokens.shape[1]
     tokens = np.zeros_like(encoding.tokens)
@@ -98,7 +104,7 @@ def encode_problems(
         encoding,
         prompts=prompts,
         forms=_forms(examples, known, operands, operators),
-        operators=row_ids(operators),
+        operators=row_ids(np.column_stack([operators, _numbered(kinds)])),
         labels=labels,
         left_out={},
         seed=seed,
@@ -186,6 +192,12 @@ def _shown(
     """Tells which examples a prefix solves: by their form where it is known, else word for word."""
     shown = np.array([example.prompt in prefix for example in examples])
     return np.where(known, shown_in(prefix, operands, operators), shown)
+
+
+def _numbered(kinds: Sequence[list[tuple[str, str]]]) -> np.ndarray:
+    """Returns a number for each, equal for equal ones, int [N]."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(str(kind), len(numbers)) for kind in kinds], np.int64)
 
 
 def _is_integer(text: str) -> bool:

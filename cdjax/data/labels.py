@@ -44,3 +44,10 @@ def answer_labels(answers: Sequence[int] | Sequence[str]) -> dict[str, Label]:
         labels['magnitude'] = (of_value[ids].astype(np.int32), names)
         labels['parity'] = ((values[ids] % 2).astype(np.int32), ('even', 'odd'))
     return labels
+
+
+def text_labels(values: Sequence[str]) -> Label:
+    """Labels of texts, numbered in the order in which they first occur."""
+    names = tuple(dict.fromkeys(values))
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[value] for value in values], np.int32), names

@@ -97,7 +97,7 @@ def _example(line: bytes, place: str) -> Example:
         name: (_prompt(value, place), _answer(value, place))
         for name, value in _named_counterfactuals(values, place)
     }
-    return Example(prompt, answer, _expression(values, prompt), counterfactuals, place)
+    return Example(prompt, answer, _expression(values, prompt), counterfactuals, place=place)
 
 
 def _prompt(values: Mapping[str, Any], place: str) -> str:

@@ -37,6 +37,8 @@ class Alignment:
         teacher_masks: `[K, L, U]`, the units of each class in the teacher; all of them if None.
         student_masks: `[K, L, U]` in the student; None for a student from nothing, which has no
             circuits yet.
+        teacher_rows: int `[N]`, the problem whose activations in the teacher each problem is
+            compared with; its own if None.
         site: whose activations, a key of `cdjax.models.SITES`.
         positions: along the prompt, 0 for its first token; an activation is then all of them beside
             each other. None: the answer position, the last of each prompt.
@@ -51,6 +53,7 @@ class Alignment:
     classes: np.ndarray | None = None
     teacher_masks: np.ndarray | jax.Array | None = None
     student_masks: np.ndarray | jax.Array | None = None
+    teacher_rows: np.ndarray | None = None
     site: str = dataclasses.field(default='neurons', metadata=_STATIC)
     positions: tuple[int, ...] | None = dataclasses.field(default=None, metadata=_STATIC)
     similarity: str = dataclasses.field(default='cka', metadata=_STATIC)
@@ -121,7 +124,7 @@ class Alignment:
         """Returns the alignment as a step takes it.
 
         Its masks are those of the pairs, float32 `[K, pairs, U]` on the mesh; it is without the
-        classes, which come with each batch.
+        classes, which come with each batch, and without the teacher's rows.
         """
 
         def of_pairs(masks, layers):
@@ -131,6 +134,7 @@ class Alignment:
         return dataclasses.replace(
             self,
             classes=None,
+            teacher_rows=None,
             teacher_masks=of_pairs(self.teacher_masks, self.teacher_layers),
             student_masks=of_pairs(self.student_masks, self.student_layers),
         )
@@ -177,18 +181,19 @@ class Alignment:
         masks = masks.reshape(len(masks), *(1,) * (self.positions is not None), -1, *(1,) * behind)
         return jnp.broadcast_to(masks, (len(masks), *shape[1:])).reshape(len(masks), -1)
 
-    def empty_memories(
-        self, student: LlamaConfig, teacher_shape: tuple[int, ...]
-    ) -> tuple[RowMemory, ...]:
+    def features_shape(self, config: LlamaConfig) -> tuple[int, ...]:
+        """Returns the shape of what one problem has in one layer, `([P,] U, ...)`."""
+        positions = () if self.positions is None else (len(self.positions),)
+        return (*positions, *SITES[self.site].shape(config))
+
+    def empty_memories(self, student_width: int, teacher_width: int) -> tuple[RowMemory, ...]:
         """Returns a memory with nothing in it for each layer pair; none where none is asked for.
 
         Args:
-            student: its shape.
-            teacher_shape: of the teacher's activations of one problem in one layer.
+            student_width: features of a problem in a layer, the product of `features_shape`.
+            teacher_width: likewise.
         """
         if not self.memory or self.num_classes is None:
             return ()
-        positions = 1 if self.positions is None else len(self.positions)
-        widths = positions * math.prod(SITES[self.site].shape(student)), math.prod(teacher_shape)
-        empty = lambda: RowMemory.empty(self.num_classes, self.memory, *widths)
-        return tuple(empty() for _ in self.pairs)
+        widths = student_width, teacher_width
+        return tuple(RowMemory.empty(self.num_classes, self.memory, *widths) for _ in self.pairs)

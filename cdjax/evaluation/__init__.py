@@ -14,10 +14,10 @@ from cdjax.evaluation.faithfulness import (
 )
 from cdjax.evaluation.selectivity import (
     compare_matrices,
-    correct_without,
     selectivity,
     selectivity_interval,
     selectivity_matrix,
+    specific_parts,
 )
 from cdjax.evaluation.statistics import (
     bootstrap_interval,
@@ -34,10 +34,10 @@ __all__ = [
     'class_table',
     'compare_matrices',
     'constant_answer_accuracy',
-    'correct_without',
     'faithfulness',
     'selectivity',
     'selectivity_interval',
     'selectivity_matrix',
+    'specific_parts',
     'student_interval',
 ]

@@ -1,38 +1,40 @@
 """Does ablating circuit j hurt the problems of class j, and only those?"""
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 
-from cdjax.evaluation.statistics import percentile_interval
-from cdjax.inference.predictions import Predictions
+from cdjax.evaluation.statistics import SAMPLES, percentile_interval, resampled_means
 
 MAX_EXHAUSTIVE = 5040  # relabellings that are all tried, up to seven classes
 
 
-def correct_without(ablated: Callable[..., Predictions], masks: np.ndarray) -> np.ndarray:
-    """Returns which problems are answered right with each circuit ablated, bool `[K, N]`.
+def specific_parts(masks: np.ndarray) -> np.ndarray:
+    """Returns what is each circuit's own, bool `[K, L, U]`.
+
+    The core are the neurons that more than half of the circuits hold; what a circuit has beside it
+    is its own. Of circuits that were made of a core and specific parts this gives these parts back
+    (but for neurons that most classes have chosen for their own, which are shared then). Taking
+    out the whole of a circuit takes the core with it, and hurts every class.
 
     Args:
-        ablated: `predict` with everything but its masks: the model, N problems, the ablation.
         masks: bool `[K, L, U]`.
     """
-    removed = ~np.asarray(masks, bool)
-    return np.stack([ablated(masks=removed[j : j + 1]).correct for j in range(len(masks))])
+    return masks & (2 * masks.sum(axis=0) <= len(masks))
 
 
 def selectivity_matrix(correct: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Returns the accuracy on each class with each circuit ablated, float64 `[..., K, K]`.
+    """Returns the accuracy on each class with each circuit ablated, float64 `[K, K]`.
 
     Entry `[j, k]` is the accuracy on the problems of class k without circuit j, NaN for a class
     without problems. A selective set of circuits has a low diagonal and a high rest.
 
     Args:
-        correct: bool `[..., K, N]`, what `correct_without` returns.
+        correct: `[K, N]`, whether each problem is answered right without each circuit; or
+            the probability of its answer, whose means the matrix holds then.
         classes: int `[N]`.
     """
-    members_NxK = np.eye(correct.shape[-2])[classes]
+    members_NxK = np.eye(len(correct))[classes]
     counts_K = members_NxK.sum(axis=0)
     hits = correct.astype(np.float64) @ members_NxK
     return np.divide(hits, counts_K, out=np.full(hits.shape, np.nan), where=counts_K > 0)
@@ -44,21 +46,23 @@ def selectivity(matrix: np.ndarray) -> float:
     1 for circuits that are necessary for their own class alone, 0 for circuits that are not told
     apart by the classes.
     """
-    own = np.eye(len(matrix), dtype=bool)
-    if len(matrix) < 2:
-        return float('nan')
-    return float(np.nanmean(matrix[~own]) - np.nanmean(matrix[own]))
+    return float(_selectivities(matrix[None])[0]) if len(matrix) > 1 else float('nan')
 
 
 def selectivity_interval(
-    correct: np.ndarray, classes: np.ndarray, *, samples: int = 2000, seed: int = 0
+    correct: np.ndarray,
+    classes: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
 ) -> tuple[float, float] | None:
     """Returns a 95 % bootstrap interval of `selectivity`, over problems and draws of masks.
 
     Args:
-        correct: bool `[M, K, N]`, `correct_without` for each of M draws of K masks; 1 where the
-            masks are given.
+        correct: `[K, N]`, as in `selectivity_matrix`.
         classes: int `[N]`.
+        groups: see `resampled_means`.
         samples: resamples.
         seed: of the resampling.
 
@@ -67,17 +71,30 @@ def selectivity_interval(
     """
     if len(np.unique(classes)) < 2:
         return None
-    rng = np.random.default_rng(seed)
-    draws, _, problems = correct.shape
+    own_KxN = np.eye(len(correct))[classes].T
+    hits_KxKxN = correct[:, None] * own_KxN
+    resample = lambda values: resampled_means(values, groups, samples=samples, seed=seed)
+    hits_SxKxK, shares_Sx1xK = resample(hits_KxKxN), resample(own_KxN)[:, None]
+    matrices = np.divide(
+        hits_SxKxK,
+        shares_Sx1xK,
+        out=np.full(hits_SxKxK.shape, np.nan),
+        where=shares_Sx1xK > 0,
+    )
+    return percentile_interval(_selectivities(matrices))
 
-    def resampled():
-        rows = rng.integers(problems, size=problems)
-        # Draws are averaged before anything else, so that the mean may be taken of their answers.
-        shares = correct[rng.integers(draws, size=draws)].mean(axis=0)
-        return selectivity(selectivity_matrix(shares[:, rows], classes[rows]))
 
-    values = np.array([resampled() for _ in range(samples)])
-    return percentile_interval(values[np.isfinite(values)])
+def _selectivities(matrices_SxKxK: np.ndarray) -> np.ndarray:
+    """Returns `selectivity` of each of S matrices; NaN where there is no entry of either kind."""
+    own = np.eye(matrices_SxKxK.shape[-1], dtype=bool)
+
+    def mean(entries):
+        counted = np.isfinite(entries)
+        total = np.where(counted, entries, 0).sum(axis=1)
+        number = counted.sum(axis=1)
+        return np.divide(total, number, out=np.full(len(total), np.nan), where=number > 0)
+
+    return mean(matrices_SxKxK[:, ~own]) - mean(matrices_SxKxK[:, own])
 
 
 def compare_matrices(

@@ -1,40 +1,85 @@
 """How far the mean of a few measurements can be trusted."""
 
+import functools
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+SAMPLES = 2000  # resamples of a bootstrap
+_BLOCK = 256  # of them at once, so that their weights need little memory as floats
+
 
 def bootstrap_interval(
-    values: np.ndarray, *, level: float = 0.95, samples: int = 2000, seed: int = 0
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+    samples: int = SAMPLES,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Returns a percentile bootstrap interval of the mean of `values`.
 
     Args:
-        values: `[N]`, one number for each problem (or for each seed); or `[M, N]`, for each of M
-            draws, such as random masks, and each problem. Both are resampled then, each on its
-            own, so that the interval covers other draws and other problems.
+        values: `[N]`, one number for each problem (or for each seed).
+        groups: see `resampled_means`.
         level: coverage, in (0, 1).
         samples: resamples.
         seed: of the resampling.
     """
+    return percentile_interval(resampled_means(values, groups, samples=samples, seed=seed), level)
+
+
+def resampled_means(
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> np.ndarray:
+    """Returns means over resampled problems, float64 `[samples, ...]`.
+
+    Equal numbers and seeds are resampled alike, so that what is computed of several means, such as
+    their ratio, may be computed sample by sample.
+
+    Args:
+        values: `[..., N]`, one number for each problem.
+        groups: int `[N]`, the group of each problem, such as the draw of a random mask that it was
+            measured with. Whole groups are resampled then, so that the spread is that of other
+            groups with other problems, as long as problems fall into groups at random. None where
+            there are none.
+        samples: resamples.
+        seed: of the resampling.
+    """
     values = np.asarray(values, np.float64)
+    problems = values.shape[-1]
+    flat = values.reshape(-1, problems)
+    units = problems if groups is None else int(groups.max()) + 1
+    counts = resampled_counts(units, samples, seed)
+    means = np.empty((samples, len(flat)))
+    for start in range(0, samples, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        weights = counts[block] if groups is None else counts[block][:, groups]
+        weights = weights.astype(np.float64)
+        means[block] = weights @ flat.T / weights.sum(axis=1, keepdims=True)
+    return means.reshape(samples, *values.shape[:-1])
+
+
+@functools.lru_cache(maxsize=4)
+def resampled_counts(n: int, samples: int, seed: int) -> np.ndarray:
+    """Returns how often each of n things is drawn in each resample of n, uint16 `[samples, n]`."""
     rng = np.random.default_rng(seed)
-
-    def resampled_mean():
-        sample = values
-        for axis, length in enumerate(values.shape):
-            sample = rng.choice(sample, length, axis=axis)
-        return sample.mean()
-
-    means = [resampled_mean() for _ in range(samples)]
-    return percentile_interval(means, level)
+    counts = np.empty((samples, n), np.uint16)
+    for row in counts:
+        row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
+    counts.flags.writeable = False  # all callers share it
+    return counts
 
 
 def percentile_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Returns what lies between the tails of resampled values `[S]`."""
+    """Returns what lies between the tails of resampled values `[S]`; NaN are left out."""
     tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -50,3 +95,68 @@ def student_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float,
     half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
     mean = float(np.mean(values))
     return mean - half, mean + half
+
+
+def paired_p(differences: ArrayLike) -> float | None:
+    """Returns the two-sided p of Student's t test that paired differences have mean 0.
+
+    None for fewer than two. Where all are equal there is no spread to go by: 0, or 1 where they
+    are 0.
+    """
+    values = np.asarray(differences, np.float64)
+    if len(values) < 2:
+        return None
+    if np.ptp(values) == 0:
+        return float(values[0] == 0)
+    return float(stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def equivalence_p(differences: ArrayLike, margin: float) -> float | None:
+    """Returns the p of two one-sided t tests that the mean difference lies within ±margin.
+
+    Schuirmann's TOST (1987): the larger p of "at most −margin" and "at least margin". Below .05 a
+    difference of that size is ruled out; without it "no difference" says only that none was found.
+    None for fewer than two.
+
+    Args:
+        differences: paired differences.
+        margin: above 0, in their unit.
+    """
+    values = np.asarray(differences, np.float64)
+    if len(values) < 2:
+        return None
+    if np.ptp(values) == 0:
+        return float(abs(values[0]) >= margin)
+    above = stats.ttest_1samp(values, -margin, alternative='greater').pvalue
+    below = stats.ttest_1samp(values, margin, alternative='less').pvalue
+    return float(max(above, below))
+
+
+def holm(p_values: ArrayLike) -> list[float]:
+    """Returns p values that hold for all comparisons together (Holm 1979), in their order.
+
+    The i-th smallest of n, from 0, is multiplied by n − i, and made no smaller than those below it.
+    """
+    p_values = np.asarray(p_values, np.float64)
+    order = np.argsort(p_values, kind='stable')
+    n = len(p_values)
+    adjusted = np.empty(n)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * (n - np.arange(n))), 1.0)
+    return adjusted.tolist()
+
+
+def steps_to(curve: ArrayLike, level: float) -> float | None:
+    """Returns the steps after which a curve first reaches a level, None where it never does.
+
+    Args:
+        curve: `[(step, value), ...]`, in order; between its points, as before the first one from
+            (0, 0) on, the curve is taken to be straight.
+        level: of the values.
+    """
+    before = (0.0, 0.0)
+    for step, value in curve:
+        if value >= level:
+            part = 1.0 if value == before[1] else (level - before[1]) / (value - before[1])
+            return float(before[0] + max(part, 0.0) * (step - before[0]))
+        before = (step, value)
+    return None

@@ -7,10 +7,7 @@ from cdjax.inference.activations import (
 from cdjax.inference.encodings import (
     encode,
 )
-from cdjax.inference.gradients import (
-    activation_gradients,
-    metric_gradients,
-)
+from cdjax.inference.gradients import metric_gradients
 from cdjax.inference.means import (
     neuron_means,
 )
@@ -31,7 +28,6 @@ from cdjax.inference.sweeps import (
 
 __all__ = [
     'Predictions',
-    'activation_gradients',
     'answer_activations',
     'answer_logits_and_activations',
     'circuit_model',

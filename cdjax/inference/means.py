@@ -46,6 +46,40 @@ def neuron_means(
     )
 
 
+def neuron_deviations(
+    model: Llama,
+    dataset: Dataset,
+    means: np.ndarray,
+    *,
+    site: str = 'neurons',
+    mesh: Mesh | None = None,
+    tokens_per_pass: int = TOKENS_PER_PASS,
+    description: str | None = None,
+) -> np.ndarray:
+    """Returns the root mean square deviation of a site from given means, float32 `[L, T, ...]`.
+
+    Args:
+        model: the model.
+        dataset: the problems, of one length.
+        means: float `[L, T, ...]`, see `neuron_means`; of the same problems, for this to be their
+            standard deviation.
+        site: as in `neuron_means`, like the others.
+        mesh: as there.
+        tokens_per_pass: as there.
+        description: as there.
+    """
+    check_one_length(dataset)
+    squares = mean_rows(
+        _squares_of(site),
+        {'model': model, 'means': np.asarray(means, np.float32)},
+        {'tokens': dataset.tokens},
+        mesh=mesh,
+        tokens_per_pass=tokens_per_pass,
+        description=description,
+    )
+    return np.sqrt(squares)
+
+
 def check_one_length(dataset: Dataset) -> None:
     """Raises InputError for prompts of several lengths, which have no mean at a position."""
     shortest, longest = dataset.lengths.min(), dataset.lengths.max()
@@ -65,3 +99,14 @@ def site_activations(site: str):
         return jnp.moveaxis(captured[site], 1, 0)
 
     return activations
+
+
+@functools.cache
+def _squares_of(site: str):
+    """Returns the function that `mean_rows` compiles, one and the same for a site."""
+
+    def squares(constants, rows):
+        deviations = site_activations(site)(constants['model'], rows) - constants['means'][None]
+        return jnp.square(deviations.astype(jnp.float32))
+
+    return squares

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from cdjax.circuits.ablation import ABLATIONS, keep_only
+from cdjax.circuits.ablation import ABLATIONS, fill_of, keep_only
 from cdjax.data import Dataset
 from cdjax.errors import InputError
 from cdjax.inference.rows import map_rows
@@ -27,16 +27,23 @@ class Predictions:
             answer, the metric of MIB-style faithfulness (arXiv 2504.13151).
         probability: float32 `[N]`, of the answer. Under ablation the answer may stay the most
             likely token where its probability is at chance.
+        tokens: int32 `[N]`, the most likely token.
     """
 
     correct: np.ndarray
     logit_difference: np.ndarray
     probability: np.ndarray
+    tokens: np.ndarray
 
     @property
     def accuracy(self) -> float:
         """The share of problems answered correctly."""
         return float(self.correct.mean())
+
+    @property
+    def mean_probability(self) -> float:
+        """The mean probability of the answer."""
+        return float(self.probability.mean(dtype=np.float64))
 
     def accuracy_by_class(self, classes: np.ndarray, num_classes: int) -> np.ndarray:
         """Returns the accuracy within each class, float64 `[K]`, NaN for an empty class."""
@@ -67,7 +74,8 @@ def predict(
         masks: `[K, L, U]`, 1 for the units that stay as they are; the whole model if None. Pass
             `1 - masks` to remove the circuits instead.
         classes: int `[N]`, the circuit of each problem; circuit 0 for all if None.
-        fill: float `[L, T, U, ...]`, the means that 'mean' puts in place (see `neuron_means`).
+        fill: float `[L, T, U, ...]`, the means that 'mean' puts in place, and 'overall_mean' their
+            mean over the positions (see `neuron_means`).
         ablation: one of `ABLATIONS`.
         site: whose units the masks count.
         positions: where along the prompt they are ablated, everywhere if None: of prompts behind a
@@ -78,7 +86,7 @@ def predict(
         description: shows a progress bar under this name.
 
     Raises:
-        InputError: an unknown ablation or site, 'mean' without a fill, masks of another shape
+        InputError: an unknown ablation or site, a mean without a fill, masks of another shape
             than the model's, classes that have no mask.
     """
     if ablation not in ABLATIONS:
@@ -97,10 +105,12 @@ def predict(
         classes = zeros if classes is None else np.asarray(classes, np.int32)
         _check_masks(masks, classes, model, site)
         constants['masks'], rows['classes'] = split_neurons(masks, mesh), classes
-        if ablation == 'mean' and fill is None:
-            raise InputError("ablation='mean' needs the means as `fill`; see neuron_means")
-        if ablation == 'mean':
-            constants['fill'] = split_neurons(np.asarray(fill, np.float32), mesh)
+        if ablation in ('mean', 'overall_mean'):
+            if fill is None:
+                raise InputError(
+                    f'ablation={ablation!r} needs the means as `fill`; see neuron_means'
+                )
+            constants['fill'] = split_neurons(fill_of(ablation, fill), mesh)
         elif ablation == 'counterfactual':
             rows['counterfactual_tokens'] = dataset.counterfactual_tokens
     results = map_rows(
@@ -156,9 +166,9 @@ def _predict_rows(site: str, positions: tuple[int, ...] | None):
 
 def answer_scores(logits: jax.Array, rows: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
     """Returns the fields of `Predictions` for a batch, each `[B]`; see `logit_difference`."""
-    correct = jnp.argmax(logits, -1) == rows['answers']
+    tokens = jnp.argmax(logits, -1).astype(jnp.int32)
     probability = _of_tokens(jax.nn.softmax(logits), rows['answers'])
-    return correct, logit_difference(logits, rows), probability
+    return tokens == rows['answers'], logit_difference(logits, rows), probability, tokens
 
 
 def logit_difference(logits: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:

@@ -30,6 +30,7 @@ from cdjax.losses.discovery import (
 )
 from cdjax.losses.distillation import (
     SIMILARITIES,
+    TASKS,
     ActivationPair,
     TopKLogits,
     alignment_loss,
@@ -65,6 +66,7 @@ from cdjax.losses.similarity import (
 __all__ = [
     'HSIC',
     'SIMILARITIES',
+    'TASKS',
     'ActivationPair',
     'AnySizeWeights',
     'CausalDiscoveryWeights',

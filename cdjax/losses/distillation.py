@@ -207,6 +207,10 @@ def _rsa(x: jax.Array, y: jax.Array, where: jax.Array | None) -> jax.Array:
     return rsa(x, y, where=where)
 
 
+# Where the answers that a student learns may be from: the teacher's distribution, as its student
+# covers it or settles in it, or the labels.
+TASKS = ('kd', 'reverse_kd', 'cross_entropy')
+
 # What an alignment may maximise: `(x [N, P], y [N, Q], where [N]) -> at most 1`. CKA has functions
 # of its own, for a memory of past rows and for both forms.
 SIMILARITIES: dict[str, Callable[..., jax.Array] | None] = {
@@ -305,6 +309,7 @@ def distillation_loss(
     weight: float | jax.Array,
     temperature: float | jax.Array = 1.0,
     labels: jax.Array | None = None,
+    direction: str = 'forward',
     where: jax.Array | None = None,
     similarity: str = 'cka',
     min_count: int = MIN_ROWS,
@@ -322,6 +327,7 @@ def distillation_loss(
         weight: λ of the alignment.
         temperature: T of the KD.
         labels: [N] int32 answers.
+        direction: of the KD, see `kd_loss`; forward where the teacher is a `TopKLogits`.
         where: [N] bool, False for padding rows.
         similarity: a key of `SIMILARITIES`, in the place of CKA.
         min_count: the least number of rows of a class.
@@ -346,9 +352,17 @@ def distillation_loss(
                 f'temperature={temperature} differs from the {stored_at} that the teacher was '
                 'stored at; store it again, or pass that number'
             )
+        if direction != 'forward':
+            raise ValueError(f'direction={direction!r} needs the logits of all tokens')
         task = topk_kd_loss(student_logits, teacher_logits, where=where)
     else:
-        task = kd_loss(student_logits, teacher_logits, temperature=temperature, where=where)
+        task = kd_loss(
+            student_logits,
+            teacher_logits,
+            temperature=temperature,
+            direction=direction,
+            where=where,
+        )
     alignment = left_out = jnp.float32(0.0)
     for pair in pairs:
         pair = pair if isinstance(pair, ActivationPair) else ActivationPair(*pair)

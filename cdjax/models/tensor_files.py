@@ -21,6 +21,8 @@ from cdjax.run.metrics import progress
 
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 CHUNK_BYTES = 1 << 23
+# A checkpoint up to this size is hashed whole, which takes a second or two.
+WHOLE_BYTES = 1 << 30
 
 # The dtypes that a weight may have, by their name in the header of a file.
 DTYPES = {
@@ -99,18 +101,22 @@ def list_tensors(folder: Path) -> dict[str, StoredTensor]:
 def fingerprint(folder: Path) -> str:
     """Returns what tells two checkpoints apart without reading them whole: 16 hexadecimal digits.
 
-    A hash of the names, shapes and dtypes of all tensors and of a row in the middle of each: a
-    training, and the edit of any one matrix, changes it.
+    A hash of the names, shapes and dtypes of all tensors, and of all weights where they are at most
+    `WHOLE_BYTES`. Of a larger checkpoint a row in the middle of each tensor is read: a training
+    changes it, and so does an edit along a whole matrix, but not that of a single neuron's row.
 
     Raises:
         InputError: what `list_tensors` raises.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(list_tensors(folder).items()):
+    tensors = list_tensors(folder)
+    whole = sum(file.stat().st_size for file in {t.file for t in tensors.values()}) <= WHOLE_BYTES
+    for name, tensor in sorted(tensors.items()):
         digest.update(f'{name} {tensor.dtype} {tensor.shape}'.encode())
         if tensor.dtype in DTYPES and 0 not in tensor.shape and tensor.shape:
             rows, *others = tensor.shape
-            middle = slice(rows // 2, rows // 2 + 1) if others else slice(None)  # a vector, whole
+            middle = slice(rows // 2, rows // 2 + 1)
+            middle = slice(None) if whole or not others else middle
             for _, row in tensor.chunks((middle, *(slice(None) for _ in others))):
                 digest.update(np.ascontiguousarray(row).view(np.uint8))
     return digest.hexdigest()[:16]

@@ -36,9 +36,6 @@ LLAMA_RULES: tuple[tuple[str, P], ...] = (
     (r'norm\.weight$', P()),
 )
 
-# For modules small enough to be everywhere: a classifier, a mask generator.
-REPLICATED_RULES: tuple[tuple[str, P], ...] = ((r'', P()),)
-
 Rules = Sequence[tuple[str, P]]
 
 # Arrays of a batch whose last axis counts neurons.

@@ -5,16 +5,18 @@ the student's training step, which pays for the student alone.
 """
 
 import dataclasses
+import math
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from cdjax.distillation.alignment import Alignment, LayerPairs
-from cdjax.distillation.pairings import pair_layers
+from cdjax.distillation.alignment import Alignment
 from cdjax.errors import InputError
 from cdjax.inference.activations import answer_rows
 from cdjax.inference.rows import jit_rows, rows_per_pass
 from cdjax.losses import TopKLogits
+from cdjax.models import SITES
 from cdjax.models.config import LlamaConfig
 from cdjax.models.llama import Llama
 from cdjax.parallel.mesh import FSDP, TENSOR, check_batch
@@ -25,6 +27,7 @@ from cdjax.planning.job import (
     abstract_state,
     abstract_weights,
     check_job,
+    everywhere,
     frozen_pass,
 )
 from cdjax.planning.roofline import Work, llama_work
@@ -44,8 +47,8 @@ class DistillationJob:
         length: positions of a row (T).
         num_problems: rows of the store, each with the teacher's logits and neurons (N).
         config: the distillation.
-        layer_pairs: as `pair_layers` reads it; '' for KD alone.
-        classes: circuits compared in each pair (K); 0 compares all neurons of all rows.
+        alignment: what is compared, in pairs that are known, without classes and masks: within the
+            teacher's circuits of `num_classes` classes where that is set. None for KD alone.
         teacher_dtype: of the teacher's parameters, computation and stored neurons.
         options: of the run.
         keep_teacher: whether the teacher's parameters stay on the devices while the student trains.
@@ -57,8 +60,7 @@ class DistillationJob:
     length: int
     num_problems: int
     config: DistillationConfig = DistillationConfig()
-    layer_pairs: str = 'last'
-    classes: int = 8
+    alignment: Alignment | None = None
     teacher_dtype: str = 'bfloat16'
     options: RunOptions = RunOptions()
     keep_teacher: bool = True
@@ -66,15 +68,14 @@ class DistillationJob:
 
     def __post_init__(self):
         check_job(self)
-        if self.classes < 0:
-            raise InputError(f'classes={self.classes} must not be negative')
         if self.student.vocab_size != self.teacher.vocab_size:
             raise InputError(
                 f'the student has {self.student.vocab_size} tokens and the teacher '
                 f'{self.teacher.vocab_size}: distillation needs one vocabulary'
             )
-        if self.pairs:
-            self.config.check_aligned()
+        if self.alignment is not None:
+            self.config.check_aligned(self.num_problems)
+            self.alignment.check_memory(self.config.microbatches)
         suited = self.config.suited_to(pretrained=self.keep_start)
         object.__setattr__(self, 'config', suited)
 
@@ -83,16 +84,9 @@ class DistillationJob:
         return dataclasses.replace(self, config=dataclasses.replace(self.config, batch_size=rows))
 
     @property
-    def pairs(self) -> LayerPairs:
-        """The pairs of layers that are aligned."""
-        if not self.layer_pairs:
-            return ()
-        return pair_layers(self.layer_pairs, self.student, self.teacher)
-
-    @property
     def stored_layers(self) -> tuple[int, ...]:
-        """The teacher's layers whose neurons are stored."""
-        return tuple(sorted({teacher for _, teacher in self.pairs}))
+        """The teacher's layers whose activations are stored."""
+        return () if self.alignment is None else tuple(sorted(set(self.alignment.teacher_layers)))
 
     @property
     def models(self) -> dict[str, tuple[LlamaConfig, str]]:
@@ -105,15 +99,19 @@ class DistillationJob:
     @property
     def least_batch(self) -> int:
         """One problem in each part of a batch, or what CKA needs."""
-        return self.config.least_aligned_batch if self.pairs else self.config.microbatches
+        if self.alignment is None:
+            return self.config.microbatches
+        return self.config.least_aligned_batch
 
     @property
     def store_bytes(self) -> int:
-        """Host memory of a `TeacherStore`: float32 logits, and the neurons of paired layers."""
-        width, top_k = len(self.stored_layers) * self.teacher.intermediate_size, self.config.top_k
-        neurons = width * jnp.dtype(self.teacher_dtype).itemsize
-        logits = 4 * self.teacher.vocab_size if top_k is None else 8 * top_k
-        return self.num_problems * (logits + neurons)
+        """Host memory of a `TeacherStore`: float32 logits, and activations of paired layers."""
+        top_k = self.config.top_k
+        row = 4 * self.teacher.vocab_size if top_k is None else 8 * top_k
+        if self.alignment is not None:
+            width = len(self.stored_layers) * math.prod(self.alignment.features_shape(self.teacher))
+            row += width * jnp.dtype(self.teacher_dtype).itemsize
+        return self.num_problems * row
 
     def rows_of_pass(self, fsdp: int) -> int:
         """Returns the rows of a batch of the teacher's pass, over all devices."""
@@ -151,11 +149,10 @@ class DistillationJob:
         teacher = abstract_weights(self.teacher, self.teacher_dtype, mesh)
         of_teacher, of_student = self.works(mesh.shape[FSDP], mesh.shape[TENSOR])
         top_k = None if config.top_k is None else (config.top_k, config.temperature)
-        collect = jit_rows(
-            answer_rows('neurons', self.stored_layers, None, top_k), mesh, several=True
-        )
-        rows = self.rows_of_pass(mesh.shape[FSDP])
-        size = (rows, self.length)
+        what = Alignment() if self.alignment is None else self.alignment
+        said = answer_rows(what.site, self.stored_layers, what.positions, top_k)
+        collect = jit_rows(said, mesh, several=True)
+        size = (self.rows_of_pass(mesh.shape[FSDP]), self.length)
         return [
             frozen_pass('teacher', 'pass', collect, teacher, mesh, *size, of_teacher),
             self._student_step(mesh, teacher, of_student),
@@ -163,7 +160,7 @@ class DistillationJob:
 
     def _student_step(self, mesh: Mesh, teacher: Llama, work: Work) -> Program:
         """The step of `distill`, with the teacher beside it."""
-        config, pairs, width = self.config, self.pairs, self.teacher.intermediate_size
+        config, alignment = self.config, self.alignment
         B, tx = config.batch_size, make_optimizer(config.optimizer)
         state = abstract_state(lambda key: Llama(self.student, key), tx, mesh)
         row = lambda name, shape, dtype: {name: abstract_rows(mesh, name, shape, dtype)}
@@ -179,20 +176,23 @@ class DistillationJob:
                 for dtype in (jnp.float32, jnp.int32)
             )
             batch['teacher_logits'] = TopKLogits(values, tokens, config.temperature)
-        alignment = None
-        if pairs:
-            alignment = Alignment(pairs)
-            dtype = jnp.dtype(self.teacher_dtype)
-            batch |= row('teacher_activations', (B, len(pairs), width), dtype)
-        if pairs and self.classes:
-            batch |= row('classes', (B,), jnp.int32)
-            masks = abstract_neurons(mesh, (self.classes, len(pairs), width))
-            alignment = Alignment(pairs, teacher_masks=masks, num_classes=self.classes)
+        if alignment is not None:
+            pairs, shape = len(alignment.pairs), alignment.features_shape(self.teacher)
+            dtype, K = jnp.dtype(self.teacher_dtype), alignment.num_classes
+            batch |= row('teacher_activations', (B, pairs, *shape), dtype)
+            widths = math.prod(alignment.features_shape(self.student)), math.prod(shape)
+            memories = jax.eval_shape(lambda: alignment.empty_memories(*widths))
+            state = dataclasses.replace(state, memory=everywhere(memories, mesh))
+            if K is not None:
+                batch |= row('classes', (B,), jnp.int32)
+                units = SITES[alignment.site].units(self.teacher)
+                masks = abstract_neurons(mesh, (K, pairs, units))
+                alignment = dataclasses.replace(alignment, teacher_masks=masks)
         kinds = {
             'student': state.params,
             'optimizer': state.opt_state,
             'batch from the store': (batch, alignment),
-            'step and key': (state.step, state.key),
+            'step, key and memory': (state.step, state.key, state.memory),
         }
         beside = {'teacher': teacher} if self.keep_teacher else {}
         if self.keep_start:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cdjax.errors import InputError
 from cdjax.models.config import LlamaConfig
@@ -114,9 +114,15 @@ def abstract_rows(mesh: Mesh, name: str, shape: tuple[int, ...], dtype) -> jax.S
     return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh, name, shape))
 
 
-def abstract_neurons(mesh: Mesh, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """Returns float32 masks or means, as `split_neurons` would place them."""
-    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=neurons_sharding(mesh, shape))
+def abstract_neurons(mesh: Mesh, shape: tuple[int, ...], dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+    """Returns masks or means, as `split_neurons` would place them."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=neurons_sharding(mesh, shape))
+
+
+def everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Returns shapes of what lies whole on every device, as `replicate` would place it."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    return _with_shardings(tree, jax.tree.map(lambda _: whole, tree))
 
 
 def abstract_weights(config: LlamaConfig, dtype: str, mesh: Mesh) -> Llama:

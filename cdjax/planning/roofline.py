@@ -25,12 +25,15 @@ class Work:
         flops: over all devices, rematerialisation included.
         traffic: bytes that one device reads from and writes to its memory.
         received: bytes that one device receives from others.
+        float32_flops: those of `flops` whose products are of float32, slower by a factor that
+            the machine decides.
     """
 
     useful_flops: float
     flops: float
     traffic: float
     received: float
+    float32_flops: float = 0.0
 
     def __add__(self, other: 'Work') -> 'Work':
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
@@ -38,8 +41,10 @@ class Work:
 
     def seconds(self, chip: Chip, num_devices: int) -> dict[str, float]:
         """Returns the least time, in seconds, by what takes it."""
+        in_16_bits = self.flops - self.float32_flops
+        arithmetic = in_16_bits / chip.peak.bfloat16 + self.float32_flops / chip.peak.float32
         return {
-            'arithmetic': self.flops / (chip.peak * num_devices),
+            'arithmetic': arithmetic / num_devices,
             'memory': self.traffic / chip.bandwidth,
             'network': self.received / chip.interconnect,
         }
@@ -74,7 +79,7 @@ def llama_work(
         backward: key of `BACKWARD`: 'none' is a forward pass; 'activations' goes back through
             frozen weights, to masks; 'weights' is a training step with its update.
         remat: key of `REMAT_POLICIES`; with 'full' the blocks' forward pass runs twice.
-        compute_bytes: bytes of a number of the computation.
+        compute_bytes: bytes of a number of the computation; 4 for products of float32.
         microbatches: parts of the batch that run one after the other.
     """
     c = config
@@ -101,9 +106,11 @@ def llama_work(
     summed = 2 * passes * c.num_layers * 2 * (1 - 1 / tensor)
     summed *= tokens * c.hidden_size * compute_bytes
 
+    flops = times * forward + recomputed
     return Work(
         useful_flops=times * forward,
-        flops=times * forward + recomputed,
+        flops=flops,
         traffic=weights_read + gathered + activations + head + (update if training else 0),
         received=gathered + summed + (scattered if training else 0),
+        float32_flops=flops if compute_bytes == FLOAT32 else 0,
     )

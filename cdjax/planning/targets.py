@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from cdjax.errors import InputError
-from cdjax.parallel.hardware import PEAK_FLOPS
+from cdjax.parallel.hardware import PEAK_FLOPS, Peak
 
 GIB = 2**30
 
@@ -39,14 +39,14 @@ class Chip:
         memory: bytes that a program may use.
         bandwidth: of that memory, bytes a second.
         interconnect: bytes a second that it receives over all links at once; vendors' figures.
-        peak: dense bfloat16 FLOP/s.
+        peak: dense FLOP/s.
     """
 
     kind: str
     memory: float
     bandwidth: float
     interconnect: float
-    peak: float
+    peak: Peak
 
 
 def _chip(kind: str, memory_gib: float, bandwidth: float, interconnect: float) -> Chip:
@@ -238,4 +238,6 @@ def _this_cpu(num_devices: int) -> Chip:
     bandwidth = 2 * large.nbytes / seconds(copy, large)
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     share = 1 / num_devices
-    return Chip('cpu', memory * share, bandwidth * share, bandwidth * share, peak * share)
+    # Of float32, the faster of the two on a CPU.
+    of_device = Peak(peak * share, peak * share)
+    return Chip('cpu', memory * share, bandwidth * share, bandwidth * share, of_device)

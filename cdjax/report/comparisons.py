@@ -9,7 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cdjax.studies.arms import t_interval
+from cdjax.circuits.methods import LEARNED
+from cdjax.distillation.arms import ARMS, CIRCUITS
+from cdjax.evaluation.statistics import student_interval
+from cdjax.wording import listing, percent, points, points_interval
 
 MORE, LESS, SAME, UNKNOWN = 'more', 'less', 'same', 'unknown'
 
@@ -24,10 +27,15 @@ class Difference:
     @property
     def verdict(self) -> str:
         """`MORE` or `LESS` where the interval excludes zero, `SAME` where it holds zero."""
-        if self.interval is None:
-            return UNKNOWN
-        low, high = self.interval
-        return MORE if low > 0 else LESS if high < 0 else SAME
+        return verdict_of(self.interval)
+
+
+def verdict_of(interval: Sequence[float] | None) -> str:
+    """Returns `MORE` or `LESS` where an interval excludes zero, `SAME` where it holds zero."""
+    if interval is None:
+        return UNKNOWN
+    low, high = interval
+    return MORE if low > 0 else LESS if high < 0 else SAME
 
 
 def difference(
@@ -44,13 +52,18 @@ def difference(
     return Difference(a - b, (a - b - low, a - b + high))
 
 
+def point_difference(a: Mapping[str, Any], b: Mapping[str, Any], field: str = 'only') -> Difference:
+    """Returns `difference` of a field of two methods at one size."""
+    return difference(a[field], a[f'{field}_interval'], b[field], b[f'{field}_interval'])
+
+
 def arm_difference(runs: Sequence[Mapping[str, Any]], arm: str, other: str) -> Difference | None:
     """Returns the accuracy of one arm minus another's, paired by seed; None without a pair."""
     of = {(run['arm'], run['seed']): run['unseen'] for run in runs}
     paired = [of[arm, s] - of[other, s] for name, s in of if name == arm and (other, s) in of]
     if not paired:
         return None
-    return Difference(sum(paired) / len(paired), t_interval(paired))
+    return Difference(sum(paired) / len(paired), student_interval(paired))
 
 
 def overlap_difference(study: Mapping[str, Any]) -> Difference | None:
@@ -74,3 +87,94 @@ def at_circuit_size(study: Mapping[str, Any]) -> int:
     """Returns the index of the evaluated size that is nearest to that of the circuits."""
     sizes = study['sizes']
     return min(range(len(sizes)), key=lambda i: abs(sizes[i] - study['size']))
+
+
+def method_gaps(study: Mapping[str, Any], field: str) -> list[tuple[str, Difference]]:
+    """Returns how the circuits differ from each other method at their size: (phrase, gap)."""
+    at = at_circuit_size(study)
+    ours = study['curves'][LEARNED.key][at]
+    return [
+        (
+            f'{study["methods"][key]["phrase"]} ({percent(curve[at][field])})',
+            point_difference(ours, curve[at], field),
+        )
+        for key, curve in study['curves'].items()
+        if key != LEARNED.key
+    ]
+
+
+def arm_gaps(found: Mapping[str, Any], base: str | None) -> list[tuple[str, Difference]]:
+    """Returns how an arm differs from each other arm of a start: (phrase with amount, gap)."""
+    gaps = []
+    for row in found['table']:
+        gap = arm_difference(found['runs'], base, row['arm'])
+        if row['arm'] != base and gap is not None:
+            interval = f' {points_interval(gap.interval)}' if gap.interval else ''
+            gaps.append((f'{row["phrase"]} ({points(gap.value)} points{interval})', gap))
+    return gaps
+
+
+def by_verdict(
+    gaps: Sequence[tuple[str, Difference]], more: str, same: str, less: str, unknown: str = ''
+) -> str:
+    """Returns `more A and B; same C`: the names of differences behind the words of their verdict.
+
+    Args:
+        gaps: (name, difference).
+        more: the words of `MORE`.
+        same: of `SAME`.
+        less: of `LESS`.
+        unknown: of `UNKNOWN`.
+    """
+    words = {MORE: more, SAME: same, LESS: less, UNKNOWN: unknown}
+    named = {v: [name for name, gap in gaps if gap.verdict == v] for v in words}
+    return '; '.join(f'{words[v]} {listing(names)}' for v, names in named.items() if names)
+
+
+def beyond_chance(classes: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Returns the labels that classes agree with beyond chance, the strongest first, and others."""
+    ranked = sorted(classes, key=lambda label: -classes[label]['nmi'])
+    above = [label for label in ranked if classes[label]['nmi'] > classes[label]['chance_nmi']]
+    return above, [label for label in ranked if label not in above]
+
+
+def layer_totals(study: Mapping[str, Any]) -> list[float]:
+    """Returns the part of each layer that is in the circuits, summed over classes."""
+    return [sum(layer) for layer in zip(*study['layer_share'], strict=True)]
+
+
+def mean_diagonal(matrix: Sequence[Sequence[float | None]]) -> float:
+    """Returns the mean of the diagonal, without empty classes."""
+    values = [row[j] for j, row in enumerate(matrix) if row[j] is not None]
+    return sum(values) / len(values)
+
+
+def last_changes(results: Mapping[str, Any]) -> list[float]:
+    """Returns for each start and arm its mean change of accuracy between the last evaluations."""
+    changes: dict[tuple[str, str], list[float]] = {}
+    for start, found in results['starts'].items():
+        for run in found['runs']:
+            if len(run['curve']) > 1:
+                change = run['curve'][-1][1] - run['curve'][-2][1]
+                changes.setdefault((start, run['arm']), []).append(change)
+    return [sum(values) / len(values) for values in changes.values()]
+
+
+def fewest_seeds(results: Mapping[str, Any]) -> int:
+    """Returns the seeds of the start that has fewest, 0 where there is no start."""
+    starts = results['starts'].values()
+    return min((len({run['seed'] for run in found['runs']}) for found in starts), default=0)
+
+
+def arms_compared(results: Mapping[str, Any]) -> int:
+    """Returns how many differences between the class circuits and another arm are reported."""
+    return sum(len(arm_gaps(found, CIRCUITS.key)) for found in results['starts'].values())
+
+
+def arms_not_run(results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Returns by start the names of the usual arms that were not run, where there are any."""
+    absent = {}
+    for start, found in results['starts'].items():
+        run = {row['arm'] for row in found['table']}
+        absent[start] = [a.phrase for key, a in ARMS.items() if a.by_default and key not in run]
+    return {start: names for start, names in absent.items() if names}

@@ -1,4 +1,4 @@
-"""Heat maps of a report, in cividis, with their values in the cells."""
+"""Heat maps of a report, in cividis, with their values in the cells where there is room."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,142 +9,174 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from cdjax.report.svg import PALETTE, WIDTH, inline_svg, style
-from cdjax.wording import percent
+from cdjax.report.chart import Chart
+from cdjax.report.names import arm_name
+from cdjax.report.svg import PALETTE, PANEL, mark
 
-_MAP = matplotlib.colormaps['cividis'].resampled(48)
+MAP = matplotlib.colormaps['cividis'].resampled(48)
 _MAX_CELLS_WITH_VALUES = 150
+_MAX_CELLS = 2000  # of a panel; of a model of a hundred layers the page would grow by megabytes
 
 
-def layer_map(study: Mapping[str, Any]) -> str:
+def layer_map(study: Mapping[str, Any]) -> Chart:
     """Draws the share of each layer's neurons in each class's circuit, and their overlap."""
-    with style('layers'):
-        share = np.array(study['layer_share'])
-        classes, layers = share.shape
-        wide = layers > 2 * classes
-        figure = Figure(figsize=(WIDTH, _map_height(classes)), layout='constrained')
-        left, right = figure.subplots(1, 2, gridspec_kw={'width_ratios': [2 if wide else 1.1, 1]})
-        _heat_map(
-            figure,
-            left,
-            share,
-            rows=_classes(classes),
-            columns=[str(layer) for layer in range(layers)],
-            top=max(share.max(), 1e-9),
-        )
-        left.set_title('Share of each layer’s neurons')
-        left.set_xlabel('layer')
-        _heat_map(
-            figure,
-            right,
-            np.array(study['overlap']),
-            rows=_classes(classes),
-            columns=_numbers(classes),
-            top=1.0,
-            digits=2,
-        )
-        right.set_title('Overlap of two circuits (IoU)')
-        right.set_xlabel(f'class; random masks overlap by {study["chance_overlap"]:.2f}')
-        return inline_svg(
-            figure,
-            f'Heat maps: the share of the neurons of {layers} layers in the circuits of {classes} '
-            f'classes, and the intersection over union of each two circuits.',
-        )
+    share, overlap = np.array(study['layer_share']), np.array(study['overlap'])
+    classes, layers = share.shape
+    chart = Chart(
+        'layers',
+        'Left: per cent of the neurons of each layer that belong to the circuit of each class. '
+        'Right: intersection over union (IoU) of each two circuits; random masks of their size '
+        f'have {study["chance_overlap"]:.2f}.',
+        ['class', 'quantity', 'layer or class', 'value'],
+        [[k, 'share of the layer', n, share[k, n]] for k in range(classes) for n in range(layers)]
+        + [[k, 'IoU', j, overlap[k, j]] for k in range(classes) for j in range(classes)],
+    )
+    with chart.panel(
+        'Share of each layer',
+        f'Heat map of the share of the neurons of {layers} layers in the circuits of {classes} '
+        f'classes, up to {100 * share.max():.0f} %.',
+        (PANEL[0], _height(classes)),
+    ) as figure:
+        _heat_map(figure, share, 'class', 'layer', top=max(share.max(), 1e-9), unit='%')
+    with chart.panel(
+        'Overlap of two circuits',
+        f'Heat map of the intersection over union of each two of {classes} circuits.',
+        (PANEL[0], _height(classes)),
+    ) as figure:
+        _heat_map(figure, overlap, 'class', 'class', unit='IoU')
+    return chart
 
 
 def selectivity_maps(
-    name: str, matrices: Mapping[str, Sequence[Sequence[float | None]]], counts: Sequence[int]
-) -> str:
+    key: str, matrices: Mapping[str, Sequence[Sequence[float | None]]], caption: str
+) -> Chart:
     """Draws accuracy on class k without circuit j, in one panel for each matrix, on one scale.
 
     Args:
-        name: of the figure.
+        key: of the chart.
         matrices: title → `[j][k]`, None for an empty class.
-        counts: problems of each class.
+        caption: of the chart.
     """
-    with style(name):
-        classes = len(counts)
-        columns = min(len(matrices), 3)
-        rows = math.ceil(len(matrices) / columns)
-        figure = Figure(figsize=(WIDTH, rows * _map_height(classes)), layout='constrained')
-        axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
-        for ax in axes[len(matrices) :]:
-            ax.set_axis_off()
-        for i, (ax, (title, matrix)) in enumerate(zip(axes, matrices.items(), strict=False)):
-            _heat_map(
-                figure,
-                ax,
-                np.array(matrix, float),
-                rows=[f'without {k}' if i % columns == 0 else '' for k in range(classes)],
-                columns=_numbers(classes),
-                top=1.0,
-                bar=i in (columns - 1, len(matrices) - 1),
-            )
-            ax.set_title(title)
-            ax.set_xlabel('accuracy on class')
-        numbers = '; '.join(
-            f'{title}: '
-            + ', '.join(f'without {j} ' + ' '.join(map(percent, row)) for j, row in enumerate(m))
-            for title, m in matrices.items()
+    arrays = {title: np.array(matrix, float) for title, matrix in matrices.items()}
+    chart = Chart(
+        key,
+        caption,
+        ['masks', 'circuit ablated', 'class', 'accuracy'],
+        [
+            [title, j, k, None if np.isnan(v) else v]
+            for title, matrix in arrays.items()
+            for (j, k), v in np.ndenumerate(matrix)
+        ],
+    )
+    for title, matrix in arrays.items():
+        own = np.nanmean(np.diag(matrix)) if not np.isnan(np.diag(matrix)).all() else math.nan
+        described = (
+            f'Heat map of the accuracy on each of {len(matrix)} classes with each circuit ablated; '
+            f'with the circuit of the class itself, on average {100 * own:.0f} %.'
         )
-        return inline_svg(
-            figure,
-            'Heat maps of the accuracy on each class with each circuit ablated. '
-            + (numbers if classes <= 8 else ''),
-        )
+        with chart.panel(title, described, (PANEL[0], _height(len(matrix)))) as figure:
+            _heat_map(figure, matrix, 'without circuit', 'accuracy on class', unit='%')
+    return chart
 
 
-def _heat_map(figure, ax, values, *, rows, columns, top, digits=None, bar=True) -> None:
-    """Draws a matrix with its values in the cells; NaN cells stay empty."""
-    shown = np.ma.masked_invalid(values)
+def similarity_maps(similarity: Mapping[str, Any]) -> Chart:
+    """Draws the CKA of every layer of the teacher with every layer of itself and of students."""
+    models = {'the teacher': similarity['teacher']}
+    models |= {f'the student of {arm_name(arm)}': m for arm, m in similarity['students'].items()}
+    chart = Chart(
+        'similarity',
+        'Debiased linear CKA of the neurons of two layers at the answer position, on '
+        f'{similarity["problems"]:,} unseen problems: 1 is equal up to rotation and scale, about 0 '
+        'unrelated.',
+        ['model', 'layer of the teacher', 'layer of the model', 'CKA'],
+        [
+            [name, t, s, v]
+            for name, matrix in models.items()
+            for t, row in enumerate(matrix)
+            for s, v in enumerate(row)
+        ],
+    )
+    for name, matrix in models.items():
+        values = np.array(matrix, float)
+        described = (
+            f'Heat map of the CKA of {len(matrix)} layers of the teacher with {len(matrix[0])} of '
+            f'{name}, from {values.min():.2f} to {values.max():.2f}.'
+        )
+        title = name[:1].upper() + name[1:]
+        with chart.panel(title, described, (PANEL[0], _height(len(matrix)))) as figure:
+            _heat_map(figure, values, 'layer of the teacher', 'layer', unit='CKA')
+    return chart
+
+
+def _heat_map(
+    figure: Figure, values: np.ndarray, rows: str, columns: str, *, unit: str, top: float = 1.0
+) -> None:
+    """Draws a matrix from 0 to `top`; NaN cells stay empty.
+
+    Args:
+        figure: to draw on.
+        values: [rows, columns].
+        rows: what a row is; they are numbered.
+        columns: what a column is.
+        unit: '%' for parts, else the name of the number.
+        top: the end of the scale.
+    """
+    ax = figure.subplots()
     norm = Normalize(0, top)
     cells = ax.pcolormesh(
-        shown, cmap=_MAP, norm=norm, edgecolors=PALETTE['paper'], linewidth=1.5, antialiased=True
+        np.ma.masked_invalid(values),
+        cmap=MAP,
+        norm=norm,
+        edgecolors=PALETTE['paper'],
+        linewidth=1.5 if values.size <= _MAX_CELLS_WITH_VALUES else 0.3,
+        antialiased=True,
     )
+    if values.size <= _MAX_CELLS:
+        tips = [
+            f'{rows} {i}, {columns} {j}: {_cell(v, unit)} {unit}'
+            for (i, j), v in np.ndenumerate(values)
+        ]
+        mark(cells, tips=tips)
     ax.invert_yaxis()
     ax.grid(visible=False)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    step = max(1, math.ceil(len(columns) / 16))
-    ax.set_xticks(np.arange(len(columns))[::step] + 0.5, columns[::step])
-    ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    for axis, n in ((ax.xaxis, values.shape[1]), (ax.yaxis, values.shape[0])):
+        at = np.arange(0, n, max(1, math.ceil(n / 16)))
+        axis.set_ticks(at + 0.5, at)
+    ax.set_xlabel(columns)
+    ax.set_ylabel(rows)
     if values.size <= _MAX_CELLS_WITH_VALUES:
         for (i, j), value in np.ndenumerate(values):
-            text = '–' if np.isnan(value) else _cell(value, digits)
-            dark = not np.isnan(value) and norm(value) < 0.55
+            empty = np.isnan(value)
+            dark = not empty and norm(value) < 0.55
             ax.text(
                 j + 0.5,
                 i + 0.5,
-                text,
+                _cell(value, unit),
                 ha='center',
                 va='center',
-                color='#ffffff' if dark else PALETTE['muted'] if text == '–' else '#111111',
+                color='#ffffff' if dark else PALETTE['muted'] if empty else '#111111',
                 fontsize=8,
                 in_layout=False,  # it lies within the cell, and measuring takes time
             )
-    if bar:
-        colour_bar = figure.colorbar(cells, ax=ax, fraction=0.05, pad=0.03, aspect=14)
-        colour_bar.outline.set_visible(False)
-        # Matplotlib would draw it as a bitmap, and its edges would show as seams.
-        colour_bar.solids.set(rasterized=False, edgecolor='face')
-        ticks = [0, top / 2, top]
-        colour_bar.set_ticks(ticks, labels=[_cell(tick, digits) for tick in ticks])
+    bar = figure.colorbar(cells, ax=ax, fraction=0.05, pad=0.03, aspect=14)
+    bar.outline.set_visible(False)
+    # Matplotlib would draw it as a bitmap, and its edges would show as seams.
+    bar.solids.set(rasterized=False, edgecolor='face')
+    ticks = [0, top / 2, top]
+    bar.set_ticks(ticks, labels=[_cell(tick, unit) for tick in ticks])
+    bar.set_label(unit, fontsize=8)
 
 
-def _cell(value: float, digits: int | None) -> str:
-    """Returns a value as it is with `digits`, in per cent without them."""
-    if digits is not None:
-        return f'{value:.{digits}f}'
+def _cell(value: float, unit: str) -> str:
+    """Returns a value in per cent, or with two decimals."""
+    if np.isnan(value):
+        return '–'
+    if unit != '%':
+        return f'{value:.2f}'.replace('-', '−')
     return f'{100 * value:.1f}' if 0 < value < 0.00995 else f'{100 * value:.0f}'
 
 
-def _map_height(classes: int) -> float:
-    return min(1.1 + 0.42 * classes, 8.0)
-
-
-def _classes(n: int) -> list[str]:
-    return [f'class {k}' for k in range(n)]
-
-
-def _numbers(n: int) -> list[str]:
-    return [str(k) for k in range(n)]
+def _height(rows: int) -> float:
+    return min(1.2 + 0.36 * max(rows, 3), 7.0)

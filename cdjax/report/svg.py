@@ -1,18 +1,24 @@
-"""Matplotlib figures as SVG that lives inside a page: its fonts, its colours, no identity clashes.
+"""Matplotlib figures as SVG: for a page, whose colours they follow, and as a file of their own.
 
-Text stays text. The colours of `PALETTE` become CSS variables, so that a figure follows the page
-into a dark theme; heat maps keep theirs.
+Matplotlib, and no library that draws in the browser, because nothing may be lost without
+JavaScript: the page holds finished figures, which print and need no megabytes of script. What is to
+be explored is written into them: `mark` names the series of an artist, which a legend toggles by
+CSS alone, and gives each of its marks a text, which browsers show under the pointer.
 """
 
 import io
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-WIDTH = 8.6  # inches, at 72 units an inch; the page scales it to its column
+# Inches, at 72 units an inch. Two panels lie side by side on a desk, one fills a phone.
+PANEL = (4.3, 3.1)
 
 # Okabe and Ito's colours, safe for colour-blind readers, and the inks of the page.
 PALETTE: Mapping[str, str] = {
@@ -30,15 +36,15 @@ PALETTE: Mapping[str, str] = {
 }
 _STYLE = {
     'svg.fonttype': 'none',
-    'font.size': 8.5,
+    'font.size': 9,
     'axes.edgecolor': PALETTE['rule'],
     'axes.labelcolor': PALETTE['muted'],
-    'axes.labelsize': 8.5,
-    'axes.titlesize': 9.5,
+    'axes.labelsize': 9,
+    'axes.titlesize': 10,
     'axes.titleweight': 'bold',
     'axes.titlelocation': 'left',
     'axes.titlecolor': PALETTE['ink'],
-    'axes.titlepad': 10,
+    'axes.titlepad': 9,
     'axes.facecolor': 'none',
     'axes.spines.top': False,
     'axes.spines.right': False,
@@ -58,6 +64,9 @@ _STYLE = {
     'lines.solid_capstyle': 'round',
     'savefig.facecolor': 'none',
 }
+_SVG, _XLINK = 'http://www.w3.org/2000/svg', 'http://www.w3.org/1999/xlink'
+ElementTree.register_namespace('', _SVG)
+ElementTree.register_namespace('xlink', _XLINK)
 
 
 def style(name: str):
@@ -70,31 +79,80 @@ def style(name: str):
     return matplotlib.rc_context({**_STYLE, 'svg.hashsalt': f'cdjax-{name}'})
 
 
-def inline_svg(figure: Figure, description: str) -> str:
-    """Renders a figure within `style` as an SVG element for an HTML page.
+def mark(
+    artist: Artist,
+    *,
+    series: str | None = None,
+    tips: Sequence[str] = (),
+    cells: Mapping[str, Sequence] | None = None,
+) -> None:
+    """Says what an artist shows, before it is rendered.
 
-    Its text takes the family that the page gives to `svg text`, by a rule that is `!important`.
+    Args:
+        artist: a line, a collection, an image.
+        series: what a legend shows or hides it with.
+        tips: a text for each of its marks, in the order of its data.
+        cells: of an image in place of tips: `rows`, `columns` and `values`, row by row.
+    """
+    artist.set_gid(json.dumps({'series': series, 'tips': list(tips), 'cells': cells}))
+
+
+def render(figure: Figure, description: str) -> tuple[str, str]:
+    """Renders a figure within `style`.
 
     Args:
         figure: the figure.
         description: what a reader who cannot see it is told.
+
+    Returns:
+        An SVG element for an HTML page, where `PALETTE` is CSS variables and text takes the
+        family that the page gives to `svg text` by a rule that is `!important`; and the figure
+        as a file of its own.
     """
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={'Date': None})
     root = ElementTree.fromstring(buffer.getvalue())
+    root.remove(root.find('{*}metadata'))
+    for element in root.iter():
+        _explain(element)
+    alone = ElementTree.tostring(root, encoding='unicode')
     view = root.get('viewBox')
     root.attrib.clear()
     root.attrib.update({'viewBox': view, 'role': 'img', 'aria-label': description})
-    root.remove(root.find('{*}metadata'))
     for element in root.iter():  # within HTML, names have no namespace
         element.tag = _local(element.tag)
         element.attrib = {_local(key): value for key, value in element.attrib.items()}
-        if element.tag == 'g':  # numbered anew in each figure, and nothing refers to them
-            element.attrib.pop('id', None)
     text = ElementTree.tostring(root, encoding='unicode')
     for name, colour in PALETTE.items():
         text = text.replace(colour, f'var(--{name})')
-    return text
+    return text, alone
+
+
+def data_uri(kind: str, text: str) -> str:
+    """Returns text as the address of a link that needs no network.
+
+    Args:
+        kind: its media type, `text/csv`.
+        text: the content.
+    """
+    return f'data:{kind};charset=utf-8,{quote(text, safe=" !*(),-./:;=?@_~$+")}'
+
+
+def _explain(element: ElementTree.Element) -> None:
+    """Writes what `mark` says into the SVG; groups are numbered anew each time, so those go."""
+    tag, name = _local(element.tag), element.attrib.get('id', '')
+    if tag in ('g', 'image'):
+        element.attrib.pop('id', None)
+    if not name.startswith('{'):
+        return
+    said = json.loads(name)
+    if said['series'] is not None:
+        element.set('data-series', said['series'])
+    if said['cells'] is not None:
+        element.set('data-cells', json.dumps(said['cells'], ensure_ascii=False))
+    marks = list(element.iter(f'{{{_SVG}}}use')) or list(element.iter(f'{{{_SVG}}}path'))
+    for shape, tip in zip(marks, said['tips'], strict=bool(said['tips'])):
+        ElementTree.SubElement(shape, f'{{{_SVG}}}title').text = tip
 
 
 def _local(name: str) -> str:

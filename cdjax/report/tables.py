@@ -13,7 +13,7 @@ from cdjax.report.comparisons import (
     Difference,
     arm_difference,
     at_circuit_size,
-    difference,
+    point_difference,
 )
 
 Results = Mapping[str, Any]
@@ -34,18 +34,15 @@ def circuit_rows(study: Results) -> list[Row]:
     rows = []
     for key, curve in study['curves'].items():
         point, is_ours = curve[at], key == LEARNED.key
-        gap = difference(ours['only'], ours['only_interval'], point['only'], point['only_interval'])
         title = study['methods'][key]['title']
-        verdict = None if is_ours else gap.verdict
+        verdict = None if is_ours else point_difference(ours, point).verdict
         rows.append({'title': title, 'ours': is_ours, **point, 'verdict': verdict})
     if study['one_mask_at_union_size'] is not None:
         point = study['one_mask_at_union_size']
-        gap = difference(ours['only'], ours['only_interval'], point['only'], point['only_interval'])
+        verdict = point_difference(ours, point).verdict
         share = study['union_size'] / study['neurons']
         title = study['methods'][ONE_MASK.key]['title']
-        rows.append(
-            {'title': title, 'ours': False, 'share': share, **point, 'verdict': gap.verdict}
-        )
+        rows.append({'title': title, 'ours': False, 'share': share, **point, 'verdict': verdict})
     return rows
 
 
@@ -105,17 +102,21 @@ def agreement_rows(study: Results) -> list[tuple[str, Results]]:
 
 
 def leak_rows(study: Results) -> list[Row]:
-    """Returns what each method's classes give away of the answer, beside what its circuits keep."""
+    """Returns what each scheme of classes gives away of the answer.
+
+    Each row has `title`, `ours`, and `only`: what circuits of these classes keep, None where no
+    method of the study goes by them.
+    """
     at = at_circuit_size(study)
-    return [
-        {
-            'title': study['methods'][key]['title'],
-            'ours': key == LEARNED.key,
-            'only': study['curves'][key][at]['only'],
-            **found,
-        }
-        for key, found in study['leak'].items()
-    ]
+    rows = []
+    for scheme, found in study['leak'].items():
+        methods = [key for key in study['curves'] if study['methods'][key]['classes'] == scheme]
+        title, only = scheme.replace('_', ' '), None
+        if methods:
+            title = study['methods'][methods[0]]['title']
+            only = study['curves'][methods[0]][at]['only']
+        rows.append({'title': title, 'ours': scheme == LEARNED.classes, 'only': only, **found})
+    return rows
 
 
 def moved_rows(rediscovery: Mapping[str, Results]) -> list[Row]:

@@ -4,11 +4,13 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from cdjax.distillation.arms import CIRCUITS
 from cdjax.report.comparisons import at_circuit_size
-from cdjax.report.student_findings import start_name
+from cdjax.report.names import start_name
 from cdjax.report.tables import arm_rows, circuit_rows, moved_rows
 from cdjax.studies.extra import STUDIES
 from cdjax.wording import (
+    ABSENT,
     NBSP,
     count,
     exact_percent,
@@ -31,6 +33,7 @@ def summary(results: Mapping[str, Any]) -> str:
     """
     parts = [
         circuits_table(results['circuits'], results['smallest_faithful_share']),
+        headroom_table({start: found['headroom'] for start, found in results['starts'].items()}),
         arms_table(results['starts']),
         _text(_rediscovery(results['rediscovery'])),
         *(_text(_study(key, result)) for key, result in results['studies'].items()),
@@ -47,6 +50,24 @@ def arms_table(starts: Mapping[str, Any]) -> str:
     return '\n\n'.join(_text(_arms(start, found)) for start, found in starts.items())
 
 
+def headroom_table(headroom: Mapping[str, Any]) -> str:
+    """Returns how alike each arm's target is to that of the class circuits, by start.
+
+    Without that arm, to the target of the first arm that aligns anything.
+
+    Args:
+        headroom: what `Pipeline.headroom` returns.
+    """
+    lines = []
+    for start, found in headroom.items():
+        if len(found) < 2:
+            continue
+        base = CIRCUITS.key if CIRCUITS.key in found else next(iter(found))
+        lines.append(f'Headroom, starting from {start_name(start)}: CKA with the target of {base}')
+        lines += [f'  with {other:<34}{number(value):>6}' for other, value in found[base].items()]
+    return _text(lines)
+
+
 def circuits_table(study: Mapping[str, Any], smallest: float | None) -> str:
     """Returns the accuracy with only the circuits and without, beside every other method.
 
@@ -55,6 +76,39 @@ def circuits_table(study: Mapping[str, Any], smallest: float | None) -> str:
         smallest: what `smallest_faithful_share` returns of it.
     """
     return _text(_circuits(study, smallest))
+
+
+def recovery_table(study: Mapping[str, Any]) -> str:
+    """Returns how much of planted circuits each method finds, means over the planted classes.
+
+    Args:
+        study: what `evaluate_circuits` returns of a planted teacher.
+    """
+    return _text(_recovery(study))
+
+
+def _recovery(study) -> list[str]:
+    truth = study['ground_truth']
+    columns = {
+        'AUROC': 'auroc',
+        'living': 'auroc_living',
+        'precision': 'precision',
+        'recall': 'recall',
+        'shared': 'shared',
+        'specific': 'specific',
+        'others’': 'other_specific',
+        'decoys': 'decoys',
+        'NMI': 'nmi',
+    }
+    lines = [
+        f'Planted circuits of {count(truth["classes"], "class", "classes")}, '
+        f'{count(truth["size"], "necessary neuron")} each; from precision on at that size:',
+        f'{"":24}' + ''.join(f'{name:>{max(len(name) + 2, 8)}}' for name in columns),
+    ]
+    for key, found in truth['methods'].items():
+        cells = (f'{number(found[k]):>{max(len(name) + 2, 8)}}' for name, k in columns.items())
+        lines.append(f'{study["methods"][key]["title"]:<24}' + ''.join(cells))
+    return lines
 
 
 def _study(key: str, result: Mapping[str, Any]) -> list[str]:
@@ -88,15 +142,54 @@ def _circuits(study, smallest) -> list[str]:
             f'{percent(row["without"], 1):>9} {percent_interval(row["without_interval"]):<15}'
             f'{number(row["faithfulness"]):>13}'
         )
+    lines += ['', *_sceptic(study), '']
     at = 'at no size tried' if smallest is None else f'from {exact_percent(smallest)} on'
-    lines.append(f'Circuits keep 95 % of the accuracy {at}; selectivity {_selectivity(study)}.')
+    kept = f'Circuits keep 95 % of the accuracy {at}; selectivity {_selectivity(study)}.'
+    lines += textwrap.wrap(kept, WIDTH)
+    return lines
+
+
+def _sceptic(study) -> list[str]:
+    """Returns areas, dead neurons and ranks of every method, at the size of the circuits."""
+    at = at_circuit_size(study)
+    living = study['living']
+    lines = [
+        f'{"":32}{"P(answer)":>10}{"CPR":>7} {"":14}{"CMD":>6}{"dead":>7}{"rank against AtP":>18}',
+    ]
+    for key, curve in study['curves'].items():
+        areas = study['areas'].get(key)
+        cpr, cmd, interval = ABSENT, ABSENT, ''
+        if areas is not None:
+            cpr, cmd = number(areas['cpr']), number(areas['cmd'])
+            interval = f'[{", ".join(number(x) for x in areas["cpr_interval"])}]'
+        ranks = study['rank_correlation'].get(key)
+        rank = ABSENT if ranks is None else number(ranks['living'], signed=True)
+        lines.append(
+            f'{study["methods"][key]["title"]:<32}{number(curve[at]["only_probability"]):>10}'
+            f'{cpr:>7} {interval:<14}{cmd:>6}{percent(curve[at]["dead"]):>7}{rank:>18}'
+        )
+    blocks = study['minimality']
+    lines.append(
+        f'{living["neurons"]:,} of {study["neurons"]:,} neurons are alive, and alone they answer '
+        f'{percent(living["accuracy"], 1)}; ranks are among them.'
+    )
+    lines.append(
+        f'{percent(blocks["needless"])} of the circuits’ neurons are in tenths that do not matter.'
+    )
     return lines
 
 
 def _selectivity(study) -> str:
     found = study['selectivity']
-    own, random = found['selectivity'], found['random_selectivity']
-    return f'{number(own)} (random masks {number(random)})'
+    text = f'{number(found["selectivity"])} (random masks {number(found["random_selectivity"])})'
+    own = [point for point in found['by_size'] if point['size'] == study['size']]
+    if own:
+        specific = own[0]['specific']
+        text += (
+            f', of the specific parts ({number(own[0]["specific_neurons"], 1)} neurons) '
+            f'{number(specific["accuracy"])}, in probability {number(specific["probability"])}'
+        )
+    return text
 
 
 def _arms(start: str, found) -> list[str]:

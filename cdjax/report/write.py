@@ -2,8 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,18 +10,26 @@ import jinja2
 from etils import epath
 
 from cdjax import wording
-from cdjax.circuits.methods import LEARNED, RANDOM_MASKS
-from cdjax.distillation.arms import CIRCUITS, KD, RANDOM
 from cdjax.errors import InputError
-from cdjax.report import figures, findings, maps, student_findings, tables
-from cdjax.report.comparisons import arm_difference, at_circuit_size
+from cdjax.report import findings, maps, summary, tables
+from cdjax.report.arm_dots import arm_dots
+from cdjax.report.chart import Chart, plain
+from cdjax.report.comparisons import at_circuit_size
+from cdjax.report.method_curves import method_curves
+from cdjax.report.names import TEMPLATES, start_name
+from cdjax.report.neuron_cards import neuron_cards
+from cdjax.report.provenance import describe
+from cdjax.report.selectivity_curves import recovery_bars, selectivity_front
+from cdjax.report.training_curves import arm_curves, discovery_curves, gradient_rows
 from cdjax.run.folder import stored_config, write_atomically
 from cdjax.run.metrics import read_metrics
+from cdjax.run.provenance import read_provenance
 from cdjax.run.results import from_text
 from cdjax.studies.extra import STUDIES
-from cdjax.studies.study import Section
+from cdjax.studies.study import Section, Table
 
 REPORT, RESULTS = 'report.html', 'results.json'
+DISCOVERY = 'discover/teacher'
 
 
 def write_report(workdir: epath.PathLike, results: Mapping[str, Any]) -> epath.Path:
@@ -41,8 +48,11 @@ def write_report(workdir: epath.PathLike, results: Mapping[str, Any]) -> epath.P
         config = stored_config(workdir)
         if config is None:
             raise InputError(f'{workdir} holds no config.json, so it is no run: name its --workdir')
-        history = read_metrics(workdir / 'stages' / 'discover' / 'teacher')
-        write_atomically(target, render(results, config, history))
+        stages = workdir / 'stages'
+        trainings = [DISCOVERY, *(f'distill/{name}' for name in kept_students(config))]
+        histories = {name: read_metrics(stages / name) for name in trainings}
+        provenance = read_provenance(workdir)
+        write_atomically(target, render(results, config, histories, provenance))
     return target
 
 
@@ -62,132 +72,121 @@ def read_results(workdir: epath.PathLike) -> dict[str, Any]:
 
 
 def render(
-    results: Mapping[str, Any], config: Mapping[str, Any], history: list[dict[str, float]]
+    results: Mapping[str, Any],
+    config: Mapping[str, Any],
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    provenance: Mapping[str, Any] | None = None,
 ) -> str:
     """Returns the page.
 
     Args:
         results: what `Pipeline.run` returns.
         config: the run's config.json.
-        history: the records of the discovery's metrics.jsonl.
+        histories: the records of metrics.jsonl by training, `discover/teacher` of the teacher's.
+        provenance: the run's provenance.json, None where there is none.
     """
+    study, history = results['circuits'], histories.get(DISCOVERY, ())
+    charts = _charts(results, config, history)
+    cards = neuron_cards(results['neurons']) if results.get('neurons') else []
+    studies = [_study(key, result) for key, result in results['studies'].items()]
+    drawn = [*filter(None, charts.values()), *(card.chart for card in cards)]
+    drawn += [chart for study in studies for chart in study['charts']]
+    return (
+        environment()
+        .get_template('page.html')
+        .render(
+            results=results,
+            study=study,
+            config=config,
+            config_text=json.dumps(config, indent=2),
+            version=package_version(),
+            at=at_circuit_size(study),
+            sections=_sections(studies, cards),
+            headline=summary.headline(results),
+            found=_found(results),
+            checks=summary.checks(results),
+            tables=tables,
+            chart=charts,
+            charts=drawn,
+            cards=cards,
+            history=history,
+            gradients=gradient_rows(histories),
+            limits=findings.limits(results, config),
+            provenance=describe(config, provenance),
+            studies=studies,
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Returns what the pages are made with: their templates, filters and sentences."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        'percent': wording.percent,
-        'exact_percent': wording.exact_percent,
-        'percent_interval': wording.percent_interval,
-        'points': wording.points,
-        'points_interval': wording.points_interval,
-        'number': wording.number,
-        'count': wording.count,
-        'verdict': tables.verdict_words,
-    }
-    study = results['circuits']
-    return environment.get_template(REPORT).render(
-        results=results,
-        study=study,
-        config=config,
-        config_text=json.dumps(config, indent=2),
-        version=_version(),
-        at=at_circuit_size(study),
-        headline=_headline(results),
-        findings=findings,
-        student_findings=student_findings,
-        tables=tables,
-        figure=_figures(results, history),
-        history=history,
-        studies=[_study(key, result) for key, result in results['studies'].items()],
-    )
+    environment.filters |= {name: getattr(wording, name) for name in findings.FILTERS}
+    environment.filters |= {'verdict': tables.verdict_words, 'plain': plain}
+    environment.globals |= {'say': findings.say, 'start_name': start_name}
+    return environment
 
 
-def _study(key: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns title, findings, tables and figures of a study; those of a stranger are a note."""
-    if key not in STUDIES:
-        note = f'The module that added the study {key!r} is not imported: name it with --plugins.'
-        return {'key': key, 'title': key, 'section': Section([note]), 'figures': []}
-    section = STUDIES[key].present(result)
-    drawn = [
-        (figures.draw(f'{key}-{i}', drawing), drawing.caption)
-        for i, drawing in enumerate(section.drawings)
+def _sections(studies, cards) -> list[tuple[str, str]]:
+    """Returns the sections of the page in their order: (identity, title)."""
+    return [
+        ('summary', 'Summary'),
+        ('run', 'What was run'),
+        ('circuits', 'Circuits'),
+        ('layers', 'Layers and overlap'),
+        ('selectivity', 'Selectivity'),
+        *([('neurons', 'Neurons')] if cards else []),
+        ('classes', 'Classes'),
+        ('training', 'Training'),
+        ('arms', 'Arms of distillation'),
+        ('moved', 'What moved'),
+        *((f'study-{study["key"]}', study['title']) for study in studies),
+        ('reading', 'How to read this'),
     ]
-    return {'key': key, 'title': STUDIES[key].title, 'section': section, 'figures': drawn}
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version('cdjax')
-    except importlib.metadata.PackageNotFoundError:
-        return 'from a checkout that is not installed'
-
-
-def _headline(results) -> list[tuple[str, str, str]]:
-    """Returns the numbers at the top of the page: (value, what it is, beside what)."""
-    study = results['circuits']
-    at = at_circuit_size(study)
-    points = {key: curve[at] for key, curve in study['curves'].items()}
-    ours, random = points.pop(LEARNED.key), points.get(RANDOM_MASKS.key)
-    # Beside the weakest control stands the strongest, or the number would flatter.
-    best = max(points, key=lambda key: points[key]['only'], default=None)
-    shown = [key for key in (RANDOM_MASKS.key, best) if key in points]
-    beside = wording.listing(
-        [
-            f'{study["methods"][key]["phrase"]} {wording.percent(points[key]["only"])}'
-            for key in dict.fromkeys(shown)
-        ]
-    )
-    size = wording.exact_percent(study['shares'][at])
-    cells = [
-        (wording.percent(study['accuracy']), 'teacher on unseen problems', 'all neurons'),
-        (
-            wording.percent(ours['only']),
-            f'with only the circuits, {size} of the neurons',
-            beside,
-        ),
-        (
-            wording.percent(ours['without']),
-            'without the circuits',
-            '' if random is None else f'without random masks {wording.percent(random["without"])}',
-        ),
+def _found(results) -> list[tuple[str, str | None]]:
+    """Returns the findings of the summary: (section, sentence)."""
+    study, say = results['circuits'], findings.say
+    return [
+        ('circuits', say('circuits', study)),
+        ('circuits', say('without_circuits', study)),
+        ('circuits', say('one_mask', study)),
+        ('selectivity', say('selectivity', study)),
+        ('classes', say('classes', study)),
+        *(('arms', say('arms', start, found)) for start, found in results['starts'].items()),
+        ('moved', say('moved', results['rediscovery'])),
     ]
-    for start, found in results['starts'].items():
-        gap = arm_difference(found['runs'], CIRCUITS.key, KD.key)
-        if gap is None:
-            continue
-        beside = 'one seed, no interval'
-        if gap.interval is not None:
-            beside = f'95{wording.NBSP}% interval {wording.points_interval(gap.interval)}'
-        other = arm_difference(found['runs'], CIRCUITS.key, RANDOM.key)
-        if other is not None:
-            beside += f'; over random masks {wording.points(other.value)}'
-            beside += f' {wording.points_interval(other.interval)}' if other.interval else ''
-        what = f'points: class circuits over KD, from {student_findings.start_name(start)}'
-        cells.append((wording.points(gap.value), what, beside))
-    return cells
 
 
-def _figures(results, history) -> dict[str, Any]:
-    study = results['circuits']
+def _charts(results, config, history) -> dict[str, Chart | None]:
+    study, starts = results['circuits'], results['starts']
     selectivity = study['selectivity']
-    starts = results['starts']
-    drawn = {
-        'circuits': figures.circuit_curves(study),
+    charts = {
+        'methods': method_curves(study),
+        'recovery': recovery_bars(study),
         'layers': maps.layer_map(study),
+        'front': selectivity_front(study),
         'selectivity': maps.selectivity_maps(
             'selectivity',
             {'Circuits': selectivity['matrix'], 'Random masks': selectivity['random_matrix']},
-            selectivity['counts'],
+            'Accuracy in per cent on the problems of class k (columns) with circuit j ablated '
+            '(rows), beside random masks of the same size in each layer, on one scale. Selective '
+            'circuits have a dark diagonal in a bright map.',
         ),
-        'discovery': figures.discovery_curves(history),
-        'arms': figures.arm_curves(starts),
-        'dots': {start: figures.arm_dots(start, found) for start, found in starts.items()},
+        'discovery': discovery_curves(history, config['discovery']['objective']['key']),
         'moved': None,
+        'similarity': None,
     }
+    for start, found in starts.items():
+        charts[f'arms-{start}'] = arm_curves(start, found)
+        charts[f'dots-{start}'] = arm_dots(start, found)
     if results['rediscovery']:
         matrices = {}
         # Students of another start belong to circuits discovered anew, jointly with them.
@@ -195,5 +194,44 @@ def _figures(results, history) -> dict[str, Any]:
             matrices['Teacher'] = selectivity['matrix']
         for found in results['rediscovery'].values():
             matrices[f'Student: {found["phrase"]}'] = found['study']['selectivity']['matrix']
-        drawn['moved'] = maps.selectivity_maps('moved', matrices, selectivity['counts'])
-    return drawn
+        charts['moved'] = maps.selectivity_maps(
+            'moved',
+            matrices,
+            'Accuracy in per cent on class k (columns) with circuit j ablated (rows). The students '
+            'were searched again, for the teacher’s classes.',
+        )
+    if results.get('layer_similarity'):
+        charts['similarity'] = maps.similarity_maps(results['layer_similarity'])
+    return charts
+
+
+def _study(key: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns title, findings, tables and figures of a study; those of a stranger are a note."""
+    if key not in STUDIES:
+        note = f'The module that added the study {key!r} is not imported: name it with --plugins.'
+        return {'key': key, 'title': key, 'section': Section([note]), 'charts': []}
+    section = STUDIES[key].present(result)
+    charts = []
+    for i, drawing in enumerate(section.drawings):
+        table = drawing.numbers or next(iter(section.tables), Table('', (), ()))
+        chart = Chart(f'{key}-{i}', drawing.caption, table.header, table.rows)
+        size = (drawing.width, drawing.height)
+        with chart.panel('', drawing.description, size) as figure:
+            drawing.draw(figure)
+        charts.append(chart)
+    return {'key': key, 'title': STUDIES[key].title, 'section': section, 'charts': charts}
+
+
+def kept_students(config: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the students of the first seed, whose trainings are shown."""
+    arms = config['arms']
+    seed = arms['seeds'][0]
+    return [f'{start}-{arm}-{seed}' for start in arms['distillation'] for arm in arms['arms']]
+
+
+def package_version() -> str:
+    """Returns the version of this package, or that it has none."""
+    try:
+        return importlib.metadata.version('cdjax')
+    except importlib.metadata.PackageNotFoundError:
+        return 'from a checkout that is not installed'

@@ -4,6 +4,7 @@ Folders may be local or in a bucket (`gs://`): every path is an `etils.epath.Pat
 """
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import time
@@ -25,7 +26,7 @@ from cdjax.run.lock import LOCK, hold
 CONFIG = 'config.json'
 # Of what a run writes, as docs/artefacts.md describes it: raised whenever a field comes to mean
 # something else, so that figures of both are never read as one.
-VERSION = 1
+VERSION = 2
 _PROBE = '.cdjax-probe-'
 _PROBE_BYTES = 1 << 20
 VISIBLE_SECONDS = 10.0
@@ -177,11 +178,13 @@ def write_atomically(path: epath.Path, content: str | bytes) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Turns what JSON lacks into what it has: dataclasses to objects, paths to strings."""
+    """Turns what JSON lacks into what it has: dataclasses to objects, arrays to hashes."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, (epath.Path, Path)):
         return str(value)
+    if isinstance(value, np.ndarray | jax.Array):
+        return hashlib.sha256(np.ascontiguousarray(value)).hexdigest()[:16]
     raise TypeError(f'{value!r} of type {type(value).__name__} cannot be part of a config')
 
 
@@ -193,9 +196,13 @@ def _unwritable(path: epath.Path, error: OSError) -> InputError:
     )
 
 
-def _as_stored(config: dict[str, Any], name: str) -> dict[str, Any]:
-    facts = {'version': VERSION, 'name': name, **config}
+def as_json(facts: Any) -> Any:
+    """Returns facts as JSON gives them back: dataclasses as objects, tuples as lists."""
     return json.loads(json.dumps(facts, default=_plain))
+
+
+def _as_stored(config: dict[str, Any], name: str) -> dict[str, Any]:
+    return as_json({'version': VERSION, 'name': name, **config})
 
 
 def _claim(workdir: epath.Path, wanted: dict[str, Any]) -> None:
@@ -260,17 +267,35 @@ def _refuse_other_config(
             f'--workdir={workdir} holds a run of version {version} and this is version {VERSION}, '
             'whose results mean something else: name another --workdir'
         )
-    differences = _differences(stored, wanted)
-    if differences:
-        shown = '; '.join(
-            f'{key} is {_show(old)} there and {_show(new)} here'
-            for key, old, new in differences[:3]
-        )
-        more = f' (and {len(differences) - 3} more)' if len(differences) > 3 else ''
+    if differing := _describe_differences(stored, wanted):
         raise InputError(
-            f'--workdir={workdir} holds another run: {shown}{more}; '
+            f'--workdir={workdir} holds another run: {differing}; '
             'give the same values to continue it, or name another --workdir'
         )
+
+
+def refuse_other_training(workdir: epath.Path, stored: Any, wanted: Any) -> None:
+    """Raises InputError unless the checkpoints of a folder come of what is asked for.
+
+    Args:
+        workdir: of the training.
+        stored: what decides its result, as `as_json` gives it.
+        wanted: the same of the training that is asked for.
+    """
+    if differing := _describe_differences(stored, wanted):
+        raise InputError(
+            f'{workdir} holds another training: {differing}; give the same values to continue it, '
+            'or another workdir'
+        )
+
+
+def _describe_differences(stored: Any, wanted: Any) -> str:
+    """Returns in which values two JSON objects differ, the first three of them; '' if in none."""
+    differences = _differences(stored, wanted)
+    shown = '; '.join(
+        f'{key} is {_show(old)} there and {_show(new)} here' for key, old, new in differences[:3]
+    )
+    return shown + (f' (and {len(differences) - 3} more)' if len(differences) > 3 else '')
 
 
 _MISSING = object()

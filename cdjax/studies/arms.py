@@ -9,12 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from scipy import stats
 
 from cdjax.data import Dataset, Split
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, KD, Given, arms_by_default
 from cdjax.errors import InputError, check_seed
+from cdjax.evaluation.statistics import (
+    equivalence_p,
+    holm,
+    paired_p,
+    steps_to,
+    student_interval,
+)
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.predictions import predict
 from cdjax.losses import class_conditional_cka, linear_cka
@@ -30,6 +36,8 @@ STARTS = {
 }
 
 EVALUATE_EVERY = 250  # steps
+# The accuracy whose steps are compared, and the difference of accuracies that would not matter.
+REACH, EQUIVALENT = 0.8, 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +198,7 @@ def run_arm(
         student,
         store[:shared],
         dataset[split.share],
-        dataclasses.replace(config.distillation, seed=seed),
+        dataclasses.replace(config.distillation, seed=seed, task=ARMS[arm].task),
         mesh=mesh,
         alignment=ARMS[arm].alignment(given),
         description=description,
@@ -264,9 +272,11 @@ def summarise(runs: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> list[di
     """Returns one row an arm for the runs of one start: accuracies, and gains over KD by seed.
 
     The gain is paired by seed, for seeds differ by more than arms do. Its interval is Student's t
-    over the seeds, 95 %; None with fewer than two.
+    over the seeds, 95 %; None with fewer than two, like its p, and its p of a difference below
+    `EQUIVALENT`. `p_holm` holds for all arms of the table together.
     """
     of = {(run['arm'], run['seed']): run['unseen'] for run in runs}
+    curves = {(run['arm'], run['seed']): run['curve'] for run in runs}
     rows = []
     for arm in arms:
         seeds = sorted(seed for name, seed in of if name == arm)
@@ -277,21 +287,17 @@ def summarise(runs: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> list[di
             'seeds': seeds,
             'accuracies': accuracies,
             'mean': float(np.mean(accuracies)),
+            'steps_to_reach': [steps_to(curves[arm, seed], REACH) for seed in seeds],
         }
         paired = [of[arm, seed] - of[KD.key, seed] for seed in seeds if (KD.key, seed) in of]
         if arm != KD.key and paired:
             row['gains'] = paired
             row['gain'] = float(np.mean(paired))
-            row['gain_interval'] = t_interval(paired)
+            row['gain_interval'] = student_interval(paired)
+            row['p'] = paired_p(paired)
+            row['p_equivalent'] = equivalence_p(paired, EQUIVALENT)
         rows.append(row)
+    tested = [row for row in rows if row.get('p') is not None]
+    for row, p in zip(tested, holm([row['p'] for row in tested]), strict=True):
+        row['p_holm'] = p
     return rows
-
-
-def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Returns Student's interval of the mean of a few values, None for fewer than two."""
-    n = len(values)
-    if n < 2:
-        return None
-    half = stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
-    mean = np.mean(values)
-    return float(mean - half), float(mean + half)

@@ -1,6 +1,7 @@
 """Stage 1: the circuits of a model, or of several jointly, discovered once and read ever after."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -12,7 +13,7 @@ from cdjax.inference.predictions import predict
 from cdjax.models import Llama
 from cdjax.parallel.mesh import one_device
 from cdjax.parallel.multihost import as_process_0_sees
-from cdjax.run.folder import await_file, open_workdir
+from cdjax.run.folder import await_file, check_workdir, open_workdir, stored_config
 from cdjax.run.options import RunOptions
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.run import Run
@@ -66,7 +67,8 @@ def study_discovery(
         shapes['student'] = inputs.student_config
     first_scores = None
     if config.first_scores is not None:
-        first_scores = {'teacher': Circuit.load(config.first_scores).scores}
+        first = Circuit.load(config.first_scores)
+        first_scores = {'teacher': first.scores}
     check_discovery(
         shapes,
         inputs.dataset,
@@ -77,11 +79,23 @@ def study_discovery(
     )
     facts = {'inputs': inputs.facts(), 'discovery': config.discovery}
     if first_scores is not None:
-        facts['first_scores'] = config.first_scores
-    run = Run(inputs, open_workdir(workdir, facts, name='discover'), mesh, options)
-    models = {'teacher': run.teacher}
+        # Learned from problems that are unseen here they would be a leak, and of another model
+        # noise; and what lies under the path may be others the next time.
+        inputs.check_circuits(first, f'--first_scores={config.first_scores}')
+        digest = hashlib.sha256(np.ascontiguousarray(first.scores)).hexdigest()
+        facts['first_scores'] = [config.first_scores, digest[:16]]
+    # A start that is refused claims nothing, for the corrected one would be another run.
+    folder = check_workdir(workdir, facts, name='discover')
+    new = as_process_0_sees(lambda: stored_config(folder) is None)
+    models = {'teacher': inputs.load_teacher(mesh)}
     if inputs.has_student:
         models['student'] = inputs.load_student(mesh)
+    if first_scores is not None:
+        name = f'--first_scores={config.first_scores}'
+        inputs.check_circuits(first, name, model=models['teacher'])
+    if new:
+        check_accuracy(inputs, models, config.discovery, mesh=mesh, options=options)
+    run = Run(inputs, open_workdir(workdir, facts, name='discover'), mesh, options)
     paths = {name: run.workdir / 'circuits' / name for name in models}
     circuits = discover_circuits(
         run,
@@ -96,6 +110,23 @@ def study_discovery(
         circuit.info['metrics'] = measure_circuit(run, models[name], circuit)
         circuit.save(paths[name])
     return circuits
+
+
+def check_accuracy(
+    inputs: Inputs,
+    models: Mapping[str, Llama],
+    config: DiscoveryConfig,
+    *,
+    mesh: Mesh,
+    options: RunOptions = RunOptions(),
+) -> None:
+    """Raises InputError where a model answers too few of the problems that are learned from."""
+    if not config.least_accuracy:
+        return
+    problems = inputs.dataset[inputs.split.train]
+    for name, model in models.items():
+        passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
+        config.require_accuracy(name, predict(model, problems, **passes).accuracy)
 
 
 def discover_circuits(

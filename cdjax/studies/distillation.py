@@ -27,6 +27,7 @@ from cdjax.training.distillation import (
     check_positions_within,
     distill,
 )
+from cdjax.training.memory import check_memory, least_training_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +66,23 @@ class StudentConfig:
             raise InputError(
                 f'--arm={self.arm} needs --circuits=PATH: run experiments.discover first'
             )
+        self._refuse_circuits_that_nothing_reads()
         if self.student_circuits is not None and not self.inputs.has_student:
             raise InputError(
                 f'--student_circuits={self.student_circuits} are not those of a student from '
                 'nothing: name with --student the checkpoint that they were discovered in'
             )
         check_evaluations(self.evaluate_every, self.export)
+
+    def _refuse_circuits_that_nothing_reads(self) -> None:
+        for name in ('circuits', 'student_circuits'):
+            path = getattr(self, name)
+            if path is not None and not ARMS[self.arm].needs_circuits:
+                users = ', '.join(key for key, arm in ARMS.items() if arm.needs_circuits)
+                raise InputError(
+                    f'--{name}={path} is not read by --arm={self.arm}: leave it out, or choose an '
+                    f'arm of circuits ({users})'
+                )
 
 
 class StudentStudy:
@@ -110,10 +122,12 @@ class StudentStudy:
             arm.check(self._circuits[0].num_classes)
         check_distillation(
             config.distillation,
+            len(inputs.split.share),
             vocab_size=inputs.teacher_config.vocab_size,
             mesh=mesh,
             alignment=None if arm.align is None else config.alignment,
         )
+        check_student_memory(config.distillation, inputs, mesh)
         facts = {**dataclasses.asdict(config), 'inputs': inputs.facts()}
         teacher, student = self._circuits
         for name, circuit in (
@@ -153,7 +167,7 @@ class StudentStudy:
             inputs.load_student(run.mesh) if inputs.has_student else inputs.student_config,
             store,
             share,
-            config.distillation,
+            dataclasses.replace(config.distillation, task=ARMS[config.arm].task),
             mesh=run.mesh,
             alignment=alignment,
             description=f'distill: {config.arm}',
@@ -188,6 +202,18 @@ class StudentStudy:
         base = dataclasses.replace(config.alignment, pairs=pairs)
         seed = config.distillation.seed
         return ARMS[config.arm].alignment(Given(base, share, *self._circuits, seed=seed))
+
+
+def check_student_memory(config: DistillationConfig, inputs: Inputs, mesh: Mesh) -> None:
+    """Raises InputError for a batch that cannot fit, see `cdjax.training.memory`."""
+    needed = least_training_bytes(
+        inputs.student_config,
+        config.batch_size // config.microbatches,
+        inputs.dataset.tokens.shape[1],
+        remat=config.remat,
+        dtype=config.compute_dtype,
+    )
+    check_memory(needed, mesh, batch_size=config.batch_size)
 
 
 def _load_circuits(config: StudentConfig, inputs: Inputs) -> tuple[Circuit, Circuit | None]:

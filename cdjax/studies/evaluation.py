@@ -1,6 +1,7 @@
 """The evaluation of a teacher's circuits, beside those of other methods at the same size."""
 
 import dataclasses
+import json
 from typing import Any
 
 from jax.sharding import Mesh
@@ -13,8 +14,10 @@ from cdjax.run.results import stored
 from cdjax.studies.circuits import (
     CircuitStudyConfig,
     study_circuits,
+    unseen_rows,
 )
 from cdjax.studies.discovery import discover_circuits
+from cdjax.studies.ground_truth import read_ground_truth, study_recovery
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.methods import check_methods, methods_by_default, run_methods
 from cdjax.studies.run import Run
@@ -29,6 +32,8 @@ class EvaluationConfig:
         circuits: the circuits of the teacher (.safetensors).
         inputs: the teacher, the problems and their split.
         study: the evaluation; methods that train masks are not run here.
+        ground_truth: of a planted teacher, its folder or file, beside the checkpoint if empty; None
+            for a teacher whose circuits are not known.
     """
 
     circuits: str
@@ -36,6 +41,7 @@ class EvaluationConfig:
     study: CircuitStudyConfig = dataclasses.field(
         default_factory=lambda: CircuitStudyConfig(methods=methods_by_default(trained=False))
     )
+    ground_truth: str | None = None
 
 
 def evaluate_circuits(
@@ -49,18 +55,28 @@ def evaluate_circuits(
         options: of passes.
 
     Returns:
-        What `study_circuits` returns.
+        What `study_circuits` returns, and in `config` what it was measured on and how; with a
+        ground truth also `ground_truth`, what `study_recovery` returns.
 
     Raises:
-        InputError: wrong inputs, circuits of another model or of other problems, or a method that
-            trains masks.
+        InputError: wrong inputs, circuits or a ground truth of another model or of other problems,
+            or a method that trains masks.
     """
     mesh = one_device() if mesh is None else mesh
     circuit = Circuit.load(config.circuits)
     inputs, name = Inputs(config.inputs), f'--circuits={config.circuits}'
     inputs.check_circuits(circuit, name)
     study = config.study
-    check_methods(study.methods, inputs.dataset, circuit.num_classes, None, study.seed)
+    check_methods(
+        study.methods,
+        inputs.dataset,
+        circuit.num_classes,
+        None,
+        study.seed,
+        inputs.teacher_config,
+    )
+    known = config.ground_truth is not None
+    truth = read_ground_truth(config.ground_truth, inputs) if known else None
     model = inputs.load_teacher(mesh)
     inputs.check_circuits(circuit, name, model=model)
     rankings = run_methods(
@@ -75,7 +91,17 @@ def evaluate_circuits(
         options=options,
     )
     passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
-    return study_circuits(model, inputs.dataset, inputs.split, circuit, rankings, study, **passes)
+    found = study_circuits(model, inputs.dataset, inputs.split, circuit, rankings, study, **passes)
+    if truth is not None:
+        rows = unseen_rows(inputs.split, study)
+        found['ground_truth'] = study_recovery(
+            truth, model, circuit, rankings, study.methods, rows, seed=study.seed
+        )
+    origin = {'circuits': [config.circuits, circuit.hash], 'inputs': inputs.facts()}
+    return {
+        'config': json.loads(json.dumps(origin | {'study': dataclasses.asdict(study)})),
+        **found,
+    }
 
 
 def study_teacher(

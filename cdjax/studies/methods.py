@@ -1,6 +1,7 @@
 """The methods of a study: checked before a model is loaded, then run on one model."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 
 import numpy as np
@@ -10,10 +11,12 @@ from jax.sharding import Mesh
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.classes import CLASSES, Sorting
 from cdjax.circuits.masks import binarize
-from cdjax.circuits.methods import LEARNED, METHODS, Context
+from cdjax.circuits.methods import LEARNED, METHODS, Context, Request
 from cdjax.data import Dataset
 from cdjax.errors import InputError
+from cdjax.inference.attribution_vectors import attribution_vectors
 from cdjax.models import Llama
+from cdjax.models.config import LlamaConfig
 from cdjax.run.options import RunOptions
 from cdjax.training.discovery import DiscoveryConfig
 
@@ -37,6 +40,7 @@ def check_methods(
     num_classes: int,
     discovery: DiscoveryConfig | None,
     seed: int,
+    shape: LlamaConfig,
 ) -> None:
     """Raises InputError for what a method would refuse; to be asked before a model is loaded.
 
@@ -46,6 +50,7 @@ def check_methods(
         num_classes: of the circuits that are studied, K.
         discovery: how their masks are learned; None where nothing is going to be trained.
         seed: of methods that draw.
+        shape: of the model.
     """
     sorting = Sorting(dataset, num_classes, seed)
     for key in keys:
@@ -63,7 +68,7 @@ def check_methods(
             if classes is None:
                 continue
             count = int(classes.max()) + 1
-        method.check(count, discovery)
+        method.check(Request(count, dataset, shape, discovery))
 
 
 def run_methods(
@@ -108,7 +113,10 @@ def run_methods(
         workdir=workdir,
         options=options,
     )
-    sorting = Sorting(dataset, circuit.num_classes, seed, circuit.assignments)
+    vectors = functools.partial(attribution_vectors, model, dataset, circuit.fill, **context.passes)
+    sorting = Sorting(
+        dataset, circuit.num_classes, seed, circuit.assignments, rows=rows, vectors=vectors
+    )
     rankings = {}
     for key in keys:
         method = METHODS[key]

@@ -13,16 +13,22 @@ from cdjax.errors import InputError
 from cdjax.models import load_huggingface
 from cdjax.parallel.mesh import one_device
 from cdjax.parallel.multihost import as_process_0_sees
-from cdjax.run.folder import open_workdir
+from cdjax.run.folder import check_workdir, open_workdir, stored_config
 from cdjax.run.metrics import MetricsWriter
 from cdjax.run.options import RunOptions
+from cdjax.run.provenance import record_start
 from cdjax.run.results import stored
 from cdjax.studies.arms import ArmsConfig, rows_outside_share
 from cdjax.studies.circuits import CircuitStudyConfig, smallest_faithful_share
+from cdjax.studies.discovery import check_accuracy
+from cdjax.studies.distillation import check_student_memory
 from cdjax.studies.evaluation import discover_teacher, study_teacher
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.layer_similarity import study_layer_similarity
 from cdjax.studies.methods import check_methods
+from cdjax.studies.neurons import study_neurons
+from cdjax.studies.problems import study_problems
 from cdjax.studies.rediscovery import rediscover
 from cdjax.studies.run import Run
 from cdjax.studies.students import Students
@@ -93,8 +99,8 @@ class PipelineConfig:
 class Pipeline:
     """The stages of one run. Each is done once, and read from disk ever after.
 
-    Everything that can be wrong with the input is found here, before a weight is loaded and the
-    folder is claimed.
+    Everything that can be wrong with the input is found here, before the folder is claimed; the
+    teacher is loaded first where there is no such run yet, to see whether it can do the problems.
 
     Args:
         config: what is run.
@@ -119,8 +125,15 @@ class Pipeline:
         mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
         check_stages(config, inputs, mesh)
-        claimed = open_workdir(workdir, _facts(config, inputs), name=name)
-        self.config, self.shared = config, Run(inputs, claimed, mesh, options)
+        facts = _facts(config, inputs)
+        folder = check_workdir(workdir, facts, name=name)
+        self.config, self.shared = config, Run(inputs, folder, mesh, options)
+        if as_process_0_sees(lambda: stored_config(folder) is None):
+            models = {'teacher': self.shared.teacher}
+            check_accuracy(inputs, models, config.discovery, mesh=mesh, options=options)
+        folder = open_workdir(workdir, facts, name=name)
+        if not as_process_0_sees((folder / 'results.json').exists):  # a finished run starts nothing
+            record_start(folder)
         self.students = Students(
             self.shared, config.arms, config.discovery, config.layer_pairs, config.most_pairs
         )
@@ -133,6 +146,10 @@ class Pipeline:
     def compare_arms(self) -> dict[str, Any]:
         """Distils every student that has not been yet; returns runs and tables by start."""
         return self.students.compare_arms()
+
+    def headroom(self) -> dict[str, Any]:
+        """Returns how alike the targets of the arms are inside the teacher, by start."""
+        return self.students.headroom()
 
     def run(self) -> dict[str, Any]:
         """Runs what has not been run yet, and returns all results."""
@@ -155,10 +172,13 @@ class Pipeline:
             )
             for arm in config.rediscover
         }
+        circuit = discover_teacher(run, config.discovery)
+        results['neurons'] = study_neurons(run, circuit, config.study)
+        results['problems'] = study_problems(run, circuit, config.study)
+        kept = {arm: f'{start}-{arm}-{seed}' for arm in config.arms.arms}
+        results['layer_similarity'] = study_layer_similarity(run, kept, config.study)
         results['studies'] = {
-            key: run_study(
-                key, run, discover_teacher(run, config.discovery), config.discovery, config.study
-            )
+            key: run_study(key, run, circuit, config.discovery, config.study)
             for key in config.studies
         }
         self._export(f'{start}-{config.export}-{seed}', start)
@@ -188,14 +208,17 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
         config.discovery.num_classes,
         config.discovery,
         config.study.seed,
+        inputs.teacher_config,
     )
     aligned = any(ARMS[arm].align is not None for arm in config.arms.arms)
     check_distillation(
         config.arms.distillation,
+        len(inputs.split.share),
         vocab_size=inputs.teacher_config.vocab_size,
         mesh=mesh,
         alignment=config.arms.alignment if aligned else None,
     )
+    check_student_memory(config.arms.distillation, inputs, mesh)
     check_pairs(
         config.layer_pairs,
         inputs.student_config,

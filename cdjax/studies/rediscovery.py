@@ -1,7 +1,6 @@
 """What moved: circuits discovered in distilled students for the teacher's classes, and compared."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
@@ -9,16 +8,10 @@ import numpy as np
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.methods import RANDOM_MASKS
 from cdjax.distillation.arms import ARMS
-from cdjax.evaluation.selectivity import (
-    compare_matrices,
-    correct_without,
-    selectivity,
-    selectivity_matrix,
-)
-from cdjax.inference.predictions import predict
+from cdjax.evaluation.selectivity import compare_matrices, selectivity, selectivity_matrix
 from cdjax.models import Llama, load_huggingface
 from cdjax.run.results import stored
-from cdjax.studies.circuits import CircuitStudyConfig, study_circuits, unseen_rows
+from cdjax.studies.circuits import Ablated, CircuitStudyConfig, study_circuits, unseen_rows
 from cdjax.studies.discovery import discover_circuits, search_in_students
 from cdjax.studies.run import Run
 from cdjax.training.discovery import DiscoveryConfig
@@ -66,7 +59,11 @@ def rediscover(
             found['student'],
             {},
             dataclasses.replace(
-                config, sizes=(discovery.objective.density,), methods=(RANDOM_MASKS.key,)
+                config,
+                sizes=(discovery.objective.density,),
+                areas=False,
+                methods=(RANDOM_MASKS.key,),
+                ablations=config.ablations[:1],
             ),
             **run.passes,
             description=f'evaluate circuits: {arm}',
@@ -89,12 +86,6 @@ def rediscover(
 
 def _matrix(run: Run, model: Llama, circuit: Circuit, config: CircuitStudyConfig) -> np.ndarray:
     rows = unseen_rows(run.inputs.split, config)
-    ablated = functools.partial(
-        predict,
-        model,
-        run.inputs.dataset[rows],
-        fill=circuit.fill,
-        ablation=config.ablation,
-        **run.passes,
-    )
-    return selectivity_matrix(correct_without(ablated, circuit.masks), circuit.assignments[rows])
+    ablated = Ablated(model, run.inputs.dataset[rows], circuit.fill, config.ablation, run.passes)
+    correct = np.stack([p.correct for p in ablated.without_each(circuit.masks)])
+    return selectivity_matrix(correct, circuit.assignments[rows])

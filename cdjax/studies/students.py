@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy as np
 from cdjax.circuits.circuit import Circuit
 from cdjax.data.training_data import OUTSIDE_SHARE
 from cdjax.distillation.alignment import LayerPairs
-from cdjax.distillation.arms import Given
+from cdjax.distillation.arms import ARMS, CIRCUITS, Given
+from cdjax.distillation.headroom import CLOSE, headroom, too_close
 from cdjax.distillation.pairings import Context, pair_layers, reads_models
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama, LlamaConfig
@@ -53,6 +55,7 @@ class Students:
 
     def compare_arms(self) -> dict[str, Any]:
         """Distils every arm from every start with every seed; returns runs and tables by start."""
+        headrooms = self.headroom()
         starts = {}
         for start in self.arms.starts:
             runs = [
@@ -62,8 +65,42 @@ class Students:
                 'table': summarise(runs, self.arms.arms),
                 'runs': runs,
                 'first': self.describe_start(start),
+                'headroom': headrooms[start],
             }
         return starts
+
+    def headroom(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """Returns how alike the targets of the arms are inside the teacher, once for each start.
+
+        Told before anything is distilled, with the circuits and the draws of the first seed, on the
+        share; warns of arms that can hardly be told from the class circuits.
+        """
+        found = {start: self._headroom(start, self.arms.seeds[0]) for start in self.arms.starts}
+        for start, similarities in found.items():
+            close = too_close(similarities, CIRCUITS.key)
+            if close:
+                listed = ', '.join(f'{arm} {value:.2f}' for arm, value in close.items())
+                warnings.warn(
+                    f'start {start}: inside the teacher these targets are much like that of the '
+                    f'class circuits (debiased CKA above {CLOSE:g}), and the arms can hardly be '
+                    f'told apart: {listed}',
+                    stacklevel=2,
+                )
+        return found
+
+    def _headroom(self, start: str, seed: int) -> dict[str, dict[str, float | None]]:
+        def compute():
+            given = self.given(start, seed)
+            arms = {key: ARMS[key].alignment(given) for key in self.arms.arms}
+            alignments = {key: found for key, found in arms.items() if found is not None}
+            share = self.store[: len(self.run.inputs.split.share)]
+            of_teacher = {
+                key: share.of_layers(found.teacher_layers) for key, found in alignments.items()
+            }
+            return {'similarity': headroom(alignments, of_teacher)}
+
+        path = self.run.workdir / 'results' / 'headroom' / f'{start}.json'
+        return stored(path, compute)['similarity']
 
     def distil(self, start: str, arm: str, seed: int) -> dict[str, Any]:
         """Distils one student; returns its measurements, and keeps it if its seed is the first."""
@@ -102,7 +139,8 @@ class Students:
         rows = np.concatenate([inputs.split.share, evaluated_rows(inputs.split, self.arms)])
         # Layers that a student's own doing is going to choose are not known yet.
         layers = None
-        if not reads_models(self.layer_pairs):
+        others = any(ARMS[arm].other_layers for arm in self.arms.arms)
+        if not others and not reads_models(self.layer_pairs):
             layers = {teacher for _, teacher in self.pairs_from_shapes}
         return TeacherStore.build(
             self.run.teacher,

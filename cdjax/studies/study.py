@@ -67,12 +67,16 @@ class Drawing:
         draw: `(matplotlib.figure.Figure) -> None`.
         caption: what it shows, with units.
         description: what a reader who cannot see it is told.
+        numbers: what it draws, for a reader's own plot; None for the first table of its section.
+        width: inches; two figures of the default lie side by side, one fills a phone.
         height: inches.
     """
 
     draw: Callable[[Any], None]
     caption: str
     description: str
+    numbers: Table | None = None
+    width: float = 4.3
     height: float = 3.2
 
 

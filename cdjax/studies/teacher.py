@@ -1,11 +1,14 @@
 """A teacher of our own: a Llama trained on a task from nothing, or a checkpoint fine-tuned."""
 
 import dataclasses
+from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from cdjax.circuits.circuit import model_hash
 from cdjax.data import (
     Dataset,
     Split,
@@ -21,11 +24,17 @@ from cdjax.models import Llama, LlamaConfig, save_huggingface
 from cdjax.models.target_folder import require_writable
 from cdjax.parallel.mesh import check_batch, one_device
 from cdjax.parallel.multihost import as_process_0_sees
-from cdjax.run.folder import check_workdir, open_workdir, stored_config
+from cdjax.planted.ground_truth import NAME, GroundTruth
+from cdjax.planted.plan import draw_plan
+from cdjax.planted.training import PlantConfig, check_training, planted_classes, train_planted
+from cdjax.planted.verify import verify
+from cdjax.run.folder import absolute, check_workdir, open_workdir, stored_config
 from cdjax.run.options import RunOptions
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
+from cdjax.training.loop import Point
+from cdjax.training.memory import check_memory, least_training_bytes
 
 MAX_LENGTH = 64
 
@@ -83,6 +92,7 @@ class TeacherConfig:
         training: the training; what its optimizer leaves open suits the start.
         evaluate_every: steps between evaluations on unseen forms.
         export: 'last' or 'best' step, by accuracy on the very problems that are evaluated.
+        plant: circuits that are planted; None for a training like any other.
     """
 
     inputs: InputsConfig = InputsConfig()
@@ -90,6 +100,7 @@ class TeacherConfig:
     training: LanguageModelConfig = LanguageModelConfig()
     evaluate_every: int = 500
     export: str = 'last'
+    plant: PlantConfig | None = None
 
     def __post_init__(self):
         suited = self.training.suited_to(pretrained=self.inputs.teacher is not None)
@@ -129,11 +140,26 @@ class TeacherStudy:
         self.config, self._mesh, self._options = config, mesh, options
         check_batch(config.training.batch_size, mesh, microbatches=config.training.microbatches)
         self._read_inputs()
+        if config.plant is not None:
+            self._classes = planted_classes(self.dataset, config.plant)
+            K, shape = int(self._classes.max()) + 1, self._shape
+            self._plan = draw_plan(config.plant.plan, K, shape.num_layers, shape.intermediate_size)
+            check_training(config.training, self._plan, mesh)
+        needed = least_training_bytes(
+            self._shape,
+            config.training.batch_size // config.training.microbatches,
+            self.dataset.tokens.shape[1],
+            remat=config.training.remat,
+            dtype=config.training.compute_dtype,
+        )
+        check_memory(needed, mesh, batch_size=config.training.batch_size)
         facts = {**dataclasses.asdict(config), 'data': self.dataset.hash}
         if self._inputs is not None:
             facts['inputs'] = self._inputs.facts()
+        # A model under another name would be another run's, or would not be written at all.
+        self._output = absolute(workdir) / 'model' if output is None else absolute(output)
+        facts['output'] = None if output is None else str(self._output)
         folder = check_workdir(workdir, facts, name='train_teacher')
-        self._output = folder / 'model' if output is None else epath.Path(output)
         taken = lambda: self._output.exists() and stored_config(folder) is None
         if as_process_0_sees(taken):
             raise InputError(
@@ -149,6 +175,7 @@ class TeacherStudy:
         self.split: Split
         if config.teacher is not None:
             self._inputs = Inputs(config)
+            self._shape = self._inputs.teacher_config
             self.dataset, self.split = self._inputs.dataset, self._inputs.split
             return
         self._inputs = None
@@ -164,27 +191,66 @@ class TeacherStudy:
         config, unseen = self.config, self.dataset[self.split.test]
         passes = {'mesh': self._mesh, 'tokens_per_pass': self._options.tokens_per_pass}
         accuracy = lambda model: predict(model, unseen, **passes).accuracy
-        model, _ = train_language_model(
-            self._start(),
-            self.dataset[self.split.train],
-            config.training,
-            mesh=self._mesh,
-            description='train teacher',
-            workdir=self.workdir,
-            evaluate=lambda model: {'accuracy': accuracy(model)},
-            evaluate_every=config.evaluate_every,
-            best=BEST,
-            options=self._options,
-        )
+        settings = {
+            'mesh': self._mesh,
+            'workdir': self.workdir,
+            'evaluate': lambda model: {'accuracy': accuracy(model)},
+            'evaluate_every': config.evaluate_every,
+            'best': BEST,
+            'options': self._options,
+        }
+        model, _ = self._train(settings)
         model = exported(model, self.workdir, config.export)
         if not as_process_0_sees(self._output.exists):
             self._save(model)
+        if config.plant is not None:
+            self._tell_ground_truth(model)
         return Trained(model, self._output, accuracy(model), len(unseen))
+
+    def _train(self, settings: dict[str, Any]) -> tuple[Llama, list[Point]]:
+        config, problems = self.config, self.dataset[self.split.train]
+        if config.plant is None or self._plan.empty:
+            description = 'train teacher'
+            return train_language_model(
+                self._start(), problems, config.training, description=description, **settings
+            )
+        classes = self._classes[self.split.train]
+        return train_planted(
+            self._start(), problems, classes, self._plan, config.plant, config.training, **settings
+        )
 
     def _start(self) -> LlamaConfig | Llama:
         if self._inputs is None:
             return self._shape
         return self._inputs.load_teacher(self._mesh)
+
+    def _tell_ground_truth(self, model: Llama) -> None:
+        """Writes what is planted, as far as it is necessary, beside the checkpoint, once."""
+        if as_process_0_sees((self._output / f'{NAME}.json').exists):
+            return
+        verified = verify(
+            model,
+            self.dataset,
+            self.split.train,
+            self.split.test,
+            self._classes,
+            self._plan,
+            mesh=self._mesh,
+            tokens_per_pass=self._options.tokens_per_pass,
+        )
+        GroundTruth(
+            self._plan.shared,
+            self._plan.specific,
+            verified.necessary,
+            verified.living,
+            np.asarray(self._classes, np.int32),
+            {
+                'model': model_hash(model),
+                'data': self.dataset.hash,
+                'plant': dataclasses.asdict(self.config.plant),
+                'verification': verified.figures,
+            },
+        ).save(self._output)
 
     def _save(self, model: Llama) -> None:
         config = self.config.inputs

@@ -7,6 +7,7 @@ discovery) class k of one is class k of the other, so that their circuits are pa
 construction.
 """
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,7 +22,6 @@ from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.circuits.classifier import standardization, standardize
 from cdjax.circuits.masks import binarize
 from cdjax.data import Dataset, batch_indices
-from cdjax.errors import InputError
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.encodings import encode
 from cdjax.inference.means import neuron_means
@@ -160,6 +160,7 @@ def discover(
         description=description,
         workdir=workdir,
         options=options,
+        facts={'config': config, 'data': learned.hash, 'classes': classes},
         diagnose=diagnose,
         tokens_per_step=config.batch_size * learned.tokens.shape[1] * len(models),
         flops_per_step=_useful_flops(models.values(), learned.tokens.shape[1], config),
@@ -202,8 +203,10 @@ def discover(
     return circuits, history
 
 
-def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig) -> int | None:
-    """Returns the FLOPs of the models in a step; None where the objective runs none.
+def _useful_flops(
+    models: Iterable[Llama], length: int, config: DiscoveryConfig
+) -> dict[str, int] | None:
+    """Returns the FLOPs of the models in a step, by dtype; None where the objective runs none.
 
     The ablated ones once forward, and once backward to the masks: frozen weights take no gradient.
     """
@@ -211,7 +214,11 @@ def _useful_flops(models: Iterable[Llama], length: int, config: DiscoveryConfig)
     if not objective.passes:
         return None
     passes = 2 * objective.passes + objective.forward_passes + config.recompute_logits
-    return sum(passes * forward_flops(m.config, rows, length, logits=rows) for m in models)
+    flops = collections.Counter()
+    for model in models:
+        dtype = model.embed.weight.dtype.name
+        flops[dtype] += passes * forward_flops(model.config, rows, length, logits=rows)
+    return dict(flops)
 
 
 def _build_store(model, name, dataset, config, **passes) -> dict[str, np.ndarray]:
@@ -231,13 +238,7 @@ def _build_store(model, name, dataset, config, **passes) -> dict[str, np.ndarray
         top_k=None if store_logits else (1, 1.0),
     )
     answers = np.argmax(said, axis=1) if store_logits else np.asarray(said.indices)[:, 0]
-    accuracy = float(np.mean(answers == dataset.answers))
-    if accuracy < config.least_accuracy:
-        raise InputError(
-            f'the {name} answers {accuracy:.1%} of these problems, and circuits are searched for '
-            f'from {config.least_accuracy:.1%} on: train it for them first, choose problems that '
-            'it can do, or set least_accuracy=0 to search all the same'
-        )
+    config.require_accuracy(name, float(np.mean(answers == dataset.answers)))
     store = {'logits': said} if store_logits else {}
     if asked:
         store['activations'] = neurons_NxLxF.reshape(len(dataset), -1)

@@ -15,6 +15,7 @@ from cdjax.inference.means import check_one_length
 from cdjax.models import LlamaConfig
 from cdjax.parallel.mesh import check_batch
 from cdjax.training.accumulation import check_batch_size
+from cdjax.training.memory import check_memory, least_discovery_bytes
 from cdjax.training.objectives import AnySize, Objective
 from cdjax.training.optimizer import OptimizerConfig
 
@@ -81,6 +82,15 @@ class DiscoveryConfig:
             )
         check_seed(seed=self.seed)
 
+    def require_accuracy(self, name: str, accuracy: float) -> None:
+        """Raises InputError where a model answers less than `least_accuracy` of the problems."""
+        if accuracy < self.least_accuracy:
+            raise InputError(
+                f'the {name} answers {accuracy:.1%} of these problems, and circuits are searched '
+                f'for from {self.least_accuracy:.1%} on: train it for them first, choose problems '
+                'that it can do, or set least_accuracy=0 to search all the same'
+            )
+
     @property
     def least_batch(self) -> int:
         """Problems of the smallest batch that has room for the objective's terms."""
@@ -107,6 +117,11 @@ def check_discovery(
         batch_flag: the name that the user knows the size of a batch by.
     """
     check_batch(config.batch_size, mesh, microbatches=config.microbatches, name=batch_flag)
+    rows = config.batch_size // config.microbatches
+    length, ablated = dataset.tokens.shape[1], bool(config.objective.passes)
+    step = {'ablated': ablated, 'remat': config.remat}
+    needed = max(least_discovery_bytes(s, rows, length, **step) for s in shapes.values())
+    check_memory(needed, mesh, batch_size=config.batch_size, name=batch_flag)
     config.encoding.check(next(iter(shapes.values())), dataset.tokens.shape[1])
     check_one_length(dataset)
     for name, shape in shapes.items():

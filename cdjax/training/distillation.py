@@ -6,6 +6,7 @@ then pays for the student alone.
 """
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from cdjax.data import Dataset, batch_indices
 from cdjax.distillation.alignment import Alignment
 from cdjax.errors import InputError, check_finite, check_seed
 from cdjax.inference.activations import answer_activations, answer_logits_and_activations
-from cdjax.losses import ActivationPair, RowMemory, TopKLogits, distillation_loss
+from cdjax.losses import TASKS, ActivationPair, RowMemory, TopKLogits, distillation_loss
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
@@ -54,6 +55,8 @@ class DistillationConfig:
     Attributes:
         optimizer: AdamW and its schedule; its `steps` are the steps of the distillation. What it
             leaves open suits the student, see `suited_to`.
+        task: where the answers are from, a key of `cdjax.losses.TASKS`: 'kd' and 'reverse_kd' from
+            the teacher, 'cross_entropy' from the data.
         weight: λ of the alignment.
         temperature: T of the KD.
         top_k: tokens of the teacher's answer that are stored for each problem (`TopKLogits`), the
@@ -69,6 +72,7 @@ class DistillationConfig:
     """
 
     optimizer: OptimizerConfig = OptimizerConfig(FROM_NOTHING.steps)
+    task: str = 'kd'
     weight: float = 1.0
     temperature: float = 2.0
     top_k: int | None = None
@@ -81,6 +85,13 @@ class DistillationConfig:
 
     def __post_init__(self):
         check_finite(weight=self.weight, init_std=self.init_std, temperature=self.temperature)
+        if self.task not in TASKS:
+            raise InputError(f'task={self.task}: choose from {", ".join(TASKS)}')
+        if self.task == 'reverse_kd' and self.top_k is not None:
+            raise InputError(
+                f'top_k={self.top_k}: reverse KD weighs tokens by the student, and needs the '
+                "teacher's logits of all: leave out top_k"
+            )
         if self.weight < 0:
             raise InputError(f'weight={self.weight} of the alignment must not be negative')
         if not self.init_std > 0:
@@ -109,8 +120,19 @@ class DistillationConfig:
         """Problems of the smallest batch that can be aligned: what CKA needs in each part of it."""
         return MIN_ROWS * self.microbatches
 
-    def check_aligned(self) -> None:
-        """Raises InputError where a batch, or a part of it, is too small for CKA."""
+    def check_aligned(self, problems: int) -> None:
+        """Raises InputError for a batch that cannot be aligned.
+
+        It, or a part of it, is too small for CKA; or larger than all N problems. What is repeated
+        in a batch resembles itself in every model: debiased CKA, which leaves out the comparison of
+        each row with itself, would take it for a likeness of student and teacher.
+        """
+        if self.batch_size > problems:
+            raise InputError(
+                f'batch_size={self.batch_size} is more than the {problems} problems of the share, '
+                'and CKA takes a problem that is repeated in a batch for a likeness: choose '
+                f'batch_size={problems} or less, or a larger share'
+            )
         if self.batch_size < self.least_aligned_batch:
             parts = f' in {self.microbatches} microbatches' if self.microbatches > 1 else ''
             raise InputError(
@@ -262,8 +284,10 @@ def distill(
             f'the student has {model_config.vocab_size} tokens and the teacher '
             f'{store.vocab_size}: distillation needs one vocabulary'
         )
-    check_distillation(config, vocab_size=store.vocab_size, mesh=mesh, alignment=alignment)
     assert len(store) == len(dataset), (len(store), len(dataset))
+    check_distillation(
+        config, len(dataset), vocab_size=store.vocab_size, mesh=mesh, alignment=alignment
+    )
     config = config.suited_to(pretrained=isinstance(student, Llama))
     tx = make_optimizer(config.optimizer)
     key = jax.random.key(config.seed)
@@ -280,7 +304,10 @@ def distill(
         placed = alignment.placed(mesh)
         # Taken out once: a step then touches its own rows only.
         paired_NxPx = store.of_layers(alignment.teacher_layers)
-        memories = alignment.empty_memories(model_config, paired_NxPx.shape[2:])
+        if alignment.teacher_rows is not None:
+            paired_NxPx = paired_NxPx[alignment.teacher_rows]
+        widths = alignment.features_shape(model_config), paired_NxPx.shape[2:]
+        memories = alignment.empty_memories(*map(math.prod, widths))
         state = dataclasses.replace(state, memory=replicate(memories, mesh))
 
     def batch_at(step: int) -> dict[str, Any]:
@@ -288,8 +315,11 @@ def distill(
         batch = {
             'tokens': dataset.tokens[index],
             'lengths': dataset.lengths[index],
-            'teacher_logits': store.logits_of(index),
         }
+        if config.task == 'cross_entropy':
+            batch['labels'] = dataset.answers[index]
+        else:
+            batch['teacher_logits'] = store.logits_of(index)
         if alignment is not None:
             batch['teacher_activations'] = paired_NxPx[index]
             if alignment.classes is not None:
@@ -320,27 +350,36 @@ def distill(
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         best=best,
+        facts={'config': config, 'data': dataset.hash, 'alignment': alignment},
         diagnose=diagnose,
         tokens_per_step=shape[0] * shape[1],
-        flops_per_step=3 * forward_flops(model_config, *shape, logits=shape[0]),
+        flops_per_step={
+            config.compute_dtype: 3 * forward_flops(model_config, *shape, logits=shape[0])
+        },
     )
     return state.params, history
 
 
 def check_distillation(
-    config: DistillationConfig, *, vocab_size: int, mesh: Mesh, alignment: Alignment | None
+    config: DistillationConfig,
+    problems: int,
+    *,
+    vocab_size: int,
+    mesh: Mesh,
+    alignment: Alignment | None,
 ) -> None:
     """Raises InputError for settings that cannot work; to be asked before a model is loaded.
 
     Args:
         config: the distillation.
+        problems: those of the share, N.
         vocab_size: tokens of the teacher.
         mesh: the mesh.
         alignment: what is aligned, if anything; its pairs need not be known yet.
     """
     check_batch(config.batch_size, mesh, microbatches=config.microbatches)
     if alignment is not None:
-        config.check_aligned()
+        config.check_aligned(problems)
         alignment.check_memory(config.microbatches)
     if config.top_k is not None and config.top_k > vocab_size:
         raise InputError(f'top_k={config.top_k}: the teacher has {vocab_size} tokens')
@@ -349,9 +388,9 @@ def check_distillation(
 def make_step(tx: optax.GradientTransformation, config: DistillationConfig):
     """Returns the step `(state, batch, alignment) -> (state, metrics)`, for `jit_step`.
 
-    A batch holds `tokens [B, T]`, `lengths [B]`, `teacher_logits` (`[B, V]`, or the top k) and,
-    where layers are paired, `teacher_activations [B, pairs, ...]` and possibly `classes [B]`. The
-    alignment is None, or one that was `placed`.
+    A batch holds `tokens [B, T]`, `lengths [B]`, `teacher_logits` (`[B, V]`, or the top k) or, of
+    cross-entropy, `labels [B]`; and, where layers are paired, `teacher_activations [B, pairs, ...]`
+    and possibly `classes [B]`. The alignment is None, or one that was `placed`.
     """
 
     def loss(params, batch, alignment, memory):
@@ -406,8 +445,10 @@ def distillation_terms(
         how = {'similarity': alignment.similarity, 'min_count': alignment.min_count}
     loss, terms = distillation_loss(
         logits,
-        batch['teacher_logits'],
+        batch.get('teacher_logits'),
         compared,
+        labels=batch.get('labels'),
+        direction='reverse' if config.task == 'reverse_kd' else 'forward',
         weight=config.weight,
         temperature=config.temperature,
         **how,

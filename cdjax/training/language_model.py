@@ -144,9 +144,12 @@ def train_language_model(
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         best=best,
+        facts={'config': config, 'data': dataset.hash},
         diagnose=diagnose,
         tokens_per_step=size[0] * size[1],
-        flops_per_step=3 * forward_flops(shape, *size, logits=config.batch_size),
+        flops_per_step={
+            config.compute_dtype: 3 * forward_flops(shape, *size, logits=config.batch_size)
+        },
     )
     return state.params, history
 

@@ -23,14 +23,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cdjax.errors import InputError
 from cdjax.parallel import mesh as mesh_lib
-from cdjax.parallel.hardware import peak_flops
+from cdjax.parallel.hardware import least_seconds
 from cdjax.parallel.preemption import Preempted, PreemptionNotice
-from cdjax.run.buckets import outgoing_folder
 from cdjax.run.checkpoints import Checkpoints
-from cdjax.run.folder import make_folder, require_space, write_atomically
+from cdjax.run.folder import (
+    as_json,
+    make_folder,
+    refuse_other_training,
+    require_space,
+    write_atomically,
+)
 from cdjax.run.metrics import MetricsWriter, progress
 from cdjax.run.options import RunOptions
 from cdjax.training.gradient_reports import GradientError, GradientReport
+from cdjax.training.profiler import Profiler
 
 # Steps that may be queued on the devices: enough to keep them busy, few enough that a SIGTERM is
 # heeded at once and the progress bar tells the truth.
@@ -101,12 +107,15 @@ def init_state(
 def state_of(
     model: Any, tx: optax.GradientTransformation, key: jax.Array, mesh: Mesh
 ) -> TrainState:
-    """Returns the first state of a training that starts from a copy of a model on `mesh`."""
+    """Returns the first state of a training that starts from a copy of a model on `mesh`.
+
+    Parameters and moments are float32, whatever the model's are: a bfloat16 weight stands still
+    under most steps of a fine-tuning, each below half of its last bit.
+    """
 
     def start(model, key):
-        return TrainState(
-            jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, model), tx.init(model), key
-        )
+        params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), model)
+        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key)
 
     shardings = state_shardings(jax.eval_shape(start, model, key), tx, mesh)
     with jax.set_mesh(mesh):
@@ -146,10 +155,11 @@ def fit(
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
     diagnose: Callable[[Any, Any], GradientReport] | None = None,
     log_every: int = 10,
     tokens_per_step: int | None = None,
-    flops_per_step: float | None = None,
+    flops_per_step: Mapping[str, float] | None = None,
 ) -> tuple[Any, list[Point]]:
     """Runs a step until `steps` are done, continuing from the checkpoints in `workdir`.
 
@@ -171,14 +181,16 @@ def fit(
         evaluate_every: steps between evaluations; only after the last step if None.
         best: (name that `evaluate` returns, 'max' or 'min'): a new best is saved at once, and
             kept beside the newest ones.
+        facts: what decides the result, ready for JSON; a workdir of other facts is refused.
         diagnose: (state, host batch) → the report of the gradient doctor, asked for when
             `options` say so; logged as `diagnostics/TERM/FIGURE`, and kept as a table in
             `gradients/STEP.txt`.
         log_every: steps between log points; each holds the means over these steps.
         tokens_per_step: tokens of a batch, to log `tokens_per_second`.
-        flops_per_step: useful FLOPs of a step over all devices, to log `mfu` where the peak of
-            the device is known: 2N a token forward, 6N in training, N without embeddings and
-            head, plus 2dV or 6dV a computed logit position, plus attention; without remat.
+        flops_per_step: dtype of the computation → useful FLOPs of a step over all devices, to
+            log `mfu` where the peak of the device is known: 2N a token forward, 6N in training, N
+            without embeddings and head, plus 2dV or 6dV a computed logit position, plus
+            attention; without remat.
 
     Returns:
         The last state and the log points, oldest first: `step`, means of the metrics,
@@ -202,7 +214,7 @@ def fit(
         stack.enter_context(jax.set_mesh(mesh))
 
         # -- Resume ---------------------------------------------------------------------------
-        done, history, window = 0, [], _Window()
+        done, history, window, facts = 0, [], _Window(), as_json(facts)
         checkpoints = writer = None
         if workdir is not None:
             workdir = make_folder(epath.Path(workdir))
@@ -215,6 +227,7 @@ def fit(
             writer = stack.enter_context(MetricsWriter(workdir))
             if checkpoints.latest_step() is not None:
                 state, saved = _resume(checkpoints, state)
+                refuse_other_training(workdir, saved['facts'], facts)
                 done, history, window = saved['step'], saved['history'], _Window(saved['window'])
                 if done > steps:
                     raise InputError(
@@ -238,9 +251,10 @@ def fit(
                 *(description, options.profile_steps[0], steps - 1),
             )
         bar = stack.enter_context(progress(steps, description, initial=done))
-        profiler = stack.enter_context(_Profiler(workdir, options.profile_steps))
+        profiler = stack.enter_context(Profiler(workdir, options.profile_steps))
         notice = stack.enter_context(PreemptionNotice()) if checkpoints is not None else None
-        rate = _Rate(done, tokens_per_step, flops_per_step, peak_flops(mesh))
+        least = None if flops_per_step is None else least_seconds(flops_per_step, mesh)
+        rate = _Rate(done, tokens_per_step, least)
         queued = collections.deque()
         unlogged = None  # a log point whose values are still being computed
         stopped = False
@@ -339,7 +353,7 @@ def fit(
                     checkpoints.save(
                         done,
                         state,
-                        {'step': done, 'history': history, 'window': window.totals()},
+                        dict(step=done, history=history, window=window.totals(), facts=facts),
                         metrics=None if best is None else values,
                         force=last or stopped or improved,
                     )
@@ -433,8 +447,8 @@ class _Window:
 class _Rate:
     """Steps a second between log points, without compilation, evaluations and saves."""
 
-    def __init__(self, step: int, tokens: int | None, flops: float | None, peak: float | None):
-        self._step, self._tokens, self._flops, self._peak = step, tokens, flops, peak
+    def __init__(self, step: int, tokens: int | None, least_seconds: float | None):
+        self._step, self._tokens, self._least_seconds = step, tokens, least_seconds
         self._since = None
 
     def start(self, step: int, metrics: Metrics) -> None:
@@ -460,32 +474,6 @@ class _Rate:
         rates = {'steps_per_second': rate}
         if self._tokens is not None:
             rates['tokens_per_second'] = rate * self._tokens
-        if self._flops is not None and self._peak is not None:
-            rates['mfu'] = rate * self._flops / self._peak
+        if self._least_seconds is not None:
+            rates['mfu'] = rate * self._least_seconds
         return rates
-
-
-class _Profiler:
-    """Writes a profiler trace of the steps asked for; a context manager."""
-
-    def __init__(self, workdir: epath.Path | None, steps: tuple[int, int] | None):
-        assert steps is None or workdir is not None, 'a trace needs a workdir'
-        self._workdir, self._steps = workdir, steps
-        self._trace = contextlib.ExitStack()
-
-    def before(self, step: int) -> None:
-        if self._steps is not None and step == self._steps[0]:
-            folder = self._trace.enter_context(outgoing_folder(self._workdir / 'profile'))
-            jax.profiler.start_trace(str(folder))
-            self._trace.callback(jax.profiler.stop_trace)
-
-    def after(self, done: int, metrics: Metrics) -> None:
-        if self._steps is not None and done == self._steps[1]:
-            jax.block_until_ready(metrics)
-            self._trace.close()
-
-    def __enter__(self) -> '_Profiler':
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._trace.close()

@@ -1,7 +1,6 @@
 """Debiased linear CKA with its gradient, over rows and widths, against the products it needs."""
 
 import importlib
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,9 +12,8 @@ from experiments.benchmarks.measure import OURS, compare, machine
 SIZES = ((256, 1024), (1024, 1024), (1024, 4096))
 
 
-def run(workdir: Path, *, rounds: int) -> dict[str, Any]:
+def run(*, rounds: int) -> dict[str, Any]:
     """Measures value and gradient to x of two feature sets `[n, width]`, float32."""
-    del workdir
     absent, found = [], {}
     theirs = {}
     for package, function in (('cka', 'cka_from_features'), ('ckatorch.core', 'cka_batch')):

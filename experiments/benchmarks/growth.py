@@ -1,7 +1,6 @@
 """How the cost of a pass grows with each size of the problem, and the exponent it follows."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,9 +24,8 @@ BASE = dataclasses.replace(SHAPES['small'], num_layers=6)
 FIELDS = {'layers': 'num_layers', 'neurons': 'intermediate_size', 'width': 'hidden_size'}
 
 
-def run(workdir: Path, *, rounds: int) -> dict[str, Any]:
+def run(*, rounds: int) -> dict[str, Any]:
     """Measures each curve, its sizes in turn: the least CPU seconds of a call."""
-    del workdir
     found = {}
     for name, (sizes, reason) in CURVES.items():
         seconds = compare({str(n): _call(name, n) for n in sizes}, rounds)['seconds']

@@ -7,9 +7,9 @@ from experiments.flags.discovery import define_discovery_flags, discovery_from_f
 from experiments.flags.distillation import (
     alignment_from_flags,
     arms_from_flags,
-    define_alignment_flags,
     define_arms_flags,
     define_distillation_flags,
+    define_pairs_flag,
     define_training_flags,
     distillation_from_flags,
     training_from_flags,
@@ -21,6 +21,8 @@ from experiments.flags.inputs import (
     problems_from_flags,
 )
 from experiments.flags.machine import define_machine_flags, define_mesh_flags, start_machine
+from experiments.flags.optional_path import define_optional_path
+from experiments.flags.plant import define_plant_flags, plant_from_flags
 from experiments.flags.run import (
     define_export_flag,
     define_pass_flag,
@@ -32,7 +34,6 @@ from experiments.flags.study import define_study_flags, study_from_flags
 __all__ = [
     'alignment_from_flags',
     'arms_from_flags',
-    'define_alignment_flags',
     'define_arms_flags',
     'define_checkpoint_flags',
     'define_discovery_flags',
@@ -40,7 +41,10 @@ __all__ = [
     'define_export_flag',
     'define_machine_flags',
     'define_mesh_flags',
+    'define_optional_path',
+    'define_pairs_flag',
     'define_pass_flag',
+    'define_plant_flags',
     'define_run_flags',
     'define_study_flags',
     'define_task_flags',
@@ -48,6 +52,7 @@ __all__ = [
     'discovery_from_flags',
     'distillation_from_flags',
     'inputs_from_flags',
+    'plant_from_flags',
     'problems_from_flags',
     'run_options',
     'start_machine',

@@ -40,20 +40,25 @@ def define_distillation_flags() -> None:
         'not given (0.5 MB a problem at 128,256 tokens).',
     )
     flags.DEFINE_float('init_std', default.init_std, "Deviation of a new student's first matrices.")
+    define_alignment_flags()
     define_training_flags(default, distillation.FROM_NOTHING)
     flags.DEFINE_integer(
         'evaluate_every', ArmsConfig().evaluate_every, 'Steps between evaluations on unseen forms.'
     )
 
 
-def define_alignment_flags() -> None:
-    """Defines how representations are compared; see `alignment_from_flags`."""
-    default = Alignment()
+def define_pairs_flag() -> None:
+    """Defines how many layers are paired, of pairings that look at what layers do."""
     flags.DEFINE_integer(
         'most_pairs',
         PipelineConfig().most_pairs,
         'Pairs of layers at most, of a pairing that weighs layers; all if not given.',
     )
+
+
+def define_alignment_flags() -> None:
+    """Defines how representations are compared; see `alignment_from_flags`."""
+    default = Alignment()
     flags.DEFINE_string(
         'align_site', default.site, f'Whose activations are aligned: {", ".join(SITES)}.'
     )
@@ -177,7 +182,7 @@ def distillation_from_flags() -> DistillationConfig:
 def define_arms_flags() -> None:
     """Defines which distillations are compared; see `arms_from_flags`."""
     default = ArmsConfig()
-    define_alignment_flags()
+    define_pairs_flag()
     flags.DEFINE_list('arms', list(default.arms), f'Arms: {", ".join(ARMS)}.')
     flags.DEFINE_list(
         'starts',

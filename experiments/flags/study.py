@@ -21,7 +21,13 @@ def define_study_flags(*, trained: bool = True) -> None:
     flags.DEFINE_list(
         'sizes', [str(size) for size in default.sizes], 'Sizes measured, as shares of the neurons.'
     )
-    flags.DEFINE_enum('ablation', default.ablation, ABLATIONS, 'Fate of the other neurons.')
+    flags.DEFINE_bool('areas', default.areas, 'Measure sizes .001 to 1 too, for CPR and CMD.')
+    flags.DEFINE_list(
+        'ablation',
+        list(default.ablations),
+        f'Fate of the other neurons, one or more of {", ".join(ABLATIONS)}; neurons are scored '
+        'under the first.',
+    )
     flags.DEFINE_integer(
         'evaluate_problems', default.max_problems, 'Problems of unseen forms evaluated, at most.'
     )
@@ -45,7 +51,8 @@ def study_from_flags() -> CircuitStudyConfig:
         raise InputError(f'sizes={",".join(FLAGS.sizes)}: write shares such as .05,.1') from None
     return CircuitStudyConfig(
         sizes=sizes,
+        areas=FLAGS.areas,
         methods=tuple(FLAGS.methods),
         max_problems=FLAGS.evaluate_problems,
-        ablation=FLAGS.ablation,
+        ablations=tuple(FLAGS.ablation),
     )

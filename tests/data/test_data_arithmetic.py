@@ -1,4 +1,3 @@
-import json
 import time
 from collections import Counter
 
@@ -215,11 +214,3 @@ def test_nothing_fits(tokenizer):
         ArithmeticTask(('+',), 2, 7, 8, answer_low=15, answer_high=15).encode(tokenizer)
     with pytest.raises(InputError, match='characters that the tokenizer cannot write'):
         ArithmeticTask(prompt_prefix='Compute: ').encode(tokenizer)
-
-
-def test_a_task_survives_json():
-    task = ArithmeticTask(('×', '+'), 2, 1, 12, prompt_prefix='2*2=4 ', num_problems=50, seed=7)
-    assert ArithmeticTask.from_dict(json.loads(json.dumps(task.to_dict()))) == task
-    assert ArithmeticTask.from_dict({}) == ArithmeticTask()
-    with pytest.raises(InputError, match="'hihg' is no part of a task; expected operators, "):
-        ArithmeticTask.from_dict({'hihg': 3})

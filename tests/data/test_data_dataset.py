@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cdjax.data import ArithmeticTask, build_arithmetic_tokenizer, draw_counterfactuals, split
+from cdjax.data import ArithmeticTask, build_arithmetic_tokenizer
 from cdjax.data.dataset import counterfactual_rows
 
 
@@ -59,25 +59,6 @@ def test_hash_sees_labels_shapes_and_nothing_else(dataset):
     assert len(dataset.hash) == 64
     everything = {field.name for field in dataclasses.fields(dataset)}
     assert everything == {*COLUMNS, 'labels', 'label_names', 'left_out'}, 'one that no test covers'
-
-
-def test_counterfactuals_within_a_part(dataset):
-    test = dataset[split(dataset, seed=0).test]
-    drawn = draw_counterfactuals(test, seed=0)
-    inside = dict(zip(map(tuple, test.tokens), test.answers, strict=True))
-    partners = list(map(tuple, drawn.counterfactual_tokens))
-    assert [inside[tokens] for tokens in partners] == drawn.counterfactual_answers.tolist()
-    assert (drawn.counterfactual_answers != drawn.answers).all()
-    np.testing.assert_array_equal(drawn.tokens, test.tokens)
-    again = draw_counterfactuals(test, seed=0)
-    np.testing.assert_array_equal(again.counterfactual_tokens, drawn.counterfactual_tokens)
-
-
-def test_a_problem_without_partner_keeps_its_counterfactual(dataset):
-    alone = dataset[[0]]
-    drawn = draw_counterfactuals(alone, seed=0)
-    np.testing.assert_array_equal(drawn.counterfactual_tokens, alone.counterfactual_tokens)
-    np.testing.assert_array_equal(drawn.counterfactual_answers, alone.counterfactual_answers)
 
 
 def test_counterfactuals_are_drawn_uniformly_from_all_that_fit():

@@ -9,6 +9,7 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, CIRCUITS, KD, Arm, Given, arms_by_default
 from cdjax.errors import InputError
+from cdjax.losses import TASKS
 from cdjax.studies.arms import ArmsConfig, summarise
 
 N, K = 40, 3
@@ -44,7 +45,7 @@ def test_kd_and_all_neurons_need_no_circuits():
 def test_arms_keep_how_and_where_it_is_compared(arm):
     found = aligned(arm)
     assert (found.similarity, found.min_count, found.site) == ('rsa', 6, 'neurons')
-    assert [s for s, _ in found.pairs] == [1]
+    assert found.student_layers == (1,)
 
 
 def test_circuits_are_aligned_class_by_class():
@@ -76,6 +77,64 @@ def test_random_circuits_match_each_layer_and_differ_by_seed():
     np.testing.assert_array_equal(first.classes, ROWS % K)
 
 
+def test_the_factorial_differs_in_one_factor_at_a_time():
+    circuits, union = aligned('circuits'), GIVEN.teacher.masks.any(axis=0)
+    within = aligned('all_classes')
+    assert within.teacher_masks is within.student_masks is None
+    np.testing.assert_array_equal(within.classes, circuits.classes)
+    one = aligned('one_circuit')
+    assert (one.num_classes, set(one.classes)) == (1, {0})
+    np.testing.assert_array_equal(one.teacher_masks, union[None])
+    rest = aligned('rest')
+    np.testing.assert_array_equal(rest.classes, circuits.classes)
+    for k in range(K):
+        np.testing.assert_array_equal(rest.teacher_masks[k], ~union)
+    rows = np.arange(N)
+    for key, masks in (('all_random_classes', None), ('random_classes', GIVEN.teacher.masks)):
+        first, again, other = (aligned(key, rows=rows, seed=seed).classes for seed in (0, 0, 1))
+        np.testing.assert_array_equal(first, again)
+        assert (first != other).any()
+        assert (first != rows % K).any()
+        np.testing.assert_array_equal(np.bincount(first), np.bincount(rows % K))
+        assert np.array_equal(aligned(key).teacher_masks, masks) or masks is None
+    assert aligned('all_random_classes').teacher_masks is None
+
+
+@pytest.mark.parametrize(
+    ('pairs', 'swapped'),
+    [
+        (((1, 1),), ((1, 0),)),
+        (((0, 0), (1, 1)), ((0, 1), (1, 0))),
+        (((0, 0), (1, 0)), ((0, 1), (1, 1))),
+    ],
+)
+def test_swapped_layers_are_never_those_that_are_paired(pairs, swapped):
+    base = dataclasses.replace(BASE, pairs=pairs)
+    found = aligned('swapped', alignment=base)
+    assert found.pairs == swapped
+    np.testing.assert_array_equal(found.teacher_masks, GIVEN.teacher.masks)
+    flat = dataclasses.replace(GIVEN.teacher, masks=GIVEN.teacher.masks[:, :1])
+    with pytest.raises(InputError, match='at least 2 layers'):
+        aligned('swapped', teacher=flat)
+
+
+def test_shuffled_rows_stay_in_their_class():
+    rows = np.arange(N)
+    found = aligned('shuffled', rows=rows)
+    assert sorted(found.teacher_rows) == list(rows)
+    assert (found.teacher_rows != rows).mean() > 0.5
+    np.testing.assert_array_equal(found.classes[found.teacher_rows], found.classes)
+
+
+def test_arms_of_answers_alone_say_where_these_are_from():
+    assert {key: arm.task for key, arm in ARMS.items() if arm.align is None} == {
+        'kd': 'kd',
+        'cross_entropy': 'cross_entropy',
+        'reverse_kd': 'reverse_kd',
+    }
+    assert {arm.task for arm in ARMS.values()} <= set(TASKS)
+
+
 def test_wrong_circuits_need_two_classes():
     single = dataclasses.replace(GIVEN.teacher, masks=GIVEN.teacher.masks[:1])
     with pytest.raises(InputError, match=r"'wrong' needs at least 2 classes, and there are 1"):
@@ -87,7 +146,7 @@ def test_an_arm_of_a_users_own_is_run_by_default_and_named_in_the_table():
     ARMS.add(mine)
     try:
         assert ArmsConfig().arms == (*arms_by_default()[:-1], 'mine')
-        runs = [{'arm': key, 'seed': 0, 'unseen': 0.5} for key in ('kd', 'mine')]
+        runs = [{'arm': key, 'seed': 0, 'unseen': 0.5, 'curve': []} for key in ('kd', 'mine')]
         row = summarise(runs, ['kd', 'mine'])[1]
     finally:
         ARMS.remove('mine')

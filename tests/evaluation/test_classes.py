@@ -4,6 +4,7 @@ import pytest
 from cdjax.evaluation.classes import (
     agreement,
     answer_information,
+    chance_information,
     class_table,
     constant_answer_accuracy,
 )
@@ -16,6 +17,7 @@ def test_agreement_of_equal_and_of_independent_classes():
     assert same.nmi == pytest.approx(1)
     assert same.ari == pytest.approx(1)
     assert same.chance_nmi < 0.05
+    assert 0 < same.chance_ari < 0.05
     crossed = agreement(np.tile(np.arange(4), 100), labels, permutations=50)
     assert crossed.nmi == pytest.approx(0, abs=1e-6)
     assert crossed.ari == pytest.approx(0, abs=0.01)
@@ -45,3 +47,11 @@ def test_constant_answers_by_hand():
     # Class 0 answers 7 (2 of 3), class 1 either (1 of 2), class 3 100 (1 of 1).
     assert constant_answer_accuracy(classes, answers) == 4 / 6
     assert constant_answer_accuracy(np.zeros(6, int), answers) == 2 / 6
+
+
+def test_chance_information_is_what_random_classes_seem_to_know():
+    rng = np.random.default_rng(0)
+    answers, classes = rng.integers(10, size=2000), rng.integers(4, size=2000)
+    expected = (10 - 1) * (4 - 1) / (2 * 2000 * np.log(2))  # the bias of the plug-in estimate
+    assert chance_information(classes, answers) == pytest.approx(expected, rel=0.2)
+    assert chance_information(np.zeros(2000, int), answers) == pytest.approx(0, abs=1e-9)

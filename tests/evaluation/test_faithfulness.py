@@ -6,6 +6,7 @@ from cdjax.evaluation.faithfulness import (
     SIZES,
     area_from_one,
     area_under_faithfulness,
+    areas,
     faithfulness,
 )
 
@@ -34,3 +35,24 @@ def test_areas_of_a_perfect_and_of_an_overshooting_circuit():
     assert area_under_faithfulness(SIZES, np.ones(10)) == pytest.approx(0.999)
     assert area_from_one(SIZES, np.ones(10)) == 0
     assert area_from_one(SIZES, np.full(10, 1.5)) == pytest.approx(0.999 / 2)
+
+
+def test_areas_with_intervals_by_hand():
+    # Without noise: f is 0, .5 and 1 at the sizes 0, .5 and 1, whatever the problems.
+    circuit = np.repeat([[1.0], [2.0], [3.0]], 20, axis=1)
+    found = areas(np.array([0, 0.5, 1]), circuit, np.full(20, 1.0), np.full(20, 3.0))
+    assert (found.cpr, found.cmd) == pytest.approx((0.5, 0.5))
+    assert found.cpr_interval == found.cmd_interval == pytest.approx((0.5, 0.5))
+
+
+def test_areas_compare_the_same_problems():
+    """What makes a problem easy at every size and at both ends widens no interval."""
+    easy = np.random.default_rng(0).normal(0, 5, 200)
+    noise = 0.1 * np.random.default_rng(1).normal(size=(3, 200))
+    circuit = easy + noise + np.array([[1.0], [2.0], [3.0]])
+    found = areas(np.array([0, 0.5, 1]), circuit, easy + 1, easy + 3)
+    low, high = found.cpr_interval
+    assert low < found.cpr < high
+    assert high - low < 0.02
+    with pytest.raises(InputError, match='does as well as the empty'):
+        areas(np.array([0, 0.5, 1]), circuit, easy, easy)

@@ -3,8 +3,10 @@
 `{x}` in a flag or a word is a file or folder of `make_files`.
 """
 
+import contextlib
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,7 @@ def make_files(folder: Path) -> dict[str, Path]:
     make.circuits()
     make.tasks()
     make.runs()
+    make.addresses()
     return make.files
 
 
@@ -174,6 +177,7 @@ class _Files:
         narrow = Circuit(sound.masks[..., :8], scores[..., :8], sound.fill, sound.assignments)
         for name, circuit in {'circuits': sound, 'circuits_narrow': narrow}.items():
             self.files[name] = circuit.save(self.folder / name)
+        self.files['circuits_description'] = self.folder / 'circuits.json'
         for name, change in {
             'circuits_old': lambda text: text.replace('"format": 2', '"format": 1'),
             'circuits_cut': lambda text: text[:50],
@@ -210,7 +214,7 @@ class _Files:
         foreign.mkdir()
         (foreign / 'thesis.tex').write_text('mine')
         for name, content in {
-            'run_other': '{"version": 1, "name": "discover", "inputs": {"share": 0.5}}',
+            'run_other': '{"version": 2, "name": "discover", "inputs": {"share": 0.5}}',
             'run_cut': '{"name": "disc',
             'run_list': '[]',
         }.items():
@@ -223,3 +227,13 @@ class _Files:
         self._new('recipe_unknown').write_text('--steps=many\n')
         orbax = self._copy('orbax')
         (orbax / 'parameters.json').write_text('{"embed.weight": 5}')
+
+    def addresses(self):
+        """Adds an address for each launcher that several processes can run."""
+        with contextlib.ExitStack() as stack:  # all at once, or two would be the same
+            for launcher in (
+                *('discover', 'distill', 'evaluate', 'pipeline', 'compare_arms'),
+                *('train_teacher', 'settle', 'convert'),
+            ):
+                free = stack.enter_context(socket.create_server(('localhost', 0)))
+                self.files[f'address_{launcher}'] = f'localhost:{free.getsockname()[1]}'

@@ -7,16 +7,18 @@ from bad_inputs import BROKEN_LINES, make_files
 from launchers import run_launchers
 
 TOY = ('--teacher={teacher}', '--operands=2', '--high=9', '--compilation_cache=')
-RUN = (*TOY, '--workdir={new}')
+RUN = (*TOY, '--workdir={new}', '--least_accuracy=0')  # the toy teacher answers nothing right
+BATCH = '--batch_size=16'  # of a share of 29
 SOUND = {
     'discover': RUN,
-    'distill': (*RUN, '--arm=kd'),
-    'compare_arms': RUN,
+    'distill': (*RUN[:-1], BATCH, '--arm=kd'),
+    'compare_arms': (*RUN, BATCH),
     # Of the 32 neurons of its student 1 % are none.
-    'pipeline': (*RUN, '--smallest_size=.05'),
+    'pipeline': (*RUN, BATCH, '--smallest_size=.05'),
     'evaluate': (*TOY, '--circuits={circuits}', '--output={new}'),
-    'plan': (*TOY[:-1], '--target=cpu', '--nolargest_batch', '--output={new}'),
+    'plan': (*TOY[:-1], BATCH, '--target=cpu', '--nolargest_batch', '--output={new}'),
     'train_teacher': (*TOY[1:], '--workdir={new}'),
+    'settle': ('--workdir={new}', '--compilation_cache='),
     'convert': ('--source={teacher}', '--target={new}', '--compilation_cache='),
     'compare': ('--first={circuits}', '--second={circuits}'),
     'report': ('--workdir={new}',),
@@ -62,6 +64,22 @@ PROBLEMS = [
     ('plan', '--split_seed=-1', 'split_seed=-1', 'negative'),
     ('train_teacher', '--split_seed=-1', 'split_seed=-1', 'negative'),
     ('discover', '--split_seed=1.5', '--split_seed=1.5', 'int()'),
+    ('train_teacher', '--plant_shared=3', 'plant_shared=3 is of --plant=circuits'),
+    ('train_teacher', '--plant=towers --plant_specific=3', 'plant_specific=3 is of --plant'),
+    ('train_teacher', '--plant=circuits --plant_classes=size', 'size: these problems have no such'),
+    ('train_teacher', '--plant=circuits --operators=+', 'has one value on these problems'),
+    ('train_teacher', '--plant=circuits --plant_shared=500', 'take 524 neurons of a layer'),
+    ('train_teacher', '--plant=circuits --plant_specific=0', 'set both to 0 to plant nothing'),
+    ('train_teacher', '--plant=circuits --plant_seed=-1', 'plant_seed=-1 must not be negative'),
+    ('train_teacher', '--plant=circuits --plant_floor=0', 'plant_floor=0.0 must be above 0'),
+    ('train_teacher', '--plant=circuits --microbatches=2', 'the problems of a whole batch'),
+    ('train_teacher', '--plant=circuits --batch_size=3', 'batch_size=3 is too small to exchange'),
+    ('evaluate', '--ground_truth', 'ground_truth.json does not exist', 'train_teacher --plant'),
+    ('evaluate', '--ground_truth={foreign}', 'ground_truth.json does not exist'),
+    ('settle', '--protocol=all', '--protocol=all'),
+    ('settle', '--share=.5', 'share=0.5: protocol=planted has its teacher and its problems frozen'),
+    ('settle', '--protocol=embedded --teacher=x', 'teacher=x: protocol=embedded'),
+    ('settle', '--protocol=llama', 'protocol=llama needs a checkpoint'),
 ]
 TASK_FILES = [
     ('discover', '--task=sudoku', "there is no task 'sudoku'", 'mod_113'),
@@ -156,12 +174,15 @@ CIRCUITS = [
     ('evaluate', '--sizes=', 'sizes='),
     ('evaluate', '--sizes=nan', 'sizes=nan'),
     ('evaluate', '--sizes=a', 'sizes=a', 'write shares'),
-    ('evaluate', '--ablation=noise', '--ablation=noise'),
+    ('evaluate', '--ablation=noise', 'ablation=noise', 'counterfactual'),
     ('evaluate', '--evaluate_problems=0', 'evaluate_problems=0'),
     ('evaluate', '--output={file}/study.json', 'is no folder'),
     ('evaluate', '--output={foreign}', 'is a folder: name a file'),
+    ('evaluate', '--output={circuits_description}', 'holds something else than a study'),
     ('distill', '--arm=circuits', 'needs --circuits=PATH'),
     ('distill', '--arm=random --circuits={folder}/none', 'does not exist'),
+    ('distill', '--arm=kd --circuits={circuits}', 'is not read by --arm=kd', 'leave it out'),
+    ('distill', '--arm=all --student={small} --student_circuits={circuits}', 'is not read by'),
     ('distill', '--arm=circuits --circuits={circuits_narrow}', 'layers and neurons'),
     ('distill', '--arm=circuits --circuits={circuits} --split_seed=1', 'another split'),
     ('distill', '--arm=circuits --circuits={circuits} --high=8', 'other problems'),
@@ -213,6 +234,14 @@ DISCOVERY = [
     ('pipeline', '--discovery_steps=-2', 'steps=-2'),
     ('discover', '--discovery_batch_size=0', 'batch_size=0'),
     ('compare_arms', '--discovery_batch_size=-8', 'batch_size=-8'),
+    *(
+        (launcher, '--discovery_batch_size=1000000000', 'takes at least', 'GB', 'microbatches')
+        for launcher in ('discover', 'pipeline', 'compare_arms')
+    ),
+    ('discover', '--least_accuracy=.5', 'the teacher answers', 'set least_accuracy=0'),
+    ('pipeline', '--least_accuracy=.5', 'the teacher answers', 'set least_accuracy=0'),
+    ('discover', '--first_scores={circuits} --num_classes=3 --split_seed=1', 'another split'),
+    ('discover', '--first_scores={circuits} --num_classes=3 --teacher={other}', 'another model'),
     ('discover', '--discovery_microbatches=0', 'microbatches=0'),
     ('pipeline', '--discovery_microbatches=3', 'microbatches=3 does not divide'),
     ('discover', '--discovery_remat=some', '--discovery_remat=some'),
@@ -224,12 +253,24 @@ DISCOVERY = [
     ('pipeline', '--discovery_seed=99999999999', 'seed=99999999999', 'below 2^32'),
 ]
 DISTILLATION = [
-    ('distill', '--arm=circiuts', '--arm=circiuts'),
+    ('distill', '--arm=circiuts', "no arm 'circiuts'", 'choose from kd'),
+    ('distill', '--arm=all --similarity=svcca', 'similarity=svcca', 'procrustes'),
+    ('distill', '--arm=all --align_site=gate', "no site 'gate'", 'neurons'),
+    ('distill', '--arm=circuits --align_site=mlp_out', 'align_site=mlp_out has no circuits'),
+    ('distill', '--arm=all --align_positions=x', 'align_positions=x', 'write integers'),
+    ('distill', '--arm=all --align_positions=99', 'align_positions=99', 'name positions from 0'),
+    ('compare_arms', '--row_memory=-1', 'row_memory=-1'),
+    ('pipeline', '--min_count=2', 'min_count=2', 'at least 4'),
+    ('distill', '--arm=all --layer_pairs=hungarian_cka', 'a student from nothing does nothing yet'),
+    ('distill', '--arm=all --most_pairs=2', 'most_pairs=2', 'weighs none'),
+    ('compare_arms', '--row_memory=8 --similarity=rsa', 'row_memory=8 is for similarity=cka'),
     ('distill', '--arm=all --layer_pairs=first', "layer_pairs='first'"),
     ('distill', '--arm=all --layer_pairs=9:9', '9:9 is not a pair'),
     ('distill', '--arm=all --layer_pairs=', "layer_pairs=''"),
     ('distill', '--arm=all --layer_pairs=0:0,0', "layer_pairs='0:0,0'"),
     ('distill', '--arm=all --batch_size=3', 'CKA needs at least 4'),
+    ('distill', '--arm=all --batch_size=64', 'batch_size=64 is more than the', 'larger share'),
+    ('compare_arms', '--batch_size=64', 'batch_size=64 is more than the', 'larger share'),
     ('distill', '--weight=-1', 'weight=-1'),
     ('pipeline', '--weight=nan', 'weight=nan'),
     ('compare_arms', '--weight=inf', 'weight=inf'),
@@ -243,6 +284,13 @@ DISTILLATION = [
     ('distill', '--init_std=inf', 'init_std=inf'),
     ('distill', '--steps=0', 'steps=0'),
     ('distill', '--batch_size=0', 'batch_size=0'),
+    ('distill', '--batch_size=1000000000', 'batch_size=1000000000 takes at least', 'GB'),
+    (
+        'pipeline',
+        '--arms=kd --rediscover=kd --export=kd --batch_size=1000000000',
+        'batch_size=1000000000 takes at least',
+        'GB',
+    ),
     ('distill', '--batch_size=64 --microbatches=3', 'microbatches=3 does not divide'),
     ('distill', '--compute_dtype=float16', '--compute_dtype=float16'),
     ('distill', '--remat=most', '--remat=most'),
@@ -267,7 +315,7 @@ DISTILLATION = [
     ('pipeline', '--export=best', 'export=best', 'circuits'),
     ('pipeline', '--methods=one_masc', "no method 'one_masc'", 'one_mask'),
     ('pipeline', '--evaluate_problems=-4', 'evaluate_problems=-4'),
-    ('pipeline', '--num_classes=1', 'num_classes=1 has none'),
+    ('pipeline', '--num_classes=1', 'needs at least 2 classes'),
 ]
 RUNS = [
     ('discover', '--workdir={file}', '{file}', 'cannot be written'),
@@ -303,6 +351,18 @@ RUNS = [
     ),
     ('discover', '--compilation_cache={file}/cache', '--compilation_cache'),
 ]
+# Refused once the processes of a run have found each other: until then no device may be touched.
+for launcher, text, words in (
+    ('evaluate', '--split_seed=1', 'comes from another split'),
+    ('convert', '--source={weights_cut}', 'truncated'),
+    ('settle', '--workdir={foreign}', 'thesis.tex'),
+    *(
+        (launcher, '--workdir={foreign}', 'thesis.tex')
+        for launcher in ('discover', 'distill', 'pipeline', 'compare_arms', 'train_teacher')
+    ),
+):
+    alone = f'--coordinator={{address_{launcher}}} --num_processes=1 --process_id=0'
+    RUNS.append((launcher, f'{alone} {text}', words))
 OTHERS = [
     ('convert', '--source={folder}/none', 'no folder'),
     ('convert', '--source={weights_cut}', 'truncated'),
@@ -332,6 +392,7 @@ OTHERS = [
     ('train_teacher', '--max_number=1000', 'max_number=1000'),
     ('train_teacher', '--steps=0', 'steps=0'),
     ('train_teacher', '--batch_size=0', 'batch_size=0'),
+    ('train_teacher', '--batch_size=1000000000', 'batch_size=1000000000 takes at least', 'GB'),
     ('train_teacher', '--learning_rate=nan', 'learning_rate=nan'),
     ('train_teacher', '--weight_decay=inf', 'weight_decay=inf'),
     ('train_teacher', '--seed=-1', 'seed=-1'),
@@ -349,6 +410,8 @@ OTHERS = [
     ('plan', '--tokens_per_pass=0', 'tokens_per_pass=0'),
     ('plan', '--output={file}/plan.json', 'is no folder'),
     ('plan', '--output={foreign}', 'is a folder'),
+    ('plan', '--output={file}', 'holds something else than a plan'),
+    ('plan', '--output={circuits_description}', 'holds something else than a plan'),
     ('plan', '--layer_pairs=7:7', '7:7 is not a pair'),
     ('report', '', 'results.json does not exist'),
     ('report', '--workdir={results_cut}', 'is damaged'),
@@ -358,6 +421,7 @@ OTHERS = [
     ('benchmark', '--devices=0', 'devices=0'),
     ('benchmark', '--output={file}/result.json', 'is no folder'),
     ('benchmark', '--output={foreign}', 'is a folder'),
+    ('benchmark', '--output={circuits_description}', 'holds something else than a benchmark'),
     ('benchmark', '--scratch={folder}/none', 'scratch'),
 ]
 FLAGS = [

@@ -51,6 +51,6 @@ def test_a_suite_compares_with_transformers(tmp_path, suite, options):
 
 def test_a_curve_has_its_exponent(monkeypatch):
     monkeypatch.setattr(growth, 'CURVES', {'rows': ((2, 4), 'a reason')})
-    found = growth.run(None, rounds=1)
+    found = growth.run(rounds=1)
     assert disagreements('growth', json.loads(to_text({'suite': 'growth', **found}))) == []
     assert '| rows | 2, 4 |' in to_markdown({'growth': found})

@@ -36,7 +36,7 @@ RENAMED = {
         'encoding.layer': 'encode_layer',
         'encoding.positions': 'encode_positions',
     },
-    'study': {'max_problems': 'evaluate_problems'},
+    'study': {'max_problems': 'evaluate_problems', 'ablations': 'ablation'},
 }
 GROUPS = {
     'task': (shared.define_task_flags, ArithmeticTask()),

@@ -79,6 +79,8 @@ def outcomes(tmp_path_factory):
         'distill_split': [*distill, *other_split, f'--workdir={folder}/new'],
         'distill_model': [*distill, *common, f'--teacher={folder}/other', f'--workdir={folder}/x'],
         'student_split': [*distill, *other_split, student, f'--workdir={folder}/new'],
+        'weak': ['discover', f'--workdir={folder}/new', *common, *STEPS[:3], STEPS[-1]],
+        'other_output': [*first['trained'], f'--output={folder}/other'],
         'discover_file': ['discover', f'--workdir={folder}/on_file', *on_file, *STEPS],
     }
     then = run_launchers(second, streams, at_once=2, programs=True)
@@ -140,6 +142,16 @@ def test_what_the_launchers_write_is_as_its_page_says(outcomes):
     assert (
         disagreements('config.json', json.loads((folder / 'distill/config.json').read_text())) == []
     )
+
+
+def test_a_teacher_that_cannot_do_the_problems_claims_no_folder(outcomes):
+    """For the corrected command, with another least_accuracy, would be another run there."""
+    refused(outcomes.then['weak'], 'the teacher answers', 'set least_accuracy=0')
+
+
+def test_a_model_of_another_run_is_not_told_as_this_one(outcomes):
+    """What lay there was left alone, and `saved to` named it."""
+    refused(outcomes.then['other_output'], 'holds another run: output is null there')
 
 
 def test_what_is_refused_claims_no_folder(outcomes):

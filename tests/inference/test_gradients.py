@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import toy_study as toy
 
-from cdjax.inference.gradients import activation_gradients, metric_gradients
+from cdjax.inference.gradients import metric_gradients
+from cdjax.inference.rows import map_rows
 from cdjax.models import Edit
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -15,6 +16,22 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 @pytest.fixture(scope='module')
 def some():
     return toy.dataset()[::4]
+
+
+@functools.cache
+def of_site(site):
+    def of_rows(model, rows):
+        by_layer = metric_gradients(model, rows, site=site)
+        return tuple(jnp.moveaxis(values, 1, 0) for values in by_layer)
+
+    return of_rows
+
+
+def activations_and_gradients(problems, site='neurons'):
+    """Both of a data set, `[N, L, T, ...]`, in passes of 16 problems: the last is filled up."""
+    names = ('tokens', 'lengths', 'answers', 'counterfactual_answers')
+    rows = {name: getattr(problems, name) for name in names}
+    return map_rows(of_site(site), toy.model(), rows, tokens_per_pass=16 * toy.T)
 
 
 @functools.partial(jax.jit, static_argnames='site')
@@ -27,10 +44,7 @@ def difference(model, tokens, answers, others, site, shift):
 @pytest.mark.parametrize('site', ['neurons', 'head_out', 'residual'])
 def test_gradients_are_finite_differences_of_the_logit_difference(some, site):
     """At entries at random, of each problem its own: no problem's shift moves another's metric."""
-    # 39 problems in passes of 16: the last is filled up.
-    activations, gradients = activation_gradients(
-        toy.model(), some, site=site, tokens_per_pass=16 * toy.T
-    )
+    activations, gradients = activations_and_gradients(some, site)
     assert activations.shape == gradients.shape == (len(some), toy.L, toy.T, *activations.shape[3:])
     run = lambda shift: np.asarray(
         difference(
@@ -53,7 +67,7 @@ def test_gradients_are_finite_differences_of_the_logit_difference(some, site):
 
 
 def test_activations_are_those_of_the_clean_model(some):
-    activations, _ = activation_gradients(toy.model(), some)
+    activations, _ = activations_and_gradients(some)
     run = jax.jit(lambda m, tokens: m(tokens, capture=('neurons',), logits_at=-1)[1]['neurons'])
     expected = np.moveaxis(np.asarray(run(toy.model(), some.tokens)), 1, 0)
     np.testing.assert_allclose(activations, expected, rtol=1e-4, atol=1e-6)

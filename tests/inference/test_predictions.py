@@ -90,7 +90,7 @@ def manual(masks, classes, values_LxBxTxF):
     return logits
 
 
-@pytest.mark.parametrize('ablation', ['zero', 'mean', 'counterfactual'])
+@pytest.mark.parametrize('ablation', ['zero', 'mean', 'overall_mean', 'counterfactual'])
 def test_each_problem_has_its_own_circuit_and_ablation(ablation, circuits, fill, whole):
     masks, classes = circuits
     data = toy.dataset()
@@ -100,7 +100,11 @@ def test_each_problem_has_its_own_circuit_and_ablation(ablation, circuits, fill,
         )
     else:
         values = np.zeros((toy.L, 1, toy.T, toy.F), np.float32)
-        values += fill[:, None] if ablation == 'mean' else 0
+        if ablation != 'zero':
+            values += fill[:, None]
+        if ablation == 'overall_mean':
+            for position in range(toy.T):
+                values[:, :, position] = sum(fill[:, None, t] for t in range(toy.T)) / toy.T
     # zero ablation must not read the fill that a study passes on to all kinds
     predictions = predict_toy(masks=masks, classes=classes, ablation=ablation, fill=fill)
     assert_predicts(predictions, manual(masks, classes, values))
@@ -179,7 +183,7 @@ def test_no_ablation_fills_a_dense_array(ablation, circuits, fill):
 
 def test_wrong_calls():
     masks = np.ones((1, toy.L, toy.F))
-    with pytest.raises(ValueError, match=r'resample.*choose one of zero, mean, counterfactual'):
+    with pytest.raises(ValueError, match=r'resample.*choose one of zero, mean, over'):
         predict_toy(masks=masks, ablation='resample')
     with pytest.raises(ValueError, match='needs the means as `fill`'):
         predict_toy(masks=masks)
@@ -192,7 +196,9 @@ def test_wrong_calls():
 
 
 def test_accuracy_by_class_by_hand():
-    predictions = Predictions(np.array([True, False, True, True]), np.zeros(4), np.zeros(4))
+    predictions = Predictions(
+        np.array([True, False, True, True]), np.zeros(4), np.zeros(4), np.zeros(4, int)
+    )
     by_class = predictions.accuracy_by_class(np.array([0, 0, 3, 1]), 4)
     np.testing.assert_array_equal(by_class, [0.5, 1.0, np.nan, 1.0])
     assert predictions.accuracy == 0.75

@@ -205,6 +205,44 @@ def test_distillation_loss_is_the_task_and_the_weighted_alignment(activations):
     assert float(none['alignment']) == 0
 
 
+@pytest.mark.parametrize('similarity', ['procrustes', 'rsa'])
+def test_other_similarities_are_the_mean_over_classes_of_their_own_rows_and_columns(
+    activations, similarity
+):
+    a = activations
+    where = np.arange(12) != 2
+
+    def by_hand(x, y):
+        x, y = x - x.mean(0), y - y.mean(0)
+        if similarity == 'procrustes':
+            norms = np.linalg.norm(x) * np.linalg.norm(y)
+            return np.linalg.svd(x.T @ y, compute_uv=False).sum() / norms
+        pairs = np.triu_indices(len(x), 1)
+        distances = [((m[:, None] - m[None]) ** 2).sum(-1)[pairs] for m in (x, y)]
+        return np.corrcoef(*distances)[0, 1]
+
+    @quick_jit
+    def both(x, y, z, x_masks, y_masks, where):
+        pair = losses.ActivationPair(x, y, z, x_masks, y_masks)
+        within = losses.alignment_loss(pair, similarity=similarity, where=where)
+        return within, losses.alignment_loss(
+            losses.ActivationPair(x, y), similarity=similarity, where=where
+        )
+
+    x = a['x'].copy()
+    x[~where] = np.nan
+    (within, told), (whole, of_whole) = both(x, a['y'], a['z'], a['x_masks'], a['y_masks'], where)
+    assert float(whole) == pytest.approx(1 - by_hand(x[where], a['y'][where]), abs=1e-4)
+    values = []
+    for k in range(3):
+        rows = where & (a['z'][:, k] > 0)
+        if rows.sum() >= 4:
+            values.append(by_hand(x[rows] * a['x_masks'][k], a['y'][rows] * a['y_masks'][k]))
+    assert float(told['classes_left_out']) == 3 - len(values) > 0
+    assert float(of_whole['classes_left_out']) == 0
+    assert float(within) == pytest.approx(1 - np.mean(values), abs=1e-4)
+
+
 def test_padding_rows_reach_no_part_of_the_sum(activations):
     where = np.arange(12) % 5 != 1
 
@@ -253,6 +291,13 @@ def test_mistakes_name_the_value_and_the_remedy(activations):
         ),
         'student_masks of an ActivationPair belong to classes': lambda: losses.alignment_loss(
             masked
+        ),
+        "similarity='svcca'": lambda: losses.alignment_loss(masked, similarity='svcca'),
+        'a memory of past rows is for CKA alone': lambda: losses.alignment_loss(
+            losses.ActivationPair(
+                a['x'], a['y'], a['z'], memory=losses.RowMemory.empty(3, 2, P, Q)
+            ),
+            similarity='rsa',
         ),
     }.items():
         with pytest.raises(ValueError, match=message):

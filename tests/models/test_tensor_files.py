@@ -51,3 +51,13 @@ def test_odd_tensors_have_a_fingerprint_too(tmp_path):
     tensors = {'scalar': np.float32(1), 'none': np.zeros((3, 0), np.float32), 'ids': np.arange(3)}
     save_file({name: np.asarray(tensor) for name, tensor in tensors.items()}, tmp_path / SINGLE)
     assert len(fingerprint(tmp_path)) == 16
+
+
+def test_a_fingerprint_of_a_small_checkpoint_sees_every_weight(folder, tmp_path):
+    tensors = load_file(folder / SINGLE)
+    known = fingerprint(folder)
+    for name, tensor in tensors.items():
+        changed = tensor.copy()
+        changed.reshape(-1)[1] += 1
+        save_file(tensors | {name: changed}, tmp_path / SINGLE)
+        assert fingerprint(tmp_path) != known, name

@@ -13,7 +13,6 @@ from cdjax.errors import InputError
 from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import (
     LLAMA_RULES,
-    REPLICATED_RULES,
     check_batch,
     constrain,
     init_sharded,
@@ -86,7 +85,7 @@ def test_a_parameter_without_a_rule_raises_and_is_named():
     tree = {'norm': shapes(weight=(8,)), 'adapter': shapes(matrix=(8, 8), other=(3,))}
     with pytest.raises(ValueError, match=r'adapter\.matrix, adapter\.other'):
         parameter_shardings(tree, make_mesh())
-    replicated = parameter_shardings(tree, make_mesh(), REPLICATED_RULES)
+    replicated = parameter_shardings(tree, make_mesh(), [('', P())])
     assert {s.spec for s in jax.tree.leaves(replicated)} == {P()}
 
 

@@ -142,6 +142,16 @@ def test_seconds_are_work_over_rate():
     assert seconds == pytest.approx({'arithmetic': 1.0, 'memory': 2.0, 'network': 3.0})
 
 
+@pytest.mark.parametrize(('machine', 'slower'), [('v5e', 6), ('h200', 989 / 67)])
+def test_products_of_float32_take_their_time(machine, slower):
+    """Six of bfloat16 for each on a TPU; on a GPU those outside the tensor cores."""
+    config = LlamaConfig(10, 4, 6, 2, 2, 1, 2)
+    least = lambda compute_bytes: llama_work(
+        *(config, 4, 8, 1), fsdp=1, tensor=1, backward='weights', compute_bytes=compute_bytes
+    ).seconds(CHIPS[machine], 1)['arithmetic']
+    assert least(4) == pytest.approx(slower * least(2))
+
+
 def test_input_errors_come_through_the_other_process():
     with pytest.raises(InputError, match=r'fsdp=3'):
         compiling.compile_for(parse_target('cpu:4'), MeshShape(3, 1), JOB)

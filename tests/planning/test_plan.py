@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from artefacts import disagreements
 
+from cdjax.distillation.alignment import Alignment
 from cdjax.errors import InputError
 from cdjax.losses import AnySizeWeights
 from cdjax.models import Llama, LlamaConfig
@@ -40,7 +41,7 @@ JOB = DistillationJob(
     length=6,
     num_problems=100,
     config=DistillationConfig(batch_size=16, compute_dtype='bfloat16', remat='full'),
-    classes=3,
+    alignment=Alignment(((1, 2),), num_classes=3),
 )
 
 
@@ -152,8 +153,23 @@ def test_the_programs_of_a_plan_run():
     assert int(state.step) == 2
 
 
+def test_a_plan_of_another_alignment_runs():
+    """Heads at two positions, within classes that remember past problems."""
+    alignment = Alignment(
+        ((0, 0), (1, 2)), site='head_out', positions=(1, 3), memory=5, num_classes=3
+    )
+    job, mesh = changed(JOB, alignment=alignment), make_mesh(4, 2)
+    teacher_pass, student_step = job.programs(mesh)
+    logits, heads = run(teacher_pass, mesh)
+    assert heads.shape == (100, 2, 2, TEACHER.num_heads, TEACHER.head_dim)
+    assert job.store_bytes == logits.nbytes + heads.nbytes
+    state, metrics = run(student_step, mesh)
+    assert np.isfinite(metrics['alignment'])
+    assert len(state.memory) == 2
+
+
 def test_the_top_k_of_a_plan_run():
-    job = changed(JOB, top_k=5, layer_pairs='')
+    job = changed(JOB, top_k=5, alignment=None)
     mesh = make_mesh(4, 2)
     teacher_pass, student_step = job.programs(mesh)
     stored = run(teacher_pass, mesh)
@@ -173,9 +189,11 @@ def test_a_job_reaches_the_process_that_compiles_whole():
     [
         ({'batch_size': 0}, 'batch_size=0'),
         ({'length': 0}, 'length=0'),
-        ({'classes': -1}, 'classes=-1'),
         ({'teacher_dtype': 'int8'}, 'teacher_dtype=int8'),
-        ({'layer_pairs': '2:0'}, 'layer_pairs'),
+        (
+            {'alignment': Alignment(((1, 2),), num_classes=3, memory=8), 'microbatches': 2},
+            'row_memory=8',
+        ),
         ({'batch_size': 8, 'microbatches': 4}, 'batch_size=8 in 4 microbatches is too small'),
         ({'teacher': dataclasses.replace(TEACHER, vocab_size=64)}, 'one vocabulary'),
     ],
@@ -242,7 +260,7 @@ def test_no_batch_makes_a_pass_fit_that_does_not(machine, monkeypatch):
     ('job', 'least'),
     [
         (changed(JOB, batch_size=160, microbatches=2), 8),
-        (changed(JOB, batch_size=160, microbatches=2, layer_pairs=''), 2),
+        (changed(JOB, batch_size=160, microbatches=2, alignment=None), 2),
         (changed(DISCOVERY, batch_size=160, num_classes=5, microbatches=2), 16),
         (
             changed(
@@ -346,4 +364,8 @@ def test_the_launcher_plans_for_a_recipe(tmp_path):
     assert disagreements('plan', written) == []
     job = written['job']
     # From the command line, the recipe, and the problems: BOS, a, op, b, op, c, =.
-    assert (job['config']['batch_size'], job['classes'], job['length']) == (64, 4, 7)
+    assert (job['config']['batch_size'], job['alignment']['num_classes'], job['length']) == (
+        64,
+        4,
+        7,
+    )

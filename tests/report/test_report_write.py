@@ -1,11 +1,23 @@
 """The page: well-formed, whole without a network, and there for every shape of results."""
 
+import csv
 import json
 import re
 from html.parser import HTMLParser
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import pytest
-from synthetic_results import CONFIG, HISTORY, make_results, make_start, make_study
+from synthetic_results import (
+    CONFIG,
+    HISTORIES,
+    HISTORY,
+    PROVENANCE,
+    make_neurons,
+    make_results,
+    make_start,
+    make_study,
+)
 
 from cdjax.circuits.methods import LEARNED, METHODS, Method
 from cdjax.distillation.arms import ARMS
@@ -16,6 +28,7 @@ from cdjax.report.write import read_results, render, write_report
 from cdjax.run.results import to_text
 
 VOID = {'meta', 'br', 'hr', 'img', 'link', 'input'}
+TEN_MEGABYTES = 10_000_000
 FIRST = {'unseen': [0.3, 0.3, 0.3], 'share': [0.3, 0.3, 0.3]}
 SHAPES = {
     'two starts': {
@@ -50,6 +63,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.elements, self.links, self.text = [], [], [], []
+        self.files = {}
         self.feed(text)
         assert not self.open, self.open
 
@@ -57,6 +71,8 @@ class Page(HTMLParser):
         attributes = dict(attributes)
         self.elements.append((tag, attributes))
         self.links += [attributes[a] for a in ('href', 'src', 'srcset') if a in attributes]
+        if 'download' in attributes:
+            self.files[attributes['download']] = attributes['href']
         if tag not in VOID:
             self.open.append(tag)
 
@@ -78,7 +94,9 @@ class Page(HTMLParser):
 @pytest.fixture(scope='module')
 def pages():
     return {
-        name: render(make_results(**shape), CONFIG, [] if name == LARGEST else HISTORY)
+        name: render(
+            make_results(**shape), CONFIG, {} if name == LARGEST else HISTORIES, PROVENANCE
+        )
         for name, shape in SHAPES.items()
     }
 
@@ -91,17 +109,92 @@ def parsed(pages):
 @pytest.mark.parametrize('name', SHAPES)
 def test_every_shape_of_results_makes_a_whole_page(parsed, name):
     page = parsed[name]
-    assert len(page.all('h2')) == 9 + 2, 'two of studies'
-    assert sum('finding' in p.get('class', '') for p in page.all('p')) == 10 + len(
-        SHAPES[name].get('starts', 'n')
-    )
-    assert len(page.all('svg')) == len(page.all('figure')) >= 5
-    assert all(svg['role'] == 'img' and len(svg['aria-label']) > 40 for svg in page.all('svg'))
-    assert all('scope' in th for th in page.all('th'))
+    assert len(page.all('h2')) == 11 + 2, 'two of studies'
+    starts = len(SHAPES[name]['starts'])
+    assert sum(p.get('class') == 'finding' for p in page.all('p')) == 11 + starts
+    panels = [svg for svg in page.all('svg') if svg.get('role') == 'img']
+    assert len(panels) >= len(page.all('figure')) >= 8
+    assert all(len(svg['aria-label']) > 40 for svg in panels)
+    assert len({svg['aria-label'] for svg in panels}) == len(panels), 'names tell them apart'
+    assert all('scope' in th or not th for th in page.all('th'))
     assert len(page.all('caption')) == len(page.all('table'))
     text = ' '.join(page.text)
     for wrong in ('nan', 'None', 'Undefined', '{{'):
         assert not re.search(rf'\b{wrong}\b', text.split('The whole configuration')[0]), wrong
+
+
+@pytest.mark.parametrize('name', SHAPES)
+def test_every_figure_is_there_as_a_file_with_its_numbers(pages, parsed, name):
+    page = parsed[name]
+    assert len(pages[name]) < TEN_MEGABYTES
+    figures = [figure['id'].removeprefix('figure-') for figure in page.all('figure')]
+    assert len(set(figures)) == len(figures)
+    for key in figures:
+        head, _, body = page.files[f'cdjax-{key}.csv'].partition(',')
+        rows = list(csv.reader(unquote(body).splitlines()))
+        assert head == 'data:text/csv;charset=utf-8'
+        assert len(rows) > 1, key
+        assert len({len(row) for row in rows}) == 1 or key.startswith('neuron'), key
+    drawn = [file for name, file in page.files.items() if name.endswith('.svg')]
+    assert len(drawn) == sum(svg.get('role') == 'img' for svg in page.all('svg'))
+    for file in drawn:
+        root = ElementTree.fromstring(unquote(file.partition(',')[2]))
+        assert root.tag == '{http://www.w3.org/2000/svg}svg'
+        assert 'var(' not in file
+
+
+def test_the_numbers_of_a_figure_are_those_of_the_run(parsed):
+    text = unquote(parsed['two starts'].files['cdjax-methods.csv'].partition(',')[2])
+    rows = list(csv.DictReader(text.splitlines()))
+    study = make_study()
+    assert len(rows) == sum(map(len, study['curves'].values()))
+    ours = [row for row in rows if row['method'] == 'learned classes']
+    for row, share, point in zip(ours, study['shares'], study['curves'][LEARNED.key], strict=True):
+        assert float(row['share of neurons']) == share
+        assert float(row['only']) == pytest.approx(point['only'])
+        assert float(row['only high']) == pytest.approx(point['only_interval'][1])
+
+
+def test_a_legend_names_series_that_are_drawn(pages, parsed):
+    page = parsed['two starts']
+    drawn = {a['data-series'] for _, a in page.elements if 'data-series' in a}
+    offered = {box['value'] for box in page.all('input') if box.get('name') == 'methods'}
+    assert offered == set(make_study()['curves']) <= drawn
+    for slug in offered:
+        rule = f'#figure-methods:has(input[value="{slug}"]:not(:checked)) [data-series="{slug}"]'
+        assert rule in pages['two starts']
+
+
+def test_every_mark_says_its_value(pages):
+    page = pages['two starts']
+    at = make_study()['curves'][LEARNED.key][3]
+    assert f'<title>learned classes, 15\u00a0%: {100 * at["only"]:.1f}\u00a0%' in page
+    cells = re.search(r'data-cells="([^"]*)"', page)[1].replace('&quot;', '"')
+    grid = make_neurons()['neurons'][0]['maps']['1-2']
+    assert json.loads(cells)['values'] == grid[::-1], 'from the top of the map down'
+
+
+def test_without_neurons_and_problems_of_an_older_run_the_page_is_whole():
+    results = make_results(starts={'nothing': make_start({})})
+    for name in ('neurons', 'problems', 'layer_similarity'):
+        del results[name]
+    page = Page(render(results, CONFIG, HISTORIES))
+    assert len(page.all('h2')) == 10 + 2
+    assert 'What is in each class' not in ' '.join(page.text)
+
+
+def test_neurons_and_classes_and_where_it_was_run(pages):
+    text = pages['two starts'].replace('\u00a0', ' ')
+    assert 'Stands out in class 0; in the circuit of class 0.' in text
+    assert 'Shared; in the circuit of no class' in text
+    assert 'operators + − 75 % <span class="note">(25 % of all)' in text
+    assert '<td class="n wrong">7<span class="hidden"> (wrong)</span></td>' in text
+    assert 'Class 3: 0 unseen problems</summary>' in text
+    assert '<code>python -m experiments.pipeline --seeds=0,1,2</code>' in text
+    assert 'started 2 times in all' in text
+    assert 'Python 3.12.1, cdjax 0.1.0, jax 0.10.0<' in text
+    assert '8 devices (cpu), 2 cores of a processor, Linux' in text
+    assert '<th scope="row">discover/teacher</th><td class="n">0</td><td>usage</td>' in text
 
 
 def test_a_study_has_a_section_and_that_of_a_stranger_says_how_to_see_it(pages):
@@ -117,12 +210,13 @@ def test_a_study_has_a_section_and_that_of_a_stranger_says_how_to_see_it(pages):
 @pytest.mark.parametrize('name', SHAPES)
 def test_nothing_is_fetched(pages, parsed, name):
     page = parsed[name]
-    assert all(link.startswith('#') for link in page.links)
-    assert not page.all('script')
+    assert all(link.startswith(('#', 'data:')) for link in page.links)
+    assert not any(script for script in page.all('script'))
     assert not page.all('link')
-    assert 'http' not in pages[name]
-    assert '@import' not in pages[name]
-    assert all(target.startswith('#') for target in re.findall(r'url\(([^)]*)\)', pages[name]))
+    text = re.sub(r'href="data:[^"]*"', '', pages[name])
+    assert 'http' not in text
+    assert '@import' not in text
+    assert all(target.startswith('#') for target in re.findall(r'url\(([^)]*)\)', text))
 
 
 def test_identities_are_unique_and_all_references_lead_somewhere(pages, parsed):
@@ -135,11 +229,13 @@ def test_identities_are_unique_and_all_references_lead_somewhere(pages, parsed):
 
 
 def test_figures_are_small_and_follow_the_page(pages):
-    figures = re.findall(r'<svg.*?</svg>', pages['two starts'], re.DOTALL)
+    figures = re.findall(
+        r'<svg viewBox="[^"]*" role="img".*?</svg>', pages['two starts'], re.DOTALL
+    )
     assert max(map(len, figures)) < 150_000
     assert not any(colour in figure for figure in figures for colour in PALETTE.values())
     assert all('var(--ink)' in figure or 'var(--muted)' in figure for figure in figures)
-    many = re.findall(r'<svg.*?</svg>', pages[LARGEST], re.DOTALL)
+    many = re.findall(r'<svg viewBox="[^"]*" role="img".*?</svg>', pages[LARGEST], re.DOTALL)
     assert max(map(len, many)) < 400_000
 
 
@@ -147,11 +243,12 @@ def test_text_from_outside_is_escaped():
     results = make_results(**SHAPES['one seed, an empty class'])
     results['data']['example'] = '<b>&"'
     results['data']['left_out'] = {'<script>': 3}
+    results['problems']['classes'][0]['examples'][0]['only'] = '</td><b>'
     page = render(
-        results, {**CONFIG, 'inputs': {**CONFIG['inputs'], 'teacher': '</style><i>'}}, HISTORY
+        results, {**CONFIG, 'inputs': {**CONFIG['inputs'], 'teacher': '</style><i>'}}, HISTORIES
     )
     assert '<b>' not in page
-    assert '<script>' not in page
+    assert page.count('<script>') == 1, 'its own'
     assert '<i>' not in page
 
 
@@ -176,8 +273,8 @@ def test_a_method_of_a_users_own_is_shown_also_where_it_is_not_registered():
         results = make_results(study=make_study(methods=('mine', 'random_masks')))
     finally:
         METHODS.remove('mine')
-    page = render(results, CONFIG, HISTORY)
-    figure = re.search(r'<svg.*?</svg>', page, re.DOTALL)[0]
+    page = render(results, CONFIG, HISTORIES)
+    figure = re.search(r'<figure id="figure-methods">.*?</figure>', page, re.DOTALL)[0]
     assert '#123456' in figure
     assert '>my own way<' in figure
     assert '<th scope="row">my own way</th>' in page
@@ -217,6 +314,7 @@ def test_write_report_and_read_results(tmp_path, pages):
     folder = tmp_path / 'stages' / 'discover' / 'teacher'
     folder.mkdir(parents=True)
     (folder / 'metrics.jsonl').write_text(''.join(json.dumps(p) + '\n' for p in HISTORY))
+    (tmp_path / 'provenance.json').write_text(json.dumps(PROVENANCE))
     path = write_report(tmp_path, read_results(tmp_path))
     assert path.name == 'report.html'
     # Drawn anew, and yet the same.

@@ -62,7 +62,7 @@ def start(workdir, teacher):
             batch_size=32,
             least_accuracy=0.0,
         ),
-        CircuitStudyConfig(sizes=(0.25, 1.0), methods=(), max_problems=30),
+        CircuitStudyConfig(sizes=(0.25, 1.0), areas=False, methods=(), max_problems=30),
         ArmsConfig(
             DistillationConfig(STEPS, batch_size=32),
             arms=('circuits',),

@@ -33,7 +33,7 @@ def test_a_new_folder_is_made_and_described(tmp_path):
     folder = open_workdir(tmp_path / 'a' / 'b', CONFIG, name='discover')
     assert isinstance(folder, epath.Path)
     assert json.loads((folder / 'config.json').read_text()) == {
-        'version': 1,
+        'version': 2,
         'name': 'discover',
         'steps': 10,
         'options': {'rate': 0.1, 'layers': [1, 2]},
@@ -98,8 +98,8 @@ def test_leftovers_of_a_killed_start_are_no_one_elses_work(tmp_path):
 def test_a_run_of_another_version_is_not_continued(tmp_path):
     open_workdir(tmp_path / 'run', CONFIG, name='discover')
     file = tmp_path / 'run' / 'config.json'
-    file.write_text(file.read_text().replace('"version": 1', '"version": 2'))
-    with pytest.raises(InputError, match='a run of version 2 and this is version 1, whose results'):
+    file.write_text(file.read_text().replace('"version": 2', '"version": 3'))
+    with pytest.raises(InputError, match='a run of version 3 and this is version 2, whose results'):
         open_workdir(tmp_path / 'run', CONFIG, name='discover')
 
 

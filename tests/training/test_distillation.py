@@ -22,8 +22,10 @@ from cdjax.training.distillation import (
     TeacherStore,
     distill,
     distillation_terms,
+    make_step,
 )
-from cdjax.training.optimizer import OptimizerConfig
+from cdjax.training.loop import state_of
+from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -132,6 +134,14 @@ def test_a_stopped_and_continued_distillation_is_the_uninterrupted_one(
     for a, b in zip(leaves(student), leaves(reference[0]), strict=True):
         np.testing.assert_array_equal(a, b)
     assert history[-1]['loss'] == reference[1][-1]['loss']
+    # Asked for another training, even from Python, it does not hand out this one.
+    weighty = dataclasses.replace(CONFIG, weight=CONFIG.weight + 1)
+    for words, changes in (
+        ('config.weight is', {'config': weighty}),
+        ('alignment is', {'alignment': None}),
+    ):
+        with pytest.raises(InputError, match=f'holds another training: {words}'):
+            run(store, toy.one_device(), workdir=tmp_path, **changes)
     # A weak type or another sharding of the restored state would have compiled the step again.
     assert toy.compilations('step') == compiled
 
@@ -315,6 +325,15 @@ def test_independent_activations_score_nothing_within_classes(monkeypatch):
     assert naive > 0.9, 'the trap that this test is about is not set'
 
 
+def test_a_model_in_bfloat16_is_trained_in_float32():
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), toy.model(seed=1, student=True))
+    tx = make_optimizer(CONFIG.suited_to(pretrained=True).optimizer)
+    state = state_of(half, tx, jax.random.key(0), toy.one_device())
+    trained = jax.tree.leaves((state.params, state.opt_state))
+    assert {x.dtype for x in trained if x.size > 1} == {jnp.dtype('float32')}
+    np.testing.assert_array_equal(state.params.norm.weight[...], half.norm.weight[...])
+
+
 def test_all_neurons_are_compared_over_all_problems():
     data = toy.dataset()
     rows = np.arange(len(data))
@@ -324,6 +343,97 @@ def test_all_neurons_are_compared_over_all_problems():
     batch = make_batch(rows, np.asarray(teacher)[1][:, None], np.asarray(logits))
     cka = debiased_cka(np.asarray(student[0], np.float64), np.asarray(teacher[1], np.float64))
     np.testing.assert_allclose(terms_of(batch, alignment)['alignment'], 1 - cka, rtol=1e-3)
+
+
+def test_past_problems_of_a_class_are_compared_with_those_of_the_batch():
+    """Two steps of a make_step with a memory, the second one's alignment by hand."""
+    data, classes = toy.dataset(), toy.dataset().labels['operators']
+    alignment = dataclasses.replace(CIRCUITS, classes=classes, memory=6)
+    placed = alignment.placed(toy.one_device())
+    tx = make_optimizer(OptimizerConfig(2, 1e-2, warmup_steps=1, weight_decay=0.0))
+    state = state_of(toy.model(seed=1, student=True), tx, jax.random.key(0), toy.one_device())
+    state = dataclasses.replace(state, memory=alignment.empty_memories(toy.F // 2, toy.F))
+    step = jax.jit(make_step(tx, CONFIG))
+    teacher_logits, teacher = (np.asarray(x) for x in whole(toy.model(), data.tokens))
+    stored = np.swapaxes(teacher, 0, 1)[:, [t for _, t in PAIRS]]
+    students = []
+    batches = np.random.default_rng(0).permutation(len(data))[:48].reshape(2, 24)
+    for rows in batches:
+        students.append(np.asarray(whole(state.params, data.tokens[rows])[1], np.float64))
+        batch = make_batch(rows, stored[rows], teacher_logits[rows], classes[rows])
+        state, metrics = step(state, batch, placed)
+    expected = 0.0
+    for i, (s, _) in enumerate(PAIRS):
+        by_class = []
+        for k in range(2):
+            of_class = [classes[rows] == k for rows in batches]
+            past = [np.flatnonzero(of_class[0])[-6:], np.flatnonzero(of_class[1])]
+            x = np.concatenate([students[b][s][at] for b, at in enumerate(past)])
+            y = np.concatenate([stored[batches[b][at], i] for b, at in enumerate(past)])
+            x = x[:, CIRCUITS.student_masks[k, PAIRS[i][0]]]
+            y = y[:, CIRCUITS.teacher_masks[k, PAIRS[i][1]]].astype(np.float64)
+            by_class.append(debiased_cka(x, y))
+        expected += 1 - np.mean(by_class)
+    np.testing.assert_allclose(metrics['alignment'], expected, rtol=2e-3)
+    last = np.flatnonzero(classes[batches[1]] == 1)[-6:]
+    held = np.sort(np.asarray(state.memory[0].teacher[1]), axis=0)
+    np.testing.assert_array_equal(held, np.sort(stored[batches[1][last], 0], axis=0))
+
+
+def test_past_problems_are_part_of_what_a_distillation_continues_from(store, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        distillation, 'jit_step', lambda step, state: seen.append(state) or (lambda s, *_: (s, {}))
+    )
+    remembering = dataclasses.replace(CIRCUITS, memory=5)
+    run(store, toy.one_device(), alignment=remembering)
+    run(store, toy.one_device(), alignment=Alignment(PAIRS, memory=5))
+    assert [m.teacher.shape for m in seen[0].memory] == [(2, 5, toy.F)] * 2
+    assert [m.student.shape for m in seen[0].memory] == [(2, 5, toy.F // 2)] * 2
+    assert any(name.startswith('memory') for name in tree_names(seen[0]))
+    assert seen[1].memory == ()
+
+
+def test_each_task_learns_from_what_it_is_named_for(store):
+    rows = np.arange(24)
+    labels = SHARE.answers[rows]
+    student = toy.model(seed=1, student=True)
+    logits = np.asarray(whole(student, SHARE.tokens[rows])[0], np.float64)
+    log_softmax = lambda x: x - np.log(np.exp(x).sum(-1, keepdims=True))
+    p, q = (log_softmax(x / 2.0) for x in (np.float64(store.logits[rows]), logits))
+    expected = {
+        'kd': 4 * (np.exp(p) * (p - q)).sum(-1).mean(),
+        'reverse_kd': 4 * (np.exp(q) * (q - p)).sum(-1).mean(),
+        'cross_entropy': -log_softmax(logits)[rows, labels].mean(),
+    }
+    batch = {'tokens': SHARE.tokens[rows], 'lengths': SHARE.lengths[rows]}
+    for task, value in expected.items():
+        config = dataclasses.replace(CONFIG, task=task)
+        known = {'teacher_logits': store.logits[rows]}
+        known = {'labels': labels} if task == 'cross_entropy' else known
+        terms = jax.jit(lambda m, b, config=config: distillation_terms(m, b, None, (), config)[1])
+        np.testing.assert_allclose(terms(student, batch | known)['task'], value, rtol=1e-4)
+
+
+def test_a_batch_holds_the_labels_or_the_teachers_logits_and_the_rows_it_is_given(
+    store, monkeypatch
+):
+    batches = []
+
+    def record(step, state):
+        return lambda state, batch, *_: (batches.append(batch), (state, {'loss': 0.0}))[1]
+
+    monkeypatch.setattr(distillation, 'jit_step', record)
+    order = np.random.default_rng(0).permutation(len(SHARE))
+    shuffled = dataclasses.replace(CIRCUITS, teacher_rows=order)
+    config = dataclasses.replace(CONFIG, task='cross_entropy', optimizer=OptimizerConfig(1, 1e-2))
+    run(store, toy.one_device(), config, alignment=shuffled)
+    (batch,) = batches
+    at = batch_indices(np.arange(len(SHARE)), 32, seed=0, step=0)
+    np.testing.assert_array_equal(batch['labels'], SHARE.answers[at])
+    assert 'teacher_logits' not in batch
+    paired = store.activations[order[at]][:, [1, 0]]
+    np.testing.assert_array_equal(batch['teacher_activations'], paired)
 
 
 # -- What is refused ------------------------------------------------------------------------------
@@ -379,6 +489,8 @@ def test_models_of_two_vocabularies(store):
     ('changes', 'message'),
     [
         ({'weight': -1.0}, r'weight=-1\.0'),
+        ({'task': 'mse'}, 'task=mse: choose from kd, reverse_kd, cross_entropy'),
+        ({'task': 'reverse_kd', 'top_k': 2}, 'top_k=2: reverse KD'),
         ({'temperature': 0.0}, r'temperature=0\.0 must be above 0'),
         ({'batch_size': 0}, 'batch_size=0: at least 1'),
         ({'top_k': 0}, 'top_k=0: at least 1 token'),
@@ -394,6 +506,25 @@ def test_wrong_values(changes, message):
 def test_a_batch_too_small_for_cka(store):
     with pytest.raises(InputError, match='batch_size=3 is too small: CKA needs at least 4'):
         run(store, toy.one_device(), dataclasses.replace(CONFIG, batch_size=3))
+
+
+def test_what_a_memory_of_past_problems_cannot_go_with(store):
+    remembering = dataclasses.replace(CIRCUITS, memory=5)
+    parts = dataclasses.replace(CONFIG, microbatches=2)
+    with pytest.raises(InputError, match='row_memory=5 needs the whole batch'):
+        run(store, toy.one_device(), parts, alignment=remembering)
+    with pytest.raises(InputError, match='row_memory=5 is for similarity=cka, not rsa'):
+        run(store, toy.one_device(), alignment=dataclasses.replace(remembering, similarity='rsa'))
+
+
+def test_rare_classes_are_warned_of_with_the_batch_that_would_do(store, monkeypatch):
+    monkeypatch.setattr(distillation, 'jit_step', lambda step, state: lambda s, *_: (s, {}))
+    classes = np.zeros(len(SHARE), int)
+    classes[: len(SHARE) // 20] = 1
+    part = (len(SHARE) // 20) / len(SHARE)
+    rare = dataclasses.replace(CIRCUITS, classes=classes)
+    with pytest.warns(UserWarning, match=f'1 of 2 classes .* take batches of {4 / part:.0f}'):
+        run(store, toy.one_device(), alignment=rare)
 
 
 def test_microbatches_too_small_for_cka_or_for_the_mesh(store):

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec
 
 from cdjax.errors import InputError
 from cdjax.parallel import hardware
-from cdjax.parallel.mesh import REPLICATED_RULES, make_mesh
+from cdjax.parallel.mesh import make_mesh
 from cdjax.parallel.preemption import Preempted
 from cdjax.run import folder as workdir_lib
 from cdjax.run.checkpoints import Checkpoints
@@ -26,6 +27,7 @@ from cdjax.training.diagnostics import GradientDoctor, GradientError
 from cdjax.training.loop import Diverged, TrainState, best_parameters, fit, init_state
 
 TX = optax.adam(0.1)
+EVERYWHERE = (('', PartitionSpec()),)
 RATES = ('steps_per_second', 'tokens_per_second', 'mfu')
 
 
@@ -60,7 +62,7 @@ def first_state(mesh):
         TX,
         jax.random.key(0),
         mesh,
-        REPLICATED_RULES,
+        EVERYWHERE,
     )
 
 
@@ -214,9 +216,7 @@ def test_refused_before_the_first_step(mesh, tmp_path, monkeypatch):
     run(mesh, tmp_path / 'done', steps=5)
     with pytest.raises(InputError, match='holds step 5 of a run that is asked for 3 steps'):
         run(mesh, tmp_path / 'done', steps=3, step=never)
-    wider = init_state(
-        lambda key: {'w': jnp.zeros(8)}, TX, jax.random.key(0), mesh, REPLICATED_RULES
-    )
+    wider = init_state(lambda key: {'w': jnp.zeros(8)}, TX, jax.random.key(0), mesh, EVERYWHERE)
     with pytest.raises(InputError, match=r'another recipe: params\.w is float32\[4\] there'):
         fit(never, wider, batch_at, steps=9, mesh=mesh, description='x', workdir=tmp_path / 'done')
     (tmp_path / 'file').write_text('')
@@ -316,14 +316,16 @@ def test_a_new_best_is_saved_at_once_and_kept(mesh, tmp_path):
 
 
 def test_tokens_and_utilisation_follow_from_the_rate(mesh, monkeypatch):
-    _, history = run(mesh, tokens_per_step=100, flops_per_step=8e6)
+    _, history = run(mesh, tokens_per_step=100, flops_per_step={'float32': 8e6})
     assert 'mfu' not in history[1], 'a CPU has no peak worth the name'
     for point in history:
         assert point['tokens_per_second'] == pytest.approx(100 * point['steps_per_second'])
-    monkeypatch.setitem(hardware.PEAK_FLOPS, 'cpu', 1e9)
-    _, history = run(mesh, flops_per_step=8e6)
-    for point in history:
-        assert point['mfu'] == pytest.approx(point['steps_per_second'] * 8e6 / 8e9)
+    monkeypatch.setitem(hardware.PEAK_FLOPS, 'cpu', hardware.Peak(bfloat16=1e9, float32=1e8))
+    # Eight devices: 1 ms of arithmetic in bfloat16, and 10 ms in float32.
+    for flops, seconds in (({'bfloat16': 8e6}, 1e-3), ({'bfloat16': 8e6, 'float32': 8e6}, 11e-3)):
+        _, history = run(mesh, flops_per_step=flops)
+        for point in history:
+            assert point['mfu'] == pytest.approx(point['steps_per_second'] * seconds)
 
 
 def test_a_profile_of_the_steps_asked_for(mesh, tmp_path, caplog):

@@ -4,9 +4,11 @@ A method of a user's own is added to `METHODS` before a study runs; it is in the
 in the report then.
 """
 
-from cdjax.circuits.methods import learned_masks
+from cdjax.circuits.methods import deviation, grad_drop, integrated, learned_masks, patching
+from cdjax.circuits.methods.exact_ablation import EXACT_ABLATION
 from cdjax.circuits.methods.mean_activation import MEAN_ACTIVATION
-from cdjax.circuits.methods.method import Context, Method
+from cdjax.circuits.methods.method import Context, Method, Request
+from cdjax.circuits.methods.random_living_masks import RANDOM_LIVING_MASKS
 from cdjax.circuits.methods.random_masks import RANDOM_MASKS
 from cdjax.registry import Registry
 
@@ -17,15 +19,32 @@ ONE_MASK = METHODS.add(learned_masks.ONE_MASK)
 METHODS.add(learned_masks.OPERATORS)
 RANDOM_CLASSES = METHODS.add(learned_masks.RANDOM_CLASSES)
 METHODS.add(learned_masks.ANSWER_CUT)
+METHODS.add(learned_masks.ANSWER_MATCHED)
+METHODS.add(learned_masks.ATTRIBUTION)
+ATP = METHODS.add(patching.ATP)
+METHODS.add(patching.ATP_RMS)
+METHODS.add(patching.ATP_SIGNED)
+METHODS.add(grad_drop.GRAD_DROP)
+METHODS.add(integrated.INTEGRATED_GRADIENTS)
+METHODS.add(integrated.INTEGRATED_GATES)
+METHODS.add(integrated.INTEGRATED_INPUTS)
+METHODS.add(patching.RELP)
+METHODS.add(EXACT_ABLATION)
+METHODS.add(deviation.DEVIATION)
+METHODS.add(deviation.ANSWER_DEVIATION)
 METHODS.add(MEAN_ACTIVATION)
 METHODS.add(RANDOM_MASKS)
+METHODS.add(RANDOM_LIVING_MASKS)
 
 __all__ = [
+    'ATP',
     'LEARNED',
     'METHODS',
     'ONE_MASK',
     'RANDOM_CLASSES',
+    'RANDOM_LIVING_MASKS',
     'RANDOM_MASKS',
     'Context',
     'Method',
+    'Request',
 ]

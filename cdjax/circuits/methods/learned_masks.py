@@ -6,10 +6,11 @@ same steps on the same problems give masks of the same size.
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
-from cdjax.circuits.methods.method import Context, Method
+from cdjax.circuits.methods.method import Context, Method, Request
 from cdjax.data import Dataset
 from cdjax.errors import InputError
 from cdjax.models import Llama
@@ -53,7 +54,9 @@ def search_for(num_classes: int, discovery: DiscoveryConfig) -> DiscoveryConfig:
     return dataclasses.replace(discovery, num_classes=num_classes, objective=objective)
 
 
-def for_classes(classes: str, key: str, title: str, phrase: str, colour: str) -> Method:
+def for_classes(
+    classes: str, key: str, title: str, phrase: str, colour: str, **fields: Any
+) -> Method:
     """Returns the method of masks learned for the classes of a scheme.
 
     Args:
@@ -62,18 +65,18 @@ def for_classes(classes: str, key: str, title: str, phrase: str, colour: str) ->
         title: as there.
         phrase: as there.
         colour: as there.
+        **fields: others of `Method`.
     """
 
-    def check(num_classes, discovery):
+    def check(request: Request) -> None:
         try:
-            search_for(num_classes, discovery)
+            search_for(request.num_classes, request.discovery)
         except InputError as error:
             raise InputError(f'{error}; or leave {key} out of methods') from error
 
     scores = functools.partial(train_scores, key=key)
-    return Method(
-        key, title, phrase, colour, scores=scores, classes=classes, check=check, trains=True
-    )
+    own = {'scores': scores, 'classes': classes, 'check': check, 'trains': True}
+    return Method(key, title, phrase, colour, **own, **fields)
 
 
 LEARNED = Method('learned', 'learned classes', 'learned classes', 'blue', scores=studied_scores)
@@ -86,4 +89,21 @@ RANDOM_CLASSES = for_classes(
 )
 ANSWER_CUT = for_classes(
     'answer_cut', 'answer_cut_classes', 'answer-cut classes', 'answer-cut classes', 'vermillion'
+)
+ANSWER_MATCHED = for_classes(
+    'answer_matched',
+    'answer_matched_classes',
+    'answer-matched classes',
+    'classes that tell as much of the answer',
+    'vermillion',
+    line='dashed',
+)
+ATTRIBUTION = for_classes(
+    'attribution',
+    'attribution_classes',
+    'attribution classes',
+    'classes of attribution',
+    'vermillion',
+    line='dotted',
+    by_default=False,
 )

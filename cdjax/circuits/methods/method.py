@@ -11,10 +11,14 @@ from jax.sharding import Mesh
 from cdjax.circuits.classes import CLASSES, LEARNED, Sorting
 from cdjax.data import Dataset
 from cdjax.models import Llama
+from cdjax.models.config import LlamaConfig
 from cdjax.run.options import RunOptions
 from cdjax.training.discovery import DiscoveryConfig
 
 Result = TypeVar('Result')
+
+# Of a curve; the names that drawing programs give them.
+LINES = ('solid', 'dashed', 'dotted', 'dashdot')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,6 +65,23 @@ class Context:
         return self.cache[key]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+    """What a method is going to be asked for, told before a model is loaded.
+
+    Attributes:
+        num_classes: classes that it will get, K.
+        dataset: the problems.
+        shape: of the model.
+        discovery: how masks are learned; None where nothing is going to be trained.
+    """
+
+    num_classes: int
+    dataset: Dataset
+    shape: LlamaConfig
+    discovery: DiscoveryConfig | None
+
+
 class Scores(Protocol):
     """Scores the units of a site, the highest for those that belong into a circuit."""
 
@@ -94,15 +115,16 @@ class Method:
         phrase: its name within a sentence.
         colour: of its curve: a name of `cdjax.report.svg.PALETTE`, or `#rrggbb`.
         scores: see `Scores`; the circuit of n neurons are the n highest. None if it draws.
-        draw: `(masks [K, L, U], seed=int) -> bool [K, L, U]` draws masks that have with the
-            circuits of a size that are studied in common what the method holds equal. None if
-            it scores.
+        draw: `(masks [K, L, U], seed=int, living=bool [L, U]) -> bool [K, L, U]` draws masks that
+            have with the circuits of a size that are studied in common what the method holds
+            equal; `living` are the units that vary over the data. None if it scores.
         draws: how many are drawn.
         classes: key of the `ClassScheme` it goes by.
-        check: `(num_classes, discovery)` raises InputError for what `scores` would refuse.
+        check: raises InputError for what `scores` would refuse.
         trains: whether its scores come from a training; only a study that has a discovery to
             hold it against runs it then.
         by_default: whether a study that names no methods runs it.
+        line: of its curve, one of `LINES`: there are more methods than colours.
     """
 
     key: str
@@ -113,11 +135,14 @@ class Method:
     draw: Callable[..., np.ndarray] | None = None
     draws: int = 1
     classes: str = LEARNED.key
-    check: Callable[[int, DiscoveryConfig], None] | None = None
+    check: Callable[[Request], None] | None = None
     trains: bool = False
     by_default: bool = True
+    line: str = 'solid'
 
     def __post_init__(self):
+        if self.line not in LINES:
+            raise ValueError(f'line={self.line!r}: choose from {", ".join(LINES)}')
         if (self.scores is None) == (self.draw is None):
             raise ValueError(f'the method {self.key!r} needs either scores or draw')
 

@@ -4,7 +4,7 @@ An arm of a user's own is added to `ARMS` before a study runs; it is in the tabl
 then.
 """
 
-from cdjax.distillation.arms import circuits, whole
+from cdjax.distillation.arms import circuits, disordered, factorial, whole
 from cdjax.distillation.arms.arm import Arm, Given
 from cdjax.registry import Registry
 
@@ -15,6 +15,15 @@ ARMS.add(whole.ALL)
 CIRCUITS = ARMS.add(circuits.CIRCUITS)
 RANDOM = ARMS.add(circuits.RANDOM)
 ARMS.add(circuits.WRONG)
+ARMS.add(whole.CROSS_ENTROPY)
+ARMS.add(whole.REVERSE_KD)
+ARMS.add(factorial.ALL_CLASSES)
+ARMS.add(factorial.ALL_RANDOM_CLASSES)
+ARMS.add(factorial.RANDOM_CLASSES)
+ARMS.add(factorial.ONE_CIRCUIT)
+ARMS.add(factorial.REST)
+ARMS.add(disordered.SWAPPED)
+ARMS.add(disordered.SHUFFLED)
 
 __all__ = ['ARMS', 'CIRCUITS', 'KD', 'RANDOM', 'Arm', 'Given', 'arms_by_default']
 

@@ -61,9 +61,11 @@ class Arm:
         title: its name in tables.
         phrase: its name within a sentence, and in figures.
         colour: a name of `cdjax.report.svg.PALETTE`, or `#rrggbb`.
-        align: what it compares; None for the teacher's answers alone.
+        align: what it compares; None for answers alone.
+        task: where the answers are from, a key of `cdjax.losses.TASKS`.
         needs_circuits: whether `align` reads circuits.
         least_classes: of those circuits.
+        other_layers: whether it may compare layers of the teacher that are not paired.
         by_default: whether a comparison that names no arms runs it.
     """
 
@@ -72,8 +74,10 @@ class Arm:
     phrase: str
     colour: str
     align: Callable[[Given], Alignment] | None = None
+    task: str = 'kd'
     needs_circuits: bool = False
     least_classes: int = 1
+    other_layers: bool = False
     by_default: bool = True
 
     def check(self, num_classes: int) -> None:
@@ -85,7 +89,7 @@ class Arm:
             )
 
     def alignment(self, given: Given) -> Alignment | None:
-        """Returns what it compares, None for the teacher's answers alone.
+        """Returns what it compares, None for answers alone.
 
         Raises:
             InputError: circuits of too few classes.

@@ -1,7 +1,6 @@
 """Layers whose ablation costs as much: the pairing of the authors' later version."""
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from cdjax.data import Dataset
 from cdjax.distillation.alignment import LayerPairs
@@ -67,6 +66,8 @@ def one_to_one(student, teacher, dataset, rows, *, context) -> LayerPairs:
 
     Of a student with more layers than the teacher, those stay alone that fit least.
     """
+    from scipy.optimize import linear_sum_assignment  # a third of a second, for this pairing alone
+
     of_student, of_teacher, chosen = _impacts(student, teacher, dataset, rows, context)
     apart = np.abs(of_student[chosen][:, None] - of_teacher[None])
     pairs = zip(*linear_sum_assignment(apart), strict=True)

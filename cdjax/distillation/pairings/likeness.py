@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from cdjax.distillation.alignment import LayerPairs
 from cdjax.distillation.pairings.pairing import Pairing
@@ -29,6 +28,8 @@ def hungarian_cka(student, teacher, dataset, rows, *, context) -> LayerPairs:
     Of a student with more layers than the teacher, some stay alone; of the pairs the `most` alike
     are kept.
     """
+    from scipy.optimize import linear_sum_assignment  # a third of a second, for this pairing alone
+
     of = lambda model: answer_logits_and_activations(
         model, dataset[rows], site=context.site, positions=context.positions, **context.passes
     )[1]

@@ -12,8 +12,14 @@ from cdjax.evaluation.classes import answer_information
 from cdjax.evaluation.statistics import student_interval
 from cdjax.inference.predictions import predict
 from cdjax.studies.circuits import unseen_rows
-from cdjax.studies.discovery import discover_circuits
 from cdjax.studies.inputs import Inputs
+from cdjax.studies.searches import (
+    ablated_model,
+    keep_at_sizes,
+    mean_with_interval,
+    search,
+    study_sizes,
+)
 from cdjax.studies.study import (
     STUDIES,
     Context,
@@ -55,7 +61,7 @@ def number_of_classes(
         rows = unseen_rows(run.inputs.split, context.evaluation)
         problems = run.inputs.dataset[rows]
         neurons = run.teacher.config.num_neurons
-        sizes = sorted({max(round(share * neurons), 1) for share in context.evaluation.sizes})
+        sizes = study_sizes(context, neurons)
         only, bits = [], []
         for num_classes in counts:
             circuits = [_discover(context, num_classes, seed) for seed in seeds]
@@ -82,33 +88,17 @@ def _search(discovery: DiscoveryConfig, num_classes: int, seed: int) -> Discover
 
 
 def _discover(context: Context, num_classes: int, seed: int) -> Circuit:
-    run, name = context.run, f'{num_classes}-{seed}'
-    found = discover_circuits(
-        run,
-        lambda: {'teacher': run.teacher},
-        _search(context.discovery, num_classes, seed),
-        {'teacher': context.circuits / name},
-        training=context.stages / name,
-        description=f'discover: {count(num_classes, "class", "classes")}, seed {seed}',
-        options=dataclasses.replace(run.options, check_gradients=False),
-    )
-    return found['teacher']
+    config = _search(context.discovery, num_classes, seed)
+    what = f'discover: {count(num_classes, "class", "classes")}, seed {seed}'
+    return search(context, f'{num_classes}-{seed}', config, what)['teacher']
 
 
 def _only(
     context: Context, circuit: Circuit, rows: np.ndarray, sizes: Sequence[int]
 ) -> list[float]:
     """Returns the accuracy on unseen problems with only the circuits, at each size."""
-    run = context.run
-    ablated = {
-        'classes': circuit.assignments[rows],
-        'fill': circuit.fill,
-        'ablation': context.evaluation.ablation,
-        **run.passes,
-    }
-    problems = run.inputs.dataset[rows]
-    masks = (circuit.at_size(size).masks for size in sizes)
-    return [predict(run.teacher, problems, masks=m, **ablated).accuracy for m in masks]
+    kept = keep_at_sizes(ablated_model(context, circuit), circuit, rows, sizes)
+    return [predictions.accuracy for predictions in kept]
 
 
 def present(result: Result) -> Section:
@@ -118,7 +108,9 @@ def present(result: Result) -> Section:
     means = only.mean(axis=1)
     rows = []
     for k, of_seeds, bits in zip(counts, only, result['bits'], strict=True):
-        cells = [_with_interval(of_seeds[:, i]) for i in range(len(shares))]
+        cells = [
+            mean_with_interval(of_seeds[:, i], scale=100, digits=1) for i in range(len(shares))
+        ]
         rows.append([str(k), *cells, number(float(np.mean(bits)))])
     table = Table(
         f'Accuracy in per cent on unseen problems with only the circuits, mean over '
@@ -135,14 +127,6 @@ def present(result: Result) -> Section:
         'the table holds its numbers.',
     )
     return Section([_finding(only, means, result)], [table], [drawing])
-
-
-def _with_interval(values: np.ndarray) -> str:
-    mean = number(100 * float(values.mean()), 1)
-    interval = student_interval(values)
-    if interval is None:
-        return mean
-    return f'{mean} ± {number(100 * (interval[1] - interval[0]) / 2, 1)}'
 
 
 def _finding(only: np.ndarray, means: np.ndarray, result: Result) -> str:

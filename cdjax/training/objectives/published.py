@@ -93,7 +93,7 @@ class Published:
         return discovery_loss(
             subject.store['activations'],
             subject.assignments,
-            masks_KxLxF.reshape(len(masks_KxLxF), -1),
+            masks_KxLxF,
             weights=self.weights,
             target=self.density,
             normalize=self.cosine,

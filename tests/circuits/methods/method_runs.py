@@ -24,11 +24,12 @@ def context(**changes):
     return Context(**{'fill': fill(), **changes})
 
 
-def scores_of(key, *, of=None, **changes):
+def scores_of(key, *, of=None, dataset=None, **changes):
     """Scores of a method on the training rows of the toy study."""
     of = classes() if of is None else of
+    dataset = toy.dataset() if dataset is None else dataset
     rows = toy.rows().train
-    return METHODS[key].scores(toy.model(), toy.dataset(), rows, of, context=context(**changes))
+    return METHODS[key].scores(toy.model(), dataset, rows, of, context=context(**changes))
 
 
 @functools.cache

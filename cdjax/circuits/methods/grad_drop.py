@@ -1,0 +1,84 @@
+"""AtP with GradDrop: attribution patching whose paths through a model's layers cannot cancel."""
+
+import jax
+import jax.numpy as jnp
+
+from cdjax.circuits.methods.attribution import (
+    attribution,
+    batch_fill,
+    check_counterfactuals,
+    per_unit,
+)
+from cdjax.circuits.methods.method import Request
+from cdjax.errors import InputError
+from cdjax.inference.gradients import metric_gradients
+from cdjax.models import Edit
+
+# What a layer adds to the residual stream.
+_CONTRIBUTIONS = ('attention_out', 'mlp_out')
+
+
+def grad_drop_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> jax.Array:
+    """Returns `1/(L-1) Σ_l |Σ_t (a - fill) · ∂_l m/∂a|`, float32 `[B, L, U]`.
+
+    GradDrop of AtP* (Kramár et al., arXiv 2403.00745): `∂_l` is the gradient without what comes
+    through the contribution of layer l to the residual stream. A direct effect and one through a
+    later layer, which may cancel in the gradient, are told apart so. L backward passes; a unit's
+    own layer gives it nothing. Of two layers the other one is all that can be dropped, so that what
+    is left of the first layer's effects are those on the logits directly.
+
+    Args:
+        constants: see `attribution`, like the others.
+        rows: as there.
+        site: as there.
+        ablation: as there.
+    """
+    model, layers = constants['model'], constants['model'].config.num_layers
+    check_layers(layers)
+    activations, contributions = _clean(model, rows, site)
+    removed = activations - batch_fill(constants, rows, site=site, ablation=ablation)
+
+    def add(total, layer):
+        kept = (jnp.arange(layers) != layer).astype(jnp.float32)
+        kept_Lx1x1x1 = kept[:, None, None, None]
+        edits = {name: Edit(kept_Lx1x1x1, center=value) for name, value in contributions.items()}
+        _, gradients = metric_gradients(model, rows, site=site, edits=edits)
+        effects = jnp.abs(per_unit(removed * gradients, site))
+        return total + effects * kept[None, :, None], None
+
+    zeros = jnp.zeros_like(per_unit(removed, site))
+    total, _ = jax.lax.scan(add, zeros, jnp.arange(layers))
+    return total / (layers - 1)
+
+
+def check_layers(layers: int) -> None:
+    """Raises InputError for a model of one layer, of which there is no other to drop."""
+    if layers < 2:
+        raise InputError(
+            f'methods={GRAD_DROP.key} drops the other layers in turn, and the model has one: take '
+            'atp, which is the same then'
+        )
+
+
+def _check(request: Request) -> None:
+    check_counterfactuals(GRAD_DROP.key, request)
+    check_layers(request.shape.num_layers)
+
+
+def _clean(model, rows, site):
+    """Returns the activations of a site, float32, and what each layer adds, `[L, B, T, ...]`."""
+    captured = tuple(dict.fromkeys((site, *_CONTRIBUTIONS)))
+    found = model(rows['tokens'], capture=captured, logits_at=())[1]
+    return found[site].astype(jnp.float32), {name: found[name] for name in _CONTRIBUTIONS}
+
+
+GRAD_DROP = attribution(
+    'atp_grad_drop',
+    'AtP + GradDrop',
+    'attribution patching with GradDrop',
+    'ink',
+    grad_drop_effects,
+    check=_check,
+    line='dashed',
+    by_default=False,
+)

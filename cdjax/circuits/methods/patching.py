@@ -1,0 +1,77 @@
+"""Attribution patching: the effect of ablating a unit, to first order, for all units at once."""
+
+import jax
+import jax.numpy as jnp
+
+from cdjax.circuits.methods.attribution import attribution, batch_fill, per_unit
+from cdjax.inference.gradients import metric_gradients
+
+
+def patching_effects(
+    constants: dict, rows: dict, *, site: str, ablation: str, backward: str = 'gradient'
+) -> jax.Array:
+    """Returns `Σ_t (a - fill) · ∂m/∂a`, float32 `[B, L, U]`, with m the logit difference.
+
+    AtP (Nanda 2023; Kramár et al., arXiv 2403.00745): minus what m changes by where the unit
+    becomes what ablation puts in its place. One forward and one backward pass, and one more forward
+    for the fill of counterfactual ablation.
+
+    Args:
+        constants: see `attribution`, like the others.
+        rows: as there.
+        site: as there.
+        ablation: as there.
+        backward: what takes the place of the gradient, see `cdjax.models.llama.BACKWARDS`.
+    """
+    model = constants['model']
+    activations, gradients = metric_gradients(model, rows, site=site, backward=backward)
+    removed = activations.astype(jnp.float32) - batch_fill(
+        constants, rows, site=site, ablation=ablation
+    )
+    return per_unit(removed * gradients, site)
+
+
+def relp_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> jax.Array:
+    """Returns what `patching_effects` does, with coefficients of relevance in place of gradients.
+
+    RelP (arXiv 2508.21258; for neurons arXiv 2601.22594).
+
+    Args:
+        constants: see `attribution`, like the others.
+        rows: as there.
+        site: as there.
+        ablation: as there.
+    """
+    return patching_effects(constants, rows, site=site, ablation=ablation, backward='relp')
+
+
+ATP = attribution('atp', 'AtP', 'attribution patching', 'ink', patching_effects)
+ATP_RMS = attribution(
+    'atp_rms',
+    'AtP, rms',
+    'attribution patching by its root mean square',
+    'ink',
+    patching_effects,
+    average='rms',
+    line='dotted',
+    by_default=False,
+)
+ATP_SIGNED = attribution(
+    'atp_signed',
+    'AtP, signed',
+    'attribution patching by its signed mean',
+    'ink',
+    patching_effects,
+    average='signed',
+    line='dashdot',
+    by_default=False,
+)
+RELP = attribution(
+    'relp',
+    'RelP',
+    'relevance patching',
+    'purple',
+    relp_effects,
+    line='dashed',
+    by_default=False,
+)

@@ -1,0 +1,96 @@
+"""Whether arms can be told apart at all: how alike their targets are inside the teacher.
+
+Where the target of a control is the target of the arm it is held against, aligning one is aligning
+the other, and no table of students says anything about the choice.
+"""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from cdjax.distillation.alignment import Alignment
+from cdjax.losses import linear_cka
+from cdjax.losses.cka import MIN_ROWS
+
+# Above it arms are hardly told apart, whatever students do.
+CLOSE = 0.7
+
+
+def target_similarity(
+    one: Alignment, other: Alignment, of_one: np.ndarray, of_other: np.ndarray
+) -> float | None:
+    """Returns the debiased CKA of what two alignments have their students copy, mean over pairs.
+
+    Compared are the columns of the two, on the same problems: those that are in one class of either
+    at once, as all are where an alignment has no classes. Such groups count by their problems; with
+    fewer than 4 they are left out, and with none left the similarity is None. Which problems are
+    held against each other is the other factor of an arm, and is no part of it.
+
+    Args:
+        one: an alignment; its pairs may differ from the other's in the teacher's layers alone.
+        other: another one of the same student's layers, site and positions.
+        of_one: `[N, pairs, ...]`, the teacher's activations of the paired layers of `one`, of the
+            problems that its classes are of.
+        of_other: likewise, of `other`.
+    """
+    groups = _groups(one, other, len(of_one))
+    values, counts = [], []
+    for rows, j, k in groups:
+        if len(rows) < MIN_ROWS:
+            continue
+        for pair in range(len(one.pairs)):
+            x = _target(one, of_one, rows, pair, j)
+            y = _target(other, of_other, rows, pair, k)
+            values.append(float(linear_cka(x, y)))
+            counts.append(len(rows))
+    return float(np.average(values, weights=counts)) if counts else None
+
+
+def headroom(
+    alignments: Mapping[str, Alignment], activations: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, float | None]]:
+    """Returns the similarity of each arm's target to each other's, by the keys of the two.
+
+    Args:
+        alignments: what each arm compares.
+        activations: the teacher's, of each arm, as for `target_similarity`.
+    """
+    keys, found = list(alignments), {key: {} for key in alignments}
+    for i, a in enumerate(keys):
+        for b in keys[i + 1 :]:
+            value = target_similarity(alignments[a], alignments[b], activations[a], activations[b])
+            found[a][b] = found[b][a] = value
+    return found
+
+
+def too_close(found: Mapping[str, Mapping[str, float | None]], arm: str) -> dict[str, float]:
+    """Returns the arms whose targets are closer than `CLOSE` to an arm's, with the similarity."""
+    return {
+        other: value
+        for other, value in found.get(arm, {}).items()
+        if value is not None and value > CLOSE
+    }
+
+
+def _groups(one: Alignment, other: Alignment, rows: int):
+    """Yields rows, class in `one` and class in `other`, for each two classes."""
+    classes = [
+        np.zeros(rows, int) if alignment.classes is None else np.asarray(alignment.classes)
+        for alignment in (one, other)
+    ]
+    for j, k in np.unique(np.stack(classes, axis=1), axis=0):
+        yield np.flatnonzero((classes[0] == j) & (classes[1] == k)), j, k
+
+
+def _target(alignment: Alignment, activations: np.ndarray, rows, pair: int, k: int):
+    """Returns what one class of an alignment has of these rows in a layer pair, `[n, features]`."""
+    taken = rows if alignment.teacher_rows is None else alignment.teacher_rows[rows]
+    features = jnp.asarray(activations[taken, pair], jnp.float32)
+    flat = features.reshape(len(rows), -1)
+    if alignment.teacher_masks is None:
+        return flat
+    layer = alignment.teacher_layers[pair]
+    masks = jnp.asarray(alignment.teacher_masks[k : k + 1, layer], jnp.float32)
+    # Zeros add nothing to a linear kernel, so that masks of all sizes share a compilation.
+    return flat * alignment.over_features(masks, features.shape)

@@ -1,0 +1,75 @@
+"""How much of a known circuit a ranking of neurons finds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from cdjax.circuits.masks import binarize
+from cdjax.evaluation.classes import agreement
+from cdjax.planted.ground_truth import GroundTruth
+
+
+def recovery(
+    truth: GroundTruth, scores: np.ndarray, classes: np.ndarray, rows: np.ndarray
+) -> dict[str, Any]:
+    """Compares a ranking with the ground truth, neuron by neuron, means over the planted classes.
+
+    A planted class is looked for in the circuit that most of its problems belong to.
+
+    Args:
+        truth: the ground truth.
+        scores: float `[K', L, F]`, the highest for the neurons of a circuit.
+        classes: int `[N]`, the circuit of each problem.
+        rows: int, the problems whose classes are compared.
+
+    Returns:
+        `auroc` over all neurons, and `auroc_living` over those that vary; `precision` and `recall`
+        of circuits of the causal size; recall there of the causal `shared` and `specific` neurons,
+        the part of the `other_specific` neurons (planted for other classes) and of the `decoys`
+        that is in them; and `nmi` and `ari` of the classes. A figure without neurons is None.
+    """
+    planted, given = truth.assignments[rows], classes[rows]
+    masks = binarize(scores, max(truth.causal_size, 1))
+    found = []
+    for k, causal in enumerate(truth.necessary):
+        circuit = int(np.bincount(given[planted == k], minlength=len(scores)).argmax())
+        score, mask = scores[circuit], masks[circuit]
+        others = np.delete(truth.specific, k, axis=0).any(axis=0)
+        found.append(
+            {
+                'auroc': _auroc(causal, score, np.ones_like(causal)),
+                'auroc_living': _auroc(causal, score, truth.living),
+                'precision': _part(causal, mask) if causal.any() else None,
+                'recall': _part(mask, causal),
+                'shared': _part(mask, causal & truth.shared),
+                'specific': _part(mask, causal & truth.specific[k]),
+                'other_specific': _part(mask, others),
+                'decoys': _part(mask, truth.decoys),
+            }
+        )
+    agreed = agreement(given, planted)
+    return mean_recovery(found) | {'nmi': agreed.nmi, 'ari': agreed.ari}
+
+
+def mean_recovery(found: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Returns the mean of each figure over those recoveries that have it, None where none has."""
+    return {name: _mean([one[name] for one in found]) for name in found[0]}
+
+
+def _part(inside: np.ndarray, of: np.ndarray) -> float | None:
+    """Returns the part of some neurons that is in a set, None of no neurons."""
+    return float(inside[of].mean()) if of.any() else None
+
+
+def _auroc(causal: np.ndarray, score: np.ndarray, among: np.ndarray) -> float | None:
+    here = causal[among]
+    if here.all() or not here.any():
+        return None
+    return float(roc_auc_score(here, score[among]))
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

@@ -1,0 +1,216 @@
+"""Trains a model whose circuits are planted: the loss of objective.py around a plan."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from jax.sharding import Mesh
+
+from cdjax.data import Dataset, batch_indices
+from cdjax.errors import InputError, check_finite
+from cdjax.models import Llama, LlamaConfig
+from cdjax.models.flops import forward_flops
+from cdjax.parallel.mesh import check_batch, put_batch
+from cdjax.planted.objective import PlantWeights, answer_prior, plant_batch, plant_loss
+from cdjax.planted.plan import Plan, PlanConfig
+from cdjax.run.options import RunOptions
+from cdjax.training.diagnostics import GradientDoctor, GradientReport
+from cdjax.training.language_model import LanguageModelConfig
+from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
+from cdjax.training.optimizer import make_optimizer
+from cdjax.training.step import jit_step
+
+# Passes of the model in a step: the problems as they are, and four states of the neurons.
+PASSES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class PlantConfig:
+    """What is planted.
+
+    Attributes:
+        label: the label of the problems whose values are the classes.
+        plan: how the neurons are dealt out.
+        weights: of the terms of `plant_loss`.
+        floor: deviation from which on a neuron counts as alive.
+    """
+
+    label: str = 'operators'
+    plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)
+    weights: PlantWeights = dataclasses.field(default_factory=PlantWeights)
+    floor: float = 0.1
+
+    def __post_init__(self):
+        check_finite(plant_floor=self.floor)
+        if self.floor <= 0:
+            raise InputError(f'plant_floor={self.floor} must be above 0')
+
+
+def planted_classes(dataset: Dataset, config: PlantConfig) -> np.ndarray:
+    """Returns the class of each problem, int32 `[N]`.
+
+    Raises:
+        InputError: the problems lack the label, or it has one value only.
+    """
+    if config.label not in dataset.labels:
+        raise InputError(
+            f'plant_classes={config.label}: these problems have no such label; choose from '
+            f'{", ".join(dataset.labels)}'
+        )
+    classes = dataset.labels[config.label]
+    if classes.max() < 1:
+        raise InputError(
+            f'plant_classes={config.label} has one value on these problems: circuits are planted '
+            'for 2 classes or more'
+        )
+    return classes
+
+
+def train_planted(
+    model: LlamaConfig | Llama,
+    dataset: Dataset,
+    classes: np.ndarray,
+    plan: Plan,
+    config: PlantConfig,
+    training: LanguageModelConfig,
+    *,
+    mesh: Mesh,
+    description: str = 'plant circuits',
+    workdir: epath.PathLike | None = None,
+    options: RunOptions = RunOptions(),
+    evaluate=None,
+    evaluate_every: int | None = None,
+    best: tuple[str, str] | None = None,
+) -> tuple[Llama, list[Point]]:
+    """Trains a model such that each class is carried by the neurons of a plan.
+
+    Args:
+        model: a shape, for a model from nothing, or a model to start from (it is copied).
+        dataset: N problems to train on.
+        classes: int `[N]`, of K classes.
+        plan: the neurons of each class.
+        config: the loss.
+        training: optimizer, batches and seed; a batch is computed whole.
+        mesh: the mesh.
+        description: name on the progress bar.
+        workdir: see `cdjax.training.language_model.train_language_model`, like the rest.
+        options: as there.
+        evaluate: as there.
+        evaluate_every: as there.
+        best: as there.
+
+    Raises:
+        InputError: microbatches, a batch too small for its classes, or classes without problems.
+    """
+    check_training(training, plan, mesh)
+    training = training.suited_to(pretrained=isinstance(model, Llama))
+    empty = np.flatnonzero(np.bincount(classes, minlength=plan.num_classes) == 0)
+    if len(empty):
+        raise InputError(f'class {empty[0]} has no problem to train on: take more problems')
+    K, key = plan.num_classes, jax.random.key(training.seed)
+    tx = make_optimizer(training.optimizer)
+    if isinstance(model, LlamaConfig):
+        shape, state = model, init_state(lambda key: Llama(model, key), tx, key, mesh)
+    else:
+        shape, state = model.config, state_of(model, tx, key, mesh)
+    frozen = {
+        'shared': jnp.asarray(plan.shared, jnp.float32),
+        'specific': jnp.asarray(plan.specific, jnp.float32),
+        'prior': jnp.asarray(answer_prior(dataset.answers, classes, K, shape.vocab_size)),
+    }
+    rows, shared = np.arange(len(dataset)), bool(plan.shared.any())
+
+    def batch_at(step: int) -> dict[str, np.ndarray]:
+        index = batch_indices(rows, training.batch_size, seed=training.seed, step=step)
+        rng = np.random.default_rng([training.seed, step])
+        return {
+            'tokens': dataset.tokens[index],
+            'lengths': dataset.lengths[index],
+            'answers': dataset.answers[index],
+            **plant_batch(classes[index], K, shape.num_layers, shared, rng),
+        }
+
+    loss = functools.partial(
+        plant_loss,
+        weights=config.weights,
+        floor=config.floor,
+        dtype=jnp.dtype(training.compute_dtype),
+        remat=training.remat,
+    )
+    doctor = GradientDoctor(
+        lambda model, batch: loss(model, batch, frozen)[1],
+        task='answer',
+        weights=vars(config.weights),
+    )
+
+    def diagnose(state: TrainState, batch: dict[str, np.ndarray]) -> GradientReport:
+        return doctor(state.params, put_batch(batch, mesh))
+
+    step = jit_step(make_step(tx, loss), state)
+    size = (training.batch_size, dataset.tokens.shape[1])
+    state, history = fit(
+        lambda state, batch: step(state, batch, frozen),
+        state,
+        batch_at,
+        steps=training.optimizer.steps,
+        mesh=mesh,
+        description=description,
+        workdir=workdir,
+        options=options,
+        evaluate=None if evaluate is None else lambda state: evaluate(state.params),
+        evaluate_every=evaluate_every,
+        best=best,
+        facts={
+            'config': config,
+            'training': training,
+            'data': dataset.hash,
+            'classes': classes,
+            'plan': plan,
+        },
+        diagnose=diagnose,
+        tokens_per_step=size[0] * size[1],
+        flops_per_step={
+            training.compute_dtype: 3
+            * PASSES
+            * forward_flops(shape, *size, logits=training.batch_size)
+        },
+    )
+    return state.params, history
+
+
+def make_step(tx: optax.GradientTransformation, loss):
+    """Returns the step `(state, batch, frozen) -> (state, metrics)`, to be jitted by `jit_step`.
+
+    Args:
+        tx: the optimizer.
+        loss: `plant_loss` with its options; see there for batch and `frozen`, its plan.
+    """
+
+    def step(state: TrainState, batch, frozen):
+        gradients = jax.value_and_grad(loss, has_aux=True)
+        (value, terms), grads = gradients(state.params, batch, frozen)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {'loss': value, **terms, 'gradient': optax.tree.norm(grads)}
+        return TrainState(state.step + 1, params, opt_state, state.key), metrics
+
+    return step
+
+
+def check_training(training: LanguageModelConfig, plan: Plan, mesh: Mesh) -> None:
+    """Raises InputError for batches that circuits cannot be planted with."""
+    check_batch(training.batch_size, mesh, microbatches=training.microbatches)
+    if training.microbatches > 1:
+        raise InputError(
+            f'microbatches={training.microbatches}: circuits are planted by exchanging neurons '
+            'between the problems of a whole batch; leave it out, or take remat=full'
+        )
+    if training.batch_size < 2 * plan.num_classes:
+        raise InputError(
+            f'batch_size={training.batch_size} is too small to exchange neurons within '
+            f'{plan.num_classes} classes: choose at least {2 * plan.num_classes}'
+        )

@@ -1,0 +1,163 @@
+"""Two runs side by side: what they answer, what they keep, and in which settings they differ."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from cdjax.circuits.methods import LEARNED
+from cdjax.errors import InputError
+from cdjax.report import summary
+from cdjax.report.chart import Chart, Series, percent_axis, share_axis
+from cdjax.report.comparisons import Difference, at_circuit_size, difference
+from cdjax.report.svg import mark
+from cdjax.report.write import environment, package_version, read_results
+from cdjax.run.folder import stored_config, write_atomically
+from cdjax.wording import exact_percent, percent, percent_interval
+
+NOT_SETTINGS = ('version', 'name')
+_COLOURS, _MARKERS = ('blue', 'vermillion'), 'os'
+
+
+def write_comparison(first: str, second: str, target: epath.PathLike) -> epath.Path:
+    """Writes the page that compares two finished runs.
+
+    Args:
+        first: the folder of a run.
+        second: of another.
+        target: the page.
+
+    Raises:
+        InputError: one of them holds no results, or both are the same.
+    """
+    if os.path.realpath(first) == os.path.realpath(second):
+        raise InputError(f'{first} twice: name the folders of two runs')
+    runs = {}
+    for folder in (first, second):
+        results = read_results(folder)
+        runs[folder] = (results, stored_config(epath.Path(folder)))
+    target = epath.Path(target)
+    write_atomically(target, render_comparison(runs))
+    return target
+
+
+def render_comparison(runs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    """Returns the page of two runs.
+
+    Args:
+        runs: name → results and config.json.
+    """
+    studies = {name: results['circuits'] for name, (results, _) in runs.items()}
+    charts = [curves(studies)]
+    return (
+        environment()
+        .get_template('compare.html')
+        .render(
+            names=list(runs),
+            version=package_version(),
+            headlines=[summary.headline(results) for results, _ in runs.values()],
+            checks=check_rows([summary.checks(results) for results, _ in runs.values()]),
+            methods=method_rows(*studies.values()),
+            sizes=[exact_percent(s['shares'][at_circuit_size(s)]) for s in studies.values()],
+            arms=arm_rows([results['starts'] for results, _ in runs.values()]),
+            settings=differing([config for _, config in runs.values()]),
+            chart=charts[0],
+            charts=charts,
+        )
+    )
+
+
+def check_rows(checks: Sequence[Sequence[summary.Check]]) -> list[tuple[str, list[Any]]]:
+    """Returns for each question of either run its two answers, None where one does not ask."""
+    by_question = [{check.question: check for check in of_run} for of_run in checks]
+    questions = dict.fromkeys(question for of_run in by_question for question in of_run)
+    return [(question, [of.get(question) for of in by_question]) for question in questions]
+
+
+def method_rows(
+    first: Mapping[str, Any], second: Mapping[str, Any]
+) -> list[tuple[str, list[Mapping[str, Any]], Difference]]:
+    """Returns for each method of both runs its points at their circuits' sizes, and the gain."""
+    rows = []
+    for key, curve in first['curves'].items():
+        if key in second['curves']:
+            a = curve[at_circuit_size(first)]
+            b = second['curves'][key][at_circuit_size(second)]
+            gap = difference(b['only'], b['only_interval'], a['only'], a['only_interval'])
+            rows.append((first['methods'][key]['title'], [a, b], gap))
+    return rows
+
+
+def arm_rows(
+    starts: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, str, list[Mapping[str, Any] | None]]]:
+    """Returns (start, arm, rows of its table in both runs) for arms of either."""
+    tables = [
+        {(start, row['arm']): row for start, found in run.items() for row in found['table']}
+        for run in starts
+    ]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    found = [(key, [table.get(key) for table in tables]) for key in keys]
+    return [(start, next(filter(None, rows))['phrase'], rows) for (start, _), rows in found]
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """Returns the settings in which two configurations differ: dotted name, both values."""
+    flat = [dict(_leaves(config)) for config in configs]
+    names = dict.fromkeys(name for one in flat for name in one)
+    return [
+        (name, [one.get(name, '–') for one in flat])
+        for name in names
+        if name not in NOT_SETTINGS and flat[0].get(name) != flat[1].get(name)
+    ]
+
+
+def _leaves(value: Any, name: str = ''):
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _leaves(part, f'{name}.{key}'.lstrip('.'))
+    else:
+        yield name, value
+
+
+def curves(studies: Mapping[str, Mapping[str, Any]]) -> Chart:
+    """Draws what the circuits of each run keep alone, over their size."""
+    legend = [
+        Series(f'run{i}', name, _COLOURS[i], _MARKERS[i], bold=True)
+        for i, name in enumerate(studies)
+    ]
+    chart = Chart(
+        'runs',
+        'Accuracy on unseen problems with only the circuits, and without them, over their size; '
+        'bands: 95 % intervals.',
+        ['run', 'share of neurons', 'only', 'without'],
+        [
+            [name, share, point['only'], point['without']]
+            for name, study in studies.items()
+            for share, point in zip(study['shares'], study['curves'][LEARNED.key], strict=True)
+        ],
+        legend,
+    )
+    for field, title in (('only', 'With only the circuits'), ('without', 'Without them')):
+        described = f'Line chart of accuracy over size, for {" and ".join(studies)}.'
+        with chart.panel(title, described) as figure:
+            ax = figure.subplots()
+            for series, study in zip(legend, studies.values(), strict=True):
+                x, points = study['shares'], study['curves'][LEARNED.key]
+                low, high = ([100 * p[f'{field}_interval'][i] for p in points] for i in (0, 1))
+                band = ax.fill_between(x, low, high, color=series.ink, alpha=0.14, linewidth=0)
+                mark(band, series=series.slug)
+                (line,) = ax.plot(x, [100 * p[field] for p in points], **series.line)
+                tips = [
+                    f'{series.title}, {exact_percent(s)}: {percent(p[field], 1)} '
+                    f'{percent_interval(p[f"{field}_interval"])}'
+                    for s, p in zip(x, points, strict=True)
+                ]
+                mark(line, series=series.slug, tips=tips)
+            share_axis(
+                ax, sorted({share for study in studies.values() for share in study['shares']})
+            )
+            percent_axis(ax)
+            ax.set_ylabel('of unseen problems')
+    return chart

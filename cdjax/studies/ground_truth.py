@@ -1,0 +1,88 @@
+"""What every method finds of circuits that are known, because they were planted."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from cdjax.circuits.circuit import Circuit, model_hash
+from cdjax.circuits.methods import LEARNED, METHODS
+from cdjax.errors import InputError
+from cdjax.models import Llama
+from cdjax.planted.ground_truth import GroundTruth
+from cdjax.planted.recovery import mean_recovery, recovery
+from cdjax.studies.inputs import Inputs
+
+
+def read_ground_truth(path: str, inputs: Inputs) -> GroundTruth:
+    """Reads the ground truth of a teacher; to be asked before a weight is loaded.
+
+    Args:
+        path: its folder or file; beside the teacher's checkpoint if empty.
+        inputs: the teacher and the problems.
+
+    Raises:
+        InputError: none is there, it belongs to other problems, or nothing is planted.
+    """
+    if not path and inputs.teacher_path is None:
+        raise InputError('ground_truth: random weights have none; name a planted teacher')
+    truth = GroundTruth.load(epath.Path(path or inputs.teacher_path))
+    truth.check_belongs(f'--ground_truth={path}', data=inputs.dataset.hash)
+    if not truth.causal_size:
+        raise InputError(
+            f'ground_truth={path or inputs.teacher_path}: no planted neuron is necessary there, '
+            'so there is nothing to be found; leave the flag out'
+        )
+    return truth
+
+
+def study_recovery(
+    truth: GroundTruth,
+    model: Llama,
+    circuit: Circuit,
+    rankings: Mapping[str, Circuit],
+    keys: tuple[str, ...],
+    rows: np.ndarray,
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Returns how much of the planted circuits each method finds.
+
+    Args:
+        truth: the ground truth of the model.
+        model: the model.
+        circuit: the circuits that are studied.
+        rankings: circuits of the methods that score neurons, by key.
+        keys: of the methods.
+        rows: int, the problems whose classes are compared.
+        seed: of masks that are drawn.
+
+    Returns:
+        `classes`, `size` (neurons that a class needs, mean), `planted` and `living` (neurons), and
+        `methods`: key → `cdjax.planted.recovery.recovery`, means over draws where masks are drawn.
+
+    Raises:
+        InputError: the ground truth of another model.
+    """
+    truth.check_belongs('--ground_truth', model=model_hash(model))
+    found = {}
+    for key in keys:
+        ranked = circuit if key == LEARNED.key else rankings.get(key)
+        if ranked is not None:
+            found[key] = recovery(truth, ranked.scores, ranked.assignments, rows)
+        elif METHODS[key].draw is not None:
+            like, method = circuit.at_size(truth.causal_size).masks, METHODS[key]
+            draw = functools.partial(method.draw, like, living=truth.living)
+            drawn = [draw(seed=seed + i) for i in range(method.draws)]
+            found[key] = mean_recovery(
+                [recovery(truth, m.astype(float), circuit.assignments, rows) for m in drawn]
+            )
+    return {
+        'classes': truth.num_classes,
+        'size': truth.causal_size,
+        'planted': int((~truth.decoys).sum()),
+        'living': int(truth.living.sum()),
+        'methods': found,
+    }

@@ -1,0 +1,48 @@
+"""Settles a question by a frozen protocol: the gates first, then the study, then the verdicts.
+
+--protocol=planted asks of the search for circuits what it finds where circuits were planted, and
+where nothing was; embedded compares masks and classes in the teacher that ships with the package,
+and llama in a checkpoint of yours, if the gates are passed. A killed run, started again with the
+same command, continues.
+"""
+
+from absl import flags
+
+from cdjax.report.verdicts import verdict_table
+from cdjax.studies.settle import PROTOCOLS, protocol, settle
+from experiments import launch
+from experiments.flags import (
+    define_checkpoint_flags,
+    define_machine_flags,
+    define_run_flags,
+    define_task_flags,
+    inputs_from_flags,
+    run_options,
+    start_machine,
+)
+
+FLAGS = flags.FLAGS
+define_run_flags('runs/settle')
+flags.DEFINE_enum('protocol', PROTOCOLS[0], list(PROTOCOLS), 'What is settled, and how.')
+define_checkpoint_flags()
+define_task_flags()
+define_machine_flags()
+
+
+def main() -> None:
+    """Runs the protocol and prints the verdicts."""
+    frozen = protocol(FLAGS.protocol, inputs_from_flags())
+    options = run_options()
+    results = settle(frozen, FLAGS.workdir, mesh=start_machine(), options=options)
+    gates = results['gates']
+    launch.say(verdict_table(f'Gates, protocol {gates["protocol"]}', gates['verdicts']))
+    for ablation, found in (results['comparison'] or {}).items():
+        title = f'{ablation} ablation, protocol {results["protocol"]}'
+        launch.say('\n' + verdict_table(title, found['verdicts']))
+    if not gates['passed']:
+        launch.say('the gates are not passed; what follows them would tell nothing')
+    launch.say(f'written to {FLAGS.workdir}/settled.json')
+
+
+if __name__ == '__main__':
+    launch.run(main)

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from cdjax.data import build_arithmetic_tokenizer, encode_task
+
+
+@pytest.fixture(scope='module')
+def tokenizer():
+    return build_arithmetic_tokenizer(30)
+
+
+@pytest.mark.parametrize(('task', 'tables'), [('lookup', 4), ('lookup_two', 2)])
+def test_each_operator_reads_a_table_of_its_own(tokenizer, task, tables):
+    dataset = encode_task(task, tokenizer)
+    assert len(dataset) == 31 * 31 * tables
+    answers = np.array([int(tokenizer.decode(token)) for token in dataset.answers])
+    seen = []
+    for k in range(tables):
+        rows = np.flatnonzero(dataset.labels['operators'] == k)
+        operator = '+-*/'[k]
+        assert all(operator in prompt for prompt in dataset.prompts[rows])
+        read = [int(p.strip('=').split(operator)[k % 2]) for p in dataset.prompts[rows]]
+        table = dict(zip(read, answers[rows].tolist(), strict=True))
+        assert [table[i] for i in read] == answers[rows].tolist()
+        assert sorted(table.values()) == list(range(31))
+        seen.append(tuple(table[i] for i in range(31)))
+    assert len(set(seen)) == tables
+    # Of no commuted problem is the answer known, so each is a form of its own.
+    assert len(np.unique(dataset.forms)) == len(dataset)
+
+
+def test_the_order_of_the_operands_is_a_class_that_no_token_shows(tokenizer):
+    dataset = encode_task('lookup_order', tokenizer)
+    assert dataset.label_names['order'] == ('a ≤ b', 'a > b')
+    order = dataset.labels['order']
+    pairs = np.array([tuple(map(int, p.strip('=').split('+'))) for p in dataset.prompts])
+    np.testing.assert_array_equal(order, pairs[:, 0] > pairs[:, 1])
+    for k, column in ((1, 0), (0, 1)):
+        rows = order == k
+        both = np.stack([pairs[rows, column], dataset.answers[rows]], 1)
+        assert len(np.unique(both, axis=0)) == len(np.unique(pairs[rows, column]))
+
+
+def test_counterfactuals_are_of_the_same_class(tokenizer):
+    for task, label in (('lookup', 'operators'), ('lookup_order', 'order')):
+        dataset = encode_task(task, tokenizer)
+        of = {tuple(t): k for t, k in zip(dataset.tokens, dataset.labels[label], strict=True)}
+        classes = [of[tuple(tokens)] for tokens in dataset.counterfactual_tokens]
+        assert (classes == dataset.labels[label]).all()
+        assert (dataset.counterfactual_answers != dataset.answers).all()

@@ -1,0 +1,105 @@
+"""What is compared: refused where it cannot be, and taken apart into pairs of arrays."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import toy_study as toy
+
+from cdjax.distillation.alignment import Alignment
+from cdjax.errors import InputError
+from cdjax.inference.activations import answer_logits_and_activations
+from cdjax.training.distillation import TeacherStore
+
+PAIRS = ((0, 1), (1, 0))
+
+
+def masks(K, units, seed=0):
+    return np.random.default_rng(seed).random((K, 2, units)) < 0.5
+
+
+def test_columns_are_those_of_the_paired_layers():
+    classes = np.array([0, 1, 1])
+    alignment = Alignment(PAIRS, classes, masks(2, 6), masks(2, 4, seed=1))
+    placed = alignment.placed(toy.one_device())
+    np.testing.assert_array_equal(placed.teacher_masks, alignment.teacher_masks[:, [1, 0]])
+    np.testing.assert_array_equal(placed.student_masks, alignment.student_masks[:, [0, 1]])
+    assert placed.classes is None
+    assert (placed.num_classes, placed.pairs) == (2, PAIRS)
+    bare = Alignment(PAIRS).placed(toy.one_device())
+    assert bare.teacher_masks is bare.student_masks is None
+
+
+def test_the_number_of_classes_is_that_of_the_masks_or_of_the_classes():
+    classes = np.array([0, 1, 1])
+    assert Alignment(PAIRS, classes).num_classes == 2
+    assert Alignment(PAIRS, classes, masks(5, 6)).num_classes == 5
+    assert Alignment(PAIRS, classes, student_masks=masks(4, 6)).num_classes == 4
+    assert Alignment(PAIRS, classes, num_classes=7).num_classes == 7
+    assert Alignment(PAIRS).num_classes is None
+
+
+def test_leaves_are_the_arrays_and_shapes_decide_the_compilation():
+    one, other = (
+        Alignment(PAIRS, np.array([0, 1]), masks(2, 6, seed)).placed(toy.one_device())
+        for seed in (0, 1)
+    )
+    assert len(jax.tree.leaves(one)) == 1
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    changed = dataclasses.replace(other, similarity='rsa')
+    assert jax.tree.structure(one) != jax.tree.structure(changed)
+
+
+@pytest.mark.parametrize('positions', [None, (1, 3)])
+@pytest.mark.parametrize('site', ['neurons', 'head_out'])
+def test_masks_of_units_cover_their_coordinates_at_all_positions(site, positions):
+    shape = {'neurons': (6,), 'head_out': (3, 2)}[site]
+    units, per_unit = shape[0], int(np.prod(shape[1:]))
+    wide = () if positions is None else (2,)
+    rng = np.random.default_rng(0)
+    student = rng.normal(size=(5, 2, *wide, *shape))
+    teacher = rng.normal(size=(5, 2, *wide, *shape))
+    placed = Alignment(
+        PAIRS, np.array([0, 1, 1, 0, 1]), masks(2, units), site=site, positions=positions
+    ).placed(toy.one_device())
+    pairs = placed.activation_pairs(student, teacher, np.array([0, 1, 1, 0, 1]))
+    for i, pair in enumerate(pairs):
+        np.testing.assert_array_equal(pair.student, student[:, PAIRS[i][0]].reshape(5, -1))
+        np.testing.assert_array_equal(pair.teacher, teacher[:, i].reshape(5, -1))
+        np.testing.assert_array_equal(pair.assignments, np.eye(2)[[0, 1, 1, 0, 1]])
+        assert pair.student_masks is None
+        for k in range(2):
+            expected = np.repeat(masks(2, units)[k, PAIRS[i][1]], per_unit)
+            expected = np.tile(expected, 1 if positions is None else 2)
+            np.testing.assert_array_equal(pair.teacher_masks[k], expected)
+
+
+def test_a_store_at_another_site_and_positions():
+    data = toy.dataset()[:6]
+    store = TeacherStore.build(toy.model(), data, layers=(1,), site='mlp_out', positions=(0, 2))
+    expected = answer_logits_and_activations(
+        toy.model(), data, site='mlp_out', layers=(1,), positions=(0, 2)
+    )[1]
+    np.testing.assert_array_equal(store.of_layers([1, 1])[:, 1], expected[:, 0])
+    shape = Alignment(site='mlp_out', positions=(0, 2)).features_shape(toy.teacher_config())
+    assert store.activations.shape[2:] == shape
+    assert store[:2].positions == (0, 2)
+    with pytest.raises(InputError, match='name positions from 0 to 4'):
+        TeacherStore.build(toy.model(), data, positions=(5,))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'site': 'gate'}, "no site 'gate'"),
+        ({'similarity': 'svcca'}, 'similarity=svcca: choose from cka, procrustes, rsa'),
+        ({'min_count': 3}, 'min_count=3: at least 4'),
+        ({'memory': -1}, 'row_memory=-1'),
+        ({'positions': ()}, 'align_positions=: name'),
+        ({'positions': (-1,)}, 'align_positions=-1: name positions from 0'),
+    ],
+)
+def test_wrong_values(changes, message):
+    with pytest.raises(InputError, match=message):
+        Alignment(PAIRS, **changes)

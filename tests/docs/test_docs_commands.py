@@ -1,0 +1,62 @@
+"""What the pages tell one to type: commands are parsed by their launchers, programs run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from launchers import run_launchers
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+
+
+def blocks(page, language):
+    return re.findall(rf'^ *```{language}\n(.*?)^ *```', page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(text):
+    """Yields launcher and arguments of each command in shell text, or in a line of prose."""
+    for line in text.replace('\\\n', ' ').splitlines():
+        for words in re.findall(r'python -m experiments\.([^`|&]*)', line):
+            if not re.search(r'\.\.\.|…|NAME', words):  # what stands for any command
+                yield shlex.split(words, comments=True)
+
+
+@pytest.fixture(scope='module')
+def told():
+    found = {}
+    for page in PAGES:
+        inline = '\n'.join(re.findall(r'`(python -m experiments\.[^`]*)`', page.read_text()))
+        for text in [*blocks(page, 'bash'), inline]:
+            for words in commands(text):
+                found[f'{page.stem}-{len(found)}'] = words
+    return found
+
+
+def test_every_command_is_understood_by_its_launcher(told, tmp_path):
+    checked = {name: [*words, '--only_check_args'] for name, words in told.items()}
+    assert len(checked) > 20
+    outcomes = run_launchers(checked, tmp_path, at_once=2)
+    wrong = {' '.join(told[k]): o.err for k, o in outcomes.items() if o.code}
+    assert not wrong
+
+
+def test_a_flag_that_is_gone_would_be_noticed(tmp_path):
+    (outcome,) = run_launchers(
+        {'gone': ['report', '--no_such_flag=1', '--only_check_args']}, tmp_path, at_once=1
+    ).values()
+    assert outcome.code == 1
+    assert 'there is no flag --no_such_flag' in outcome.err
+
+
+def test_every_recipe_that_is_named_is_there():
+    for page in PAGES:
+        for recipe in re.findall(r'experiments/recipes/[a-z0-9_]+\.flags', page.read_text()):
+            assert (ROOT / recipe).exists(), (page, recipe)
+
+
+@pytest.mark.parametrize('number', range(len(blocks(PAGES[0], 'python'))))
+def test_the_programs_of_the_first_page_run(number, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    exec(compile(blocks(PAGES[0], 'python')[number], 'README.md', 'exec'), {})

@@ -1,0 +1,44 @@
+"""The site is built without a warning: every page in it, every link leads somewhere."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytest.importorskip('mkdocstrings', reason='the docs extra is not installed')
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('docs')
+    for name in ('docs', 'cdjax'):
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns('*.safetensors', '*.pyc')
+        )
+    shutil.copy(ROOT / 'mkdocs.yml', folder)
+    built = subprocess.run(
+        [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet'],
+        cwd=folder,
+        env={'NO_MKDOCS_2_WARNING': '1', 'PATH': ''},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder / 'site'
+
+
+def test_every_page_is_there_and_can_be_searched(site):
+    pages = {path.stem for path in (ROOT / 'docs').glob('*.md')} - {'index'}
+    assert pages <= {path.parent.name for path in site.glob('*/index.html')}
+    index = (site / 'search' / 'search_index.json').read_text()
+    assert 'any_size' in index
+    assert 'linear_cka' in index
+
+
+def test_the_reference_is_that_of_the_docstrings(site):
+    page = (site / 'api' / 'losses' / 'index.html').read_text()
+    assert 'id="cdjax.losses.linear_cka"' in page
+    assert 'Returns the linear CKA of two sets of features of the same rows.' in page

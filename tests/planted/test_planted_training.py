@@ -1,0 +1,57 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import toy_study as toy
+
+from cdjax.errors import InputError
+from cdjax.planted.plan import PlanConfig, draw_plan
+from cdjax.planted.training import PlantConfig, check_training, planted_classes, train_planted
+from cdjax.training.language_model import LanguageModelConfig
+from cdjax.training.optimizer import OptimizerConfig
+
+PLAN = draw_plan(PlanConfig(2, 3), 2, toy.L, toy.F)
+TRAINING = LanguageModelConfig(OptimizerConfig(2), batch_size=8)
+
+
+def test_classes_are_the_values_of_a_label():
+    dataset = toy.dataset()
+    np.testing.assert_array_equal(
+        planted_classes(dataset, PlantConfig('parity')), dataset.labels['parity']
+    )
+    with pytest.raises(InputError, match='plant_classes=size: these problems have no such label'):
+        planted_classes(dataset, PlantConfig('size'))
+    one = dataset[dataset.labels['operators'] == 0]
+    with pytest.raises(InputError, match='plant_classes=operators has one value'):
+        planted_classes(one, PlantConfig())
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        ({'microbatches': 2}, 'microbatches=2: circuits are planted by exchanging neurons'),
+        ({'batch_size': 3}, 'batch_size=3 is too small to exchange neurons within 2 classes'),
+    ],
+)
+def test_batches_that_have_no_room_for_an_exchange(fields, message):
+    with pytest.raises(InputError, match=message):
+        check_training(dataclasses.replace(TRAINING, **fields), PLAN, toy.one_device())
+
+
+def test_a_class_without_problems_is_named():
+    dataset = toy.dataset()
+    with pytest.raises(InputError, match='class 1 has no problem to train on'):
+        train_planted(
+            toy.teacher_config(),
+            dataset,
+            np.zeros(len(dataset), np.int32),
+            PLAN,
+            PlantConfig(),
+            TRAINING,
+            mesh=toy.one_device(),
+        )
+
+
+def test_a_floor_is_positive():
+    with pytest.raises(InputError, match='plant_floor=0 must be above 0'):
+        PlantConfig(floor=0)

@@ -1,0 +1,80 @@
+"""Two runs on one page, and the launcher that writes it."""
+
+import copy
+import json
+
+import pytest
+from absl import flags
+from synthetic_results import CONFIG, make_results, make_start, make_study
+
+from cdjax.errors import InputError
+from cdjax.report.compare import differing, write_comparison
+from cdjax.report.write import REPORT
+from cdjax.run.results import to_text
+
+
+def save(folder, results, config):
+    folder.mkdir()
+    (folder / 'results.json').write_text(to_text(results))
+    (folder / 'config.json').write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    other = copy.deepcopy(CONFIG)
+    other['discovery']['objective'] = {'key': 'any_size', 'density': 0.15, 'sizes': [0.1]}
+    small = make_results(
+        study=make_study(classes=1, methods=('random_masks',)),
+        starts={'nothing': make_start({}, arms=('kd', 'circuits'), seeds=(7,))},
+        rediscovery=(),
+    )
+    first = save(tmp_path / 'a', make_results(starts={'nothing': make_start({})}), CONFIG)
+    return first, save(tmp_path / 'b', small, other)
+
+
+def test_settings_that_differ():
+    first = {'version': 1, 'a': {'b': 1, 'c': [1, 2]}, 'd': None}
+    second = {'version': 2, 'a': {'b': 2, 'c': [1, 2]}, 'e': 0}
+    assert differing([first, second]) == [('a.b', [1, 2]), ('e', ['–', 0])]
+
+
+def test_a_page_on_two_runs(runs, tmp_path):
+    page = write_comparison(*runs, tmp_path / 'c.html').read_text().replace('\u00a0', ' ')
+    assert '<code>discovery.objective.key</code></th><td>causal</td><td>any_size</td>' in page
+    assert '<code>discovery.objective.sizes</code></th><td>–</td><td>[0.1]</td>' in page
+    assert page.count('Do the circuits keep more than random masks of their size?') == 1
+    # Of methods those that both have, with the difference of the same study: none.
+    assert page.count('<td class="n">0.0 <small>') == 2
+    assert '<th scope="row">nothing: random masks</th>' in page
+    (mean,) = (r['unseen'] for r in make_start({}, arms=('kd',), seeds=(7,))['runs'])
+    assert f'{100 * mean:.1f}' in page
+    assert 'http' not in page.replace('http://www.w3.org', '').replace('http%3A//www.w3.org', '')
+
+
+def test_a_run_is_not_compared_with_itself_or_with_nothing(runs, tmp_path):
+    with pytest.raises(InputError, match='twice: name the folders of two runs'):
+        write_comparison(runs[0], f'{runs[0]}/../a', tmp_path / 'c.html')
+    with pytest.raises(InputError, match=r'results.json does not exist'):
+        write_comparison(runs[0], tmp_path / 'none', tmp_path / 'c.html')
+
+
+def test_the_launcher_takes_folders_as_words(runs, tmp_path, capsys):
+    from experiments import report
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(['report'])
+    saved = {name: flags.FLAGS[name].value for name in ('compare', 'output')}
+    try:
+        report.main(runs[1])
+        assert capsys.readouterr().out.splitlines()[-1] == f'report: {runs[1]}/{REPORT}'
+        flags.FLAGS.compare, flags.FLAGS.output = True, str(tmp_path / 'c.html')
+        report.main(*runs)
+        assert capsys.readouterr().out == f'comparison: {tmp_path / "c.html"}\n'
+        with pytest.raises(InputError, match='takes the folders of two runs, and here are 1'):
+            report.main(runs[0])
+        flags.FLAGS.compare = False
+        with pytest.raises(InputError, match='name one run, or add --compare'):
+            report.main(*runs)
+    finally:
+        flags.FLAGS.compare, flags.FLAGS.output = saved['compare'], saved['output']

@@ -1,0 +1,170 @@
+"""The protocols at the smallest size: what is tested is their stages, not what they find."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import toy_study as toy
+from artefacts import disagreements
+from launchers import ROOT
+
+from cdjax.errors import InputError
+from cdjax.planted.ground_truth import GroundTruth
+from cdjax.planted.plan import PlanConfig
+from cdjax.planted.training import PlantConfig
+from cdjax.run.options import RunOptions
+from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.run import Run
+from cdjax.studies.settle import PROTOCOLS, ComparisonProtocol, PlantedProtocol, protocol, settle
+from cdjax.studies.settle.comparison import compare
+from cdjax.studies.settle.protocol import LOOKUP_TEACHER, Claim, protocol_hash
+from cdjax.studies.teacher import TeacherConfig, TeacherShape
+from cdjax.training.discovery import DiscoveryConfig
+from cdjax.training.language_model import LanguageModelConfig
+from cdjax.training.objectives import AnySize
+from cdjax.training.optimizer import OptimizerConfig
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+OPTIONS = RunOptions(check_gradients=False)
+DISCOVERY = DiscoveryConfig(
+    OptimizerConfig(2), 2, AnySize(density=0.25, smallest=0.1), batch_size=16, least_accuracy=0
+)
+TEACHER = TeacherConfig(
+    InputsConfig(toy.TASK, share=0.5, test=0.25),
+    TeacherShape(8, 16, 1, 2, 1, toy.MAX_NUMBER),
+    LanguageModelConfig(OptimizerConfig(2), batch_size=16),
+    plant=PlantConfig(plan=PlanConfig(2, 3)),
+)
+PLANTED = PlantedProtocol(TEACHER, (0,), (0,), DISCOVERY, (0,), problems=20)
+
+
+@pytest.fixture(scope='module')
+def settled(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('runs') / 'settle'
+    return workdir, settle(PLANTED, workdir, mesh=toy.one_device(), options=OPTIONS)
+
+
+def test_an_untrained_teacher_passes_no_gate(settled):
+    workdir, results = settled
+    gates = results['gates']
+    assert not gates['passed']
+    assert [v['key'] for v in gates['verdicts']] == [g.key for g in PLANTED.gates] + ['no_classes']
+    assert results['comparison'] is None
+    assert [len(runs) for runs in gates['planted']] == [1]
+    assert {v['verdict'] for v in gates['verdicts']} <= {'refuted', 'underpowered'}
+    text = json.loads((workdir / 'settled.json').read_text())
+    assert disagreements('settled.json', text) == []
+    for name in ('planted-0-0', 'null-0-0'):
+        text = json.loads((workdir / 'results' / f'{name}.json').read_text())
+        assert disagreements('results/KIND-TEACHER-SEED.json', text) == []
+
+
+def test_the_ground_truth_lies_beside_the_teacher(settled):
+    workdir, _ = settled
+    folder = workdir / 'teachers' / 'planted-0' / 'model'
+    assert (
+        disagreements('ground_truth.json', json.loads((folder / 'ground_truth.json').read_text()))
+        == []
+    )
+    truth = GroundTruth.load(folder)
+    assert not (truth.necessary & ~(truth.plan.circuits & truth.living)).any()
+    np.testing.assert_array_equal(truth.assignments, toy.dataset().labels['operators'])
+    null = GroundTruth.load(workdir / 'teachers' / 'null-0' / 'model')
+    assert null.num_classes == 1
+    assert not null.necessary.any()
+
+
+def test_every_teacher_is_a_draw_of_its_own():
+    one, two = PLANTED.planted(3), PLANTED.null(3)
+    assert one.training.seed == two.training.seed == one.plant.plan.seed == 3
+    assert (one.plant.plan.shared, one.plant.plan.specific) == (2, 3)
+    assert (two.plant.plan.shared, two.plant.plan.specific) == (0, 0)
+    assert one.training.optimizer == TEACHER.training.optimizer
+
+
+def test_what_is_done_is_read_and_another_protocol_is_refused(settled):
+    workdir, results = settled
+    again = settle(PLANTED, workdir, mesh=toy.one_device(), options=OPTIONS)
+    assert again == results
+    other = dataclasses.replace(PLANTED, problems=21)
+    assert protocol_hash(other) != protocol_hash(PLANTED) == results['protocol']
+    with pytest.raises(InputError, match='holds another run: problems is 20 there and 21 here'):
+        settle(other, workdir, mesh=toy.one_device(), options=OPTIONS)
+
+
+def test_protocols_leave_free_what_they_say():
+    assert isinstance(protocol('planted', InputsConfig()), PlantedProtocol)
+    assert protocol('embedded', InputsConfig()) == ComparisonProtocol()
+    llama = protocol('llama', InputsConfig(teacher='x'))
+    assert llama == ComparisonProtocol(InputsConfig(teacher='x'))
+    with pytest.raises(InputError, match='teacher=x: protocol=embedded has its teacher and its'):
+        protocol('embedded', InputsConfig(teacher='x'))
+    with pytest.raises(InputError, match='protocol=llama needs a checkpoint'):
+        protocol('llama', InputsConfig())
+    with pytest.raises(InputError, match='protocol=all: choose from planted, embedded, llama'):
+        protocol('all', InputsConfig())
+    assert PROTOCOLS == ('planted', 'embedded', 'llama')
+
+
+def test_masks_and_rankings_are_compared_problem_by_problem(settled, tmp_path):
+    workdir, _ = settled
+    inputs = dataclasses.replace(
+        TEACHER.inputs, teacher=str(workdir / 'teachers' / 'planted-0' / 'model')
+    )
+    one, wide = 1 / 16, 0.5
+    compared = ComparisonProtocol(
+        inputs,
+        PLANTED,
+        DISCOVERY,
+        trained=('one_mask',),
+        attribution=('mean_activation', 'deviation'),
+        ablations=(('mean', 0.0),),
+        seeds=(0,),
+        sizes=(one, wide),
+        claims=(
+            Claim('a', 'one_mask', 'attribution', 0.0, (wide,)),
+            Claim('b', 'learned', 'union', 0.0, (one, wide)),
+            Claim('c', 'operator_classes', 'one_mask', 0.0, (one,)),
+        ),
+        problems=20,
+    )
+    run = Run(Inputs(inputs), tmp_path, toy.one_device(), OPTIONS)
+    found = compare(compared, run)['mean']
+    stored = json.loads((tmp_path / 'results' / 'mean-0.json').read_text())
+    assert disagreements('results/ABLATION-SEED.json', stored) == []
+    # What operator classes keep was not measured, so nothing is said of it.
+    assert [v['key'] for v in found['verdicts']] == [
+        f'one_mask-attribution-{wide}',
+        f'learned-union-{one}',
+        f'learned-union-{wide}',
+    ]
+    right = lambda arms, arm, at: np.array(list(arms[arm]['correct'][at]), int)
+    arms = stored['arms']
+    expected = (right(arms, 'learned', 1) - right(arms, 'union', 1)).mean()
+    assert found['verdicts'][2]['mean'] == pytest.approx(expected)
+    best = max(found['curves'][key]['accuracy'][1] for key in ('mean_activation', 'deviation'))
+    assert found['verdicts'][0]['mean'] == pytest.approx(right(arms, 'one_mask', 1).mean() - best)
+    assert found['curves']['learned']['probability'] == arms['learned']['probability']
+    assert arms['union']['sizes'][0] in (1, 2)
+
+
+def test_the_recipe_trains_the_teacher_of_the_protocol():
+    lines = (ROOT / 'experiments' / 'recipes' / 'planted_lookup.flags').read_text().splitlines()
+    recipe = dict(line.removeprefix('--').split('=') for line in lines if line.startswith('--'))
+    training, plan = LOOKUP_TEACHER.training, LOOKUP_TEACHER.plant.plan
+    shape = vars(LOOKUP_TEACHER.shape)
+    told = {
+        **shape,
+        **vars(training.optimizer),
+        'batch_size': training.batch_size,
+        'evaluate_every': LOOKUP_TEACHER.evaluate_every,
+        'plant_shared': plan.shared,
+        'plant_specific': plan.specific,
+    }
+    numbers = {k: float(v) for k, v in recipe.items() if k in told}
+    assert numbers == {k: told[k] for k in numbers}
+    assert numbers.keys() >= shape.keys() | {'steps', 'learning_rate', 'weight_decay'}
+    assert recipe['task'] == LOOKUP_TEACHER.inputs.task
+    assert recipe['plant_classes'] == LOOKUP_TEACHER.plant.label

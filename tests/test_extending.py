@@ -1,0 +1,135 @@
+"""The modules of docs/extending.md, added from outside, are in a run's tables and report."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy_study as toy
+
+from cdjax.circuits import Circuit, binarize
+from cdjax.data import save_tokenizer
+from cdjax.inference import neuron_means, predict
+from cdjax.models import Llama, save_huggingface
+from cdjax.report.terminal import circuits_table
+from cdjax.studies.circuits import CircuitStudyConfig, study_circuits
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / 'docs' / 'extending.md').read_text()
+MODULES = dict(re.findall(r'```python\n# (my_\w+)\.py\n(.*?)```', PAGE, re.DOTALL))
+PLUGINS = ('my_site', 'my_method', 'my_arm', 'my_pairing', 'my_task', 'my_study')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A folder of the page's modules, beside a teacher of the smallest size."""
+    folder = tmp_path_factory.mktemp('outside')
+    for name, text in MODULES.items():
+        (folder / f'{name}.py').write_text(text)
+    save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
+    model = Llama(toy.teacher_config(), jax.random.key(0), init_std=0.5)
+    save_huggingface(model, folder / 'teacher', tokenizer_from=folder / 'tokenizer')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def finished(folder):
+    """The folder of a pipeline that was started with the page's flags, on the small teacher."""
+    command = re.search(r'python -m (experiments\.pipeline.*?)\n```', PAGE, re.DOTALL)[1]
+    flags = command.replace('\\\n', ' ').split()
+    done = subprocess.run(
+        [
+            *(sys.executable, '-m', *flags, f'--workdir={folder}/run'),
+            *(f'--teacher={folder}/teacher', '--least_accuracy=0', '--num_classes=2'),
+            *('--discovery_steps=2', '--discovery_batch_size=16', '--sizes_per_step=2'),
+            *('--smallest_size=.2', '--density=.25', '--sizes=.25', '--evaluate_problems=16'),
+            *('--steps=2', '--batch_size=16', '--nocheck_gradients', '--compilation_cache='),
+        ],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            'PYTHONPATH': str(folder),
+            'JAX_PLATFORMS': 'cpu',
+            'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / 'run', done.stdout
+
+
+def test_the_page_has_a_module_for_each_kind():
+    assert set(MODULES) == {*PLUGINS, 'my_family'}
+    assert f'--plugins={",".join(PLUGINS)}' in PAGE
+
+
+def test_what_is_added_is_in_the_results(finished):
+    workdir, said = finished
+    results = json.loads((workdir / 'results.json').read_text())
+    config = json.loads((workdir / 'config.json').read_text())
+    # Method: measured beside the circuits.
+    assert results['circuits']['methods']['output_norm']['title'] == 'output norm'
+    scores = Circuit.load(workdir / 'circuits' / 'method_output_norm').scores
+    assert scores.shape == (2, toy.L, toy.F)
+    # Task: 100 problems of two digits, without the known structure of arithmetic.
+    assert results['data']['problems'] == 100
+    assert results['data']['example'] == '0-0='
+    # Arm and pairing: in the table of students.
+    table = results['starts']['nothing']['table']
+    assert [row['title'] for row in table] == ['KD', 'KD + CKA of the other neurons']
+    assert config['layer_pairs'] == 'first'
+    # Study, which edits the site.
+    assert results['studies']['gates']['without'].keys() == {'layer 0', 'layer 1'}
+    assert 'output norm' in said
+    assert 'other neurons' in said
+
+
+def test_what_is_added_is_in_the_report(finished):
+    page = (finished[0] / 'report.html').read_text()
+    for shown in (
+        *('output norm', 'the largest output weights', '#aa3377'),
+        *('all but the circuits', 'layers: first'),
+        *('What gates are for', 'without the gates of layer 1'),
+    ):
+        assert shown in page, shown
+
+
+def test_a_family_is_studied_like_a_llama(folder):
+    spec = importlib.util.spec_from_file_location('my_family', folder / 'my_family.py')
+    family = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(family)
+    like = toy.model()
+    gelu = jax.eval_shape(lambda: family.GeluLlama(toy.teacher_config(), jax.random.key(0)))
+    model = jax.tree.unflatten(jax.tree.structure(gelu), jax.tree.leaves(like))
+    # The first layer's neurons, one problem by hand.
+    data, rows = toy.dataset(), toy.rows()
+    capture = lambda m, site: m(data.tokens[:1], capture=(site,), logits_at=())[1][site]
+    x = capture(model, 'residual')[0] + capture(model, 'attention_out')[0]
+    layer = jax.tree.map(lambda leaf: leaf[0], model.layers)
+    y = layer.mlp_norm(x)
+    expected = jax.nn.gelu(y @ layer.mlp.gate.weight[...]) * (y @ layer.mlp.up.weight[...])
+    np.testing.assert_allclose(capture(model, 'neurons')[0], expected, rtol=1e-4, atol=1e-5)
+
+    scores = np.random.default_rng(0).random((toy.K, toy.L, toy.F), np.float32)
+    circuit = Circuit(
+        masks=binarize(scores, 16),
+        scores=scores,
+        fill=neuron_means(model, data[rows.train]),
+        assignments=np.arange(len(data), dtype=np.int32) % toy.K,
+    )
+    config = CircuitStudyConfig(sizes=(0.25,), methods=('random_masks',), max_problems=16)
+    found = study_circuits(model, data, rows, circuit, {}, config)
+    assert 'random masks' in circuits_table(found, None)
+    masks = circuit.masks
+    ablated = {'masks': masks, 'classes': circuit.assignments, 'fill': circuit.fill}
+    of_family, of_llama = (predict(m, data, **ablated) for m in (model, like))
+    assert not np.allclose(of_family.logit_difference, of_llama.logit_difference)
