@@ -1,8 +1,10 @@
 """Measures speed and memory beside what people use now, printed and written as JSON.
 
 `python -m experiments.benchmark --suite=forward --shape=smollm2` compares with the peers that are
-installed (`pip install -e '.[benchmark]'`); `--suite=all` runs all that measure speed. Calls of ours
-and of the peers alternate, so that what else the machine does falls on all alike.
+installed (`pip install -e '.[benchmark]'`); `--suite=all` runs all that measure speed. Calls of
+ours and of the peers alternate, so that what else the machine does falls on all alike.
+
+Two suites measure memory:
 `python -m experiments.benchmark --suite=checkpoint_memory --model=llama32_3b --devices=8`
 `python -m experiments.benchmark --suite=edit_memory --model=llama31_8b`
 """
