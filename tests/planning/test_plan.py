@@ -259,7 +259,7 @@ def test_no_batch_makes_a_pass_fit_that_does_not(machine, monkeypatch):
 @pytest.mark.parametrize(
     ('job', 'least'),
     [
-        (changed(JOB, batch_size=160, microbatches=2), 8),
+        (changed(JOB, batch_size=160, microbatches=2, num_problems=160), 8),
         (changed(JOB, batch_size=160, microbatches=2, alignment=None), 2),
         (changed(DISCOVERY, batch_size=160, num_classes=5, microbatches=2), 16),
         (
