@@ -21,14 +21,17 @@ def run(workdir: Path, *, shape: str, rows: int, rounds: int) -> dict[str, Any]:
     capture = (Capture('neurons', positions=(-1,)),)
     reading = jax.jit(lambda m, t: m(t, capture=capture, logits_at=-1)[1]['neurons'][:, :, 0])
     masks, fill = jax.device_put((subject.masks, subject.fill[:, None]))
+    tensors = {
+        peer: (peer.tensor(subject.masks), peer.tensor(subject.fill)) for peer in peers.values()
+    }
     cases = {
         'mask': (
             lambda: edited(model, tokens, Edit(masks)),
-            lambda peer: peer.masked(tokens, subject.masks),
+            lambda peer: peer.masked(tokens, tensors[peer][0]),
         ),
         'mean ablation': (
             lambda: edited(model, tokens, Edit(masks, center=fill)),
-            lambda peer: peer.masked(tokens, subject.masks, subject.fill),
+            lambda peer: peer.masked(tokens, *tensors[peer]),
         ),
         'capture': (lambda: reading(model, tokens), lambda peer: peer.captured(tokens)),
     }

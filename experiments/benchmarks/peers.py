@@ -39,8 +39,7 @@ class TorchHooks:
                 handle.remove()
 
     def masked(self, tokens, masks, fill=None):
-        """Returns logits `[B, V]` with masks `[L, B, 1, F]`, the rest at `fill [L, T, F]` or 0."""
-        masks, fill = self._tensors(masks, fill)
+        """Returns logits `[B, V]` under tensors: masks `[L, B, 1, F]`, the rest at `fill` or 0."""
         with self.torch.inference_mode():
             return self._run(tokens, lambda n, x: (_ablated(n, x, masks, fill),)).numpy()
 
@@ -69,9 +68,9 @@ class TorchHooks:
         scores = [((x - f) * x.grad).abs().sum((0, 1)) for x, f in zip(taken, fill, strict=True)]
         return torch.stack(scores).detach().numpy()
 
-    def _tensors(self, masks, fill):
-        masks = self.torch.tensor(np.asarray(masks, np.float32))
-        return masks, None if fill is None else self.torch.tensor(np.array(fill))
+    def tensor(self, x):
+        """Returns a float32 tensor of an array, to be made before a call is timed."""
+        return self.torch.tensor(np.asarray(x, np.float32))
 
 
 class NNsight(TorchHooks):
@@ -84,8 +83,7 @@ class NNsight(TorchHooks):
         self.wrapped = importlib.import_module('nnsight').NNsight(self.model)
 
     def masked(self, tokens, masks, fill=None):
-        """Returns logits `[B, V]` with masks `[L, B, 1, F]`, the rest at `fill [L, T, F]` or 0."""
-        masks, fill = self._tensors(masks, fill)
+        """Returns logits `[B, V]` under tensors: masks `[L, B, 1, F]`, the rest at `fill` or 0."""
         tokens, wrapped = self.torch.as_tensor(tokens), self.wrapped
         with self.torch.inference_mode(), wrapped.trace(tokens, use_cache=False, logits_to_keep=1):
             for n, block in enumerate(wrapped.model.layers):

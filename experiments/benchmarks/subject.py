@@ -38,12 +38,16 @@ class Subject:
 
     @property
     def flops(self) -> float:
-        """Products of a pass that reads the last position alone, 2 a parameter and token."""
+        """Products that logits of the last position need, 2 a parameter and token.
+
+        Of the last layer that is keys and values everywhere, and the rest at one position.
+        """
         c = self.model.config
-        heads = (c.num_heads + c.num_kv_heads) * 2 * c.head_dim
-        layer = c.hidden_size * (heads + 3 * c.intermediate_size)
-        head = c.hidden_size * c.vocab_size
-        return 2.0 * (self.tokens.size * c.num_layers * layer + len(self.tokens) * head)
+        key_value = 2 * c.num_kv_heads * c.head_dim * c.hidden_size
+        rest = (2 * c.num_heads * c.head_dim + 3 * c.intermediate_size) * c.hidden_size
+        everywhere = c.num_layers * key_value + (c.num_layers - 1) * rest
+        at_the_end = rest + c.hidden_size * c.vocab_size
+        return 2.0 * (self.tokens.size * everywhere + len(self.tokens) * at_the_end)
 
 
 def make_subject(shape: str, workdir: Path, *, rows: int, length: int = 8) -> Subject:

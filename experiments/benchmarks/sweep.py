@@ -22,9 +22,13 @@ def run(workdir: Path, *, shape: str, rows: int, rounds: int, masks: int) -> dic
     circuits = np.stack([rng.random((c.num_layers, c.intermediate_size)) < s for s in sizes])
     ours = lambda: predict_circuits(model, dataset, circuits[:, None], fill=subject.fill)
 
+    masks_MxLx1x1xF = circuits[:, :, None, None]
+    tensors = {p: (p.tensor(masks_MxLx1x1xF), p.tensor(subject.fill)) for p in peers.values()}
+
     def theirs(peer):
-        for circuit in circuits:
-            peer.masked(tokens, circuit[:, None, None], subject.fill)
+        masks, fill = tensors[peer]
+        for mask in masks:
+            peer.masked(tokens, mask, fill)
 
     runs = {OURS: ours, **{k: lambda peer=peer: theirs(peer) for k, peer in peers.items()}}
     found = compare(runs, rounds)
