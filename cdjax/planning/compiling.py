@@ -19,6 +19,7 @@ import jax
 from jax.sharding import Mesh
 
 from cdjax.errors import InputError
+from cdjax.parallel.hardware import Peak
 from cdjax.parallel.mesh import make_mesh
 from cdjax.planning.fitting import MeshShape
 from cdjax.planning.job import Job, Program
@@ -152,7 +153,8 @@ def compile_for(target: Target, shape: MeshShape, job: Job) -> tuple[list[Footpr
     if 'error' in answer:
         raise InputError(answer['error'])
     footprints = [Footprint(**{**f, 'work': Work(**f['work'])}) for f in answer['footprints']]
-    return footprints, Chip(**answer['chip'])
+    chip = answer['chip'] | {'peak': Peak(*answer['chip']['peak'])}
+    return footprints, Chip(**chip)
 
 
 def main() -> None:
