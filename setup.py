@@ -43,6 +43,14 @@ setup(
             # Drives the Chromium of the system, where there is one; see .ci/run.
             'playwright>=1.50,<2',
         ],
+        # What the benchmark compares with; a peer that is not installed is named and left out.
+        'benchmark': [
+            'torch>=2.6',
+            'transformer-lens>=4.3',
+            'nnsight>=0.8',
+            'pytorch-cka==1.1.3',
+            'ckatorch>=1.0.3',
+        ],
         'docs': ['mkdocs-material>=9.5,<10', 'mkdocstrings[python]>=1.0,<2'],
         'tpu': ['jax[tpu]', 'gcsfs>=2024.6'],
         'cuda': ['jax[cuda12]'],

@@ -1,5 +1,10 @@
-"""Measures what the README claims: one suite a run, printed and written as JSON.
+"""Measures speed and memory beside what people use now, printed and written as JSON.
 
+`python -m experiments.benchmark --suite=forward --shape=smollm2` compares with the peers that are
+installed (`pip install -e '.[benchmark]'`); `--suite=all` runs all that measure speed. Calls of
+ours and of the peers alternate, so that what else the machine does falls on all alike.
+
+Two suites measure memory:
 `python -m experiments.benchmark --suite=checkpoint_memory --model=llama32_3b --devices=8`
 `python -m experiments.benchmark --suite=edit_memory --model=llama31_8b`
 """
@@ -8,15 +13,38 @@ import tempfile
 from pathlib import Path
 
 from absl import flags
+from etils import epath
 
 from cdjax.errors import InputError
 from cdjax.models.config import PRESETS, LlamaConfig
+from cdjax.models.target_folder import require_file
 from cdjax.run.results import to_text
 from experiments import launch
-from experiments.benchmarks import checkpoint_memory, edit_memory
+from experiments.benchmarks import (
+    attribution,
+    checkpoint_memory,
+    cka,
+    edit_memory,
+    forward,
+    growth,
+    startup,
+    sweep,
+)
+from experiments.benchmarks.subject import SHAPES
+from experiments.benchmarks.tables import to_markdown
 from experiments.output import check_output, write_output
 
+_compared = lambda: {'shape': FLAGS.shape, 'rows': FLAGS.rows, 'rounds': FLAGS.rounds}
+SPEED = {
+    'forward': lambda folder: forward.run(folder, **_compared()),
+    'sweep': lambda folder: sweep.run(folder, masks=FLAGS.masks, **_compared()),
+    'attribution': lambda folder: attribution.run(folder, **_compared()),
+    'cka': lambda _: cka.run(rounds=FLAGS.rounds),
+    'growth': lambda _: growth.run(rounds=FLAGS.rounds),
+    'startup': lambda folder: startup.run(folder, rounds=FLAGS.rounds),
+}
 SUITES = {
+    **SPEED,
     'checkpoint_memory': lambda folder: checkpoint_memory.run(
         folder, model=FLAGS.model, devices=FLAGS.devices
     ),
@@ -29,27 +57,39 @@ SUITES = {
 }
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum('suite', None, list(SUITES), 'What to measure.', required=True)
-flags.DEFINE_enum('model', 'llama32_3b', PRESETS, 'Shapes of the model.')
+flags.DEFINE_enum('suite', None, [*SUITES, 'all'], 'What to measure.', required=True)
+flags.DEFINE_enum('model', 'llama32_3b', PRESETS, 'Shapes of the model (memory).')
+flags.DEFINE_enum('shape', 'small', list(SHAPES), 'Shapes of the model (speed).')
+flags.DEFINE_integer('rows', 256, 'Prompts of eight tokens (speed).', lower_bound=1)
+flags.DEFINE_integer('masks', 64, 'Circuits of a sweep.', lower_bound=1)
+flags.DEFINE_integer('rounds', 5, 'Calls of each program (speed).', lower_bound=1)
 flags.DEFINE_integer('devices', 8, 'Simulated devices.', lower_bound=1)
 flags.DEFINE_integer('prefix', 64, 'Tokens of a few-shot prefix (edit_memory).', lower_bound=0)
 flags.DEFINE_integer('question', 6, 'Tokens behind it (edit_memory).', lower_bound=1)
 flags.DEFINE_integer('batch_size', 64, 'Problems of a step (edit_memory).', lower_bound=8)
 flags.DEFINE_string('scratch', None, 'Folder for temporary files; the system default if not given.')
 flags.DEFINE_string('output', None, 'JSON file to write the result to as well.')
+flags.DEFINE_string('markdown', None, 'File to write the result to as tables of Markdown.')
 
 
 def main() -> None:
-    """Runs one suite."""
+    """Runs one suite, or all that measure speed."""
     if FLAGS.output is not None:
         check_output(FLAGS.output, 'suite', 'a benchmark')
+    if FLAGS.markdown is not None:
+        require_file(epath.Path(FLAGS.markdown))
     if FLAGS.scratch is not None and not Path(FLAGS.scratch).is_dir():
         raise InputError(f'scratch={FLAGS.scratch} is no folder: make it, or name another')
     with tempfile.TemporaryDirectory(dir=FLAGS.scratch) as folder:
-        result = {'suite': FLAGS.suite, **SUITES[FLAGS.suite](Path(folder))}
+        names = list(SPEED) if FLAGS.suite == 'all' else [FLAGS.suite]
+        results = {name: SUITES[name](Path(folder)) for name in names}
+    content = {'suites': results} if FLAGS.suite == 'all' else results[FLAGS.suite]
+    result = {'suite': FLAGS.suite, **content}
     launch.say(to_text(result).rstrip())
     if FLAGS.output is not None:
         write_output(FLAGS.output, result)
+    if FLAGS.markdown is not None:
+        epath.Path(FLAGS.markdown).write_text(to_markdown(results))
 
 
 if __name__ == '__main__':

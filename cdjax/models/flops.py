@@ -20,7 +20,8 @@ def forward_flops(config: LlamaConfig, rows: int, length: int, logits: int) -> i
     `2N` a token, `2dV` for each position whose logits are computed, and causal attention, in
     which position t sees t + 1 keys: `4·H·h·(t + 1)` for scores and values, in every layer. A
     training step costs three times as much (once forward, twice backward); what rematerialisation
-    computes again is not useful and not counted.
+    computes again is not useful and not counted. Every layer counts whole, also the last of a
+    shallow model, which is computed where it is read alone.
 
     Args:
         config: the model.

@@ -67,19 +67,20 @@ def arm_difference(runs: Sequence[Mapping[str, Any]], arm: str, other: str) -> D
 
 
 def overlap_difference(study: Mapping[str, Any]) -> Difference | None:
-    """Returns the mean overlap (IoU) of two circuits minus that of random masks of their size.
+    """Returns the mean overlap (IoU) of two circuits minus that of random masks like them.
 
-    The interval is two standard deviations of the overlap of one pair of random masks, whose
-    intersection is hypergeometric; None for a single circuit.
+    All of it among living neurons. The interval is two standard deviations of the overlap of one
+    pair of random masks, whose intersection is hypergeometric; None for a single circuit.
     """
-    overlap, n, neurons = study['overlap'], study['size'], study['neurons']
+    overlap, neurons, chance = study['overlap'], study['living']['neurons'], study['chance_overlap']
     pairs = [overlap[j][k] for j in range(len(overlap)) for k in range(j)]
     if not pairs:
         return None
-    p = n / neurons
+    p = 2 * chance / (1 + chance)  # the part of the living that is in a circuit
+    n = p * neurons
     deviation = math.sqrt(n * p * (1 - p) * (neurons - n) / max(neurons - 1, 1))
     half = 2 * deviation * 2 * n / (2 * n - n * p) ** 2
-    value = sum(pairs) / len(pairs) - study['chance_overlap']
+    value = sum(pairs) / len(pairs) - chance
     return Difference(value, (value - half, value + half))
 
 

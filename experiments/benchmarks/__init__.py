@@ -1,1 +1,1 @@
-"""The suites of `experiments.benchmark`, one module each, with `run(workdir) -> dict`."""
+"""The suites of `experiments.benchmark`, one module each, with `run(workdir, ...) -> dict`."""

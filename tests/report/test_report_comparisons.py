@@ -64,8 +64,7 @@ def test_overlap_of_random_masks_is_told_apart_as_often_as_it_should():
         share = n / neurons
         study = {
             'overlap': [[1.0, iou], [iou, 1.0]],
-            'size': n,
-            'neurons': neurons,
+            'living': {'neurons': neurons},
             'chance_overlap': share / (2 - share),
         }
         verdicts.append(overlap_difference(study).verdict)

@@ -162,6 +162,9 @@ def test_scales(context, asked, monkeypatch):
     assert abs(between[1]) < 0.3
     section = study.present(result)
     assert 'lasses found apart in the two models agree' in section.findings[0]
+    able, unable = ({**result, 'accuracy': {'teacher': 1, 'other': a}} for a in (0.9, 0.03))
+    assert 'cannot do the task' not in study.present(able).findings[1]
+    assert 'cannot do the task' in study.present(unable).findings[1]
 
 
 def test_the_other_scale_is_narrower_and_deeper():

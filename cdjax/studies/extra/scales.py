@@ -191,6 +191,11 @@ def _about(result: Result) -> str:
         f'and answers {percent(result["accuracy"][name])}'
         for name in (TEACHER, OTHER)
     ]
+    if result['accuracy'][OTHER] < result['accuracy'][TEACHER] / 2:
+        parts.append(
+            'it cannot do the task, so that what its classes agree with is in the embeddings of '
+            'any model, and no mechanism'
+        )
     return sentence('; '.join(parts))
 
 

@@ -1,0 +1,50 @@
+"""Debiased linear CKA with its gradient, over rows and widths, against the products it needs."""
+
+import importlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from cdjax.losses import linear_cka
+from experiments.benchmarks.measure import OURS, compare, machine
+
+SIZES = ((256, 1024), (1024, 1024), (1024, 4096))
+
+
+def run(*, rounds: int) -> dict[str, Any]:
+    """Measures value and gradient to x of two feature sets `[n, width]`, float32."""
+    absent, found = [], {}
+    theirs = {}
+    for package, function in (('cka', 'cka_from_features'), ('ckatorch.core', 'cka_batch')):
+        try:
+            theirs[package] = getattr(importlib.import_module(package), function)
+        except ImportError:
+            absent.append(package)
+    step = jax.jit(jax.value_and_grad(linear_cka))
+    limit = machine()
+    for n, width in SIZES:
+        x, y = np.random.default_rng(0).normal(size=(2, n, width)).astype(np.float32)
+        ours = jax.device_put((x, y))
+        runs = {OURS: lambda ours=ours: jax.block_until_ready(step(*ours))}
+        runs |= {k: lambda f=f, x=x, y=y: _torch_step(f, x, y) for k, f in theirs.items()}
+        result = compare(runs, rounds)
+        # Two Gram matrices, and the gradient of one of them times x; or the other form's.
+        gram, features = 2 * n * n * 3 * width, 2 * n * width * width * 5
+        flops = min(gram, features)
+        result['flops'] = flops
+        result['flops_per_cpu_second'] = flops / result['seconds'][OURS]['cpu']
+        result['of_limit'] = result['flops_per_cpu_second'] / limit['flops_per_cpu_second']
+        found[f'n={n} width={width}'] = result
+    return {'cases': found, 'absent': absent, 'machine': limit}
+
+
+def _torch_step(function, x, y):
+    import torch
+
+    x, y = torch.tensor(x, requires_grad=True), torch.tensor(y)
+    if function.__name__ == 'cka_batch':  # of one batch
+        function(x[None], y[None]).sum().backward()
+    else:
+        function(x, y)[0, 0].backward()
+    return x.grad

@@ -1,0 +1,84 @@
+"""Times of several functions that do the same, taken in turn, and the limits of the machine."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+OURS = 'cdjax'
+
+
+def compare(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
+    """Times functions in turn, so that what else the machine does falls on all alike.
+
+    Args:
+        functions: by name, each blocking until its result is there; the first call, which may
+            compile, is not counted.
+        rounds: calls of each.
+
+    Returns:
+        `seconds`: by name the `median`, `least` and `cpu` (the least CPU time of a call, over all
+        threads: on a machine that is shared it is steadier). `ratios`: for each peer its time
+        over ours, `median`, `low` and `high` over the rounds, and `cpu`.
+    """
+    for function in functions.values():
+        function()
+    wall, cpu = ({name: [] for name in functions} for _ in range(2))
+    for _ in range(rounds):
+        for name, function in functions.items():
+            at, cpu_at = time.perf_counter(), time.process_time()
+            function()
+            wall[name].append(time.perf_counter() - at)
+            cpu[name].append(time.process_time() - cpu_at)
+    seconds = {
+        name: {'median': float(np.median(taken)), 'least': min(taken), 'cpu': min(cpu[name])}
+        for name, taken in wall.items()
+    }
+    ratios = {
+        name: _ratio(taken, wall[OURS], min(cpu[name]) / min(cpu[OURS]))
+        for name, taken in wall.items()
+        if name != OURS and OURS in wall
+    }
+    return {'seconds': seconds, 'ratios': ratios}
+
+
+def _ratio(theirs, ours, cpu):
+    by_round = np.array(theirs) / np.array(ours)
+    low, high = by_round.min(), by_round.max()
+    return {
+        'median': float(np.median(by_round)),
+        'low': float(low),
+        'high': float(high),
+        'cpu': cpu,
+    }
+
+
+def machine(size: int = 1024) -> dict[str, Any]:
+    """Returns what the machine can do: float32 products of `size`, and copies, a second."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)).astype(np.float32))
+    product = jax.jit(lambda x: jnp.matmul(x, x, precision=jax.lax.Precision.HIGHEST))
+    source = np.ones(1 << 25, np.float32)
+    target = np.empty_like(source)
+    found = compare(
+        {
+            'product': lambda: jax.block_until_ready(product(x)),
+            'copy': lambda: np.copyto(target, source),
+        },
+        rounds=9,
+    )['seconds']
+    return {
+        'device': jax.devices()[0].device_kind,
+        'cores': len(os.sched_getaffinity(0)),
+        'flops_per_second': 2 * size**3 / found['product']['least'],
+        'flops_per_cpu_second': 2 * size**3 / found['product']['cpu'],
+        'bytes_per_second': 2 * source.nbytes / found['copy']['least'],
+    }
+
+
+def exponent(sizes: list[int], seconds: list[float]) -> float:
+    """Returns b of `seconds = a * sizes ** b`, fitted to the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])

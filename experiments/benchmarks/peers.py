@@ -1,0 +1,154 @@
+"""The same model and the same interventions in what people use now, each where it is installed.
+
+A peer is made from a folder of our own Hugging Face export, and computes float32 logits and neurons
+of the last position of each row.
+"""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+
+from cdjax.models import LlamaConfig
+
+
+class TorchHooks:
+    """transformers with forward hooks."""
+
+    package = 'transformers'
+
+    def __init__(self, folder: Path, config: LlamaConfig):
+        import torch
+        import transformers
+
+        self.torch = torch
+        self.model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.model.requires_grad_(False)
+        self.downs = [block.mlp.down_proj for block in self.model.model.layers]
+
+    def _run(self, tokens, hook):
+        handles = [
+            down.register_forward_pre_hook(lambda _, args, n=n: hook(n, args[0]))
+            for n, down in enumerate(self.downs)
+        ]
+        try:
+            run = self.model(self.torch.as_tensor(tokens), use_cache=False, logits_to_keep=1)
+            return run.logits[:, -1]
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def masked(self, tokens, masks, fill=None):
+        """Returns logits `[B, V]` under tensors: masks `[L, B, 1, F]`, the rest at `fill` or 0."""
+        with self.torch.inference_mode():
+            return self._run(tokens, lambda n, x: (_ablated(n, x, masks, fill),)).numpy()
+
+    def captured(self, tokens):
+        """Returns the neurons at the last position, `[L, B, F]`."""
+        taken = []
+        with self.torch.inference_mode():
+            self._run(tokens, lambda _, x: taken.append(x[:, -1].clone()))
+        return self.torch.stack(taken).numpy()
+
+    def attribution(self, tokens, answers, others, fill):
+        """Attribution patching: the sum over problems and positions of (a - fill) * gradient."""
+        torch, taken = self.torch, []
+
+        def hook(_, x):
+            taken.append(x.detach().requires_grad_(not taken) if not taken else x)
+            taken[-1].retain_grad()
+            return (taken[-1],)
+
+        logits = self._run(tokens, hook)
+        rows = torch.arange(len(tokens))
+        (
+            logits[rows, torch.as_tensor(answers)] - logits[rows, torch.as_tensor(others)]
+        ).sum().backward()
+        fill = torch.as_tensor(fill)
+        scores = [((x - f) * x.grad).abs().sum((0, 1)) for x, f in zip(taken, fill, strict=True)]
+        return torch.stack(scores).detach().numpy()
+
+    def tensor(self, x):
+        """Returns a float32 tensor of an array, to be made before a call is timed."""
+        return self.torch.tensor(np.asarray(x, np.float32))
+
+
+class NNsight(TorchHooks):
+    """nnsight's traces over the model of transformers."""
+
+    package = 'nnsight'
+
+    def __init__(self, folder: Path, config: LlamaConfig):
+        super().__init__(folder, config)
+        self.wrapped = importlib.import_module('nnsight').NNsight(self.model)
+
+    def masked(self, tokens, masks, fill=None):
+        """Returns logits `[B, V]` under tensors: masks `[L, B, 1, F]`, the rest at `fill` or 0."""
+        tokens, wrapped = self.torch.as_tensor(tokens), self.wrapped
+        with self.torch.inference_mode(), wrapped.trace(tokens, use_cache=False, logits_to_keep=1):
+            for n, block in enumerate(wrapped.model.layers):
+                down = block.mlp.down_proj
+                down.input = _ablated(n, down.input, masks, fill)
+            logits = wrapped.output.logits.save()
+        return logits[:, -1].numpy()
+
+    def captured(self, tokens):
+        """Returns the neurons at the last position, `[L, B, F]`."""
+        wrapped, tokens = self.wrapped, self.torch.as_tensor(tokens)
+        with self.torch.inference_mode(), wrapped.trace(tokens, use_cache=False, logits_to_keep=1):
+            taken = [].save()
+            for block in wrapped.model.layers:
+                taken.append(block.mlp.down_proj.input[:, -1])
+        return self.torch.stack(taken).numpy()
+
+
+class TransformerLens(TorchHooks):
+    """TransformerLens' bridge over the model of transformers."""
+
+    package = 'transformer_lens'
+
+    def __init__(self, folder: Path, config: LlamaConfig):
+        super().__init__(folder, config)
+        bridge = importlib.import_module('transformer_lens.model_bridge').TransformerBridge
+        self.bridge = bridge.boot_transformers(
+            str(folder),
+            device='cpu',
+            dtype=self.torch.float32,
+            hf_model=self.model,
+        )
+        self.sites = [f'blocks.{n}.mlp.out.hook_in' for n in range(config.num_layers)]
+
+    def _run(self, tokens, hook):
+        def hooked(x, hook_point, n):
+            changed = hook(n, x)
+            return None if changed is None else changed[0]
+
+        hooks = [
+            (site, lambda x, hook, n=n: hooked(x, hook, n)) for n, site in enumerate(self.sites)
+        ]
+        logits = self.bridge.run_with_hooks(
+            self.torch.as_tensor(tokens), fwd_hooks=hooks, logits_to_keep=1
+        )
+        return logits[:, -1]
+
+
+def _ablated(n, x, masks, fill):
+    kept = masks[n] * x
+    return kept if fill is None else kept + (1 - masks[n]) * fill[n]
+
+
+PEERS = (TorchHooks, NNsight, TransformerLens)
+
+
+def installed(folder: Path, config: LlamaConfig, peers=PEERS) -> tuple[dict, list[str]]:
+    """Returns the peers by name of their package, and the packages that are not installed."""
+    found, absent = {}, []
+    for peer in peers:
+        try:
+            importlib.import_module('torch')
+            importlib.import_module(peer.package)
+        except ImportError:
+            absent.append(peer.package)
+            continue
+        found[peer.package] = peer(folder, config)
+    return found, absent

@@ -1,0 +1,77 @@
+"""The models and problems that the suites of speed run on: shapes of real ones, random weights."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cdjax.data import Dataset, build_arithmetic_tokenizer
+from cdjax.models import Llama, LlamaConfig, save_huggingface
+
+SHAPES = {
+    # SmolLM2-135M.
+    'smollm2': LlamaConfig(49152, 576, 1536, 30, 9, 3, 64, rope_theta=1e5, tie_embeddings=True),
+    'small': LlamaConfig(4096, 256, 1024, 4, 8, 4, 32, tie_embeddings=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model, prompts of one length and a neuron mask for each of them.
+
+    Attributes:
+        model: float32, random weights.
+        tokens: int `[B, T]`.
+        masks: bool `[L, B, 1, F]`, half of the neurons.
+        fill: float32 `[L, T, F]`.
+        answers: int `[2, B]`, the tokens of a logit difference.
+        folder: the model as a Hugging Face checkpoint.
+    """
+
+    model: Llama
+    tokens: np.ndarray
+    masks: np.ndarray
+    fill: np.ndarray
+    answers: np.ndarray
+    folder: Path
+
+    @property
+    def flops(self) -> float:
+        """Products that logits of the last position need, 2 a parameter and token.
+
+        Of the last layer that is keys and values everywhere, and the rest at one position.
+        """
+        c = self.model.config
+        key_value = 2 * c.num_kv_heads * c.head_dim * c.hidden_size
+        rest = (2 * c.num_heads * c.head_dim + 3 * c.intermediate_size) * c.hidden_size
+        everywhere = c.num_layers * key_value + (c.num_layers - 1) * rest
+        at_the_end = rest + c.hidden_size * c.vocab_size
+        return 2.0 * (self.tokens.size * everywhere + len(self.tokens) * at_the_end)
+
+
+def make_subject(shape: str, workdir: Path, *, rows: int, length: int = 8) -> Subject:
+    """Returns the subject of a shape, its checkpoint written into `workdir`."""
+    c = SHAPES[shape]
+    model = jax.jit(lambda key: Llama(c, key))(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    folder = workdir / shape
+    if not folder.exists():
+        save_huggingface(model, folder)
+        build_arithmetic_tokenizer(9).save_pretrained(folder)  # some peers want one
+    return Subject(
+        model,
+        rng.integers(0, c.vocab_size, (rows, length)),
+        rng.random((c.num_layers, rows, 1, c.intermediate_size)) < 0.5,
+        rng.normal(size=(c.num_layers, length, c.intermediate_size)).astype(np.float32) * 0.01,
+        rng.integers(0, c.vocab_size, (2, rows)),
+        folder,
+    )
+
+
+def make_dataset(tokens: np.ndarray, answers: np.ndarray) -> Dataset:
+    """Returns prompts `[N, T]` of one length and answers `[2, N]` as a data set without texts."""
+    rows = np.arange(len(tokens), dtype=np.int32)
+    lengths = np.full(len(tokens), tokens.shape[1], np.int32)
+    texts = np.full(len(tokens), '', object)
+    return Dataset(tokens, lengths, answers[0], tokens, answers[1], rows, texts, {}, {}, {})

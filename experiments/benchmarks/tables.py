@@ -1,0 +1,62 @@
+"""The results of the suites as Markdown, for `docs/performance.md`."""
+
+from typing import Any
+
+from experiments.benchmarks.measure import OURS
+
+
+def to_markdown(results: dict[str, Any]) -> str:
+    """Returns a section for each suite: the machine, times and ratios, or curves."""
+    return '\n'.join(_section(name, found) for name, found in results.items())
+
+
+def _section(name, found):
+    lines = [f'### {name}', '']
+    if 'machine' in found:
+        m = found['machine']
+        lines += [
+            f'Limits of this {m["device"]} on {m["cores"]} core(s), in the same run: '
+            f'{m["flops_per_cpu_second"] / 1e9:.0f} GFLOP/s a core in float32 products, '
+            f'{m["bytes_per_second"] / 1e9:.0f} GB/s in copies.',
+            '',
+        ]
+    if found.get('absent'):
+        lines += [f'Not installed: {", ".join(found["absent"])}.', '']
+    if 'curves' in found:
+        lines += ['| grows | sizes | CPU seconds | exponent | why |', '|---|---|---|---|---|']
+        lines += [_curve(*curve) for curve in found['curves'].items()]
+    elif 'cases' in found:
+        lines += [
+            '| case | program | seconds | CPU s | over cdjax (low to high) | by CPU s |',
+            '|---|---|---|---|---|---|',
+        ]
+        for case, result in found['cases'].items():
+            lines += [_row(case, program, result) for program in result['seconds']]
+    else:
+        lines += ['| figure | value |', '|---|---|']
+        lines += [f'| {key} | {value} |' for key, value in found.items()]
+    return '\n'.join([*lines, ''])
+
+
+def _row(case, program, result):
+    taken, ratio = result['seconds'][program], result.get('ratios', {}).get(program)
+    cells = [
+        case,
+        program,
+        f'{taken["median"]:.3g}',
+        f'{taken["cpu"]:.3g}' if 'cpu' in taken else '',
+    ]
+    if ratio is not None:
+        spread = f'{ratio["median"]:.2f} ({ratio["low"]:.2f} to {ratio["high"]:.2f})'
+        cells += [spread, f'{ratio["cpu"]:.2f}']
+    elif program == OURS and 'of_limit' in result:
+        cells += ['', f'{result["of_limit"]:.0%} of the limit of products']
+    else:
+        cells += ['', '']
+    return f'| {" | ".join(cells)} |'
+
+
+def _curve(name, curve):
+    numbers = lambda values: ', '.join(f'{value:.3g}' for value in values)
+    sizes, cpu = numbers(curve['sizes']), numbers(curve['cpu_seconds'])
+    return f'| {name} | {sizes} | {cpu} | {curve["exponent"]:.2f} | {curve["reason"]} |'

@@ -1,0 +1,56 @@
+"""The suites of speed: what they compare is equal, and what they write is documented."""
+
+import json
+
+import numpy as np
+import pytest
+from artefacts import disagreements
+
+from cdjax.run.results import to_text
+from experiments.benchmarks import attribution, forward, growth, sweep
+from experiments.benchmarks.measure import OURS, compare, exponent
+from experiments.benchmarks.tables import to_markdown
+
+
+def test_an_exponent_is_that_of_a_power_law():
+    assert exponent([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0]) == pytest.approx(2.0)
+
+
+def test_calls_alternate_and_the_first_is_not_counted():
+    order = []
+    runs = {name: lambda name=name: order.append(name) for name in (OURS, 'peer')}
+    found = compare(runs, rounds=2)
+    assert order == [OURS, 'peer'] * 3
+    assert set(found['ratios']) == {'peer'}
+
+
+def test_ratios_are_theirs_over_ours(monkeypatch):
+    clock = iter(np.cumsum([0, 1, 0, 4, 0, 2, 0, 4.0]))  # ours 1 and 2 s, theirs 4 and 4 s
+    monkeypatch.setattr('time.perf_counter', lambda: next(clock))
+    monkeypatch.setattr('time.process_time', iter(np.arange(8.0)).__next__)
+    found = compare({OURS: lambda: None, 'peer': lambda: None}, rounds=2)
+    assert found['ratios']['peer'] == {'median': 3.0, 'low': 2.0, 'high': 4.0, 'cpu': 1.0}
+    assert found['seconds'][OURS] == {'median': 1.5, 'least': 1.0, 'cpu': 1.0}
+
+
+@pytest.mark.parametrize(
+    ('suite', 'options'),
+    [(forward, {}), (sweep, {'masks': 2}), (attribution, {})],
+    ids=['forward', 'sweep', 'attribution'],
+)
+def test_a_suite_compares_with_transformers(tmp_path, suite, options):
+    """Within the suites, logits, neurons and scores are asserted equal to the peers'."""
+    found = suite.run(tmp_path, shape='small', rows=4, rounds=1, **options)
+    assert 'transformers' not in found['absent']
+    for case in found['cases'].values():
+        assert {OURS, 'transformers'} <= set(case['seconds'])
+    written = json.loads(to_text({'suite': 'name', **found}))
+    assert disagreements('speed', written) == []
+    assert f'| {OURS} |' in to_markdown({'name': found})
+
+
+def test_a_curve_has_its_exponent(monkeypatch):
+    monkeypatch.setattr(growth, 'CURVES', {'rows': ((2, 4), 'a reason')})
+    found = growth.run(rounds=1)
+    assert disagreements('growth', json.loads(to_text({'suite': 'growth', **found}))) == []
+    assert '| rows | 2, 4 |' in to_markdown({'growth': found})
