@@ -45,8 +45,8 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path):
     [
         ('{"version": 1, "acc', 'is damaged, no JSON .*: remove it, and the same command computes'),
         ('[1]', 'is damaged, no JSON object'),
-        ('{"accuracy": 0.5}', 'holds results of version None and this is version 1'),
-        ('{"version": 2}', 'holds results of version 2 and this is version 1'),
+        ('{"accuracy": 0.5}', f'holds results of version None and this is version {VERSION}'),
+        ('{"version": 0}', f'holds results of version 0 and this is version {VERSION}'),
     ],
 )
 def test_what_is_no_result_of_this_version_is_not_taken_for_one(tmp_path, content, message):
