@@ -1,6 +1,6 @@
 """Debiased linear CKA with its gradient, over rows and widths, against the products it needs."""
 
-import importlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,13 +14,7 @@ SIZES = ((256, 1024), (1024, 1024), (1024, 4096))
 
 def run(*, rounds: int) -> dict[str, Any]:
     """Measures value and gradient to x of two feature sets `[n, width]`, float32."""
-    absent, found = [], {}
-    theirs = {}
-    for package, function in (('cka', 'cka_from_features'), ('ckatorch.core', 'cka_batch')):
-        try:
-            theirs[package] = getattr(importlib.import_module(package), function)
-        except ImportError:
-            absent.append(package)
+    found, (theirs, absent) = {}, _peers()
     step = jax.jit(jax.value_and_grad(linear_cka))
     limit = machine()
     for n, width in SIZES:
@@ -48,3 +42,21 @@ def _torch_step(function, x, y):
     else:
         function(x, y)[0, 0].backward()
     return x.grad
+
+
+def _peers() -> tuple[dict[str, Callable], list[str]]:
+    """Returns the functions of the packages that are installed, and the names of the others."""
+    theirs, absent = {}, []
+    try:
+        from cka import cka_from_features
+
+        theirs['cka'] = cka_from_features
+    except ImportError:
+        absent.append('cka')
+    try:
+        from ckatorch.core import cka_batch
+
+        theirs['ckatorch.core'] = cka_batch
+    except ImportError:
+        absent.append('ckatorch.core')
+    return theirs, absent

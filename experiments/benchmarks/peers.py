@@ -4,7 +4,7 @@ A peer is made from a folder of our own Hugging Face export, and computes float3
 of the last position of each row.
 """
 
-import importlib
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,9 @@ class NNsight(TorchHooks):
 
     def __init__(self, folder: Path, config: LlamaConfig):
         super().__init__(folder, config)
-        self.wrapped = importlib.import_module('nnsight').NNsight(self.model)
+        from nnsight import NNsight
+
+        self.wrapped = NNsight(self.model)
 
     def masked(self, tokens, masks, fill=None):
         """Returns logits `[B, V]` under tensors: masks `[L, B, 1, F]`, the rest at `fill` or 0."""
@@ -109,8 +111,9 @@ class TransformerLens(TorchHooks):
 
     def __init__(self, folder: Path, config: LlamaConfig):
         super().__init__(folder, config)
-        bridge = importlib.import_module('transformer_lens.model_bridge').TransformerBridge
-        self.bridge = bridge.boot_transformers(
+        from transformer_lens.model_bridge import TransformerBridge
+
+        self.bridge = TransformerBridge.boot_transformers(
             str(folder),
             device='cpu',
             dtype=self.torch.float32,
@@ -144,11 +147,8 @@ def installed(folder: Path, config: LlamaConfig, peers=PEERS) -> tuple[dict, lis
     """Returns the peers by name of their package, and the packages that are not installed."""
     found, absent = {}, []
     for peer in peers:
-        try:
-            importlib.import_module('torch')
-            importlib.import_module(peer.package)
-        except ImportError:
+        if all(importlib.util.find_spec(name) for name in ('torch', peer.package)):
+            found[peer.package] = peer(folder, config)
+        else:
             absent.append(peer.package)
-            continue
-        found[peer.package] = peer(folder, config)
     return found, absent
