@@ -26,7 +26,7 @@ PANELS = (
     ('faithfulness', 'Faithfulness', ''),
     ('completeness', 'Completeness', ''),
 )
-_FAITHFULNESS = (-0.25, 1.35)  # of runs away from it no curve is read
+_FAITHFULNESS = (-0.25, 1.35)  # what lies beyond is drawn at the edge
 
 
 def method_series(study: Mapping[str, Any]) -> list[Series]:
@@ -55,7 +55,8 @@ def method_curves(study: Mapping[str, Any]) -> Chart:
         'On unseen problems, over the size of the circuits: with all neurons outside the circuit '
         'of a problem’s class ablated, and with that circuit ablated. Bands: 95 % intervals. '
         'Dotted: the whole model, and the size that the circuits were cut to. Faithfulness '
-        '(MIB-style): 1 as the whole model, 0 as without neurons. Completeness: 1 if without the '
+        '(MIB-style): 1 as the whole model, 0 as without neurons; what lies beyond the '
+        'panel is drawn at its edge. Completeness: 1 if without the '
         'circuit nothing is left.',
         [
             'method',
@@ -94,7 +95,10 @@ def _draw(ax, study, legend, field, unit):
             low, high = ([scale * interval[i] for interval in intervals] for i in (0, 1))
             band = ax.fill_between(x, low, high, color=series.ink, alpha=0.14, linewidth=0)
             mark(band, series=series.slug)
-        (line,) = ax.plot(x, [scale * point[field] for _, point in drawn], **series.line)
+        y = [scale * point[field] for _, point in drawn]
+        if not unit:  # a mark beyond the page is not drawn, and its words would have no place
+            y = [min(max(value, _FAITHFULNESS[0]), _FAITHFULNESS[1]) for value in y]
+        (line,) = ax.plot(x, y, **series.line)
         tips = [_tip(series, s, p, field, unit) for s, p in drawn]
         mark(line, series=series.slug, tips=tips)
     share_axis(ax, shares)

@@ -14,6 +14,7 @@ import pytest
 from launchers import ROOT, run_launchers
 
 from cdjax.parallel.preemption import Preempted
+from cdjax.run.folder import VERSION
 from cdjax.studies.inputs import EMBEDDED_TEACHER
 from cdjax.training.gradient_reports import GradientError, GradientReport
 from experiments import launch
@@ -30,7 +31,7 @@ def mistakes(folder):
     other.mkdir()
     short = shutil.copytree(EMBEDDED_TEACHER, folder / 'short')
     os.truncate(short / 'model.safetensors', 100_000)
-    run = {'version': 1, 'name': 'discover', 'inputs': {'share': 0.5}}
+    run = {'version': VERSION, 'name': 'discover', 'inputs': {'share': 0.5}}
     (other / 'config.json').write_text(json.dumps(run))
     return {
         'operator': (['discover', new, '--operators=+,%'], ["'%'", 'choose']),
@@ -90,7 +91,7 @@ def mistakes(folder):
             ['profile_steps=5:3', 'END above it'],
         ),
         'plan_mesh': (
-            ['plan', '--target=cpu:4', '--fsdp=3', '--teacher=llama3_8b', '--operands=2'],
+            ['plan', '--target=cpu:4', '--fsdp=3', '--teacher=llama3_8b', '--batch_size=16'],
             ['fsdp=3 does not divide the 4 devices of cpu:4'],
         ),
         'plan_output': (

@@ -18,6 +18,7 @@ from cdjax.models.parity import (
     torch_reference,
     write_certificate,
 )
+from cdjax.run.folder import VERSION
 
 
 @pytest.fixture(scope='module')
@@ -56,7 +57,7 @@ def test_an_equal_model_is_certified(setting, tmp_path):
     write_certificate(tmp_path / 'sub' / 'parity.json', {'load': measured, 'export': measured})
     written = json.loads((tmp_path / 'sub' / 'parity.json').read_text())
     assert written == {
-        'version': 1,
+        'version': VERSION,
         'equal': True,
         'stages': {'load': measured, 'export': measured},
     }

@@ -22,6 +22,7 @@ from synthetic_results import (
 from cdjax.circuits.methods import LEARNED, METHODS, Method
 from cdjax.distillation.arms import ARMS
 from cdjax.errors import InputError
+from cdjax.report.method_curves import method_curves
 from cdjax.report.svg import PALETTE
 from cdjax.report.terminal import WIDTH, summary
 from cdjax.report.write import read_results, render, write_report
@@ -323,3 +324,11 @@ def test_write_report_and_read_results(tmp_path, pages):
     (tmp_path / 'results.json').write_text('{')
     with pytest.raises(InputError, match='is damaged, no JSON'):
         read_results(tmp_path)
+
+
+def test_a_faithfulness_far_from_one_keeps_its_words():
+    study = make_study()
+    for point in study['curves']['learned']:
+        point['faithfulness'] = 300.0
+    panel = next(p for p in method_curves(study).panels if p.title == 'Faithfulness')
+    assert panel.svg.count('<title>') >= len(study['sizes'])
