@@ -8,7 +8,6 @@ the same command, continues.
 from absl import flags
 
 from cdjax.report.terminal import summary
-from cdjax.report.write import write_report
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.pipeline import Pipeline, PipelineConfig
 from experiments import launch
@@ -53,6 +52,8 @@ define_machine_flags()
 
 def main() -> None:
     """Runs all stages, prints the table of arms and writes the report."""
+    from cdjax.report.write import write_report  # with matplotlib, which --help does not need
+
     config = PipelineConfig(
         inputs=inputs_from_flags(),
         discovery=discovery_from_flags(),

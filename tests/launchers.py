@@ -21,6 +21,7 @@ ENVIRONMENT = {
 
 FORKS = """
 import importlib, jax, json, os, pkgutil, runpy, signal, sys
+import scipy.optimize, scipy.stats, sklearn.cluster, sklearn.metrics  # lazy in the package
 import cdjax, experiments.benchmarks, experiments.flags
 from cdjax.studies.inputs import EMBEDDED_TEACHER
 from transformers import AutoTokenizer

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,6 @@ from cdjax.errors import InputError
 from cdjax.parallel import mesh as mesh_lib
 from cdjax.parallel.hardware import least_seconds
 from cdjax.parallel.preemption import Preempted, PreemptionNotice
-from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.folder import (
     as_json,
     make_folder,
@@ -37,6 +36,9 @@ from cdjax.run.metrics import MetricsWriter, progress
 from cdjax.run.options import RunOptions
 from cdjax.training.gradient_reports import GradientError, GradientReport
 from cdjax.training.profiler import Profiler
+
+if TYPE_CHECKING:
+    from cdjax.run.checkpoints import Checkpoints
 
 # Steps that may be queued on the devices: enough to keep them busy, few enough that a SIGTERM is
 # heeded at once and the progress bar tells the truth.
@@ -217,6 +219,8 @@ def fit(
         done, history, window, facts = 0, [], _Window(), as_json(facts)
         checkpoints = writer = None
         if workdir is not None:
+            from cdjax.run.checkpoints import Checkpoints  # Orbax is slow to import
+
             workdir = make_folder(epath.Path(workdir))
             size = sum(x.nbytes for x in jax.tree.leaves(state))
             checkpoints = stack.enter_context(
@@ -383,6 +387,8 @@ def best_parameters(workdir: epath.PathLike, params: Any, best: tuple[str, str])
     Raises:
         InputError: no evaluation was finite, or the checkpoint is damaged.
     """
+    from cdjax.run.checkpoints import Checkpoints  # Orbax is slow to import
+
     folder = epath.Path(workdir) / 'checkpoints'
     with Checkpoints(folder, best=best, read_only=True) as checkpoints:
         step = checkpoints.best_step()
@@ -391,7 +397,7 @@ def best_parameters(workdir: epath.PathLike, params: Any, best: tuple[str, str])
         return checkpoints.restore_parameters(params, step=step), step
 
 
-def _resume(checkpoints: Checkpoints, state: Any) -> tuple[Any, dict[str, Any]]:
+def _resume(checkpoints: 'Checkpoints', state: Any) -> tuple[Any, dict[str, Any]]:
     """Restores the newest intact checkpoint onto the shardings of `state`, which is consumed."""
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
