@@ -12,7 +12,7 @@ A thin wrapper of Orbax. What it adds, because Orbax loads a flipped bit without
 import json
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
