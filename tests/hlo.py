@@ -32,13 +32,13 @@ def within_loops(text: str) -> list[str]:
     return [line for name in sorted(seen) for line in of[name]]
 
 
-def results(lines: list[str], operation: str) -> list[tuple[str, tuple[int, ...]]]:
-    """Returns dtype and shape of what each instruction of one kind gives, such as 'dot'."""
+def results(lines: list[str], operation: str | None = None) -> list[tuple[str, tuple[int, ...]]]:
+    """Returns dtype and shape of what instructions give, of all or of one kind such as 'dot'."""
     found = [_RESULT.search(line) for line in lines]
     return [
         (m[1], tuple(int(n) for n in m[2].split(',') if n))
         for m in found
-        if m and m[3] == operation
+        if m and operation in (None, m[3])
     ]
 
 

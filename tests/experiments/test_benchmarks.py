@@ -7,7 +7,8 @@ import pytest
 from artefacts import disagreements
 
 from cdjax.run.results import to_text
-from experiments.benchmarks import attribution, forward, growth, sweep
+from experiments.benchmarks import attribution, forward, growth, sweep, training
+from experiments.benchmarks.figure import draw
 from experiments.benchmarks.measure import OURS, compare, exponent
 from experiments.benchmarks.tables import to_markdown
 
@@ -43,14 +44,27 @@ def test_a_suite_compares_with_transformers(tmp_path, suite, options):
     found = suite.run(tmp_path, shape='small', rows=4, rounds=1, **options)
     assert 'transformers' not in found['absent']
     for case in found['cases'].values():
-        assert {OURS, 'transformers'} <= set(case['seconds'])
+        assert {OURS, 'transformers'} <= set(case['seconds']) or 'RelP' in case['seconds']
     written = json.loads(to_text({'suite': 'name', **found}))
     assert disagreements('speed', written) == []
     assert f'| {OURS} |' in to_markdown({'name': found})
 
 
-def test_a_curve_has_its_exponent(monkeypatch):
-    monkeypatch.setattr(growth, 'CURVES', {'rows': ((2, 4), 'a reason')})
+def test_curves_have_their_exponents_and_are_drawn(monkeypatch):
+    curves = {'rows': ((2, 4), 'a reason'), 'classes of a discovery step': ((1, 2), 'another')}
+    monkeypatch.setattr(growth, 'CURVES', curves)
     found = growth.run(rounds=1)
     assert disagreements('growth', json.loads(to_text({'suite': 'growth', **found}))) == []
     assert '| rows | 2, 4 |' in to_markdown({'growth': found})
+    svg = draw(found['curves'])
+    for name, curve in found['curves'].items():
+        assert f'{name}: {curve["exponent"]:.2f}' in svg
+
+
+def test_a_step_with_a_stored_teacher_is_over_one_by_labels():
+    found = training.run(shape='small', rows=16, rounds=1)
+    assert disagreements('speed', json.loads(to_text({'suite': 'training', **found}))) == []
+    (step, dispatch) = found['cases'].values()
+    assert set(step['ratios']) == set(step['seconds']) - {training.BARE}
+    assert step['ratios']['teacher in the step']['cpu'] > 0
+    assert set(dispatch['ratios']) == {'dispatched at once'}
