@@ -7,6 +7,7 @@ apart comes from `comparisons`, and a negative result is worded as plainly as a 
 import functools
 import math
 import re
+import statistics
 from typing import Any
 
 import jinja2
@@ -37,5 +38,6 @@ def _sentences():
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.ChainableUndefined
     )
     environment.filters |= {name: getattr(wording, name) for name in FILTERS}
-    environment.globals |= {'factorial': math.factorial, **vars(names), **vars(comparisons)}
+    environment.globals |= {'factorial': math.factorial, 'mean': statistics.mean}
+    environment.globals |= vars(names) | vars(comparisons)
     return environment.get_template('sentences.jinja').module
