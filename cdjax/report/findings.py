@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 
 from cdjax import wording
+from cdjax.distillation.arms import KD
 from cdjax.report import comparisons, names
 from cdjax.report.names import TEMPLATES
 
@@ -38,6 +39,6 @@ def _sentences():
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.ChainableUndefined
     )
     environment.filters |= {name: getattr(wording, name) for name in FILTERS}
-    environment.globals |= {'factorial': math.factorial, 'mean': statistics.mean}
     environment.globals |= vars(names) | vars(comparisons)
+    environment.globals |= {'factorial': math.factorial, 'mean': statistics.mean, 'KD': KD}
     return environment.get_template('sentences.jinja').module
