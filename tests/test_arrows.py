@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     'errors',
     'wording',
+    'colours',
     'precision',
     'registry',
     'losses',
@@ -40,7 +41,8 @@ LAUNCHERS = sorted(
     for file in (ROOT / 'experiments').glob('*.py')
     if 'launch.run(main' in file.read_text()
 )
-FACES = ('circuits', 'data', 'evaluation', 'inference', 'losses', 'models', 'parallel', 'training')
+FACES = ('circuits', 'data', 'distillation', 'evaluation', 'inference', 'losses', 'models')
+FACES += ('parallel', 'training')
 
 
 def package_of(module: str) -> str:

@@ -1,8 +1,4 @@
-"""Names and checksums of the arrays in a tree, the same on every mesh.
-
-Apart from the checkpoints that are verified by them: a circuit and a model's hash need these, and
-not Orbax, which is slow to import.
-"""
+"""Checksums of arrays where they lie, by the names of the leaves of a pytree."""
 
 from collections.abc import Mapping
 from typing import Any
