@@ -75,12 +75,15 @@ class LogLines:
         self._total, self._description, self._unit, self._stage = total, description, unit, stage
         self._initial, self._postfix = initial, {}
         self._began = time.monotonic()
+        self._first = None  # when the first unit was done, which compiles, and how many then were
 
     def update(self, n: int = 1) -> None:
         """Counts units that are done."""
         self.n += n
         now = time.monotonic()
-        if now - max(self._began, _written[0]) >= LOG_SECONDS and self.n != self._total:
+        if self._first is None:
+            self._first = now, self.n
+        elif now - max(self._began, _written[0]) >= LOG_SECONDS and self.n != self._total:
             self._write(self._running(now), now)
 
     def set_postfix(self, values: Mapping[str, str], refresh: bool = True) -> None:
@@ -97,16 +100,21 @@ class LogLines:
         # What is stopped says so itself, and short work that is no training is not worth a line.
         worth = self._stage and (self._unit == 'step' or took >= _DELAY)
         if failure is None and self.n > self._initial and worth:
-            done = self.n - self._initial
-            rate = f'{done / took:.3g} {self._unit}s/s' if took > 0 else ''
-            self._write(f'{self._count(done)} in {_seconds(took)} ({rate})', now)
+            rate = self._rate(now)
+            shown = '' if rate is None else f' ({rate:.3g} {self._unit}s/s)'
+            self._write(f'{self._count(self.n - self._initial)} in {_seconds(took)}{shown}', now)
 
     def _running(self, now: float) -> str:
-        rate = (self.n - self._initial) / (now - self._began)
+        rate = self._rate(now)
         text = f'{self._unit} {self.n:,}'
         if self._total is not None:
             text += f' of {self._total:,}, {_seconds((self._total - self.n) / rate)} left'
         return f'{text}, {rate:.3g} {self._unit}s/s'
+
+    def _rate(self, now: float) -> float | None:
+        """Returns units a second without the first, None where there was no other."""
+        since, done = self._first
+        return (self.n - done) / (now - since) if now > since else None
 
     def _count(self, n: int) -> str:
         return f'{n:,} {self._unit}{"" if n == 1 else "s"}'

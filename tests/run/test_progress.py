@@ -46,14 +46,14 @@ def test_a_bar_shows_rate_and_time_left_after_a_second(stream):
 
 def test_a_log_gets_a_line_every_half_a_minute_and_one_at_the_end(stream, clock):
     with progress(100, 'distill: kd', initial=20) as bar:
-        for _ in range(80):
-            clock[0] += 1.0
+        for step in range(80):
+            clock[0] += 1.0 if step else 11.0  # the first one compiles
             bar.set_postfix({'loss': '0.5'}, refresh=False)
             bar.update()
     assert stream.getvalue().splitlines() == [
-        'distill: kd: step 50 of 100, 50 s left, 1 steps/s, loss 0.5',
-        'distill: kd: step 80 of 100, 20 s left, 1 steps/s, loss 0.5',
-        'distill: kd: 80 steps in 1 min 20 s (1 steps/s), loss 0.5',
+        'distill: kd: step 40 of 100, 1 min 0 s left, 1 steps/s, loss 0.5',
+        'distill: kd: step 70 of 100, 30 s left, 1 steps/s, loss 0.5',
+        'distill: kd: 80 steps in 1 min 30 s (1 steps/s), loss 0.5',
     ]
 
 
@@ -65,10 +65,10 @@ def test_passes_and_trainings_share_the_half_minute(stream, clock):
             bar.update(5)
     assert stream.getvalue() == '', 'no pass is as long, and none is a stage'
     with progress(None, 'read', unit='row', stage=False) as bar:
+        bar.update(5)
         clock[0] += 40.0
         bar.update(5)
-        bar.update(5)
-    assert stream.getvalue() == 'read: row 5, 0.125 rows/s\n'
+    assert stream.getvalue() == 'read: row 10, 0.125 rows/s\n'
 
 
 def test_short_work_is_worth_a_line_only_if_it_trained(stream, clock):
@@ -76,7 +76,7 @@ def test_short_work_is_worth_a_line_only_if_it_trained(stream, clock):
         with progress(1, 'short', unit=unit) as bar:
             clock[0] += 0.5
             bar.update()
-    assert stream.getvalue() == 'short: 1 step in 0.5 s (2 steps/s)\n'
+    assert stream.getvalue() == 'short: 1 step in 0.5 s\n'
 
 
 def test_what_is_stopped_or_was_done_before_says_nothing(stream, clock):
