@@ -7,6 +7,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.errors import InputError
+from cdjax.parallel.mesh import one_device
 from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
@@ -55,7 +56,7 @@ def settle(
     protocol: PlantedProtocol | ComparisonProtocol,
     workdir: epath.PathLike,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     options: RunOptions = RunOptions(),
     announce: Announce = no_announcement,
 ) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def settle(
     Args:
         protocol: what is run.
         workdir: the folder of the run; `settled.json` is written there.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         options: what trainings write and check on the way.
         announce: is told what is going to be done, before anything is loaded or claimed.
 
@@ -76,6 +77,7 @@ def settle(
         InputError: wrong inputs, or a folder that holds another run.
     """
     facts = {'protocol': protocol_hash(protocol), **dataclasses.asdict(protocol)}
+    mesh = one_device() if mesh is None else mesh
     compared = isinstance(protocol, ComparisonProtocol)
     if compared:
         inputs = Inputs(protocol.inputs)
