@@ -4,10 +4,17 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from cdjax.distillation.arms import CIRCUITS
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.names import start_name
-from cdjax.report.tables import arm_rows, circuit_rows, moved_rows
+from cdjax.report.tables import (
+    TESTS,
+    arm_rows,
+    circuit_rows,
+    headroom_rows,
+    moved_rows,
+    significance_rows,
+)
+from cdjax.studies.arms import EQUIVALENT, REACH
 from cdjax.studies.extra import STUDIES
 from cdjax.wording import (
     ABSENT,
@@ -60,11 +67,12 @@ def headroom_table(headroom: Mapping[str, Any]) -> str:
     """
     lines = []
     for start, found in headroom.items():
-        if len(found) < 2:
+        told = headroom_rows(found)
+        if told is None:
             continue
-        base = CIRCUITS.key if CIRCUITS.key in found else next(iter(found))
+        base, others = told
         lines.append(f'Headroom, starting from {start_name(start)}: CKA with the target of {base}')
-        lines += [f'  with {other:<34}{number(value):>6}' for other, value in found[base].items()]
+        lines += [f'  {other:<48}{number(value):>6}' for other, value in others]
     return _text(lines)
 
 
@@ -212,9 +220,25 @@ def _arms(start: str, found) -> list[str]:
         lines.append(f'{row["title"]:<36}{cells}{100 * row["mean"]:>8.1f}  {gain}')
     if len(seeds) > len(shown):
         lines.append(f'(the first {len(shown)} of {len(seeds)} seeds; means are over all)')
+    lines += _tests(found)
     if found['first'] is not None:
         before = ', '.join(percent(value, 1) for value in found['first']['unseen'][:_SEEDS_SHOWN])
         lines.append(f'before distillation: {before}')
+    return lines
+
+
+def _tests(found) -> list[str]:
+    """Returns what tests say of the gains over KD, where there are seeds enough to test them."""
+    rows = significance_rows(found)
+    if not rows:
+        return []
+    within = f'p, within ±{exact_percent(EQUIVALENT).removesuffix(f"{NBSP}%")} point'
+    reach = f'steps to {exact_percent(REACH)}'
+    lines = [f'{"Tests of the gain over KD":<36}{"p":>8}{"Holm":>8}{within:>20}{reach:>16}']
+    for row in rows:
+        p, corrected, equivalent = (number(row[key], 3) for key in TESTS)
+        steps = ABSENT if row['steps'] is None else f'{row["steps"]:,.0f}'
+        lines.append(f'{row["title"]:<36}{p:>8}{corrected:>8}{equivalent:>20}{steps:>16}')
     return lines
 
 

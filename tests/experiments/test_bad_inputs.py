@@ -1,6 +1,7 @@
 """A mistake costs one line, exit status 1 and nothing else, whichever launcher it is made with."""
 
 import os
+import re
 
 import pytest
 from bad_inputs import BROKEN_LINES, make_files
@@ -20,7 +21,7 @@ SOUND = {
     'train_teacher': (*TOY[1:], '--workdir={new}'),
     'settle': ('--workdir={new}', '--compilation_cache='),
     'convert': ('--source={teacher}', '--target={new}', '--compilation_cache='),
-    'compare': ('--first={circuits}', '--second={circuits}'),
+    'compare': (),
     'report': ('--workdir={new}',),
     'benchmark': ('--suite=checkpoint_memory', '--output={new}'),
 }
@@ -187,9 +188,12 @@ CIRCUITS = [
     ('distill', '--arm=circuits --circuits={circuits} --split_seed=1', 'another split'),
     ('distill', '--arm=circuits --circuits={circuits} --high=8', 'other problems'),
     ('distill', '--arm=circuits --circuits={circuits} --teacher={other}', 'another model'),
-    ('compare', '--first={folder}/none', 'does not exist'),
-    ('compare', '--second={circuits_cut}', 'is damaged'),
-    ('compare', '--second={circuits_narrow}', 'within one model only'),
+    ('compare', '{folder}/none {circuits}', 'does not exist'),
+    ('compare', '{circuits} {circuits_cut}', 'is damaged'),
+    ('compare', '{circuits} {circuits_narrow}', 'within one model only'),
+    ('compare', '{circuits}', 'takes two files of circuits, and here are 1'),
+    ('compare', '', 'here are 0', 'compare FIRST SECOND'),
+    ('compare', '{circuits} {circuits} {circuits}', 'unexpected argument'),
 ]
 DISCOVERY = [
     ('discover', '--num_classes=0', 'num_classes=0', 'at least 1'),
@@ -436,13 +440,12 @@ FLAGS = [
     ('plan', '--steps', '--steps'),
     ('distill', 'seeds=3', "unexpected argument 'seeds=3'"),
     ('convert', '--to', '--to'),
-    ('compare', '--frist=3', 'no flag --frist', '--first'),
+    ('compare', '--plugin=3', 'no flag --plugin', '--plugins'),
     ('benchmark', '--device=3', 'no flag --device', '--devices'),
 ]
 REQUIRED = [
     ('evaluate', '--circuits'),
     ('convert', '--source'),
-    ('compare', '--first'),
     ('benchmark', '--suite'),
 ]
 CASES = [
@@ -463,8 +466,8 @@ def outcomes(tmp_path_factory):
     commands = {}
     for at, (launcher, text, *_) in enumerate(CASES):
         new = folder / f'new-{at}'
-        separated = text.split(' --')
-        own = [part if i == 0 else f'--{part}' for i, part in enumerate(separated) if part]
+        flagged = text.startswith('--')
+        own = re.split(r' (?=--)', text) if flagged else text.split()
         flags = [flag.format(new=new, **files) for flag in (*SOUND[launcher], *own)]
         commands[name_of(at)] = [launcher, *flags]
     for at, (launcher, _) in enumerate(REQUIRED, len(CASES)):

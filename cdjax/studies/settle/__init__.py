@@ -8,15 +8,17 @@ from jax.sharding import Mesh
 
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import one_device
-from cdjax.run.folder import open_workdir
+from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.methods import check_methods
+from cdjax.studies.outlook import Announce, Outlook, no_announcement
 from cdjax.studies.run import Run
 from cdjax.studies.settle.comparison import compare
 from cdjax.studies.settle.planted import settle_planted
 from cdjax.studies.settle.protocol import ComparisonProtocol, PlantedProtocol, protocol_hash
+from cdjax.studies.settle.stages import comparison_stages, planted_stages
 from cdjax.training.discovery import check_discovery
 
 __all__ = ['PROTOCOLS', 'ComparisonProtocol', 'PlantedProtocol', 'protocol', 'settle']
@@ -56,6 +58,7 @@ def settle(
     *,
     mesh: Mesh | None = None,
     options: RunOptions = RunOptions(),
+    announce: Announce = no_announcement,
 ) -> dict[str, Any]:
     """Runs a protocol: the gates, and the comparison where they are passed.
 
@@ -64,6 +67,7 @@ def settle(
         workdir: the folder of the run; `settled.json` is written there.
         mesh: the mesh; one device if None.
         options: what trainings write and check on the way.
+        announce: is told what is going to be done, before anything is loaded or claimed.
 
     Returns:
         `protocol` (its hash), `gates` (see `settle_planted`), and `comparison` (see `compare`),
@@ -79,13 +83,15 @@ def settle(
         inputs = Inputs(protocol.inputs)
         _check(protocol, inputs, mesh)
         facts['inputs'] = inputs.facts()
-    folder = open_workdir(workdir, facts, name='settle')
-    gates = settle_planted(
-        protocol.gates if compared else protocol,
-        folder / 'gates' if compared else folder,
-        mesh=mesh,
-        options=options,
-    )
+    folder = check_workdir(workdir, facts, name='settle')
+    gated = protocol.gates if compared else protocol
+    at_gates = folder / 'gates' if compared else folder
+    stages = [*planted_stages(gated, at_gates)]
+    if compared:
+        stages += comparison_stages(protocol, inputs, folder)
+    announce(Outlook('settle', folder, as_json(facts), tuple(stages), mesh))
+    open_workdir(workdir, facts, name='settle')
+    gates = settle_planted(gated, at_gates, mesh=mesh, options=options)
     comparison = None
     if compared and gates['passed']:
         comparison = compare(protocol, Run(inputs, folder, mesh, options))
