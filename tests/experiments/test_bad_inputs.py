@@ -19,6 +19,7 @@ SOUND = {
     'plan': (*TOY[:-1], BATCH, '--target=cpu', '--nolargest_batch', '--output={new}'),
     'train_teacher': (*TOY[1:], '--workdir={new}'),
     'settle': ('--workdir={new}', '--compilation_cache='),
+    'tune': (*RUN, '--grid={grid}'),
     'convert': ('--source={teacher}', '--target={new}', '--compilation_cache='),
     'compare': ('--first={circuits}', '--second={circuits}'),
     'report': ('--workdir={new}',),
@@ -80,6 +81,14 @@ PROBLEMS = [
     ('settle', '--share=.5', 'share=0.5: protocol=planted has its teacher and its problems frozen'),
     ('settle', '--protocol=embedded --teacher=x', 'teacher=x: protocol=embedded'),
     ('settle', '--protocol=llama', 'protocol=llama needs a checkpoint'),
+    ('settle', '--gates={foreign}', 'protocol=planted is the gates themselves'),
+    ('settle', '--protocol=embedded --gates={foreign}', 'holds no settled.json'),
+    ('tune', '--grid={folder}/none', 'none cannot be read'),
+    ('tune', '--grid={file}', "line 1: 'mine': write --FLAG=VALUE"),
+    ('tune', '--grid={grid_value}', 'grid_value, line 2: ', 'noise=-1'),
+    ('tune', '--grid={grid_nothing}', 'nothing to choose from'),
+    ('tune', '--validation_share=1', 'validation_share=1.0', 'below 1'),
+    ('tune', '--seeds=a', 'seeds=a', 'write numbers'),
 ]
 TASK_FILES = [
     ('discover', '--task=sudoku', "there is no task 'sudoku'", 'mod_113'),
