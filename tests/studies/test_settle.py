@@ -101,7 +101,10 @@ def test_gates_of_another_folder_are_taken_if_they_are_of_this_protocol(settled,
     )
     teacher = str(workdir / 'teachers' / 'planted-0' / 'model')
     compared = ComparisonProtocol(
-        dataclasses.replace(TEACHER.inputs, teacher=teacher), PLANTED, DISCOVERY
+        dataclasses.replace(TEACHER.inputs, teacher=teacher),
+        PLANTED,
+        DISCOVERY,
+        attribution=('atp',),
     )
     found = run(compared, gates=workdir)
     assert found['gates'] == results['gates']
@@ -122,7 +125,10 @@ def test_who_asks_for_it_gets_a_comparison_behind_gates_that_failed(settled, tmp
     workdir, _ = settled
     teacher = str(workdir / 'teachers' / 'planted-0' / 'model')
     compared = ComparisonProtocol(
-        dataclasses.replace(TEACHER.inputs, teacher=teacher), PLANTED, DISCOVERY
+        dataclasses.replace(TEACHER.inputs, teacher=teacher),
+        PLANTED,
+        DISCOVERY,
+        attribution=('atp',),
     )
     monkeypatch.setattr('cdjax.studies.settle.compare', lambda *_: {'mean': {'verdicts': []}})
     settings = {'mesh': toy.one_device(), 'options': OPTIONS, 'gates': workdir}
