@@ -11,10 +11,12 @@ from jax.sharding import Mesh
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.classes import CLASSES, Sorting
 from cdjax.circuits.masks import binarize
-from cdjax.circuits.methods import LEARNED, METHODS, Context, Request
+from cdjax.circuits.methods import EM, LEARNED, METHODS, Context, Request
+from cdjax.circuits.methods.learned_masks import train_scores
 from cdjax.data import Dataset
 from cdjax.errors import InputError
 from cdjax.inference.attribution_vectors import attribution_vectors
+from cdjax.inference.divergences import circuit_divergences
 from cdjax.models import Llama
 from cdjax.models.config import LlamaConfig
 from cdjax.run.options import RunOptions
@@ -114,8 +116,15 @@ def run_methods(
         options=options,
     )
     vectors = functools.partial(attribution_vectors, model, dataset, circuit.fill, **context.passes)
+    train = functools.partial(_divergences, model, dataset, rows, circuit, context)
     sorting = Sorting(
-        dataset, circuit.num_classes, seed, circuit.assignments, rows=rows, vectors=vectors
+        dataset,
+        circuit.num_classes,
+        seed,
+        circuit.assignments,
+        rows=rows,
+        vectors=vectors,
+        divergences=None if discovery is None else train,
     )
     rankings = {}
     for key in keys:
@@ -133,6 +142,24 @@ def run_methods(
             info=_info(circuit, key),
         )
     return rankings
+
+
+def _divergences(
+    model: Llama,
+    dataset: Dataset,
+    rows: np.ndarray,
+    circuit: Circuit,
+    context: Context,
+    classes: np.ndarray,
+    at: int,
+) -> np.ndarray:
+    """Trains masks for classes, and returns how each problem fares with each, `[N, K]`."""
+    scores = train_scores(
+        model, dataset, rows, classes, context=context, key=f'{EM.key}_round_{at}'
+    )
+    return circuit_divergences(
+        model, dataset, binarize(scores, circuit.size), circuit.fill, **context.passes
+    )
 
 
 def _info(circuit: Circuit, key: str) -> dict[str, str]:
