@@ -5,6 +5,7 @@ Writes checkpoints, metrics.jsonl and circuits/MODEL.safetensors + .json into --
 
 from absl import flags
 
+from cdjax.circuits.classes import CLASSES, LEARNED
 from cdjax.studies.discovery import DiscoveryStudyConfig, study_discovery
 from experiments import launch
 from experiments.flags import (
@@ -31,11 +32,21 @@ flags.DEFINE_string(
     'Circuits of the teacher whose ranking of neurons the search starts from (any_size); from '
     'nothing if not given.',
 )
+_SCHEMES = [k for k, s in CLASSES.items() if not s.from_circuits or k == LEARNED.key]
+flags.DEFINE_string(
+    'classes',
+    DiscoveryStudyConfig().classes,
+    f'How problems are sorted, one of {", ".join(_SCHEMES)}: by a classifier that is learned along '
+    'with the masks, or beforehand (attribution and em read what the model predicts, and by that '
+    'the answer).',
+)
 
 
 def main() -> None:
     """Discovers, saves, and prints what the circuits keep on unseen forms."""
-    config = DiscoveryStudyConfig(inputs_from_flags(), discovery_from_flags(), FLAGS.first_scores)
+    config = DiscoveryStudyConfig(
+        inputs_from_flags(), discovery_from_flags(), FLAGS.first_scores, FLAGS.classes
+    )
     options = run_options()
     circuits = study_discovery(config, FLAGS.workdir, mesh=start_machine(), options=options)
     for name, circuit in circuits.items():

@@ -48,11 +48,13 @@ class ClassScheme:
         assign: `(sorting) -> int [N]`; None where the problems lack the structure it goes by.
         from_learned: whether it needs the model or its circuits, `Sorting.learned`, `vectors` or
             `divergences`; there are K classes then.
+        from_circuits: whether it needs the circuits, `Sorting.learned`.
     """
 
     key: str
     assign: Callable[[Sorting], np.ndarray | None]
     from_learned: bool = False
+    from_circuits: bool = False
 
 
 def one_class(sorting: Sorting) -> np.ndarray:
@@ -129,11 +131,15 @@ def em_classes(sorting: Sorting) -> np.ndarray | None:
 
 
 CLASSES: Registry[ClassScheme] = Registry('class scheme')
-LEARNED = CLASSES.add(ClassScheme('learned', lambda sorting: sorting.learned, from_learned=True))
+LEARNED = CLASSES.add(
+    ClassScheme('learned', lambda sorting: sorting.learned, from_learned=True, from_circuits=True)
+)
 CLASSES.add(ClassScheme('one', one_class))
 CLASSES.add(ClassScheme('operators', operator_classes))
 CLASSES.add(ClassScheme('random', random_classes))
 CLASSES.add(ClassScheme('answer_cut', answer_cut_classes))
-CLASSES.add(ClassScheme('answer_matched', answer_matched_classes, from_learned=True))
+CLASSES.add(
+    ClassScheme('answer_matched', answer_matched_classes, from_learned=True, from_circuits=True)
+)
 CLASSES.add(ClassScheme('attribution', attribution_classes, from_learned=True))
 CLASSES.add(ClassScheme('em', em_classes, from_learned=True))

@@ -21,6 +21,7 @@ from cdjax.models import Llama
 from cdjax.models.config import LlamaConfig
 from cdjax.run.options import RunOptions
 from cdjax.training.discovery import DiscoveryConfig
+from cdjax.training.discovery_config import circuit_size
 
 
 def methods_by_default(*, trained: bool = True) -> tuple[str, ...]:
@@ -115,16 +116,8 @@ def run_methods(
         workdir=workdir,
         options=options,
     )
-    vectors = functools.partial(attribution_vectors, model, dataset, circuit.fill, **context.passes)
-    train = functools.partial(_divergences, model, dataset, rows, circuit, context)
-    sorting = Sorting(
-        dataset,
-        circuit.num_classes,
-        seed,
-        circuit.assignments,
-        rows=rows,
-        vectors=vectors,
-        divergences=None if discovery is None else train,
+    sorting = sort_in(
+        model, dataset, rows, circuit.num_classes, context, learned=circuit.assignments
     )
     rankings = {}
     for key in keys:
@@ -144,21 +137,44 @@ def run_methods(
     return rankings
 
 
-def _divergences(
+def sort_in(
     model: Llama,
     dataset: Dataset,
     rows: np.ndarray,
-    circuit: Circuit,
+    num_classes: int,
     context: Context,
-    classes: np.ndarray,
-    at: int,
-) -> np.ndarray:
-    """Trains masks for classes, and returns how each problem fares with each, `[N, K]`."""
-    scores = train_scores(
-        model, dataset, rows, classes, context=context, key=f'{EM.key}_round_{at}'
-    )
-    return circuit_divergences(
-        model, dataset, binarize(scores, circuit.size), circuit.fill, **context.passes
+    *,
+    learned: np.ndarray | None = None,
+) -> Sorting:
+    """Returns what a scheme may look at to sort the problems of a model.
+
+    Args:
+        model: the model.
+        dataset: N problems.
+        rows: int, the problems to learn from.
+        num_classes: K.
+        context: of the methods; where it has a discovery, schemes may train masks.
+        learned: int `[N]`, the classes of circuits that are studied; None where there are none.
+    """
+    discovery = context.discovery
+
+    def divergences(classes: np.ndarray, at: int) -> np.ndarray:
+        scores = train_scores(
+            model, dataset, rows, classes, context=context, key=f'{EM.key}_round_{at}'
+        )
+        masks = binarize(scores, circuit_size(discovery, model.config))
+        return circuit_divergences(model, dataset, masks, context.fill, **context.passes)
+
+    return Sorting(
+        dataset,
+        num_classes,
+        context.seed,
+        learned,
+        rows=rows,
+        vectors=functools.partial(
+            attribution_vectors, model, dataset, context.fill, **context.passes
+        ),
+        divergences=None if discovery is None else divergences,
     )
 
 

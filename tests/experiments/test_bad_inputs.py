@@ -231,6 +231,8 @@ DISCOVERY = [
     ('compare_arms', '--specific_part=1', 'specific=1'),
     ('discover', '--specific_part=.3 --num_classes=1', 'num_classes=1', 'leave out specific'),
     ('discover', '--first_scores={folder}/none', 'does not exist'),
+    ('discover', '--classes=sizes', "no class scheme 'sizes'", 'choose from learned'),
+    ('discover', '--classes=answer_matched', 'are drawn from those of circuits'),
     ('discover', '--first_scores={circuits_narrow}', 'first_scores of the teacher have shape'),
     ('pipeline', '--least_accuracy=-1', 'least_accuracy=-1'),
     ('discover', '--classifier_learning_rate=0', 'classifier_learning_rate=0'),
