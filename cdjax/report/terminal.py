@@ -100,10 +100,12 @@ def _recovery(study) -> list[str]:
         'others’': 'other_specific',
         'decoys': 'decoys',
         'NMI': 'nmi',
+        'kept': 'kept',
     }
     lines = [
         f'Planted circuits of {count(truth["classes"], "class", "classes")}, '
-        f'{count(truth["size"], "necessary neuron")} each; from precision on at that size:',
+        f'{count(truth["size"], "necessary neuron")} each, which keep a probability of '
+        f'{number(truth["kept"])}; from precision on at that size:',
         f'{"":24}' + ''.join(f'{name:>{max(len(name) + 2, 8)}}' for name in columns),
     ]
     for key, found in truth['methods'].items():
