@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from cdjax.circuits.circuit import Circuit
 from cdjax.data.splits import validation_split
 from cdjax.errors import InputError
+from cdjax.parallel.mesh import one_device
 from cdjax.run.folder import open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
@@ -80,7 +81,7 @@ def tune(
     config: TuningConfig,
     workdir: epath.PathLike,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     options: RunOptions = RunOptions(),
 ) -> dict[str, Any]:
     """Searches with each setting, and chooses one; what is done already is read from disk.
@@ -88,7 +89,7 @@ def tune(
     Args:
         config: what is compared.
         workdir: the folder of the run; `tuning.json` is written there.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         options: what searches write and check on the way.
 
     Returns:
@@ -100,6 +101,7 @@ def tune(
     Raises:
         InputError: wrong inputs, a setting that cannot be searched, or a folder of another run.
     """
+    mesh = one_device() if mesh is None else mesh
     inputs = Inputs(config.inputs)
     for name, discovery in config.settings:
         try:

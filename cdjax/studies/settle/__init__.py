@@ -7,6 +7,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.errors import InputError
+from cdjax.parallel.mesh import one_device
 from cdjax.run.folder import open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.run.results import from_text, stored
@@ -53,7 +54,7 @@ def settle(
     protocol: PlantedProtocol | ComparisonProtocol,
     workdir: epath.PathLike,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     gates: epath.PathLike | None = None,
     stop_at_gates: bool = True,
     options: RunOptions = RunOptions(),
@@ -63,7 +64,7 @@ def settle(
     Args:
         protocol: what is run.
         workdir: the folder of the run; `settled.json` is written there.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         gates: the folder of a run of the gates alone, whose results are taken; if None, gates are
             run in `gates/` of the folder.
         stop_at_gates: whether nothing is compared where a gate is not passed.
@@ -77,6 +78,7 @@ def settle(
         InputError: wrong inputs, a folder that holds another run, or gates of another protocol.
     """
     facts = {'protocol': protocol_hash(protocol), **dataclasses.asdict(protocol)}
+    mesh = one_device() if mesh is None else mesh
     compared = isinstance(protocol, ComparisonProtocol)
     if not compared and not (gates is None and stop_at_gates):
         raise InputError(
