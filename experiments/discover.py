@@ -9,6 +9,7 @@ Example, half a minute on two CPU cores; the teacher that ships with the package
 
 from absl import flags
 
+from cdjax.circuits.classes import CLASSES, LEARNED
 from cdjax.studies.discovery import DiscoveryStudyConfig, study_discovery
 from experiments import launch
 from experiments.announce import announce
@@ -36,11 +37,21 @@ flags.DEFINE_string(
     'Circuits of the teacher whose ranking of neurons the search starts from (any_size); from '
     'nothing if not given.',
 )
+_SCHEMES = [k for k, s in CLASSES.items() if not s.from_circuits or k == LEARNED.key]
+flags.DEFINE_string(
+    'classes',
+    DiscoveryStudyConfig().classes,
+    f'How problems are sorted, one of {", ".join(_SCHEMES)}: by a classifier that is learned along '
+    'with the masks, or beforehand (attribution and em read what the model predicts, and by that '
+    'the answer).',
+)
 
 
 def main() -> None:
     """Discovers, saves, and prints what the circuits keep on unseen forms."""
-    config = DiscoveryStudyConfig(inputs_from_flags(), discovery_from_flags(), FLAGS.first_scores)
+    config = DiscoveryStudyConfig(
+        inputs_from_flags(), discovery_from_flags(), FLAGS.first_scores, FLAGS.classes
+    )
     options = run_options()
     circuits = study_discovery(
         config, FLAGS.workdir, mesh=start_machine(), options=options, announce=announce

@@ -28,6 +28,14 @@ from experiments.flags import (
 FLAGS = flags.FLAGS
 define_run_flags('runs/settle')
 flags.DEFINE_enum('protocol', PROTOCOLS[0], list(PROTOCOLS), 'What is settled, and how.')
+flags.DEFINE_string(
+    'gates',
+    None,
+    'Folder of a finished run of --protocol=planted, whose gates are taken; run if not given.',
+)
+flags.DEFINE_bool(
+    'stop_at_gates', True, 'Compare nothing where the gates are not passed; otherwise only say so.'
+)
 define_checkpoint_flags()
 define_task_flags()
 define_machine_flags()
@@ -38,7 +46,13 @@ def main() -> None:
     frozen = protocol(FLAGS.protocol, inputs_from_flags())
     options = run_options()
     results = settle(
-        frozen, FLAGS.workdir, mesh=start_machine(), options=options, announce=announce
+        frozen,
+        FLAGS.workdir,
+        mesh=start_machine(),
+        gates=FLAGS.gates,
+        stop_at_gates=FLAGS.stop_at_gates,
+        options=options,
+        announce=announce,
     )
     gates = results['gates']
     launch.say(verdict_table(f'Gates, protocol {gates["protocol"]}', gates['verdicts']))
@@ -46,7 +60,14 @@ def main() -> None:
         title = f'{ablation} ablation, protocol {results["protocol"]}'
         launch.say('\n' + verdict_table(title, found['verdicts']))
     if not gates['passed']:
-        launch.say('the gates are not passed; what follows them would tell nothing')
+        launch.say(
+            'the gates are not passed: '
+            + (
+                'what follows them would tell nothing'
+                if results['comparison'] is None
+                else 'the comparison is that of a search which is not known to find what is there'
+            )
+        )
     launch.say_where(FLAGS.workdir)
 
 

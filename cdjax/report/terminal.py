@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from cdjax.circuits.methods import LEARNED
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.names import start_name
 from cdjax.report.tables import (
@@ -107,10 +108,12 @@ def _recovery(study) -> list[str]:
         'others’': 'other_specific',
         'decoys': 'decoys',
         'NMI': 'nmi',
+        'kept': 'kept',
     }
     lines = [
         f'Planted circuits of {count(truth["classes"], "class", "classes")}, '
-        f'{count(truth["size"], "necessary neuron")} each; from precision on at that size:',
+        f'{count(truth["size"], "necessary neuron")} each, which keep a probability of '
+        f'{number(truth["kept"])}; from precision on at that size:',
         f'{"":24}' + ''.join(f'{name:>{max(len(name) + 2, 8)}}' for name in columns),
     ]
     for key, found in truth['methods'].items():
@@ -162,7 +165,8 @@ def _sceptic(study) -> list[str]:
     at = at_circuit_size(study)
     living = study['living']
     lines = [
-        f'{"":32}{"P(answer)":>10}{"CPR":>7} {"":14}{"CMD":>6}{"dead":>7}{"rank against AtP":>18}',
+        f'{"":32}{"P(answer)":>10}{"CPR":>7} {"":14}{"CMD":>6}{"dead":>7}{"rank":>7}'
+        f'{"selective":>11}',
     ]
     for key, curve in study['curves'].items():
         areas = study['areas'].get(key)
@@ -171,30 +175,47 @@ def _sceptic(study) -> list[str]:
             cpr, cmd = number(areas['cpr']), number(areas['cmd'])
             interval = f'[{", ".join(number(x) for x in areas["cpr_interval"])}]'
         ranks = study['rank_correlation'].get(key)
+        selective = number(_specific_selectivity(study, key))
         rank = ABSENT if ranks is None else number(ranks['living'], signed=True)
         lines.append(
             f'{study["methods"][key]["title"]:<32}{number(curve[at]["only_probability"]):>10}'
-            f'{cpr:>7} {interval:<14}{cmd:>6}{percent(curve[at]["dead"]):>7}{rank:>18}'
+            f'{cpr:>7} {interval:<14}{cmd:>6}{percent(curve[at]["dead"]):>7}{rank:>7}'
+            f'{selective:>11}'
         )
     blocks = study['minimality']
-    lines.append(
+    lines += [
         f'{living["neurons"]:,} of {study["neurons"]:,} neurons are alive, and alone they answer '
-        f'{percent(living["accuracy"], 1)}; ranks are among them.'
-    )
+        f'{percent(living["accuracy"], 1)}; ranks, against AtP, are among them.',
+        'Selective: specific parts taken out, probability on other classes minus on their own.',
+    ]
     lines.append(
         f'{percent(blocks["needless"])} of the circuits’ neurons are in tenths that do not matter.'
     )
     return lines
 
 
+def _specific_selectivity(study, key: str) -> float | None:
+    """Returns that of the specific parts, in probability; None of methods without any."""
+    if key != LEARNED.key:
+        return study['method_selectivity'].get(key, {}).get('probability')
+    own = _at_own_size(study)
+    return own['specific']['probability'] if own else None
+
+
+def _at_own_size(study) -> Mapping[str, Any] | None:
+    """Returns the selectivity of the circuits studied at their own size; None of one class."""
+    found = study['selectivity']['by_size']
+    return next((at for at in found if at['size'] == study['size']), None)
+
+
 def _selectivity(study) -> str:
     found = study['selectivity']
     text = f'{number(found["selectivity"])} (random masks {number(found["random_selectivity"])})'
-    own = [point for point in found['by_size'] if point['size'] == study['size']]
+    own = _at_own_size(study)
     if own:
-        specific = own[0]['specific']
+        specific = own['specific']
         text += (
-            f', of the specific parts ({number(own[0]["specific_neurons"], 1)} neurons) '
+            f', of the specific parts ({number(own["specific_neurons"], 1)} neurons) '
             f'{number(specific["accuracy"])}, in probability {number(specific["probability"])}'
         )
     return text

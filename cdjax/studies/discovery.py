@@ -9,6 +9,11 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
+from cdjax.circuits.classes import CLASSES, LEARNED, Sorting
+from cdjax.circuits.methods import Context
+from cdjax.circuits.methods.learned_masks import search_for
+from cdjax.errors import InputError
+from cdjax.inference.means import neuron_means
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama
 from cdjax.parallel.mesh import one_device
@@ -16,6 +21,7 @@ from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import as_json, await_file, check_workdir, open_workdir, stored_config
 from cdjax.run.options import RunOptions
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.methods import sort_in
 from cdjax.studies.outlook import (
     Announce,
     Outlook,
@@ -38,11 +44,21 @@ class DiscoveryStudyConfig:
         discovery: the search for circuits.
         first_scores: a file of circuits of the teacher, whose ranking of neurons the search starts
             from; from nothing if None.
+        classes: key of a `ClassScheme` that sorts the problems beforehand, so that no classifier
+            is trained; `learned` for one. The scheme decides how many classes there are.
     """
 
     inputs: InputsConfig = InputsConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
     first_scores: str | None = None
+    classes: str = LEARNED.key
+
+    def __post_init__(self):
+        if CLASSES[self.classes].from_circuits and self.classes != LEARNED.key:
+            raise InputError(
+                f'classes={self.classes} are drawn from those of circuits that are there already: '
+                'choose others'
+            )
 
 
 def study_discovery(
@@ -79,15 +95,22 @@ def study_discovery(
     if config.first_scores is not None:
         first = Circuit.load(config.first_scores)
         first_scores = {'teacher': first.scores}
+    discovery, classes = config.discovery, None
+    scheme = CLASSES[config.classes]
+    if not scheme.from_learned:
+        classes = scheme.assign(Sorting(inputs.dataset, discovery.num_classes, discovery.seed))
+        discovery = _search_for(config.classes, classes, discovery)
     check_discovery(
         shapes,
         inputs.dataset,
-        config.discovery,
+        discovery,
         mesh=mesh,
         first_scores=first_scores,
         batch_flag='discovery_batch_size',
     )
     facts = {'inputs': inputs.facts(), 'discovery': config.discovery}
+    if config.classes != LEARNED.key:
+        facts['classes'] = config.classes
     if first_scores is not None:
         # Learned from problems that are unseen here they would be a leak, and of another model
         # noise; and what lies under the path may be others the next time.
@@ -108,13 +131,17 @@ def study_discovery(
         check_accuracy(inputs, models, config.discovery, mesh=mesh, options=options)
     run = Run(inputs, open_workdir(workdir, facts, name='discover'), mesh, options)
     paths = {name: run.workdir / 'circuits' / name for name in models}
+    if scheme.from_learned and config.classes != LEARNED.key:
+        classes = _sorted_by_model(run, config)
+        discovery = _search_for(config.classes, classes, discovery)
     circuits = discover_circuits(
         run,
         lambda: models,
-        config.discovery,
+        discovery,
         paths,
         training=run.workdir,
         description='discover',
+        classes=classes,
         first_scores=first_scores,
     )
     for name, circuit in circuits.items():
@@ -136,6 +163,32 @@ def _stages(config: DiscoveryStudyConfig, inputs: Inputs, folder: epath.Path) ->
     )
     # Asked again at each start: it takes seconds.
     return search, Stage('measure circuits on unseen forms')
+
+
+def _search_for(
+    key: str, classes: np.ndarray | None, discovery: DiscoveryConfig
+) -> DiscoveryConfig:
+    """Returns the search for as many classes as a scheme has found."""
+    if classes is None:
+        raise InputError(
+            f'classes={key}: these problems have no such classes; choose others, or leave it out'
+        )
+    return search_for(int(classes.max()) + 1, discovery)
+
+
+def _sorted_by_model(run: Run, config: DiscoveryStudyConfig) -> np.ndarray | None:
+    """Returns the classes of a scheme that asks the teacher."""
+    dataset, rows = run.inputs.dataset, run.inputs.split.train
+    context = Context(
+        neuron_means(run.teacher, dataset[rows], **run.passes),
+        discovery=config.discovery,
+        seed=config.discovery.seed,
+        mesh=run.mesh,
+        workdir=run.workdir / 'classes',
+        options=run.options,
+    )
+    sorting = sort_in(run.teacher, dataset, rows, config.discovery.num_classes, context)
+    return CLASSES[config.classes].assign(sorting)
 
 
 def check_accuracy(

@@ -107,7 +107,15 @@ def evaluate_circuits(
     if truth is not None:
         rows = unseen_rows(inputs.split, study)
         found['ground_truth'] = study_recovery(
-            truth, model, circuit, rankings, study.methods, rows, seed=study.seed
+            truth,
+            model,
+            circuit,
+            rankings,
+            study.methods,
+            inputs.dataset,
+            rows,
+            seed=study.seed,
+            **passes,
         )
     origin = {'circuits': [config.circuits, circuit.hash], 'inputs': inputs.facts()}
     return {

@@ -229,6 +229,11 @@ def make_study(
                 if classes > 1
             ],
         },
+        'method_selectivity': {
+            key: {'specific_neurons': 0.03 * neurons, **measured(0.05)}
+            for key, method in methods.items()
+            if classes > 1 and method.classes != 'one' and method.scores and key != 'learned'
+        },
         'classes': {
             'operators': {**agreement(0.6, 0.01), 'names': ['+ +', '+ −'], 'table': table},
             'answer': {

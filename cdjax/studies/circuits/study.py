@@ -28,7 +28,7 @@ from cdjax.studies.circuits.living import (
     study_ranks,
 )
 from cdjax.studies.circuits.minimal import study_minimality
-from cdjax.studies.circuits.selective import study_selectivity
+from cdjax.studies.circuits.selective import study_methods_selectivity, study_selectivity
 from cdjax.studies.circuits.structure import study_classes, study_leak
 
 
@@ -99,6 +99,9 @@ def study_circuits(
         'methods': {key: _facts(method) for key, method in methods.items()},
         **found,
         'other_ablations': under_others,
+        'method_selectivity': study_methods_selectivity(
+            first, {k: r for k, r in rankings.items() if k != LEARNED.key}, rows, circuit.size
+        ),
         'union_size': union,
         'one_mask_at_union_size': at_union,
         'minimality': study_minimality(first, circuit, circuit.assignments[rows]),
