@@ -72,6 +72,7 @@ class ArithmeticTask:
       answer_high: the largest answer, or None for whatever the tokenizer has one token for.
       prompt_prefix: text in front of each prompt after BOS, such as solved examples. Problems of
         the forms that it solves are left out: their answers could be read there.
+      shots: solved examples behind that text, drawn from the problems, each with its `answer_end`.
       several_lengths: keep prompts of every length, and operands of several tokens; else those of
         the commonest length, whose operands are one token each.
       answer_tokens: tokens of an answer at most.
@@ -88,6 +89,7 @@ class ArithmeticTask:
     answer_low: int = 0
     answer_high: int | None = None
     prompt_prefix: str = ''
+    shots: int = 0
     several_lengths: bool = False
     answer_tokens: int = 1
     answer_end: str = ''
@@ -118,6 +120,11 @@ class ArithmeticTask:
                 f'answer_high={self.answer_high} is below answer_low={self.answer_low}: swap them'
             )
         check_answer_tokens(self.answer_tokens)
+        if self.shots < 0 or (self.shots and not self.answer_end):
+            raise InputError(
+                f'shots={self.shots} with answer_end={self.answer_end!r}: a number of solved '
+                'examples, and the text between them, such as a line break'
+            )
         if self.num_problems is not None and not 1 <= self.num_problems <= MAX_PROBLEMS:
             raise InputError(f'num_problems={self.num_problems}: expected 1 to {MAX_PROBLEMS}')
         if self.num_problems is None and self.size > MAX_PROBLEMS:
@@ -136,7 +143,20 @@ class ArithmeticTask:
     @property
     def prompts(self) -> tuple[str, ...]:
         """The text of every problem, with the prefix, without BOS."""
-        return tuple(self.prompt_prefix + prompt for prompt in self.problems().prompts)
+        prefix = self.prefix
+        return tuple(prefix + prompt for prompt in self.problems().prompts)
+
+    @property
+    def prefix(self) -> str:
+        """The text in front of every prompt: `prompt_prefix` and the solved examples."""
+        if not self.shots:
+            return self.prompt_prefix
+        problems = self.problems()
+        if self.shots >= len(problems):
+            raise InputError(f'shots={self.shots} of {len(problems)} problems leave none to ask')
+        rows = np.random.default_rng(self.seed).choice(len(problems), self.shots, replace=False)
+        solved = [f'{problems.prompts[i]}{problems.answers[i]}{self.answer_end}' for i in rows]
+        return self.prompt_prefix + ''.join(solved)
 
     def problems(self) -> Problems:
         """Returns the problems whose divisions are exact and whose answers are in range.
@@ -163,10 +183,10 @@ class ArithmeticTask:
         if not self.several_lengths:
             _check_operands(tokenizer, self.low, self.high)
         problems = self.problems()
-        prompts = np.array(self.prompts, object)
+        prompts, prefix = np.array(self.prompts, object), self.prefix
         answers = [f'{answer}{self.answer_end}' for answer in problems.answers.tolist()]
         encoding = encode_examples(tokenizer, prompts, answers, answer_tokens=self.answer_tokens)
-        shown = shown_in(self.prompt_prefix, problems.operands, problems.operators)
+        shown = shown_in(prefix, problems.operands, problems.operators)
         encoding.faults[shown] = SHOWN
         fits = encoding.faults == ''
         if fits.any() and not self.several_lengths:
@@ -184,7 +204,7 @@ class ArithmeticTask:
             },
             left_out=problems.left_out,
             seed=self.seed,
-            prefix_tokens=count_prefix(tokenizer, self.prompt_prefix),
+            prefix_tokens=count_prefix(tokenizer, prefix),
         )
 
 

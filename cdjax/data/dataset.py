@@ -79,6 +79,19 @@ class Dataset:
         """A number for each problem, equal for equal answers, int [N]: of one token, the token."""
         return self.answers if self.answers.ndim == 1 else row_ids(self.answers)
 
+    @property
+    def prompt_columns(self) -> int:
+        """Columns of `tokens` that are of prompts; behind them stand answers to go on from."""
+        return int(self.lengths.max(initial=0))
+
+    def require_single_answers(self, what: str) -> None:
+        """Raises InputError where answers have several tokens, for what knows only one."""
+        if self.answers.ndim > 1:
+            raise InputError(
+                f'{what} knows answers of one token, and some here have up to '
+                f'{self.answers.shape[1]}: set answer_tokens=1 and leave answer_end out'
+            )
+
     @functools.cached_property
     def hash(self) -> str:
         """SHA-256 of all that a result may depend on, as hexadecimal digits: all but `left_out`."""

@@ -6,6 +6,7 @@ the same for all rows, and so is a mean over rows.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,17 +25,27 @@ class TokenRows:
       stops: int32 [B], the column behind its last.
       prefix: P tokens in front of every row, such as BOS and solved examples. A model reads them
         once for all rows of a call; its edits and captures are of the rows alone.
+      read: what a model has made of the prefix, see `read_by`.
     """
 
     tokens: np.ndarray | jax.Array
     starts: np.ndarray | jax.Array
     stops: np.ndarray | jax.Array
     prefix: tuple[int, ...] = dataclasses.field(default=(), metadata={'static': True})
+    read: Any = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """(B, T), without the prefix."""
         return self.tokens.shape
+
+    def read_by(self, model: Any) -> 'TokenRows':
+        """Returns the rows with the prefix read by a model, for several calls or for other models.
+
+        Args:
+          model: has `read_prefix`; see `cdjax.models.Llama`.
+        """
+        return dataclasses.replace(self, read=model.read_prefix(self.prefix))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -47,6 +58,15 @@ class TokenRows:
         """Bool [B, T], the columns that are of a row."""
         at_T = np.arange(self.shape[1])[None]
         return (at_T >= self.starts[:, None]) & (at_T < self.stops[:, None])
+
+
+def read_once(
+    tokens: np.ndarray | jax.Array | TokenRows, model: Any
+) -> np.ndarray | jax.Array | TokenRows:
+    """Returns tokens whose prefix, if they have one, has been read by a model."""
+    if isinstance(tokens, TokenRows) and tokens.prefix and tokens.read is None:
+        return tokens.read_by(model)
+    return tokens
 
 
 def counted_columns(tokens: np.ndarray | jax.Array | TokenRows) -> np.ndarray | jax.Array | None:

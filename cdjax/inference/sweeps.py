@@ -14,8 +14,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from cdjax.data import Dataset
+from cdjax.data.token_rows import read_once
 from cdjax.errors import InputError
-from cdjax.inference.predictions import Predictions, answer_scores
+from cdjax.inference.predictions import Predictions, answer_columns, answer_scores
 from cdjax.inference.rows import map_rows
 from cdjax.models import Edit, Llama
 from cdjax.parallel.mesh import one_device, split_neurons
@@ -139,10 +140,11 @@ def _circuit_rows(width: int):
 
     def circuit_rows(constants, rows):
         model, fill = constants['model'], constants.get('fill')
+        tokens = read_once(rows['tokens'], model)  # the circuit acts behind the prefix
 
         def under(mask_LxF):
             small, edits = circuit_model(model, mask_LxF, fill, width)
-            logits, _ = small(rows['tokens'], edits=edits, logits_at=rows['lengths'] - 1)
+            logits, _ = small(tokens, edits=edits, logits_at=answer_columns(rows))
             return answer_scores(logits, rows)
 
         by_mask = jax.lax.map(under, constants['masks'])

@@ -116,16 +116,17 @@ class Llama(nnx.Module):
             positions: the positions captured at the sites that `capture` gives by name alone, as
                 in `Capture`; all of them where None.
             logits_at: the position whose logits are returned, one int for all rows or an int
-                array `[B]`, or several, `[B, P]`; all positions where None. With `()` there are no logits, and the
-                model stops behind what is captured: to read the embeddings no block runs.
+                array `[B]`, or several, `[B, P]`; all positions where None. With `()` there are no
+                logits, and the model stops behind what is captured: to read the embeddings no
+                block runs.
             dtype: dtype of the computation; that of the parameters where None. Products of float32
                 are float32 on every accelerator (`cdjax.precision`).
             remat: key of `REMAT_POLICIES`, what a backward pass keeps of each block.
             backward: one of `BACKWARDS`, what it computes; what is returned here is the same.
 
         Returns:
-            `logits`, float32 `[B, T, V]`, with `logits_at` `[B, V]` or `[B, P, V]`, or None; and `activations`,
-            for each captured site `[L', B, T', ...]` in the dtype of the computation.
+            `logits`, float32 `[B, T, V]`, with `logits_at` `[B, V]` or `[B, P, V]`, or None; and
+            `activations`, for each captured site `[L', B, T', ...]` in the computation's dtype.
 
         Raises:
             InputError: an unknown site, an edit that does not fit, layers or positions that are
@@ -138,7 +139,7 @@ class Llama(nnx.Module):
         dtype = dtype or self.embed.weight.dtype
         behind = None
         if isinstance(tokens, TokenRows):
-            behind = self.read_prefix(tokens.prefix, dtype)
+            behind = self.read_prefix(tokens.prefix, dtype) if tokens.read is None else tokens.read
             positions_BxT = row_positions(tokens.starts, tokens.shape[1], len(tokens.prefix))
             tokens = tokens.tokens
         else:
@@ -274,8 +275,8 @@ class Llama(nnx.Module):
         # Picked before the head, so that [B, T, V] is never made.
         x_BxPxd = take_positions(x_BxTxd, logits_at) if read is None else x_BxTxd
         logits = self._logits(x_BxPxd, rules)
-        one = isinstance(logits_at, tuple) or jnp.ndim(logits_at) == 1
-        return logits[:, 0] if logits_at is not None and one else logits, activations, cache
+        several = logits_at is None or getattr(logits_at, 'ndim', 1) == 2
+        return logits if several else logits[:, 0], activations, cache
 
     def _logits(self, x_BxPxd, rules):
         tied = self.config.tie_embeddings

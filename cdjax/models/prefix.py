@@ -1,7 +1,7 @@
 """Rows behind a prefix that all of them share, and rows that do not begin at the first column.
 
-Letters: B rows, T columns of a row, P tokens of the prefix, S = P + T keys, L layers, J key and value
-heads, h width of a head.
+Letters: B rows, T columns of a row, P tokens of the prefix, S = P + T keys, L layers, J key and
+value heads, h width of a head.
 """
 
 import dataclasses

@@ -176,6 +176,7 @@ class DiscoveryJob:
         batch = {
             **row('tokens', (B, T), jnp.int32),
             **row('lengths', (B,), jnp.int32),
+            **row('answers', (B,), jnp.int32),
             **row('counterfactual_tokens', (B, T), jnp.int32),
             **(
                 row('encoding', (B, width), jnp.float32)

@@ -81,7 +81,8 @@ def study_discovery(
     if first_scores is not None:
         # Learned from problems that are unseen here they would be a leak, and of another model
         # noise; and what lies under the path may be others the next time.
-        inputs.check_circuits(first, f'--first_scores={config.first_scores}')
+        if not config.inputs.only_correct:
+            inputs.check_circuits(first, f'--first_scores={config.first_scores}')
         digest = hashlib.sha256(np.ascontiguousarray(first.scores)).hexdigest()
         facts['first_scores'] = [config.first_scores, digest[:16]]
     # A start that is refused claims nothing, for the corrected one would be another run.
@@ -124,6 +125,8 @@ def check_accuracy(
     if not config.least_accuracy:
         return
     problems = inputs.dataset[inputs.split.train]
+    if inputs.right is not None:
+        config.require_accuracy('teacher', inputs.right['right'] / inputs.right['of'])
     for name, model in models.items():
         passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
         config.require_accuracy(name, predict(model, problems, **passes).accuracy)

@@ -30,6 +30,10 @@ class Run:
     mesh: Mesh
     options: RunOptions = RunOptions()
 
+    def __post_init__(self):
+        if self.inputs.config.only_correct and self.inputs.right is None:
+            _ = self.teacher  # says which problems there are
+
     @functools.cached_property
     def teacher(self) -> Llama:
         """The teacher, loaded when a stage first needs it, and kept."""

@@ -181,7 +181,7 @@ class TeacherStudy:
         self._inputs = None
         self._tokenizer = build_arithmetic_tokenizer(self.config.shape.max_number)
         self._shape = self.config.shape.config(len(self._tokenizer))
-        self.dataset = encode_task(config.task, self._tokenizer, prompt_prefix=config.prompt_prefix)
+        self.dataset = encode_task(config.task, self._tokenizer, **config.encoding)
         self.split = split(
             self.dataset, share=config.share, test=config.test, seed=config.split_seed
         )

@@ -134,6 +134,7 @@ def discover(
         batch = {
             'tokens': learned.tokens[index],
             'lengths': learned.lengths[index],
+            'answers': learned.answers[index],
             'counterfactual_tokens': learned.counterfactual_tokens[index],
             'stores': {
                 name: {key: value[index] for key, value in store.items()}

@@ -47,7 +47,7 @@ def one_by_one(prefix=()):
     """Logits and activations of each row by itself; edits are of the row, not of the prefix."""
     for tokens in rows():
         n, P = len(tokens), len(prefix)
-        center = np.concatenate([np.zeros((toy.L, 1, P, toy.F), np.float32), fill()[:, :, 5 - n :]], 2)
+        center = np.pad(fill()[:, :, 5 - n :], [(0, 0), (0, 0), (P, 0), (0, 0)])
         shift = 0.1 * np.ones((1, 1, 1, 16), np.float32)
         inside = np.arange(P + n) >= P
         edits = {
@@ -62,8 +62,9 @@ def one_by_one(prefix=()):
 @pytest.mark.parametrize('prefix', [(), PREFIX], ids=['padded', 'prefix'])
 def test_rows_equal_each_row_by_itself(prefix):
     tokens = aligned(prefix)
-    assert isinstance(tokens, TokenRows) and tokens.prefix == prefix
-    assert tokens.shape == (4, 5) and tokens.starts.tolist() == [2, 0, 3, 0]
+    assert tokens.prefix == prefix
+    assert tokens.shape == (4, 5)
+    assert tokens.starts.tolist() == [2, 0, 3, 0]
     shift = 0.1 * np.ones((1, 1, 1, 16), np.float32)
     logits, found = run(toy.model(), tokens, fill(), shift)
     for b, (alone, neurons) in enumerate(one_by_one(prefix)):
@@ -111,7 +112,8 @@ def test_answers_follow_their_prompts():
     tokens = np.array([[5, 6, 1, 1], [5, 6, 7, 8]], np.int32)
     answers = np.array([[9, 10, 11], [12, -1, -1]], np.int32)
     found = align(tokens, np.array([2, 4]), answers, np.array([3, 1]))
-    assert found.tokens.tolist() == [[1, 1, 5, 6, 9, 10], [5, 6, 7, 8, 0, 0]] or (
-        found.tokens[1, 4:] >= 0
-    ).all()
+    assert (
+        found.tokens.tolist() == [[1, 1, 5, 6, 9, 10], [5, 6, 7, 8, 0, 0]]
+        or (found.tokens[1, 4:] >= 0).all()
+    )
     assert found.counted.tolist() == [[False] * 2 + [True] * 4, [True] * 4 + [False] * 2]
