@@ -76,6 +76,11 @@ def problems_from_flags() -> InputsConfig:
         'answer_end': FLAGS.answer_end.replace(r'\n', '\n'),
     }
     task = FLAGS.task_file
+    if FLAGS.shots and (FLAGS.task or FLAGS.task_file):
+        raise InputError(
+            f'shots={FLAGS.shots}: examples are drawn of arithmetic alone; write them into '
+            'prompt_prefix'
+        )
     if FLAGS.task is not None:
         task = TASKS[FLAGS.task].key
     elif task is None:
