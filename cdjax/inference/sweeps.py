@@ -128,7 +128,7 @@ def predict_circuits(
             description=description,
         )
         if found is None:
-            found = [np.zeros((len(dataset), len(binary)), x.dtype) for x in results]
+            found = [np.zeros((len(dataset), *x.shape[1:]), x.dtype) for x in results]
         for whole, part in zip(found, results, strict=True):
             whole[index] = part[: len(index)]
     return [Predictions(*(x[:, m] for x in found)) for m in range(len(binary))]

@@ -6,8 +6,10 @@ in front, and the model run on that one row.
 
 import dataclasses
 import functools
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_study as toy
@@ -43,22 +45,31 @@ def problems():
 
 
 def rows_alone(dataset, tokens, answers):
-    """Yields each row's tokens with the prefix, how many are of the prefix, and the answer's."""
+    """Yields each row by itself, `[1, W]`, where in it the question is, and the answer's tokens.
+
+    A row begins with the prefix; on the right, where nothing is ever seen, it is filled up, so that
+    all compile once.
+    """
+    P, T = len(tokens.prefix), tokens.shape[1]
     for n in range(len(dataset)):
-        own = tokens.tokens[n, tokens.counted[n]]
-        yield np.array([[*tokens.prefix, *own]]), answers[n][answers[n] != NO_TOKEN]
+        own = tokens.tokens[n, tokens.counted[n]].tolist()
+        row = [*tokens.prefix, *own, *[1] * (T - len(own))]
+        yield np.array([row]), slice(P, P + len(own)), answers[n][answers[n] != NO_TOKEN]
+
+
+@jax.jit
+def run_alone(model, tokens, edits):
+    return model(tokens, edits=edits, capture=('neurons',))
 
 
 @functools.cache
 def clean():
-    """Activations of each problem by itself, behind its prefix, `[L, T', F]`, and its logits."""
-    data, P = problems(), len(problems().prefix)
-    run = jax.jit(lambda m, t: m(t, capture=('neurons',)))
-    found = []
-    for tokens, _ in rows_alone(data, data.tokens, data.answers):
-        logits, neurons = run(toy.model(), tokens)
-        found.append((np.asarray(logits[0]), np.asarray(neurons['neurons'])[:, 0, P:]))
-    return found
+    """Activations of each problem by itself, of the question and the answer, `[L, T', F]`."""
+    data = problems()
+    return [
+        np.asarray(run_alone(toy.model(), tokens, {})[1]['neurons'])[:, 0, at]
+        for tokens, at, _ in rows_alone(data, data.tokens, data.answers)
+    ]
 
 
 @functools.cache
@@ -76,19 +87,15 @@ def test_the_problems_are_of_several_kinds():
     assert set((data.answers != NO_TOKEN).sum(1)) == {2, 3}
     text = toy.tokenizer().decode
     assert text(data.prefix[1:]) == TASK.prefix
-    for n, (tokens, answer) in enumerate(rows_alone(data, data.tokens, data.answers)):
-        left, right = (
-            data.prompts[n].removeprefix(TASK.prefix).removesuffix('=').split('+')
-            if ('+' in data.prompts[n].removeprefix(TASK.prefix))
-            else (None, None)
-        )
-        whole = text([*tokens[0, 1:], answer[-1]])
-        assert whole.startswith(data.prompts[n])
-        assert whole == data.prompts[n] + text(answer)
-        assert whole.endswith(' ')
-        if left is not None:
-            assert int(text(answer)) == int(left) + int(right)
-    assert not {p.removeprefix(TASK.prefix) for p in data.prompts} & set(TASK.prefix.split('='))
+    assert TASK.prefix.count('=') == 2
+    for prompt, (tokens, at, answer) in zip(
+        data.prompts, rows_alone(data, data.tokens, data.answers), strict=True
+    ):
+        question = prompt.removeprefix(TASK.prefix)
+        assert text([*tokens[0, at], answer[-1]]) == question + text(answer)
+        left, operator, right = re.match(r'(\d+)(.)(\d+)=$', question).groups()
+        assert text(answer) == f'{int(left) + int(operator + right)} '
+        assert question not in TASK.prefix
 
 
 def test_counterfactuals_are_of_the_same_lengths():
@@ -101,10 +108,9 @@ def test_counterfactuals_are_of_the_same_lengths():
 
 
 def test_means_are_by_position_from_the_answer():
-    sums, squares, counts = 0.0, 0.0, np.zeros(problems().tokens.shape[1])
     whole = []
-    for n, (_, neurons) in enumerate(clean()):
-        row = np.full((toy.L, len(counts), toy.F), np.nan)
+    for n, neurons in enumerate(clean()):
+        row = np.full((toy.L, problems().tokens.shape[1], toy.F), np.nan)
         row[:, columns(n)] = neurons
         whole.append(row)
     whole = np.stack(whole)
@@ -114,24 +120,26 @@ def test_means_are_by_position_from_the_answer():
 
 
 def expected(masks, fills):
-    """Log-probability, correctness and logit difference by one problem after the other."""
-    data, P = problems(), len(problems().prefix)
-    run = jax.jit(lambda m, t, e: m(t, edits=e)[0])
-    for n, (tokens, answer) in enumerate(rows_alone(data, data.tokens, data.answers)):
-        edits = None
+    """Correctness, logit difference and probability by one problem after the other."""
+    data = problems()
+    for n, (tokens, at, answer) in enumerate(rows_alone(data, data.tokens, data.answers)):
+        edits = {}
         if masks is not None:
-            inside = np.arange(tokens.shape[1]) >= P
-            fill = np.pad(fills[n][:, None], [(0, 0), (0, 0), (P, 0), (0, 0)])
-            edits = {'neurons': Edit(masks[:, None, None].astype(np.float32), center=fill)}
-            edits['neurons'] = dataclasses.replace(edits['neurons'], positions=inside)
-        logits = np.asarray(run(toy.model(), tokens, edits)[0], np.float64)[-len(answer) :]
+            inside = np.zeros(tokens.shape[1], bool)
+            inside[at] = True
+            fill = np.zeros((toy.L, 1, tokens.shape[1], toy.F), np.float32)
+            fill[:, 0, at] = fills[n]
+            keep = masks[:, None, None].astype(np.float32)
+            edits = {'neurons': Edit(keep, center=fill, positions=inside)}
+        logits = np.asarray(run_alone(toy.model(), tokens, edits)[0][0], np.float64)
+        logits = logits[at][-len(answer) :]
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        at = np.arange(len(answer))
+        token = np.arange(len(answer))
         other = data.counterfactual_answers[n][: len(answer)]
         yield (
             (logits.argmax(axis=1) == answer).all(),
-            (logits[at, answer] - logits[at, other]).sum(),
-            np.exp(log_p[at, answer].sum()),
+            (logits[token, answer] - logits[token, other]).sum(),
+            np.exp(log_p[token, answer].sum()),
         )
 
 
@@ -159,9 +167,11 @@ def test_answers_of_a_circuit(ablation):
     if ablation == 'zero':
         fills = [np.zeros_like(fill) for fill in fills]
     elif ablation == 'counterfactual':
-        run = jax.jit(lambda m, t: m(t, capture=('neurons',), logits_at=())[1]['neurons'])
         others = rows_alone(data, data.counterfactual_tokens, data.counterfactual_answers)
-        fills = [np.asarray(run(toy.model(), t))[:, 0, len(data.prefix) :] for t, _ in others]
+        fills = [
+            np.asarray(run_alone(toy.model(), tokens, {})[1]['neurons'])[:, 0, at]
+            for tokens, at, _ in others
+        ]
     options = {'fill': means(), 'mesh': toy.one_device()}
     found = predict(toy.model(), data, masks=MASK[None], ablation=ablation, **options)
     wanted = list(expected(MASK, fills))
@@ -174,11 +184,11 @@ def test_answers_of_a_circuit(ablation):
 def test_right_is_what_greedy_generation_writes():
     """A model made to answer some: its answers are whatever it writes for every other problem."""
     data = problems()
-    written = []
-    for tokens, answer in rows_alone(data, data.tokens, data.answers):
-        prompt = tokens[:, : tokens.shape[1] - len(answer) + 1]
-        new = generate(toy.model(), prompt, [prompt.shape[1]], max_new_tokens=len(answer))
-        written.append(np.asarray(new[0]))
+    written, most = [], data.answers.shape[1]
+    for tokens, at, answer in rows_alone(data, data.tokens, data.answers):
+        end = at.stop - len(answer) + 1
+        new = generate(toy.model(), tokens, np.array([end]), max_new_tokens=most)
+        written.append(np.asarray(new[0])[: len(answer)])
     answers = data.answers.copy()
     tokens = data.tokens.tokens.copy()
     end = data.prompt_columns
@@ -211,21 +221,24 @@ def test_the_encoding_reads_no_answer_and_no_padding():
 
 def test_attribution_of_answers_of_several_tokens():
     """AtP by one problem after the other, its gradient by shifts of zeros at the row alone."""
-    data, P = problems(), len(problems().prefix)
+    data = problems()
     context = Context(fill=means(), mesh=toy.one_device())
-    rows = np.arange(N)
-    found = ATP.scores(toy.model(), data, rows, np.zeros(N, int), context=context)[0]
+    found = ATP.scores(toy.model(), data, np.arange(N), np.zeros(N, int), context=context)[0]
+
+    @jax.jit
+    @jax.grad
+    def gradient(shift, tokens, columns, answer, other):
+        logits = toy.model()(tokens, edits={'neurons': Edit(shift=shift)})[0][0, columns]
+        token = jnp.arange(len(answer))
+        parts = logits[token, answer] - logits[token, other]
+        return jnp.where(answer >= 0, parts, 0).sum()
+
     effects = []
-    for n, (tokens, answer) in enumerate(rows_alone(data, data.tokens, data.answers)):
-        at = np.arange(len(answer))
-        other = data.counterfactual_answers[n][: len(answer)]
-
-        def metric(shift, tokens=tokens, answer=answer, other=other, at=at):
-            logits = toy.model()(tokens, edits={'neurons': Edit(shift=shift)})[0][0, -len(at) :]
-            return (logits[at, answer] - logits[at, other]).sum()
-
+    for n, (tokens, at, answer) in enumerate(rows_alone(data, data.tokens, data.answers)):
         zeros = np.zeros((toy.L, 1, tokens.shape[1], toy.F), np.float32)
-        gradient = np.asarray(jax.jit(jax.grad(metric))(zeros))[:, 0, P:]
-        removed = clean()[n][1] - means()[:, columns(n)]
-        effects.append(np.abs((removed * gradient).sum(axis=1)))
+        columns_A = at.stop - len(answer) + np.arange(data.answers.shape[1])
+        of_row = data.answers[n], data.counterfactual_answers[n]
+        slopes = np.asarray(gradient(zeros, tokens, columns_A, *of_row))[:, 0, at]
+        removed = clean()[n] - means()[:, columns(n)]
+        effects.append(np.abs((removed * slopes).sum(axis=1)))
     np.testing.assert_allclose(found, np.mean(effects, axis=0), rtol=2e-3, atol=1e-5)
