@@ -30,8 +30,8 @@ class AccuracyConfig:
     """
 
     inputs: InputsConfig = InputsConfig()
-    ranges: tuple[tuple[int, int], ...] = ((0, 9), (0, 19), (0, 99))
-    shots: tuple[int, ...] = (0, 4, 16)
+    ranges: tuple[tuple[int, int], ...] = ((0, 9), (0, 19))
+    shots: tuple[int, ...] = (0,)
     max_problems: int = 500
 
     def __post_init__(self):
