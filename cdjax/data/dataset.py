@@ -84,6 +84,12 @@ class Dataset:
         """Columns of `tokens` that are of prompts; behind them stand answers to go on from."""
         return int(self.lengths.max(initial=0))
 
+    @property
+    def common_columns(self) -> tuple[int, int]:
+        """The first of the columns that are of every prompt, and the one behind their last."""
+        starts = self.tokens.starts if isinstance(self.tokens, TokenRows) else [0]
+        return int(max(starts)), int(self.lengths.min())
+
     def require_single_answers(self, what: str) -> None:
         """Raises InputError where answers have several tokens, for what knows only one."""
         if self.answers.ndim > 1:

@@ -81,8 +81,7 @@ def study_discovery(
     if first_scores is not None:
         # Learned from problems that are unseen here they would be a leak, and of another model
         # noise; and what lies under the path may be others the next time.
-        if not config.inputs.only_correct:
-            inputs.check_circuits(first, f'--first_scores={config.first_scores}')
+        inputs.check_circuits(first, f'--first_scores={config.first_scores}')
         digest = hashlib.sha256(np.ascontiguousarray(first.scores)).hexdigest()
         facts['first_scores'] = [config.first_scores, digest[:16]]
     # A start that is refused claims nothing, for the corrected one would be another run.

@@ -65,8 +65,7 @@ def evaluate_circuits(
     mesh = one_device() if mesh is None else mesh
     circuit = Circuit.load(config.circuits)
     inputs, name = Inputs(config.inputs), f'--circuits={config.circuits}'
-    if not config.inputs.only_correct:
-        inputs.check_circuits(circuit, name)
+    inputs.check_circuits(circuit, name)
     study = config.study
     check_methods(
         study.methods,

@@ -247,20 +247,22 @@ class Inputs:
     def check_circuits(self, circuit: Circuit, name: str, *, model: Llama | None = None) -> None:
         """Raises InputError unless circuits were discovered in these problems and this split.
 
+        With `only_correct` the problems are known from the moment that the teacher is loaded on;
+        until then they are not compared.
+
         Args:
             circuit: the circuits.
             name: what the user calls them, `--circuits=PATH`.
             model: the model that they are going to be used in, where it is loaded already.
         """
         origin = self.origin
-        circuit.check_belongs(
-            name,
-            split=origin['split'],
-            data=self.dataset.hash,
-            rows=self.dataset[self.split.train].hash,
-            tokenizer=origin['tokenizer'],
-            **({} if model is None else {'model': model_hash(model)}),
-        )
+        wanted = {'tokenizer': origin['tokenizer']}
+        if self.right is not None or not self.config.only_correct:
+            rows = self.dataset[self.split.train].hash
+            wanted = {'data': self.dataset.hash, 'rows': rows, **wanted}
+        if model is not None:
+            wanted['model'] = model_hash(model)
+        circuit.check_belongs(name, split=origin['split'], **wanted)
 
     @property
     def teacher_dtype(self) -> str:

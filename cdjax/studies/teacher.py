@@ -141,6 +141,7 @@ class TeacherStudy:
         check_batch(config.training.batch_size, mesh, microbatches=config.training.microbatches)
         self._read_inputs()
         if config.plant is not None:
+            self.dataset.require_single_answers('planting circuits')
             self._classes = planted_classes(self.dataset, config.plant)
             K, shape = int(self._classes.max()) + 1, self._shape
             self._plan = draw_plan(config.plant.plan, K, shape.num_layers, shape.intermediate_size)

@@ -24,6 +24,7 @@ from cdjax.inference.predictions import predict
 from cdjax.inference.sweeps import predict_circuits
 from cdjax.models import Edit
 from cdjax.models.generation import generate
+from cdjax.parallel.mesh import make_mesh
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -179,6 +180,15 @@ def test_answers_of_a_circuit(ablation):
     if ablation == 'mean':
         (swept,) = predict_circuits(toy.model(), data, MASK[None, None], **options)
         assert_predicts(swept, wanted)
+
+
+def test_eight_devices_agree_with_one():
+    mesh = make_mesh(4, 2)
+    options = {'masks': MASK[None], 'fill': means()}
+    one = predict(toy.model(), problems(), mesh=toy.one_device(), **options)
+    several = predict(toy.model(mesh), problems(), mesh=mesh, **options)
+    np.testing.assert_allclose(several.logit_difference, one.logit_difference, rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(several.probability, one.probability, rtol=1e-3, atol=1e-9)
 
 
 def test_right_is_what_greedy_generation_writes():
