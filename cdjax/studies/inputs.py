@@ -257,7 +257,7 @@ class Inputs:
         """
         origin = self.origin
         wanted = {'tokenizer': origin['tokenizer']}
-        if self.right is not None or not self.config.only_correct:
+        if self.right is not None or not self.keeps_right:
             rows = self.dataset[self.split.train].hash
             wanted = {'data': self.dataset.hash, 'rows': rows, **wanted}
         if model is not None:
@@ -285,9 +285,14 @@ class Inputs:
         else:
             dtype = TEACHER_DTYPES[self.config.teacher_dtype]
             model = load_huggingface(self.teacher_path, mesh=mesh, dtype=dtype)
-        if self.config.only_correct and self.right is None:
+        if self.keeps_right and self.right is None:
             self._keep_right(model, mesh)
         return model
+
+    @property
+    def keeps_right(self) -> bool:
+        """Whether what the teacher answers wrong is left out; random weights answer nothing."""
+        return self.config.only_correct and not self.config.random_weights
 
     def _keep_right(self, model: Llama, mesh: Mesh) -> None:
         """Leaves out the problems that a model answers wrong; the others stay in their parts."""

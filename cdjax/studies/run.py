@@ -31,7 +31,7 @@ class Run:
     options: RunOptions = RunOptions()
 
     def __post_init__(self):
-        if self.inputs.config.only_correct and self.inputs.right is None:
+        if self.inputs.keeps_right and self.inputs.right is None:
             _ = self.teacher  # says which problems there are
 
     @functools.cached_property
