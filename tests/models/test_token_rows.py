@@ -117,3 +117,24 @@ def test_answers_follow_their_prompts():
         or (found.tokens[1, 4:] >= 0).all()
     )
     assert found.counted.tolist() == [[False] * 2 + [True] * 4, [True] * 4 + [False] * 2]
+
+
+def test_a_prefix_costs_its_own_tokens_once():
+    """The same logits as of whole prompts, at the products of `B T + P` positions."""
+    B, P, T = 16, 24, 5
+    rng = np.random.default_rng(2)
+    prefix, questions = rng.integers(3, 25, P), rng.integers(3, 25, (B, T))
+    whole = np.concatenate([np.tile(prefix, (B, 1)), questions], axis=1)
+    every = np.full(B, T)
+    rows = TokenRows(questions, 0 * every, every, tuple(prefix.tolist()))
+    run = jax.jit(lambda m, t: m(t, logits_at=-1, capture=('neurons',)))
+    programs = [run.lower(toy.model(), tokens).compile() for tokens in (whole, rows)]
+    expected, of_whole = programs[0](toy.model(), whole)
+    logits, of_rows = programs[1](toy.model(), rows)
+    np.testing.assert_allclose(logits, expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(
+        of_rows['neurons'], of_whole['neurons'][:, :, P:], rtol=2e-5, atol=2e-5
+    )
+    flops = [program.cost_analysis()['flops'] for program in programs]
+    positions = (B * T + P) / (B * (T + P))
+    assert positions < flops[1] / flops[0] < 2 * positions < 0.5
