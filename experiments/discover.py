@@ -5,6 +5,7 @@ Writes checkpoints, metrics.jsonl and circuits/MODEL.safetensors + .json into --
 
 from absl import flags
 
+from cdjax.report.terminal import kept_line
 from cdjax.studies.discovery import DiscoveryStudyConfig, study_discovery
 from experiments import launch
 from experiments.flags import (
@@ -38,6 +39,8 @@ def main() -> None:
     config = DiscoveryStudyConfig(inputs_from_flags(), discovery_from_flags(), FLAGS.first_scores)
     options = run_options()
     circuits = study_discovery(config, FLAGS.workdir, mesh=start_machine(), options=options)
+    if 'only_correct' in circuits['teacher'].info:
+        launch.say(kept_line(circuits['teacher'].info['only_correct']))
     for name, circuit in circuits.items():
         figures = ', '.join(f'{k} {v:.1%}' for k, v in circuit.info['metrics'].items())
         launch.say(

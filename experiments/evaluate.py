@@ -7,7 +7,7 @@ as JSON.
 import jax
 from absl import flags
 
-from cdjax.report.terminal import circuits_table, recovery_table
+from cdjax.report.terminal import circuits_table, kept_line, recovery_table
 from cdjax.studies.circuits import smallest_faithful_share
 from cdjax.studies.evaluation import EvaluationConfig, evaluate_circuits
 from experiments import launch
@@ -52,6 +52,8 @@ def main() -> None:
     study = evaluate_circuits(config, mesh=start_machine(), options=options)
     if jax.process_index() == 0:
         write_output(output, study)
+    if 'only_correct' in study:
+        launch.say(kept_line(study['only_correct']))
     launch.say(circuits_table(study, smallest_faithful_share(study)))
     if 'ground_truth' in study:
         launch.say(recovery_table(study))

@@ -68,6 +68,11 @@ def headroom_table(headroom: Mapping[str, Any]) -> str:
     return _text(lines)
 
 
+def kept_line(kept: Mapping[str, int]) -> str:
+    """Returns a line on the problems that are kept because the teacher answers them."""
+    return f'only correct: {kept["right"]:,} of {kept["of"]:,} problems, those the teacher answers'
+
+
 def accuracy_table(found: Mapping[str, Any]) -> str:
     """Returns the accuracy by range of operands and number of solved examples.
 

@@ -97,6 +97,8 @@ def evaluate_circuits(
         found['ground_truth'] = study_recovery(
             truth, model, circuit, rankings, study.methods, rows, seed=study.seed
         )
+    if inputs.right is not None:
+        found['only_correct'] = inputs.right
     origin = {'circuits': [config.circuits, circuit.hash], 'inputs': inputs.facts()}
     return {
         'config': json.loads(json.dumps(origin | {'study': dataclasses.asdict(study)})),
