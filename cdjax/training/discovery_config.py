@@ -143,7 +143,7 @@ def check_discovery(
     step = {'ablated': ablated, 'remat': config.remat}
     needed = max(least_discovery_bytes(s, rows, length, **step) for s in shapes.values())
     check_memory(needed, mesh, batch_size=config.batch_size, name=batch_flag)
-    config.encoding.check(next(iter(shapes.values())), dataset.tokens.shape[1])
+    config.encoding.check(next(iter(shapes.values())), dataset.prompt_columns)
     check_one_length(dataset)
     if config.objective.key == 'causal':
         dataset.require_single_answers('objective=causal')
