@@ -56,8 +56,8 @@ def operands(key: str = 'operands', steps: int = 1500, seeds: Sequence[int] = (0
             )
         if isinstance(inputs.dataset.tokens, TokenRows):
             raise InputError(
-                f'studies={key} trains on problems of two tasks at once, which then need one prefix '
-                'and one length each: leave out shots, prompt_prefix and several_lengths, or it'
+                f'studies={key} trains on problems of two tasks at once, which need one prefix '
+                'and one length each: leave out shots, prompt_prefix, several_lengths, or the study'
             )
         for each in (inputs, two_operands(inputs)):
             check_discovery(
