@@ -138,8 +138,8 @@ def train_head_start(
     split: Split,
     config: LanguageModelConfig,
     *,
-    mesh: Mesh,
-    workdir: epath.Path,
+    mesh: Mesh | None = None,
+    workdir: epath.Path | None = None,
     options: RunOptions = RunOptions(),
 ) -> Llama:
     """Trains the student of start 'partial' on training forms outside the share."""
@@ -165,8 +165,8 @@ def run_arm(
     given: Given,
     config: ArmsConfig,
     *,
-    mesh: Mesh,
-    workdir: epath.Path,
+    mesh: Mesh | None = None,
+    workdir: epath.Path | None = None,
     description: str,
     options: RunOptions = RunOptions(),
 ) -> tuple[Llama, dict[str, Any]]:
@@ -181,8 +181,8 @@ def run_arm(
         split: the split by canonical form.
         given: what its alignment is made from.
         config: the arms.
-        mesh: the mesh.
-        workdir: folder of this run.
+        mesh: the mesh; one device if None.
+        workdir: folder of this run; None to keep nothing of it.
         description: name on the progress bar.
         options: what the distillation writes and checks on the way.
 

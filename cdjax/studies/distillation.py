@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from cdjax.circuits.circuit import Circuit
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, CIRCUITS, Given
-from cdjax.distillation.pairings import LAST, Context, check_pairs, pair_layers, reads_models
+from cdjax.distillation.pairings import LAST, check_pairs, pair_layers, reads_models
 from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
 from cdjax.models import LlamaConfig
@@ -18,6 +18,7 @@ from cdjax.run.folder import check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import EVALUATE_EVERY, check_site
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.layer_pairs import pair_by_doing
 from cdjax.studies.run import Run
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
 from cdjax.training.distillation import (
@@ -188,20 +189,21 @@ class StudentStudy:
         config, inputs = self.config, self._run.inputs
         if ARMS[config.arm].align is None:
             return None
-        models, context = (inputs.student_config, inputs.teacher_config), Context()
+        share, seed = inputs.split.share, config.distillation.seed
         if reads_models(config.layer_pairs):
             models = inputs.load_student(self._run.mesh), self._teacher
-            context = Context(
-                config.alignment.site,
-                config.alignment.positions,
+            pairs = pair_by_doing(
+                config.layer_pairs,
+                models,
+                inputs,
+                config.alignment,
                 config.most_pairs,
-                config.distillation.seed,
-                **self._run.passes,
+                seed,
+                self._run.passes,
             )
-        share = inputs.split.share
-        pairs = pair_layers(config.layer_pairs, *models, inputs.dataset, share, context=context)
+        else:
+            pairs = pair_layers(config.layer_pairs, inputs.student_config, inputs.teacher_config)
         base = dataclasses.replace(config.alignment, pairs=pairs)
-        seed = config.distillation.seed
         return ARMS[config.arm].alignment(Given(base, share, *self._circuits, seed=seed))
 
 

@@ -12,7 +12,7 @@ from cdjax.data.training_data import OUTSIDE_SHARE
 from cdjax.distillation.alignment import LayerPairs
 from cdjax.distillation.arms import ARMS, CIRCUITS, Given
 from cdjax.distillation.headroom import CLOSE, headroom, too_close
-from cdjax.distillation.pairings import Context, pair_layers, reads_models
+from cdjax.distillation.pairings import pair_layers, reads_models
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama, LlamaConfig
 from cdjax.run.results import stored
@@ -25,6 +25,7 @@ from cdjax.studies.arms import (
 )
 from cdjax.studies.discovery import discover_circuits, search_in_students
 from cdjax.studies.evaluation import discover_teacher
+from cdjax.studies.layer_pairs import pair_by_doing
 from cdjax.studies.run import Run
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import TeacherStore
@@ -203,16 +204,16 @@ class Students:
         """Returns the layers that are aligned, paired once where the student's doing decides."""
         if not reads_models(self.layer_pairs):
             return self.pairs_from_shapes
-        inputs, arms = self.run.inputs, self.arms
-        rows = np.random.default_rng(0).permutation(inputs.split.train)[: arms.max_problems]
-        context = Context(
-            arms.alignment.site, arms.alignment.positions, self.most_pairs, seed, **self.run.passes
-        )
 
         def compute():
-            models = self.first(start, seed), self.run.teacher
-            pairs = pair_layers(
-                self.layer_pairs, *models, inputs.dataset, np.sort(rows), context=context
+            pairs = pair_by_doing(
+                self.layer_pairs,
+                (self.first(start, seed), self.run.teacher),
+                self.run.inputs,
+                self.arms.alignment,
+                self.most_pairs,
+                seed,
+                self.run.passes,
             )
             return {'pairs': [list(pair) for pair in pairs]}
 
