@@ -2,6 +2,9 @@
 
 Discovers the teacher's circuits, distils every arm from every start with every seed, and prints
 the table. Runs are shared with nothing: each has its checkpoint, and a killed study continues.
+
+Example, 15 minutes on two CPU cores; what it is going to do is told by --dry_run:
+    python -m experiments.compare_arms --flagfile=experiments/recipes/arms.flags --dry_run
 """
 
 from absl import flags
@@ -10,6 +13,7 @@ from cdjax.report.terminal import arms_table, headroom_table
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.pipeline import Pipeline, PipelineConfig
 from experiments import launch
+from experiments.announce import announce
 from experiments.flags import (
     arms_from_flags,
     define_arms_flags,
@@ -49,11 +53,18 @@ def main() -> None:
         export=arms.arms[0],
     )
     options = run_options()
-    mesh = start_machine()
-    pipeline = Pipeline(config, FLAGS.workdir, mesh=mesh, name='compare_arms', options=options)
+    pipeline = Pipeline(
+        config,
+        FLAGS.workdir,
+        mesh=start_machine(),
+        name='compare_arms',
+        options=options,
+        announce=announce,
+    )
     launch.say(pipeline.config.arms.describe())
     launch.say(headroom_table(pipeline.headroom()))
     launch.say(arms_table(pipeline.compare_arms()))
+    launch.say_where(FLAGS.workdir)
 
 
 if __name__ == '__main__':

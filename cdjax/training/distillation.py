@@ -42,7 +42,7 @@ from cdjax.training.accumulation import (
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, make_optimizer
-from cdjax.training.step import jit_step
+from cdjax.training.step import jit_step, several_steps, steps_at_once
 
 # A student of random weights generalises from a small share by its decay (README, "Where students
 # start"); a checkpoint would lose in it what it knows.
@@ -337,8 +337,10 @@ def distill(
         part = put_batch(first_microbatch(batch, config.microbatches), mesh)
         return doctor(state.params, part, placed, state.memory)
 
-    step = jit_step(make_step(tx, config), state)
     shape = (config.batch_size, dataset.tokens.shape[1])
+    flops = 3 * forward_flops(model_config, *shape, logits=shape[0])
+    at_once = steps_at_once(flops, mesh)
+    step = jit_step(several_steps(make_step(tx, config), at_once), state)
     state, history = fit(
         lambda state, batch: step(state, batch, placed),
         state,
@@ -353,10 +355,9 @@ def distill(
         best=best,
         facts={'config': config, 'data': dataset.hash, 'alignment': alignment},
         diagnose=diagnose,
+        at_once=at_once,
         tokens_per_step=shape[0] * shape[1],
-        flops_per_step={
-            config.compute_dtype: 3 * forward_flops(model_config, *shape, logits=shape[0])
-        },
+        flops_per_step={config.compute_dtype: flops},
     )
     return state.params, history
 
