@@ -13,8 +13,8 @@ from cdjax.errors import InputError
 from cdjax.evaluation.statistics import bootstrap_interval
 from cdjax.inference.predictions import predict
 from cdjax.parallel.mesh import one_device
-from cdjax.run.metrics import progress
 from cdjax.run.options import RunOptions
+from cdjax.run.progress import progress
 from cdjax.studies.inputs import Inputs, InputsConfig
 
 
