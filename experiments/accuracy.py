@@ -4,8 +4,8 @@ Circuits are worth looking for where it answers; where it does not, train it fir
 experiments.train_teacher).
 
 Example, seconds on two CPU cores; a model that writes numbers in digits, behind 8 solved examples:
-    python -m experiments.accuracy --teacher=PATH --operands=2 --several_lengths --answer_tokens=3 \\
-        --answer_end='\\n' --ranges=0:9,0:99 --shot_counts=0,8
+    python -m experiments.accuracy --teacher=PATH --operands=2 --several_lengths \\
+        --answer_tokens=3 --answer_end='\\n' --ranges=0:9,0:99 --shot_counts=0,8
 """
 
 import jax
