@@ -244,10 +244,10 @@ def _build_store(model, name, dataset, config, **passes) -> dict[str, np.ndarray
     """
     stores = _stores(model, dataset, config)
     asked, store_logits = 'activations' in stores, 'logits' in stores
-    if dataset.answers.ndim > 1:
+    if dataset.answers.ndim > 1 and config.least_accuracy:
         config.require_accuracy(name, predict(model, dataset, **passes).accuracy)
-        if not asked:
-            return {}
+    if dataset.answers.ndim > 1 and not asked:
+        return {}
     said, neurons_NxLxF = answer_logits_and_activations(
         model,
         dataset,
