@@ -77,6 +77,32 @@ def headroom_table(headroom: Mapping[str, Any]) -> str:
     return _text(lines)
 
 
+def kept_line(kept: Mapping[str, int]) -> str:
+    """Returns a line on the problems that are kept because the teacher answers them."""
+    return f'only correct: {kept["right"]:,} of {kept["of"]:,} problems, those the teacher answers'
+
+
+def accuracy_table(found: Mapping[str, Any]) -> str:
+    """Returns the accuracy by range of operands and number of solved examples.
+
+    Args:
+        found: what `cdjax.studies.accuracy.measure_accuracy` returns.
+    """
+    cells = found['cells']
+    shots = list(dict.fromkeys(cell['shots'] for cell in cells))
+    head = ''.join(f'{f"{n} shown":>24}' for n in shots)
+    title = 'Accuracy by range of operands and solved examples, of whole answers'
+    lines = [title, ' ' * 12 + head]
+    for low, high in dict.fromkeys((cell['low'], cell['high']) for cell in cells):
+        line = f'{f"{low} to {high}":12}'
+        for cell in cells:
+            if (cell['low'], cell['high']) == (low, high):
+                shown = f'{percent(cell["accuracy"])} {percent_interval(cell["interval"])}'
+                line += f'{shown:>24}'
+        lines.append(line)
+    return _text(lines)
+
+
 def circuits_table(study: Mapping[str, Any], smallest: float | None) -> str:
     """Returns the accuracy with only the circuits and without, beside every other method.
 

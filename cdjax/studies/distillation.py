@@ -128,6 +128,7 @@ class StudentStudy:
         shapes = inputs.student_config, inputs.teacher_config
         trained = inputs.has_student
         check_pairs(config.layer_pairs, *shapes, trained=trained, most=config.most_pairs)
+        inputs.dataset.require_single_answers('distillation')
         check_positions_within(config.alignment.positions, inputs.dataset)
         arm = ARMS[config.arm]
         self._circuits = _load_circuits(config, inputs) if arm.needs_circuits else (None, None)
@@ -150,10 +151,10 @@ class StudentStudy:
             facts[name] = None if circuit is None else [facts[name], circuit.hash]
         folder = check_workdir(workdir, facts, name='distill')
         announce(Outlook('distill', folder, as_json(facts), _stages(config, inputs, folder), mesh))
+        self._teacher = inputs.load_teacher(mesh)
         if student is not None:
             name = f'--student_circuits={config.student_circuits}'
             inputs.check_circuits(student, name, model=inputs.load_student(mesh))
-        self._teacher = inputs.load_teacher(mesh)
         if teacher is not None:
             name = f'--circuits={config.circuits}'
             inputs.check_circuits(teacher, name, model=self._teacher)

@@ -234,6 +234,7 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
         trained='nothing' not in starts,
         most=config.most_pairs,
     )
+    inputs.dataset.require_single_answers('distillation')
     check_positions_within(config.arms.alignment.positions, inputs.dataset)
     if 'partial' in starts:
         rows_outside_share(inputs.split)

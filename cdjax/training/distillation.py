@@ -230,12 +230,12 @@ class TeacherStore:
 
 
 def check_positions_within(positions: tuple[int, ...] | None, dataset: Dataset) -> None:
-    """Raises InputError for positions that lie behind the end of a prompt."""
-    shortest = int(dataset.lengths.min())
-    if positions is not None and max(positions) >= shortest:
+    """Raises InputError for positions that some prompt does not have."""
+    first, stop = dataset.common_columns
+    if positions is not None and not first <= min(positions) <= max(positions) < stop:
         raise InputError(
-            f'align_positions={",".join(map(str, positions))}: the shortest prompt has {shortest} '
-            f'tokens, name positions from 0 to {shortest - 1}'
+            f'align_positions={",".join(map(str, positions))}: the shortest prompt has '
+            f'{stop - first} tokens, name positions from {first} to {stop - 1}'
         )
 
 
