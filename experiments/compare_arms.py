@@ -1,14 +1,15 @@
 """The table of arms: KD against KD + CKA of circuits and its controls, over seeds and starts.
 
 Discovers the teacher's circuits, distils every arm from every start with every seed, and prints
-the table. Runs are shared with nothing: each has its checkpoint, and a killed study continues.
+the table. Runs are shared with nothing: each has its checkpoint, and a killed study continues. The
+same command with more arms or more seeds adds them to a finished table.
 """
 
 from absl import flags
 
 from cdjax.report.terminal import arms_table, headroom_table
 from cdjax.studies.circuits import CircuitStudyConfig
-from cdjax.studies.pipeline import Pipeline, PipelineConfig
+from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
 from experiments import launch
 from experiments.flags import (
     arms_from_flags,
@@ -50,7 +51,7 @@ def main() -> None:
     )
     options = run_options()
     mesh = start_machine()
-    pipeline = Pipeline(config, FLAGS.workdir, mesh=mesh, name='compare_arms', options=options)
+    pipeline = Pipeline(config, FLAGS.workdir, mesh=mesh, name=TABLE, options=options)
     launch.say(pipeline.config.arms.describe())
     launch.say(headroom_table(pipeline.headroom()))
     launch.say(arms_table(pipeline.compare_arms()))

@@ -18,6 +18,7 @@ def metric_gradients(
     metric: Callable[[jax.Array, dict[str, jax.Array]], jax.Array] = logit_difference,
     remat: str = 'none',
     backward: str = 'gradient',
+    dtype=None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the activations of a batch, and the gradient of a metric with respect to them.
 
@@ -32,6 +33,7 @@ def metric_gradients(
         metric: (logits `[B, V]` at the answer position, rows) -> one number a row `[B]`.
         remat: see `Llama`.
         backward: see `Llama`: with 'relp' the gradients are coefficients of relevance.
+        dtype: see `Llama`.
 
     Returns:
         Activations, after the edits, in the dtype of the computation, and gradients, float32;
@@ -49,6 +51,7 @@ def metric_gradients(
             logits_at=rows['lengths'] - 1,
             remat=remat,
             backward=backward,
+            dtype=dtype,
         )
         return metric(logits, rows).sum(), activations[site]
 

@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 from cdjax.data import Dataset, Split
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, KD, Given, arms_by_default
+from cdjax.distillation.interchange import Interchange
+from cdjax.distillation.store import TeacherStore
 from cdjax.errors import InputError, check_seed
 from cdjax.evaluation.statistics import (
     equivalence_p,
@@ -26,7 +28,7 @@ from cdjax.inference.predictions import predict
 from cdjax.losses import class_conditional_cka, linear_cka
 from cdjax.models import Llama, LlamaConfig
 from cdjax.run.options import RunOptions
-from cdjax.training.distillation import DistillationConfig, TeacherStore, distill
+from cdjax.training.distillation import DistillationConfig, distill
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 
 STARTS = {
@@ -111,7 +113,17 @@ class ArmsConfig:
 
 
 def check_site(arms: Sequence[str], alignment: Alignment) -> None:
-    """Raises InputError for arms of circuits, which are of neurons, at another site."""
+    """Raises InputError for arms of circuits, which are of neurons, at another site.
+
+    Likewise for what patches circuits in an arm that has none.
+    """
+    if alignment.interchange:
+        bare = [key for key in arms if ARMS[key].align is not None and not ARMS[key].needs_circuits]
+        if bare:
+            raise InputError(
+                f'similarity={alignment.similarity} patches circuits, and there are none in '
+                f'{", ".join(bare)}: leave it out'
+            )
     of_circuits = [key for key in arms if ARMS[key].needs_circuits]
     if of_circuits and alignment.site != 'neurons':
         raise InputError(
@@ -168,6 +180,9 @@ def run_arm(
     mesh: Mesh,
     workdir: epath.Path,
     description: str,
+    alignment: Alignment | None = None,
+    learned_from: TeacherStore | None = None,
+    interchange: Interchange | None = None,
     options: RunOptions = RunOptions(),
 ) -> tuple[Llama, dict[str, Any]]:
     """Distils one student and measures it on unseen forms.
@@ -184,6 +199,9 @@ def run_arm(
         mesh: the mesh.
         workdir: folder of this run.
         description: name on the progress bar.
+        alignment: what the arm makes of what it is given, None for answers alone.
+        learned_from: what the alignment reads of the teacher; `store` if None.
+        interchange: see `distill`.
         options: what the distillation writes and checks on the way.
 
     Returns:
@@ -194,13 +212,17 @@ def run_arm(
     unseen = evaluated_rows(split, config)
     problems = dataset[unseen]
     shared = len(split.share)
+    own = given.student is not None
+    paired = given.within_classes(None, given.student_masks) if own else given.alignment
     model, history = distill(
         student,
-        store[:shared],
+        (store if learned_from is None else learned_from)[:shared],
         dataset[split.share],
         dataclasses.replace(config.distillation, seed=seed, task=ARMS[arm].task),
         mesh=mesh,
-        alignment=ARMS[arm].alignment(given),
+        alignment=alignment,
+        interchange=interchange,
+        paired=paired if alignment is None else alignment,
         description=description,
         workdir=workdir,
         evaluate=lambda model: {'accuracy': predict(model, problems, **passes).accuracy},

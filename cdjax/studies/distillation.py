@@ -7,24 +7,25 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
-from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.alignment import Alignment, LayerPairs
 from cdjax.distillation.arms import ARMS, CIRCUITS, Given
 from cdjax.distillation.pairings import LAST, Context, check_pairs, pair_layers, reads_models
+from cdjax.distillation.readings import ACTIVATIONS
+from cdjax.distillation.store import check_positions_within
 from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
-from cdjax.models import LlamaConfig
+from cdjax.models import SITES, LlamaConfig
 from cdjax.parallel.mesh import one_device
 from cdjax.run.folder import check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import EVALUATE_EVERY, check_site
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.run import Run
+from cdjax.studies.teacher_says import TeacherSays
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
 from cdjax.training.distillation import (
     DistillationConfig,
-    TeacherStore,
     check_distillation,
-    check_positions_within,
     distill,
 )
 from cdjax.training.memory import check_memory, least_training_bytes
@@ -151,25 +152,26 @@ class StudentStudy:
         config, run, inputs = self.config, self._run, self._run.inputs
         share, unseen = inputs.dataset[inputs.split.share], inputs.dataset[inputs.split.test]
         accuracy = lambda model: predict(model, unseen, **run.passes).accuracy
-        alignment = self._alignment()
-        store = TeacherStore.build(
-            self._teacher,
-            share,
-            layers=() if alignment is None else alignment.teacher_layers,
-            site=config.alignment.site,
-            positions=config.alignment.positions,
-            top_k=config.distillation.top_k,
-            temperature=config.distillation.temperature,
-            **run.passes,
+        pairs, arm, seed = self._pairs(), ARMS[config.arm], config.distillation.seed
+        layers = None if arm.other_layers else {teacher for _, teacher in pairs}
+        says = TeacherSays(
+            *(run, inputs.split.share, config.distillation, config.alignment),
+            *(layers if arm.align is not None else (), [arm], self._teacher),
         )
+        alignment = self._alignment(pairs, says)
+        store = says.store(ACTIVATIONS.key if alignment is None else alignment.stored)
+        interchange = says.interchange(alignment, len(share), seed)
+        del says  # and with it, unless it is asked at every step, the teacher:
         del self._teacher  # its memory is the student's from here on
         model, _ = distill(
             inputs.load_student(run.mesh) if inputs.has_student else inputs.student_config,
             store,
             share,
-            dataclasses.replace(config.distillation, task=ARMS[config.arm].task),
+            dataclasses.replace(config.distillation, task=arm.task),
             mesh=run.mesh,
             alignment=alignment,
+            interchange=interchange,
+            paired=dataclasses.replace(config.alignment, pairs=pairs),
             description=f'distill: {config.arm}',
             workdir=run.workdir,
             evaluate=lambda model: {'accuracy': accuracy(model)},
@@ -182,11 +184,9 @@ class StudentStudy:
         run.save_student(model, folder, 'share', from_checkpoint=inputs.has_student)
         return Trained(model, folder, accuracy(model), len(unseen))
 
-    def _alignment(self) -> Alignment | None:
-        """Returns what the arm compares."""
+    def _pairs(self) -> LayerPairs:
+        """Returns the layers that are aligned."""
         config, inputs = self.config, self._run.inputs
-        if ARMS[config.arm].align is None:
-            return None
         models, context = (inputs.student_config, inputs.teacher_config), Context()
         if reads_models(config.layer_pairs):
             models = inputs.load_student(self._run.mesh), self._teacher
@@ -197,11 +197,22 @@ class StudentStudy:
                 config.distillation.seed,
                 **self._run.passes,
             )
-        share = inputs.split.share
-        pairs = pair_layers(config.layer_pairs, *models, inputs.dataset, share, context=context)
-        base = dataclasses.replace(config.alignment, pairs=pairs)
-        seed = config.distillation.seed
-        return ARMS[config.arm].alignment(Given(base, share, *self._circuits, seed=seed))
+        rows = inputs.split.share
+        return pair_layers(config.layer_pairs, *models, inputs.dataset, rows, context=context)
+
+    def _alignment(self, pairs: LayerPairs, says: TeacherSays) -> Alignment | None:
+        """Returns what the arm compares."""
+        config, inputs, arm = self.config, self._run.inputs, ARMS[self.config.arm]
+        share, shape = inputs.split.share, inputs.student_config
+        given = Given(
+            dataclasses.replace(config.alignment, pairs=pairs),
+            share,
+            *self._circuits,
+            seed=config.distillation.seed,
+            contribution=says.contribution(len(share)) if arm.needs_contribution else None,
+            student_shape=(shape.num_layers, SITES[config.alignment.site].units(shape)),
+        )
+        return arm.alignment(given)
 
 
 def check_student_memory(config: DistillationConfig, inputs: Inputs, mesh: Mesh) -> None:

@@ -15,7 +15,6 @@ from cdjax.training.discovery_config import (
 from cdjax.training.distillation import (
     Alignment,
     DistillationConfig,
-    TeacherStore,
     distill,
 )
 from cdjax.training.language_model import (
@@ -54,7 +53,6 @@ __all__ = [
     'LanguageModelConfig',
     'OptimizerConfig',
     'Published',
-    'TeacherStore',
     'TrainState',
     'discover',
     'distill',

@@ -4,11 +4,12 @@ from typing import Any
 
 from absl import flags
 
-from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.alignment import COMPARED, Alignment
 from cdjax.distillation.arms import ARMS
+from cdjax.distillation.components import TRAINED
 from cdjax.distillation.pairings import PAIRINGS
+from cdjax.distillation.readings import READINGS
 from cdjax.errors import InputError
-from cdjax.losses import SIMILARITIES
 from cdjax.models import SITES
 from cdjax.models.llama import REMAT_POLICIES
 from cdjax.studies.arms import STARTS, ArmsConfig
@@ -17,6 +18,7 @@ from cdjax.training import distillation
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig
+from cdjax.training.schedules import WEIGHT_SCHEDULES
 
 FLAGS = flags.FLAGS
 
@@ -32,6 +34,23 @@ def define_distillation_flags() -> None:
         f'Layers aligned: {", ".join(PAIRINGS)}, or STUDENT:TEACHER,...',
     )
     flags.DEFINE_float('weight', default.weight, 'Weight of the alignment.')
+    flags.DEFINE_enum(
+        'weight_schedule',
+        default.weight_schedule,
+        list(WEIGHT_SCHEDULES),
+        'How that weight changes over the steps.',
+    )
+    flags.DEFINE_enum(
+        'trained',
+        default.trained,
+        TRAINED,
+        'What of the student is trained: all of it, or the paired components alone.',
+    )
+    flags.DEFINE_string(
+        'teacher_store',
+        default.teacher_store,
+        'Where what the teacher says is kept: memory; a folder on a disk; or online, nowhere.',
+    )
     flags.DEFINE_float('temperature', default.temperature, 'Temperature of the KD.')
     flags.DEFINE_integer(
         'top_k',
@@ -67,8 +86,13 @@ def define_alignment_flags() -> None:
         default.positions,
         'Positions of the prompt that are aligned, such as 1,3; the last if not given.',
     )
+    flags.DEFINE_string(
+        'align_reading',
+        default.reading,
+        f'What of its units is compared: {", ".join(READINGS)}.',
+    )
     flags.DEFINE_enum(
-        'similarity', default.similarity, list(SIMILARITIES), 'What the alignment maximises.'
+        'similarity', default.similarity, list(COMPARED), 'What the alignment maximises.'
     )
     flags.DEFINE_integer(
         'min_count', default.min_count, 'Problems of a class in a batch, or it is left out.'
@@ -97,6 +121,7 @@ def alignment_from_flags() -> Alignment:
         site=FLAGS.align_site,
         positions=positions,
         similarity=FLAGS.similarity,
+        reading=FLAGS.align_reading,
         min_count=FLAGS.min_count,
         memory=FLAGS.row_memory,
     )
@@ -172,6 +197,9 @@ def distillation_from_flags() -> DistillationConfig:
     """
     return DistillationConfig(
         weight=FLAGS.weight,
+        weight_schedule=FLAGS.weight_schedule,
+        trained=FLAGS.trained,
+        teacher_store=FLAGS.teacher_store,
         temperature=FLAGS.temperature,
         top_k=FLAGS.top_k,
         init_std=FLAGS.init_std,

@@ -8,9 +8,9 @@ import pytest
 import toy_study as toy
 
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.store import TeacherStore
 from cdjax.errors import InputError
 from cdjax.inference.activations import answer_logits_and_activations
-from cdjax.training.distillation import TeacherStore
 
 PAIRS = ((0, 1), (1, 0))
 
