@@ -58,6 +58,9 @@ class ArmsConfig:
             outside the share, so that it has memorised nothing of the share.
         evaluate_every: steps between evaluations on unseen forms.
         max_problems: problems of an evaluation, at most.
+        primary: two of the arms, the comparison that the table is made for and that is decided on
+            before it is: the accuracy of the first minus that of the second, paired by seed. None
+            where nothing is decided, and all comparisons are looks at what came out.
     """
 
     distillation: DistillationConfig = DistillationConfig()
@@ -68,6 +71,7 @@ class ArmsConfig:
     head_start_steps: int = 300
     evaluate_every: int = EVALUATE_EVERY
     max_problems: int = 1500
+    primary: tuple[str, str] | None = None
 
     def __post_init__(self):
         if self.arms is None:
@@ -80,6 +84,13 @@ class ArmsConfig:
             if unknown or not values:
                 raise InputError(f'{field}={",".join(values)}: choose from {", ".join(known)}')
         check_site(self.arms, self.alignment)
+        if self.primary is not None:
+            absent = [arm for arm in self.primary if arm not in self.arms]
+            if absent or len(set(self.primary)) != 2:
+                raise InputError(
+                    f'primary={",".join(self.primary)}: name two of the arms that are run, '
+                    f'{", ".join(self.arms)}'
+                )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f'seeds={list(self.seeds)}: name at least one, and each of them once')
         for seed in self.seeds:

@@ -153,10 +153,15 @@ class StudentStudy:
         share, unseen = inputs.dataset[inputs.split.share], inputs.dataset[inputs.split.test]
         accuracy = lambda model: predict(model, unseen, **run.passes).accuracy
         pairs, arm, seed = self._pairs(), ARMS[config.arm], config.distillation.seed
-        layers = None if arm.other_layers else {teacher for _, teacher in pairs}
+        layers = () if arm.align is None else {teacher for _, teacher in pairs}
         says = TeacherSays(
-            *(run, inputs.split.share, config.distillation, config.alignment),
-            *(layers if arm.align is not None else (), [arm], self._teacher),
+            run,
+            inputs.split.share,
+            config.distillation,
+            config.alignment,
+            None if arm.other_layers else layers,
+            [arm],
+            self._teacher,
         )
         alignment = self._alignment(pairs, says)
         store = says.store(ACTIVATIONS.key if alignment is None else alignment.stored)

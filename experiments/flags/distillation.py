@@ -223,6 +223,11 @@ def define_arms_flags() -> None:
         [str(seed) for seed in default.seeds],
         'Seeds; each gives all arms the same start and batches.',
     )
+    flags.DEFINE_list(
+        'primary',
+        default.primary,
+        'Two of the arms: the comparison that is decided on before the table is made, if any.',
+    )
     flags.DEFINE_integer(
         'head_start_steps',
         default.head_start_steps,
@@ -248,4 +253,5 @@ def arms_from_flags() -> ArmsConfig:
         seeds=seeds,
         head_start_steps=FLAGS.head_start_steps,
         evaluate_every=FLAGS.evaluate_every,
+        primary=None if FLAGS.primary is None else tuple(FLAGS.primary),
     )

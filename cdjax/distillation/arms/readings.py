@@ -35,7 +35,7 @@ def _arm(key: str, title: str, phrase: str, colour: str, align, **changes) -> Ar
 
 RANDOM_EQUAL = _arm(
     'random_equal',
-    'KD + CKA of random, as much contribution',
+    'KD + CKA of equal random neurons',
     'random neurons of equal contribution',
     'grey',
     of_equal_contribution,
@@ -51,7 +51,7 @@ CONTRIBUTIONS_ARM = _arm(
 )
 CONTRIBUTIONS_RANDOM = _arm(
     'contributions_random',
-    'KD + CKA of what random neurons write',
+    'KD + CKA of what random ones write',
     'what random neurons of equal contribution write',
     'muted',
     functools.partial(read, of_equal_contribution, CONTRIBUTIONS.key),
