@@ -7,6 +7,7 @@ same command with more arms or more seeds adds them to a finished table.
 
 from absl import flags
 
+from cdjax.report.mechanism import mechanism_table
 from cdjax.report.terminal import arms_table, headroom_table
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
@@ -54,7 +55,10 @@ def main() -> None:
     pipeline = Pipeline(config, FLAGS.workdir, mesh=mesh, name=TABLE, options=options)
     launch.say(pipeline.config.arms.describe())
     launch.say(headroom_table(pipeline.headroom()))
-    launch.say(arms_table(pipeline.compare_arms()))
+    starts = pipeline.compare_arms()
+    launch.say(arms_table(starts))
+    if config.arms.mechanism is not None:
+        launch.say(mechanism_table(starts))
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from cdjax.circuits.ablation import keep_only
 from cdjax.data import Dataset
@@ -220,3 +221,49 @@ def _patched_rows(site, positions, top_k):
         return TopKLogits.from_logits(logits, k, temperature=temperature)
 
     return patched_rows
+
+
+def predict_patched(
+    model: Llama,
+    dataset: Dataset,
+    masks: np.ndarray,
+    classes: np.ndarray,
+    sources: np.ndarray,
+    *,
+    mesh: Mesh | None = None,
+    **passes,
+) -> np.ndarray:
+    """Returns the most likely token of each problem with the units of its class patched.
+
+    Args:
+        model: the model.
+        dataset: N problems.
+        masks: `[K, L, U]` of neurons, 1 for those that are patched.
+        classes: int `[N]`.
+        sources: int `[N, R]`, the problems whose activations are put in.
+        mesh: the mesh; one device if None.
+        **passes: `tokens_per_pass`.
+
+    Returns:
+        int32 `[N, R]`.
+    """
+    mesh = one_device() if mesh is None else mesh
+    constants = {'model': model, 'masks': split_neurons(np.asarray(masks, np.float32), mesh)}
+    rows = {'tokens': dataset.tokens, 'lengths': dataset.lengths}
+    rows['classes'] = np.asarray(classes, np.int32)
+    said = [
+        map_rows(
+            _patched_tokens,
+            constants,
+            {**rows, 'source_tokens': dataset.tokens[sources[:, r]]},
+            mesh=mesh,
+            **passes,
+        )
+        for r in range(sources.shape[1])
+    ]
+    return np.stack(said, axis=1)
+
+
+def _patched_tokens(constants, rows):
+    logits = _patched_rows('neurons', None, None)(constants, rows)
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -6,6 +6,7 @@ from typing import Any
 
 from cdjax.distillation.arms import CIRCUITS
 from cdjax.report.comparisons import at_circuit_size
+from cdjax.report.mechanism import mechanism_table
 from cdjax.report.names import start_name
 from cdjax.report.tables import arm_rows, circuit_rows, moved_rows
 from cdjax.studies.extra import STUDIES
@@ -36,6 +37,7 @@ def summary(results: Mapping[str, Any]) -> str:
         headroom_table({start: found['headroom'] for start, found in results['starts'].items()}),
         arms_table(results['starts']),
         _text(_rediscovery(results['rediscovery'])),
+        mechanism_table(results['starts']),
         *(_text(_study(key, result)) for key, result in results['studies'].items()),
     ]
     return '\n\n'.join(part for part in parts if part)

@@ -28,6 +28,7 @@ from cdjax.inference.predictions import predict
 from cdjax.losses import class_conditional_cka, linear_cka
 from cdjax.models import Llama, LlamaConfig
 from cdjax.run.options import RunOptions
+from cdjax.studies.mechanism import MechanismConfig
 from cdjax.training.distillation import DistillationConfig, distill
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 
@@ -61,6 +62,8 @@ class ArmsConfig:
         primary: two of the arms, the comparison that the table is made for and that is decided on
             before it is: the accuracy of the first minus that of the second, paired by seed. None
             where nothing is decided, and all comparisons are looks at what came out.
+        mechanism: key of the method that finds circuits in every student, whose mechanism is then
+            held against the teacher's, see `cdjax.studies.mechanism`; not looked at if None.
     """
 
     distillation: DistillationConfig = DistillationConfig()
@@ -72,6 +75,7 @@ class ArmsConfig:
     evaluate_every: int = EVALUATE_EVERY
     max_problems: int = 1500
     primary: tuple[str, str] | None = None
+    mechanism: str | None = None
 
     def __post_init__(self):
         if self.arms is None:
@@ -84,6 +88,8 @@ class ArmsConfig:
             if unknown or not values:
                 raise InputError(f'{field}={",".join(values)}: choose from {", ".join(known)}')
         check_site(self.arms, self.alignment)
+        if self.mechanism is not None:
+            MechanismConfig(self.mechanism)  # one that finds nothing is refused
         if self.primary is not None:
             absent = [arm for arm in self.primary if arm not in self.arms]
             if absent or len(set(self.primary)) != 2:

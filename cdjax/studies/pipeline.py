@@ -262,7 +262,7 @@ def _facts(config: PipelineConfig, inputs: Inputs, name: str) -> dict[str, Any]:
         for start in config.arms.starts
     }
     if name == TABLE:
-        for field in ('arms', 'seeds'):
+        for field in ('arms', 'seeds', 'mechanism'):
             del facts['arms'][field]
         del facts['export']
     return facts

@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from cdjax.circuits.circuit import Circuit
@@ -16,6 +18,8 @@ from cdjax.distillation.pairings import Context, pair_layers, reads_models
 from cdjax.distillation.target import Target
 from cdjax.inference.predictions import predict
 from cdjax.models import SITES, Llama, LlamaConfig
+from cdjax.parallel.mesh import init_sharded
+from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.results import stored
 from cdjax.studies.arms import (
     ArmsConfig,
@@ -26,6 +30,8 @@ from cdjax.studies.arms import (
 )
 from cdjax.studies.discovery import discover_circuits, search_in_students
 from cdjax.studies.evaluation import discover_teacher
+from cdjax.studies.ground_truth import planted_classes
+from cdjax.studies.mechanism import Mechanism, MechanismConfig, summarise_mechanism
 from cdjax.studies.run import Run
 from cdjax.studies.teacher_says import TeacherSays
 from cdjax.training.discovery import DiscoveryConfig
@@ -68,7 +74,44 @@ class Students:
                 'first': self.describe_start(start),
                 'headroom': headrooms[start],
             }
+            if self.arms.mechanism is not None:
+                starts[start]['mechanism'] = self.mechanism(start, runs)
         return starts
+
+    def mechanism(self, start: str, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Looks for the teacher's mechanism in every student of a start; see `studies.mechanism`.
+
+        Args:
+            start: the start.
+            runs: of all its students, which have been distilled.
+        """
+        found = {}
+        for told in runs:
+            arm, seed = told['arm'], told['seed']
+            name = f'{start}-{arm}-{seed}'
+
+            def compute(arm=arm, seed=seed, name=name):
+                # Only students of start 'partial' have teacher's circuits for each seed.
+                study = self._mechanism(start, seed if start == 'partial' else self.arms.seeds[0])
+                return study.measure(self.distilled(start, arm, seed), name)
+
+            path = self.run.workdir / 'results' / 'mechanism' / f'{name}.json'
+            found[arm, seed] = stored(path, compute)
+        return summarise_mechanism(runs, found)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def _mechanism(self, start: str, seed: int) -> Mechanism:
+        config = MechanismConfig(self.arms.mechanism, max_problems=self.arms.max_problems)
+        teacher, planted = self.circuits(start, seed)[0], planted_classes(self.run.inputs)
+        return Mechanism(self.run, teacher, self.discovery, config, planted)
+
+    def distilled(self, start: str, arm: str, seed: int) -> Llama:
+        """Returns a student that was distilled, from its last checkpoint."""
+        shape, mesh = self.run.inputs.student_config, self.run.mesh
+        like = init_sharded(lambda key: Llama(shape, key), jax.random.key(0), mesh)
+        folder = self.run.workdir / 'stages' / 'distill' / f'{start}-{arm}-{seed}' / 'checkpoints'
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            return checkpoints.restore_parameters(like)
 
     def headroom(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """Returns how alike the targets of the arms are inside the teacher, once for each start.

@@ -228,6 +228,12 @@ def define_arms_flags() -> None:
         default.primary,
         'Two of the arms: the comparison that is decided on before the table is made, if any.',
     )
+    flags.DEFINE_string(
+        'mechanism',
+        default.mechanism,
+        "Method that finds circuits in every student, to see whether the teacher's mechanism moved "
+        '(learned: searches again, which takes long); not looked at if not given.',
+    )
     flags.DEFINE_integer(
         'head_start_steps',
         default.head_start_steps,
@@ -253,5 +259,6 @@ def arms_from_flags() -> ArmsConfig:
         seeds=seeds,
         head_start_steps=FLAGS.head_start_steps,
         evaluate_every=FLAGS.evaluate_every,
+        mechanism=FLAGS.mechanism,
         primary=None if FLAGS.primary is None else tuple(FLAGS.primary),
     )
