@@ -291,21 +291,18 @@ class Students:
             return None
         inputs = self.run.inputs
 
-        parts = {
-            'unseen': evaluated_rows(inputs.split, self.arms),
-            'share': inputs.split.share[: self.arms.max_problems],
-        }
-        found = {name: [] for name in parts}
-        for seed in self.arms.seeds:  # one student at a time is held
 
-            def compute(seed=seed):
-                said = lambda rows: predict(
-                    self.first(start, seed), inputs.dataset[rows], **self.run.passes
-                )
-                return {name: said(rows).accuracy for name, rows in parts.items()}
+        def compute():
+            parts = {
+                'unseen': inputs.dataset[evaluated_rows(inputs.split, self.arms)],
+                'share': inputs.dataset[inputs.split.share[: self.arms.max_problems]],
+            }
+            found = {name: [] for name in parts}
+            for seed in self.arms.seeds:  # one student at a time is held
+                for name, problems in parts.items():
+                    model = self.first(start, seed)
+                    found[name].append(predict(model, problems, **self.run.passes).accuracy)
+            return {'seeds': list(self.arms.seeds), **found}
 
-            path = self.run.workdir / 'results' / f'start_{start}' / f'{seed}.json'
-            of_seed = stored(path, compute)
-            for name, values in found.items():
-                values.append(of_seed[name])
-        return found
+        path = self.run.workdir / 'results' / f'start_{start}.json'
+        return stored(path, compute, holds=lambda found: found['seeds'] == list(self.arms.seeds))
