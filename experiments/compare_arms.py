@@ -8,7 +8,8 @@ same command with more arms or more seeds adds them to a finished table.
 from absl import flags
 
 from cdjax.report.mechanism import mechanism_table
-from cdjax.report.terminal import arms_table, headroom_table
+from cdjax.report.terminal import arms_table, headroom_table, pooled_lines
+from cdjax.studies.analysis import pooled_table
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
 from experiments import launch
@@ -35,6 +36,12 @@ define_discovery_flags()
 define_distillation_flags()
 define_arms_flags()
 define_machine_flags()
+flags.DEFINE_list(
+    'pool',
+    [],
+    'Workdirs of other tables, whose circuits are of another discovery seed or another teacher: '
+    'all are taken together, and intervals cover the choice of both.',
+)
 
 
 def main() -> None:
@@ -57,6 +64,9 @@ def main() -> None:
     launch.say(headroom_table(pipeline.headroom()))
     starts = pipeline.compare_arms()
     launch.say(arms_table(starts))
+    if FLAGS.pool:
+        for start in starts:
+            launch.say(pooled_lines(pooled_table([FLAGS.workdir, *FLAGS.pool], start)))
     if config.arms.mechanism is not None:
         launch.say(mechanism_table(starts))
 

@@ -212,12 +212,38 @@ def _arms(start: str, found) -> list[str]:
             gain = points(gap.value)
             gain += f' {points_interval(gap.interval)}' if gap.interval else ' (one seed)'
         lines.append(f'{row["title"]:<36}{cells}{100 * row["mean"]:>8.1f}  {gain}')
+    lines += _primary(found)
     if len(seeds) > len(shown):
         lines.append(f'(the first {len(shown)} of {len(seeds)} seeds; means are over all)')
     if found['first'] is not None:
         before = ', '.join(percent(value, 1) for value in found['first']['unseen'][:_SEEDS_SHOWN])
         lines.append(f'before distillation: {before}')
     return lines
+
+
+def _primary(found) -> list[str]:
+    """Returns the comparison that was decided on beforehand, if one was."""
+    told = found.get('primary')
+    if told is None:
+        return []
+    interval = f' {points_interval(told["interval"])}' if told['interval'] else ''
+    p, equal = number(told['p'], 3), number(told['p_equivalent'], 3)
+    return textwrap.wrap(
+        f'Primary, decided beforehand (analysis {told["analysis"]}): {told["arm"]} minus '
+        f'{told["against"]}, {count(len(told["seeds"]), "seed")}: {points(told["difference"])} '
+        f'points{interval}, p {p}; within ±1 point: p {equal}',
+        WIDTH,
+    )
+
+
+def pooled_lines(rows) -> str:
+    """Returns the gains of several tables taken together, see `studies.analysis.pooled_table`."""
+    lines = ['All tables together: gain over KD, points [bootstrap of tables and students]']
+    for row in rows:
+        interval = f' {points_interval(row["interval"])}' if row['interval'] else ' (one table)'
+        of = f'{count(row["tables"], "table")}, {count(row["students"], "student")}'
+        lines.append(f'{row["title"]:<36}{points(row["gain"]):>7}{interval:<18}{of:>28}')
+    return _text(lines)
 
 
 def _rediscovery(rediscovery) -> list[str]:

@@ -21,6 +21,7 @@ from cdjax.models import SITES, Llama, LlamaConfig
 from cdjax.parallel.mesh import init_sharded
 from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.results import stored
+from cdjax.studies.analysis import primary_comparison
 from cdjax.studies.arms import (
     ArmsConfig,
     evaluated_rows,
@@ -74,6 +75,9 @@ class Students:
                 'first': self.describe_start(start),
                 'headroom': headrooms[start],
             }
+            primary = primary_comparison(runs, self.arms)
+            if primary is not None:
+                starts[start]['primary'] = primary
             if self.arms.mechanism is not None:
                 starts[start]['mechanism'] = self.mechanism(start, runs)
         return starts
@@ -290,7 +294,6 @@ class Students:
         if start == 'nothing':
             return None
         inputs = self.run.inputs
-
 
         def compute():
             parts = {
