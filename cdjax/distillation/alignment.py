@@ -24,6 +24,9 @@ LayerPairs = tuple[tuple[int, int], ...]
 INTERCHANGE = 'interchange'
 COMPARED = (*SIMILARITIES, INTERCHANGE)
 
+# Names of positions, which `cdjax.distillation.positions.locate` finds in the problems.
+ANSWER, OPERANDS, QUESTION = NAMED_POSITIONS = ('answer', 'operands', 'question')
+
 
 _STATIC = {'static': True}  # part of what is compiled, no argument of it
 
@@ -48,7 +51,8 @@ class Alignment:
             compared with; its own if None.
         site: whose activations, a key of `cdjax.models.SITES`.
         positions: along the prompt, 0 for its first token; an activation is then all of them beside
-            each other. None: the answer position, the last of each prompt.
+            each other. None: the answer position, the last of each prompt. One of
+            `NAMED_POSITIONS` until the problems are known.
         similarity: a key of `cdjax.losses.SIMILARITIES`, and the loss is one minus it; or
             `INTERCHANGE`.
         reading: what of the units is compared, a key of `cdjax.distillation.readings.READINGS`.
@@ -64,7 +68,7 @@ class Alignment:
     student_masks: np.ndarray | jax.Array | None = None
     teacher_rows: np.ndarray | None = None
     site: str = dataclasses.field(default='neurons', metadata=_STATIC)
-    positions: tuple[int, ...] | None = dataclasses.field(default=None, metadata=_STATIC)
+    positions: tuple[int, ...] | str | None = dataclasses.field(default=None, metadata=_STATIC)
     similarity: str = dataclasses.field(default='cka', metadata=_STATIC)
     reading: str = dataclasses.field(default=ACTIVATIONS.key, metadata=_STATIC)
     min_count: int = dataclasses.field(default=MIN_ROWS, metadata=_STATIC)
@@ -81,7 +85,13 @@ class Alignment:
             raise InputError(f'min_count={self.min_count}: at least {MIN_ROWS} are compared')
         if self.memory < 0:
             raise InputError(f'row_memory={self.memory} must not be negative')
-        if self.positions is not None and (not self.positions or min(self.positions) < 0):
+        if isinstance(self.positions, str):
+            if self.positions not in NAMED_POSITIONS:
+                known = ', '.join(NAMED_POSITIONS)
+                raise InputError(
+                    f'align_positions={self.positions}: write {known}, or integers such as 1,3'
+                )
+        elif self.positions is not None and (not self.positions or min(self.positions) < 0):
             raise InputError(
                 f'align_positions={",".join(map(str, self.positions))}: name positions from 0 on, '
                 'or none for that of the answer'
@@ -134,6 +144,9 @@ class Alignment:
 
         Args:
             batch_size: problems that are compared at once.
+
+        Raises:
+            InputError: that holds of all of them.
         """
         if self.classes is None or self.memory or self.interchange:
             return None
@@ -141,10 +154,15 @@ class Alignment:
         rare = [part for part in parts if 0 < part * batch_size < self.min_count]
         if not rare:
             return None
+        remedy = f'take batches of {math.ceil(self.min_count / min(rare))}, or a row memory'
+        if len(rare) == np.count_nonzero(parts):
+            raise InputError(
+                f'every class has fewer than {self.min_count} problems in most batches of '
+                f'{batch_size}, and nothing would be aligned: {remedy}'
+            )
         return (
             f'{len(rare)} of {self.num_classes} classes have fewer than {self.min_count} problems '
-            f'in most batches of {batch_size}, and are left out of the alignment there: take '
-            f'batches of {math.ceil(self.min_count / min(rare))}, or a row memory'
+            f'in most batches of {batch_size}, and are left out of the alignment there: {remedy}'
         )
 
     def placed(self, mesh: Mesh) -> 'Alignment':

@@ -10,6 +10,7 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.distillation.alignment import Alignment, LayerPairs
 from cdjax.distillation.arms import ARMS, CIRCUITS, Given
 from cdjax.distillation.pairings import LAST, Context, check_pairs, pair_layers, reads_models
+from cdjax.distillation.positions import locate
 from cdjax.distillation.readings import ACTIVATIONS
 from cdjax.distillation.store import check_positions_within
 from cdjax.errors import InputError
@@ -113,6 +114,8 @@ class StudentStudy:
     ):
         mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
+        located = locate(config.alignment, inputs.dataset, inputs.tokenizer)
+        config = dataclasses.replace(config, alignment=located)
         shapes = inputs.student_config, inputs.teacher_config
         trained = inputs.has_student
         check_pairs(config.layer_pairs, *shapes, trained=trained, most=config.most_pairs)

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from cdjax.distillation.arms import ARMS, CIRCUITS, KD
 from cdjax.distillation.pairings import LAST, check_pairs
+from cdjax.distillation.positions import locate
 from cdjax.distillation.store import check_positions_within
 from cdjax.errors import InputError
 from cdjax.models import load_huggingface
@@ -127,6 +128,7 @@ class Pipeline:
     ):
         mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
+        config = _located(config, inputs)
         check_stages(config, inputs, mesh)
         facts = _facts(config, inputs, name)
         folder = check_workdir(workdir, facts, name=name)
@@ -194,6 +196,12 @@ class Pipeline:
         if not as_process_0_sees(target.exists):
             model = load_huggingface(self.workdir / 'students' / student, mesh=self.shared.mesh)
             self.students.save(model, start, target)
+
+
+def _located(config: PipelineConfig, inputs: Inputs) -> PipelineConfig:
+    """Returns it with positions that are named found in the problems."""
+    alignment = locate(config.arms.alignment, inputs.dataset, inputs.tokenizer)
+    return dataclasses.replace(config, arms=dataclasses.replace(config.arms, alignment=alignment))
 
 
 def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:

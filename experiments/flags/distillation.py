@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from cdjax.distillation.alignment import COMPARED, Alignment
+from cdjax.distillation.alignment import COMPARED, NAMED_POSITIONS, Alignment
 from cdjax.distillation.arms import ARMS
 from cdjax.distillation.components import TRAINED
 from cdjax.distillation.pairings import PAIRINGS
@@ -84,7 +84,8 @@ def define_alignment_flags() -> None:
     flags.DEFINE_list(
         'align_positions',
         default.positions,
-        'Positions of the prompt that are aligned, such as 1,3; the last if not given.',
+        f'Positions of the prompt that are aligned: {", ".join(NAMED_POSITIONS)}, or numbers such '
+        'as 1,3; that of the answer if not given.',
     )
     flags.DEFINE_string(
         'align_reading',
@@ -111,12 +112,11 @@ def alignment_from_flags() -> Alignment:
         InputError: a value out of range.
     """
     positions = FLAGS.align_positions
-    try:
-        positions = None if positions is None else tuple(int(n) for n in positions)
-    except ValueError:
-        raise InputError(
-            f'align_positions={",".join(positions)}: write integers such as 1,3'
-        ) from None
+    if positions is not None:
+        try:
+            positions = tuple(int(n) for n in positions)
+        except ValueError:
+            positions = ','.join(positions)  # a name, or it is refused
     return Alignment(
         site=FLAGS.align_site,
         positions=positions,
