@@ -1,9 +1,18 @@
-"""Eight simulated devices, strict promotion, and no test that leaves a mesh behind."""
+"""Eight simulated devices, strict promotion, and nothing that is compiled twice in one run."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    # Of this run alone. Its workers, and the processes that tests start, inherit the name.
+    _compiled = tempfile.mkdtemp(prefix='cdjax_compiled_')
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = _compiled
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 
 import jax
 import pytest

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     'errors',
     'wording',
+    'colours',
     'precision',
     'registry',
     'losses',
@@ -35,7 +36,8 @@ ORDER = (
     'studies',
     'report',
 )
-FACES = ('circuits', 'data', 'evaluation', 'inference', 'losses', 'models', 'parallel', 'training')
+FACES = ('circuits', 'data', 'distillation', 'evaluation', 'inference', 'losses', 'models')
+FACES += ('parallel', 'training')
 
 
 def package_of(module: str) -> str:

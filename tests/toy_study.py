@@ -12,7 +12,7 @@ import numpy as np
 from cdjax.data import ArithmeticTask, build_arithmetic_tokenizer, split
 from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import make_mesh, parameter_shardings
-from cdjax.run.checkpoints import tree_names
+from cdjax.run.checksums import tree_names
 from cdjax.studies.inputs import half_width
 
 K, L, F, T = 3, 2, 32, 5

@@ -20,7 +20,7 @@ from cdjax.circuits.masks import binarize
 from cdjax.errors import InputError
 from cdjax.models import Llama
 from cdjax.run.buckets import check_client
-from cdjax.run.checkpoints import checksums, tree_names
+from cdjax.run.checksums import checksums, tree_names
 from cdjax.run.folder import write_atomically
 from cdjax.run.json_file import read_json
 

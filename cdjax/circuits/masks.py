@@ -33,7 +33,7 @@ class MaskGenerator(nnx.Module):
         num_neurons: int,
         key: jax.Array,
         *,
-        hidden: int = 64,
+        hidden: int,
         density: float = 0.5,
     ):
         if hidden < num_classes:

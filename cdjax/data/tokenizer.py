@@ -18,10 +18,13 @@ from cdjax.run.buckets import outgoing_folder
 if TYPE_CHECKING:  # importing it takes as long as importing JAX
     from transformers import PreTrainedTokenizerFast
 
+# The largest number that is one token, where nothing else is asked for.
+MAX_NUMBER = 99
+
 BOS, EOS, UNKNOWN = '<|begin_of_text|>', '<|end_of_text|>', '<|unknown|>'
 
 
-def build_arithmetic_tokenizer(max_number: int = 99) -> 'PreTrainedTokenizerFast':
+def build_arithmetic_tokenizer(max_number: int = MAX_NUMBER) -> 'PreTrainedTokenizerFast':
     """Builds a tokenizer with one token for every integer from 0 to `max_number`.
 
     The rest of its vocabulary: + - * / = and the space, BOS, EOS (which also pads), and a token

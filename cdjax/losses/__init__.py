@@ -6,8 +6,8 @@ Each is pure, differentiable, computes in float32 whatever it is given, and comp
 One convention for all. A loss returns a float32 scalar; one with more to tell, because it weighs
 several terms or leaves out classes that are too small, returns `(loss, terms)`: a dict of float32
 scalars, before weighting, among them what is only told (`classes_left_out`, `kl`). Losses over
-problems take `where`, bool [N], False for padding rows, which may hold anything. Masks are flat,
-[K, D], or by layer, [K, L, F].
+problems take `where`, bool [N], False for padding rows, which may hold anything. Masks of the
+discovery losses are flat, [K, D], or by layer, [K, L, F].
 """
 
 from cdjax.losses.alignment import SIMILARITIES, ActivationPair, alignment_loss

@@ -84,6 +84,7 @@ def any_size_loss(
     weights = AnySizeWeights() if weights is None else weights
     (full,), (sizes,) = float32(jax.lax.stop_gradient(full_logits)), float32(sizes)
     valid, full = row_weights(where, len(full)), valid_rows(full, where)
+    sizes = valid_rows(sizes, where)
     divergence = lambda logits: softmax_kl(full, valid_rows(*float32(logits), where))
 
     kl_N = divergence(circuit_logits)

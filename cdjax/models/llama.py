@@ -30,6 +30,9 @@ from cdjax.precision import exact_products
 # Up to this depth the layers are compiled one by one; above it compile time stays constant.
 MAX_UNROLLED_LAYERS = 4
 
+# Deviation of a new model's matrices, where nothing else is asked for.
+INIT_STD = 0.02
+
 # What a backward pass keeps of each block: everything, matrix products only, or nothing.
 REMAT_POLICIES = {
     'none': None,
@@ -78,7 +81,7 @@ class Llama(nnx.Module):
     block = Block
 
     def __init__(
-        self, config: LlamaConfig, key: jax.Array, *, dtype=jnp.float32, init_std: float = 0.02
+        self, config: LlamaConfig, key: jax.Array, *, dtype=jnp.float32, init_std: float = INIT_STD
     ):
         embed_key, layers_key, head_key = jax.random.split(key, 3)
         self.config = config

@@ -25,7 +25,8 @@ from cdjax.models.target_folder import (
 )
 from cdjax.parallel.mesh import make_mesh, parameter_shardings
 from cdjax.run.buckets import is_remote
-from cdjax.run.checkpoints import Checkpoints, tree_names
+from cdjax.run.checkpoints import Checkpoints
+from cdjax.run.checksums import tree_names
 from cdjax.run.folder import absolute
 from cdjax.run.json_file import read_json
 

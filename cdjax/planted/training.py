@@ -14,7 +14,7 @@ from cdjax.data import Dataset, batch_indices
 from cdjax.errors import InputError, check_finite
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
-from cdjax.parallel.mesh import check_batch, put_batch
+from cdjax.parallel.mesh import check_batch, one_device, put_batch
 from cdjax.planted.objective import PlantWeights, answer_prior, plant_batch, plant_loss
 from cdjax.planted.plan import Plan, PlanConfig
 from cdjax.run.options import RunOptions
@@ -78,7 +78,7 @@ def train_planted(
     config: PlantConfig,
     training: LanguageModelConfig,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     description: str = 'plant circuits',
     workdir: epath.PathLike | None = None,
     options: RunOptions = RunOptions(),
@@ -95,7 +95,7 @@ def train_planted(
         plan: the neurons of each class.
         config: the loss.
         training: optimizer, batches and seed; a batch is computed whole.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         description: name on the progress bar.
         workdir: see `cdjax.training.language_model.train_language_model`, like the rest.
         options: as there.
@@ -106,6 +106,7 @@ def train_planted(
     Raises:
         InputError: microbatches, a batch too small for its classes, or classes without problems.
     """
+    mesh = one_device() if mesh is None else mesh
     check_training(training, plan, mesh)
     training = training.suited_to(pretrained=isinstance(model, Llama))
     empty = np.flatnonzero(np.bincount(classes, minlength=plan.num_classes) == 0)

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from cdjax.colours import PALETTE
 from cdjax.distillation.arms import KD
 from cdjax.report.chart import Chart, reference, true_minus
 from cdjax.report.comparisons import arm_difference
 from cdjax.report.names import start_name
-from cdjax.report.svg import PALETTE, PANEL, mark
+from cdjax.report.svg import PANEL, mark
 from cdjax.report.training_curves import arm_series
 from cdjax.wording import percent, points, points_interval
 

@@ -14,7 +14,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from cdjax.report.svg import PALETTE, PANEL, data_uri, render, style
+from cdjax.colours import PALETTE
+from cdjax.report.svg import PANEL, data_uri, render, style
 from cdjax.wording import MINUS
 
 # Markers, and their shapes in a box of 10 by 10 for a legend.

@@ -7,11 +7,13 @@ apart comes from `comparisons`, and a negative result is worded as plainly as a 
 import functools
 import math
 import re
+import statistics
 from typing import Any
 
 import jinja2
 
 from cdjax import wording
+from cdjax.distillation.arms import KD
 from cdjax.report import comparisons, names
 from cdjax.report.names import TEMPLATES
 
@@ -37,5 +39,6 @@ def _sentences():
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.ChainableUndefined
     )
     environment.filters |= {name: getattr(wording, name) for name in FILTERS}
-    environment.globals |= {'factorial': math.factorial, **vars(names), **vars(comparisons)}
+    environment.globals |= vars(names) | vars(comparisons)
+    environment.globals |= {'factorial': math.factorial, 'mean': statistics.mean, 'KD': KD}
     return environment.get_template('sentences.jinja').module

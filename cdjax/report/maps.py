@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from cdjax.colours import PALETTE
 from cdjax.report.chart import Chart
 from cdjax.report.names import arm_name
-from cdjax.report.svg import PALETTE, PANEL, mark
+from cdjax.report.svg import PANEL, mark
 
 MAP = matplotlib.colormaps['cividis'].resampled(48)
 _MAX_CELLS_WITH_VALUES = 150

@@ -8,8 +8,9 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from cdjax.colours import PALETTE
 from cdjax.report.chart import Chart, Series, true_minus
-from cdjax.report.svg import PALETTE, PANEL, mark
+from cdjax.report.svg import PANEL, mark
 from cdjax.wording import number
 
 # Purple below zero and orange above it, which the colour-blind tell apart.

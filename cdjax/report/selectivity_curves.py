@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdjax.circuits.methods import LEARNED
+from cdjax.colours import PALETTE
 from cdjax.report.chart import Chart, Series, marker, reference, true_minus
-from cdjax.report.svg import PALETTE, PANEL, mark
+from cdjax.report.svg import PANEL, mark
 from cdjax.wording import exact_percent, number, percent, points, points_interval
 
 _PARTS = (

@@ -17,23 +17,11 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from cdjax.colours import PALETTE
+
 # Inches, at 72 units an inch. Two panels lie side by side on a desk, one fills a phone.
 PANEL = (4.3, 3.1)
 
-# Okabe and Ito's colours, safe for colour-blind readers, and the inks of the page.
-PALETTE: Mapping[str, str] = {
-    'ink': '#1f2328',
-    'muted': '#6e7781',
-    'rule': '#d8dee4',
-    'paper': '#fefefe',
-    'blue': '#0072b2',
-    'vermillion': '#d55e00',
-    'green': '#009e73',
-    'orange': '#e69f00',
-    'purple': '#cc79a7',
-    'sky': '#56b4e9',
-    'grey': '#8c959f',
-}
 _STYLE = {
     'svg.fonttype': 'none',
     'font.size': 9,

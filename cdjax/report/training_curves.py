@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from cdjax.colours import PALETTE
 from cdjax.distillation.arms import CIRCUITS
 from cdjax.report.chart import Chart, Series, marker, percent_axis, true_minus
 from cdjax.report.names import start_name
-from cdjax.report.svg import PALETTE, mark
+from cdjax.report.svg import mark
 from cdjax.wording import number
 
 History = Sequence[Mapping[str, Any]]

@@ -22,12 +22,10 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import checkpoint_managers as policies
 
 from cdjax.errors import InputError
-from cdjax.parallel.mesh import path_name
-from cdjax.parallel.multihost import in_order
+from cdjax.run.checksums import checksums, tree_names
 from cdjax.run.folder import absolute
 
 _STATE, _PROGRESS = 'state', 'progress'
@@ -46,11 +44,6 @@ class _Manager(ocp.CheckpointManager):
         """
         del step
         return False
-
-
-def tree_names(tree: Any) -> list[str]:
-    """Returns the names of the leaves of a pytree, in order: keys joined by '.', no '.value'."""
-    return [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
 class Checkpoints:
@@ -318,72 +311,6 @@ class Checkpoints:
         _barrier(f'cdjax set aside {step}')
         self._manager.reload()
         return aside
-
-
-def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
-    """Returns a checksum of each array: 16 hexadecimal digits that no sharding changes.
-
-    The bits of an array are cut into words w_i of at most 32 bits, and the checksum is a sum
-    modulo 2^32 of h(w_i, i), twice with different h. Integer sums do not depend on their order,
-    so it is computed where the shards are, and is the same on every mesh and on any number of
-    hosts. For a fixed position i, h is a bijection of the word: any damage inside one word, a
-    single flipped bit above all, changes one term and hence the sum, with certainty. Other
-    damage, exchanged blocks included, goes unseen with a probability of about 2^-64.
-
-    Args:
-        arrays: name → array of any shape and dtype.
-
-    Returns:
-        name → checksum.
-    """
-    sums = {}
-    for name, array in arrays.items():
-        mesh = getattr(array.sharding, 'mesh', None)
-        everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-        # One small program for each shape rather than a large one for all leaves: it compiles
-        # in a fraction of the time, and the moments of an optimizer share their parameter's.
-        sums[name] = in_order(jax.jit(_fold, out_shardings=everywhere)(array))
-    return {name: ''.join(f'{int(half):08x}' for half in x) for name, x in _fetch(sums).items()}
-
-
-def _fetch(arrays: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    for x in arrays.values():
-        x.copy_to_host_async()
-    return {name: np.asarray(x) for name, x in arrays.items()}
-
-
-def _fold(x: jax.Array) -> jax.Array:
-    """Returns the two sums of an array, uint32 [2]."""
-    words = _words(x)
-    index = jnp.zeros(words.shape, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(words.ndim)):
-        iota = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        index = index + iota * jnp.uint32(stride % 2**32)
-        stride *= words.shape[axis]
-    first = _mix(words ^ _mix(index ^ jnp.uint32(0x9E3779B9)))
-    second = _mix(words + _mix(index + jnp.uint32(0x85EBCA6B)))
-    return jnp.stack([jnp.sum(first, dtype=jnp.uint32), jnp.sum(second, dtype=jnp.uint32)])
-
-
-def _words(x: jax.Array) -> jax.Array:
-    """Returns the bits of `x` as uint32, narrower dtypes one element a word."""
-    if x.dtype == jnp.bool_:
-        return x.astype(jnp.uint32)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        x = jnp.stack([x.real, x.imag], axis=-1)
-    bits = jnp.dtype(x.dtype).itemsize * 8
-    if bits > 32:
-        return jax.lax.bitcast_convert_type(x, jnp.uint32)
-    unsigned = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32}[bits]
-    return jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
-
-
-def _mix(h: jax.Array) -> jax.Array:
-    """MurmurHash3's finaliser: a bijection of 32-bit words in which every bit moves the rest."""
-    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-    return h ^ (h >> 16)
 
 
 def _crc(body: dict[str, Any]) -> int:

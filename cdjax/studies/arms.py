@@ -167,8 +167,8 @@ def train_head_start(
     split: Split,
     config: LanguageModelConfig,
     *,
-    mesh: Mesh,
-    workdir: epath.Path,
+    mesh: Mesh | None = None,
+    workdir: epath.Path | None = None,
     options: RunOptions = RunOptions(),
 ) -> Llama:
     """Trains the student of start 'partial' on training forms outside the share."""
@@ -194,8 +194,8 @@ def run_arm(
     given: Given,
     config: ArmsConfig,
     *,
-    mesh: Mesh,
-    workdir: epath.Path,
+    mesh: Mesh | None = None,
+    workdir: epath.Path | None = None,
     description: str,
     alignment: Alignment | None = None,
     learned_from: TeacherStore | None = None,
@@ -213,8 +213,8 @@ def run_arm(
         split: the split by canonical form.
         given: what its alignment is made from.
         config: the arms.
-        mesh: the mesh.
-        workdir: folder of this run.
+        mesh: the mesh; one device if None.
+        workdir: folder of this run; None to keep nothing of it.
         description: name on the progress bar.
         alignment: what the arm makes of what it is given, None for answers alone.
         learned_from: what the alignment reads of the teacher; `store` if None.

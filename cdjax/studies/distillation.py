@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from cdjax.circuits.circuit import Circuit
 from cdjax.distillation.alignment import Alignment, LayerPairs
 from cdjax.distillation.arms import ARMS, CIRCUITS, Given
-from cdjax.distillation.pairings import LAST, Context, check_pairs, pair_layers, reads_models
+from cdjax.distillation.pairings import LAST, check_pairs, pair_layers, reads_models
 from cdjax.distillation.positions import locate
 from cdjax.distillation.readings import ACTIVATIONS
 from cdjax.distillation.store import check_positions_within
@@ -21,6 +21,7 @@ from cdjax.run.folder import check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import EVALUATE_EVERY, check_site
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.layer_pairs import pair_by_doing
 from cdjax.studies.run import Run
 from cdjax.studies.teacher_says import TeacherSays
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
@@ -195,18 +196,17 @@ class StudentStudy:
     def _pairs(self) -> LayerPairs:
         """Returns the layers that are aligned."""
         config, inputs = self.config, self._run.inputs
-        models, context = (inputs.student_config, inputs.teacher_config), Context()
-        if reads_models(config.layer_pairs):
-            models = inputs.load_student(self._run.mesh), self._teacher
-            context = Context(
-                config.alignment.site,
-                config.alignment.positions,
-                config.most_pairs,
-                config.distillation.seed,
-                **self._run.passes,
-            )
-        rows = inputs.split.share
-        return pair_layers(config.layer_pairs, *models, inputs.dataset, rows, context=context)
+        if not reads_models(config.layer_pairs):
+            return pair_layers(config.layer_pairs, inputs.student_config, inputs.teacher_config)
+        return pair_by_doing(
+            config.layer_pairs,
+            (inputs.load_student(self._run.mesh), self._teacher),
+            inputs,
+            config.alignment,
+            config.most_pairs,
+            config.distillation.seed,
+            self._run.passes,
+        )
 
     def _alignment(self, pairs: LayerPairs, says: TeacherSays) -> Alignment | None:
         """Returns what the arm compares."""

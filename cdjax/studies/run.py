@@ -8,6 +8,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.models import Llama, save_huggingface
+from cdjax.parallel.mesh import one_device
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import await_file
 from cdjax.run.options import RunOptions
@@ -21,14 +22,17 @@ class Run:
     Attributes:
         inputs: checkpoints, problems and their split.
         workdir: its folder.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         options: what its trainings write and check on the way.
     """
 
     inputs: Inputs
     workdir: epath.Path
-    mesh: Mesh
+    mesh: Mesh | None = None
     options: RunOptions = RunOptions()
+
+    def __post_init__(self):
+        object.__setattr__(self, 'mesh', one_device() if self.mesh is None else self.mesh)
 
     @functools.cached_property
     def teacher(self) -> Llama:

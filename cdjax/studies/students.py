@@ -14,7 +14,7 @@ from cdjax.data.training_data import OUTSIDE_SHARE
 from cdjax.distillation.alignment import Alignment, LayerPairs
 from cdjax.distillation.arms import ARMS, CIRCUITS, Given
 from cdjax.distillation.headroom import CLOSE, headroom, too_close
-from cdjax.distillation.pairings import Context, pair_layers, reads_models
+from cdjax.distillation.pairings import pair_layers, reads_models
 from cdjax.distillation.target import Target
 from cdjax.inference.predictions import predict
 from cdjax.models import SITES, Llama, LlamaConfig
@@ -32,6 +32,7 @@ from cdjax.studies.arms import (
 from cdjax.studies.discovery import discover_circuits, search_in_students
 from cdjax.studies.evaluation import discover_teacher
 from cdjax.studies.ground_truth import planted_classes
+from cdjax.studies.layer_pairs import pair_by_doing
 from cdjax.studies.mechanism import Mechanism, MechanismConfig, summarise_mechanism
 from cdjax.studies.run import Run
 from cdjax.studies.teacher_says import TeacherSays
@@ -267,16 +268,16 @@ class Students:
         """Returns the layers that are aligned, paired once where the student's doing decides."""
         if not reads_models(self.layer_pairs):
             return self.pairs_from_shapes
-        inputs, arms = self.run.inputs, self.arms
-        rows = np.random.default_rng(0).permutation(inputs.split.train)[: arms.max_problems]
-        context = Context(
-            arms.alignment.site, arms.alignment.positions, self.most_pairs, seed, **self.run.passes
-        )
 
         def compute():
-            models = self.first(start, seed), self.run.teacher
-            pairs = pair_layers(
-                self.layer_pairs, *models, inputs.dataset, np.sort(rows), context=context
+            pairs = pair_by_doing(
+                self.layer_pairs,
+                (self.first(start, seed), self.run.teacher),
+                self.run.inputs,
+                self.arms.alignment,
+                self.most_pairs,
+                seed,
+                self.run.passes,
             )
             return {'pairs': [list(pair) for pair in pairs]}
 

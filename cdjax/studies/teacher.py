@@ -17,6 +17,7 @@ from cdjax.data import (
     save_tokenizer,
     split,
 )
+from cdjax.data.tokenizer import MAX_NUMBER
 from cdjax.data.training_data import TrainingData, read_training_data, training_data_file
 from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
@@ -57,7 +58,7 @@ class TeacherShape:
     layers: int = 2
     heads: int = 4
     kv_heads: int = 4
-    max_number: int = 99
+    max_number: int = MAX_NUMBER
 
     def __post_init__(self):
         if self.heads < 1 or self.hidden_size % self.heads:

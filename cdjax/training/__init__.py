@@ -1,5 +1,6 @@
 """Trainings: discovery, distillation and a language model, by one optimizer in one loop."""
 
+from cdjax.run.options import RunOptions
 from cdjax.training.diagnostics import (
     GradientDoctor,
     GradientError,
@@ -53,6 +54,7 @@ __all__ = [
     'LanguageModelConfig',
     'OptimizerConfig',
     'Published',
+    'RunOptions',
     'TrainState',
     'discover',
     'distill',

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdjax.run.checkpoints import tree_names
+from cdjax.run.checksums import tree_names
 from cdjax.training.gradient_reports import GradientError, GradientReport, TermReport
 
 __all__ = ['GradientDoctor', 'GradientError', 'GradientReport', 'TermReport', 'gradient_report']

@@ -40,6 +40,7 @@ from cdjax.losses import (
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
+from cdjax.models.llama import INIT_STD
 from cdjax.parallel.mesh import (
     check_batch,
     one_device,
@@ -102,7 +103,7 @@ class DistillationConfig:
     batch_size: int = 128
     microbatches: int = 1
     seed: int = 0
-    init_std: float = 0.02
+    init_std: float = INIT_STD
     compute_dtype: str = 'float32'
     remat: str = 'none'
 

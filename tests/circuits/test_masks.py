@@ -62,7 +62,7 @@ def test_mask_generator_is_the_two_layer_network_of_its_docstring(key):
 
 
 def test_initial_masks_have_the_density_asked_for(key):
-    masks = jax.nn.sigmoid(MaskGenerator(4, 2, 500, key, density=0.3)())
+    masks = jax.nn.sigmoid(MaskGenerator(4, 2, 500, key, hidden=64, density=0.3)())
     np.testing.assert_allclose(np.median(masks), 0.3, atol=0.03)
 
 

@@ -64,7 +64,7 @@ def test_terms_agree_with_loops(inputs):
 def test_padding_is_not_there(inputs):
     where = np.arange(N) % 4 > 0
     kept = {name: x[where] for name, x in inputs.items()}
-    for name in ('circuit', 'own', 'other', 'p'):
+    for name in ('circuit', 'own', 'other', 'sizes', 'p'):
         inputs[name] = np.where(where[:, None], inputs[name], np.nan)
     _, terms = all_terms(**inputs, where=where)
     _, expected = all_terms(**kept)

@@ -105,7 +105,7 @@ def test_layers(overlap, word):
 
 def test_layers_of_one_circuit_in_one_layer():
     text = say('layers', make_study(classes=1, layers=1))
-    assert text == 'All neurons of the circuits lie in the only layer.'
+    assert text == 'Layer 0, the only one, holds 100\u00a0% of the neurons of the circuits.'
 
 
 def test_selectivity():

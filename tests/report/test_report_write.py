@@ -20,10 +20,10 @@ from synthetic_results import (
 )
 
 from cdjax.circuits.methods import LEARNED, METHODS, Method
+from cdjax.colours import PALETTE
 from cdjax.distillation.arms import ARMS
 from cdjax.errors import InputError
 from cdjax.report.method_curves import method_curves
-from cdjax.report.svg import PALETTE
 from cdjax.report.terminal import WIDTH, summary
 from cdjax.report.write import read_results, render, write_report
 from cdjax.run.results import to_text

@@ -17,7 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import make_mesh, replicate
-from cdjax.run.checkpoints import Checkpoints, checksums, tree_names
+from cdjax.run.checkpoints import Checkpoints
+from cdjax.run.checksums import checksums, tree_names
 
 
 class Layer(nnx.Module):

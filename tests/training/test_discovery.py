@@ -17,7 +17,7 @@ from cdjax.inference.means import neuron_means
 from cdjax.losses import AnySizeWeights, CausalDiscoveryWeights, DiscoveryWeights
 from cdjax.parallel.mesh import make_mesh
 from cdjax.parallel.preemption import Preempted
-from cdjax.run.checkpoints import tree_names
+from cdjax.run.checksums import tree_names
 from cdjax.run.options import RunOptions
 from cdjax.training import discovery
 from cdjax.training.diagnostics import GradientReport

@@ -16,7 +16,7 @@ from cdjax.errors import InputError
 from cdjax.inference.activations import answer_activations
 from cdjax.parallel.mesh import make_mesh
 from cdjax.parallel.preemption import Preempted
-from cdjax.run.checkpoints import tree_names
+from cdjax.run.checksums import tree_names
 from cdjax.run.options import RunOptions
 from cdjax.training import distillation
 from cdjax.training.diagnostics import GradientError

@@ -113,7 +113,7 @@ class Method:
         key: what flags, results and folders know it by.
         title: its name in tables and figures.
         phrase: its name within a sentence.
-        colour: of its curve: a name of `cdjax.report.svg.PALETTE`, or `#rrggbb`.
+        colour: of its curve: a name of `cdjax.colours.PALETTE`, or `#rrggbb`.
         scores: see `Scores`; the circuit of n neurons are the n highest. None if it draws.
         draw: `(masks [K, L, U], seed=int, living=bool [L, U]) -> bool [K, L, U]` draws masks that
             have with the circuits of a size that are studied in common what the method holds

@@ -67,7 +67,7 @@ class Arm:
         key: what flags, results and folders know it by.
         title: its name in tables.
         phrase: its name within a sentence, and in figures.
-        colour: a name of `cdjax.report.svg.PALETTE`, or `#rrggbb`.
+        colour: a name of `cdjax.colours.PALETTE`, or `#rrggbb`.
         align: what it compares; None for answers alone.
         task: where the answers are from, a key of `cdjax.losses.TASKS`.
         needs_circuits: whether `align` reads circuits.

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
+from cdjax.colours import PALETTE
 from cdjax.evaluation.classes import answer_information
 from cdjax.evaluation.statistics import student_interval
 from cdjax.inference.predictions import predict
@@ -158,11 +159,11 @@ def _draw(figure: Any, result: Result, means: np.ndarray) -> None:
             curve,
             marker='o',
             markersize=3,
-            color='#0072b2',
+            color=PALETTE['blue'],
             alpha=shade,
             label=f'K = {k}',
         )
-    ax.axhline(100 * result['accuracy'], linewidth=0.8, linestyle=':', color='#6e7781')
+    ax.axhline(100 * result['accuracy'], linewidth=0.8, linestyle=':', color=PALETTE['muted'])
     ax.set_xscale('log')
     ax.set_xlabel('neurons in the circuit, % of all (log scale)')
     ax.set_ylabel('unseen problems answered right, %')

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from cdjax.colours import PALETTE
 from cdjax.evaluation.selectivity import selectivity, selectivity_matrix, specific_parts
 from cdjax.evaluation.statistics import student_interval
 from cdjax.studies.circuits import unseen_rows
@@ -27,7 +28,7 @@ from cdjax.wording import NBSP, count, exact_percent, number, percent, sentence
 # Part of a circuit that is its class's own, by the name of the form.
 FORMS = {'separate': None, 'core': 0.3}
 TITLES = {'separate': 'each class by itself', 'core': 'a core and specific parts'}
-COLOURS = {'separate': '#d55e00', 'core': '#0072b2'}
+COLOURS = {'separate': PALETTE['vermillion'], 'core': PALETTE['blue']}
 
 
 def selectivity_front(
@@ -187,7 +188,7 @@ def _draw(figure: Any, result: Result, only: np.ndarray, selective: np.ndarray) 
                 alpha=shade,
                 label=f'{TITLES[form]}, {weight:g}',
             )
-    ax.axhline(0, linewidth=0.8, linestyle=':', color='#6e7781')
+    ax.axhline(0, linewidth=0.8, linestyle=':', color=PALETTE['muted'])
     ax.set_xlabel('probability of the answer with only the circuits, %')
     ax.set_ylabel('selectivity of the specific parts')
     ax.legend(frameon=False, fontsize=7)

@@ -7,6 +7,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.errors import InputError
+from cdjax.parallel.mesh import one_device
 from cdjax.run.folder import open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
@@ -53,7 +54,7 @@ def settle(
     protocol: PlantedProtocol | ComparisonProtocol,
     workdir: epath.PathLike,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None = None,
     options: RunOptions = RunOptions(),
 ) -> dict[str, Any]:
     """Runs a protocol: the gates, and the comparison where they are passed.
@@ -61,7 +62,7 @@ def settle(
     Args:
         protocol: what is run.
         workdir: the folder of the run; `settled.json` is written there.
-        mesh: the mesh.
+        mesh: the mesh; one device if None.
         options: what trainings write and check on the way.
 
     Returns:
@@ -72,6 +73,7 @@ def settle(
         InputError: wrong inputs, or a folder that holds another run.
     """
     facts = {'protocol': protocol_hash(protocol), **dataclasses.asdict(protocol)}
+    mesh = one_device() if mesh is None else mesh
     compared = isinstance(protocol, ComparisonProtocol)
     if compared:
         inputs = Inputs(protocol.inputs)

@@ -17,6 +17,7 @@ from cdjax.losses import (
     hard_concrete_open,
 )
 from cdjax.models import LlamaConfig
+from cdjax.training.objectives.generated import DENSITY, HIDDEN, check_hidden, make_generator
 from cdjax.training.objectives.objective import Subject, check_density, masks_of_rows
 
 GATES = ('sigmoid', 'hard_concrete')
@@ -38,10 +39,10 @@ class FixedDensity:
         weights: of the terms.
     """
 
-    density: float = 0.15
+    density: float = DENSITY
     gate: str = 'sigmoid'
     per_layer: bool = False
-    hidden: int = 64
+    hidden: int = HIDDEN
     sparsity_from: float = 0.5
     weights: CausalDiscoveryWeights = dataclasses.field(default_factory=CausalDiscoveryWeights)
     key: str = dataclasses.field(default='causal', init=False)
@@ -87,13 +88,7 @@ class FixedDensity:
         first_scores: np.ndarray | None,
     ) -> MaskGenerator:
         """Returns the mask generator of a model."""
-        if first_scores is not None:
-            raise InputError(
-                f'the {self.key} objective cannot start from scores: its masks come from a '
-                'generator; choose objective=any_size, or leave them out'
-            )
-        size = (shape.num_layers, shape.intermediate_size)
-        return MaskGenerator(num_classes, *size, key, hidden=self.hidden)
+        return make_generator(self, key, shape, num_classes, first_scores)
 
     def draw_rows(self, key: jax.Array, rows: int, num_classes: int) -> dict[str, jax.Array]:
         """Returns nothing: no term draws for a problem."""
@@ -158,12 +153,3 @@ class FixedDensity:
     def ranking(self, scores: np.ndarray) -> np.ndarray:
         """Returns the scores as they are."""
         return scores
-
-
-def check_hidden(hidden: int, num_classes: int) -> None:
-    """Raises InputError for a mask generator whose masks could not differ freely."""
-    if hidden < num_classes:
-        raise InputError(
-            f'hidden={hidden} is below the {num_classes} classes, whose masks could then not '
-            f'differ freely: choose at least {num_classes}'
-        )

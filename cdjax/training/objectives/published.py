@@ -8,10 +8,9 @@ import jax
 import numpy as np
 
 from cdjax.circuits.masks import MaskGenerator
-from cdjax.errors import InputError
 from cdjax.losses import DiscoveryWeights, discovery_loss
 from cdjax.models import LlamaConfig
-from cdjax.training.objectives.fixed_density import check_hidden
+from cdjax.training.objectives.generated import DENSITY, HIDDEN, check_hidden, make_generator
 from cdjax.training.objectives.objective import Subject, check_density
 
 
@@ -26,9 +25,9 @@ class Published:
         weights: of the terms.
     """
 
-    density: float = 0.15
+    density: float = DENSITY
     cosine: bool = False
-    hidden: int = 64
+    hidden: int = HIDDEN
     weights: DiscoveryWeights = dataclasses.field(default_factory=DiscoveryWeights.unit)
     key: str = dataclasses.field(default='published', init=False)
 
@@ -65,13 +64,7 @@ class Published:
         first_scores: np.ndarray | None,
     ) -> MaskGenerator:
         """Returns the mask generator of a model."""
-        if first_scores is not None:
-            raise InputError(
-                f'the {self.key} objective cannot start from scores: its masks come from a '
-                'generator; choose objective=any_size, or leave them out'
-            )
-        size = (shape.num_layers, shape.intermediate_size)
-        return MaskGenerator(num_classes, *size, key, hidden=self.hidden)
+        return make_generator(self, key, shape, num_classes, first_scores)
 
     def draw_rows(self, key: jax.Array, rows: int, num_classes: int) -> dict[str, jax.Array]:
         """Returns nothing: no term draws for a problem."""
