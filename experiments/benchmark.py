@@ -24,6 +24,7 @@ from experiments.benchmarks import (
     attribution,
     checkpoint_memory,
     cka,
+    distillation,
     edit_memory,
     forward,
     growth,
@@ -40,6 +41,7 @@ SPEED = {
     'sweep': lambda folder: sweep.run(folder, masks=FLAGS.masks, **_compared()),
     'attribution': lambda folder: attribution.run(folder, **_compared()),
     'cka': lambda _: cka.run(rounds=FLAGS.rounds),
+    'distillation': lambda folder: distillation.run(folder, rounds=FLAGS.rounds),
     'growth': lambda _: growth.run(rounds=FLAGS.rounds),
     'startup': lambda folder: startup.run(folder, rounds=FLAGS.rounds),
 }

@@ -194,8 +194,10 @@ class StudentStudy:
         return Trained(model, folder, accuracy(model), len(unseen))
 
     def _pairs(self) -> LayerPairs:
-        """Returns the layers that are aligned."""
+        """Returns the layers that are aligned; none where nothing asks for them."""
         config, inputs = self.config, self._run.inputs
+        if ARMS[config.arm].align is None and config.distillation.trained == 'all':
+            return ()
         if not reads_models(config.layer_pairs):
             return pair_layers(config.layer_pairs, inputs.student_config, inputs.teacher_config)
         return pair_by_doing(

@@ -1,5 +1,6 @@
 """The suites of speed: what they compare is equal, and what they write is documented."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from artefacts import disagreements
 
 from cdjax.run.results import to_text
-from experiments.benchmarks import attribution, forward, growth, sweep
+from experiments.benchmarks import attribution, distillation, forward, growth, sweep
 from experiments.benchmarks.measure import OURS, compare, exponent
+from experiments.benchmarks.subject import SHAPES
 from experiments.benchmarks.tables import to_markdown
 
 
@@ -54,3 +56,11 @@ def test_a_curve_has_its_exponent(monkeypatch):
     found = growth.run(rounds=1)
     assert disagreements('growth', json.loads(to_text({'suite': 'growth', **found}))) == []
     assert '| rows | 2, 4 |' in to_markdown({'growth': found})
+
+
+def test_ways_to_keep_a_teacher_are_held_against_the_students_own_step(tmp_path):
+    shape = dataclasses.replace(SHAPES['small'], hidden_size=32, intermediate_size=64, num_layers=1)
+    found = distillation.run(tmp_path, rounds=1, shape=shape, problems=64)
+    assert set(found['cases']['step']['ratios']) == {'memory', 'disk', 'online'}
+    written = json.loads(to_text({'suite': 'distillation', **found}))
+    assert disagreements('speed', written) == []
