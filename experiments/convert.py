@@ -1,12 +1,13 @@
 """Converts a Llama checkpoint: Hugging Face to Orbax and back, or to another dtype.
 
-`python -m experiments.convert --source=meta-llama/Llama-3.2-1B --target=llama-1b --check`
-
 With --check the certificate TARGET.parity.json says how far logits and residual stream of every
 layer are from transformers' in float32 and bfloat16, as loaded and again as written; a model that
 does not compute the same is refused.
 
 With --keep_layers the target is a smaller model, of some layers alone: a student to distil into.
+
+Example, the teacher that ships with the package to Orbax (--check needs torch):
+    python -m experiments.convert --source=cdjax/assets/teacher --target=runs/orbax --check
 """
 
 import math
@@ -22,9 +23,14 @@ from experiments.flags import define_machine_flags, start_machine
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
-    'source', None, 'Hugging Face folder, hub id, or a folder made by --to=orbax.', required=True
+    'source',
+    None,
+    'Hugging Face folder, hub id, or a folder made by --to=orbax; required.',
+    required=True,
 )
-flags.DEFINE_string('target', None, 'Folder to make; must not exist, or be empty.', required=True)
+flags.DEFINE_string(
+    'target', None, 'Folder to make; must not exist, or be empty; required.', required=True
+)
 flags.DEFINE_enum('to', None, FORMATS, 'Format of the target; the one that --source is not in.')
 flags.DEFINE_enum(
     'dtype',

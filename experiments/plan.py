@@ -1,12 +1,13 @@
 """Says whether a job fits a machine, before a weight is loaded or a machine is paid for.
 
-    python -m experiments.plan --target=v5e:4x4 --teacher=llama3_8b --student=llama32_1b
-    python -m experiments.plan --target=h200x8 --job=discover --teacher=llama31_8b
-    python -m experiments.plan --target=v6e:2x2 --recipe=experiments/recipes/NAME.flags
-
 The programs of the run are compiled for the machine, by its own compiler, on this one. Flags are
 those of `experiments.discover` and `experiments.distill`; models may also be presets. Without
 --fsdp and --tensor the mesh is searched.
+
+Examples:
+    python -m experiments.plan --target=v5e:4x4 --teacher=llama3_8b --student=llama32_1b
+    python -m experiments.plan --target=h200x8 --job=discover --teacher=llama31_8b
+    python -m experiments.plan --target=cpu --recipe=experiments/recipes/demo.flags
 """
 
 import dataclasses

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 SAMPLES = 2000  # resamples of a bootstrap
 _BLOCK = 256  # of them at once, so that their weights need little memory as floats
@@ -121,6 +120,8 @@ def student_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float,
     """
     if len(values) < 2:
         return None
+    from scipy import stats  # half a second
+
     half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
     mean = float(np.mean(values))
     return mean - half, mean + half
@@ -137,6 +138,8 @@ def paired_p(differences: ArrayLike) -> float | None:
         return None
     if np.ptp(values) == 0:
         return float(values[0] == 0)
+    from scipy import stats  # half a second
+
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 
@@ -156,6 +159,8 @@ def equivalence_p(differences: ArrayLike, margin: float) -> float | None:
         return None
     if np.ptp(values) == 0:
         return float(abs(values[0]) >= margin)
+    from scipy import stats  # half a second
+
     above = stats.ttest_1samp(values, -margin, alternative='greater').pvalue
     below = stats.ttest_1samp(values, margin, alternative='less').pvalue
     return float(max(above, below))

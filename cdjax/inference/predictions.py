@@ -12,7 +12,7 @@ from cdjax.circuits.ablation import ABLATIONS, fill_of, keep_only
 from cdjax.data import Dataset
 from cdjax.errors import InputError
 from cdjax.inference.rows import map_rows
-from cdjax.models import SITES, Capture, Llama
+from cdjax.models import SITES, Capture, Edit, Llama
 from cdjax.parallel.mesh import one_device, split_neurons
 from cdjax.run.options import TOKENS_PER_PASS
 
@@ -89,30 +89,13 @@ def predict(
         InputError: an unknown ablation or site, a mean without a fill, masks of another shape
             than the model's, classes that have no mask.
     """
-    if ablation not in ABLATIONS:
-        raise InputError(f'ablation={ablation!r}; choose one of {", ".join(ABLATIONS)}')
     mesh = one_device() if mesh is None else mesh
-    rows = {
-        'tokens': dataset.tokens,
-        'lengths': dataset.lengths,
-        'answers': dataset.answers,
-        'counterfactual_answers': dataset.counterfactual_answers,
-    }
-    constants = {'model': model}
+    constants, rows = {'model': model}, scored_rows(dataset)
     if masks is not None:
-        masks = _small(masks)
-        zeros = np.zeros(len(dataset), np.int32)
-        classes = zeros if classes is None else np.asarray(classes, np.int32)
-        _check_masks(masks, classes, model, site)
-        constants['masks'], rows['classes'] = split_neurons(masks, mesh), classes
-        if ablation in ('mean', 'overall_mean'):
-            if fill is None:
-                raise InputError(
-                    f'ablation={ablation!r} needs the means as `fill`; see neuron_means'
-                )
-            constants['fill'] = split_neurons(fill_of(ablation, fill), mesh)
-        elif ablation == 'counterfactual':
-            rows['counterfactual_tokens'] = dataset.counterfactual_tokens
+        ablated = ablation_inputs(
+            model, dataset, masks, classes, fill=fill, ablation=ablation, site=site, mesh=mesh
+        )
+        constants, rows = constants | ablated[0], rows | ablated[1]
     results = map_rows(
         _predict_rows(site, None if positions is None else tuple(positions)),
         constants,
@@ -124,23 +107,67 @@ def predict(
     return Predictions(*results)
 
 
+def scored_rows(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Returns what a model reads of each problem, and what `answer_scores` holds it against."""
+    return {
+        'tokens': dataset.tokens,
+        'lengths': dataset.lengths,
+        'answers': dataset.answers,
+        'counterfactual_answers': dataset.counterfactual_answers,
+    }
+
+
+def ablation_inputs(
+    model: Llama,
+    dataset: Dataset,
+    masks: np.ndarray,
+    classes: np.ndarray | None,
+    *,
+    fill: np.ndarray | None,
+    ablation: str,
+    site: str,
+    mesh: Mesh,
+    axes: tuple[str, ...] = ('K',),
+) -> tuple[dict[str, jax.Array], dict[str, np.ndarray]]:
+    """Returns what an ablated pass reads beside the model: constants on the mesh, and rows.
+
+    The constants are `masks` and, of means, `fill`; the rows `classes` and, of counterfactuals,
+    `counterfactual_tokens`. Arguments and errors are those of `predict`; `axes` are those of the
+    masks in front of layers and units.
+    """
+    if ablation not in ABLATIONS:
+        raise InputError(f'ablation={ablation!r}; choose one of {", ".join(ABLATIONS)}')
+    masks = _small(masks)
+    zeros = np.zeros(len(dataset), np.int32)
+    classes = zeros if classes is None else np.asarray(classes, np.int32)
+    _check_masks(masks, classes, model, site, axes)
+    constants, rows = {'masks': split_neurons(masks, mesh)}, {'classes': classes}
+    if ablation in ('mean', 'overall_mean'):
+        if fill is None:
+            raise InputError(f'ablation={ablation!r} needs the means as `fill`; see neuron_means')
+        constants['fill'] = split_neurons(fill_of(ablation, fill), mesh)
+    elif ablation == 'counterfactual':
+        rows['counterfactual_tokens'] = dataset.counterfactual_tokens
+    return constants, rows
+
+
 def _small(masks: np.ndarray) -> np.ndarray:
     """Returns binary masks as bool: each problem of a pass gets its own, `[B, L, U]`."""
     binary = np.asarray(masks, bool)
     return binary if (binary == masks).all() else np.asarray(masks, np.float32)
 
 
-def _check_masks(masks, classes, model, site):
+def _check_masks(masks, classes, model, site, axes):
     shape = (model.config.num_layers, SITES[site].units(model.config))
-    if masks.ndim != 3 or masks.shape[1:] != shape:
+    if masks.ndim != len(axes) + 2 or masks.shape[-2:] != shape:
         raise InputError(
-            f'masks have shape {masks.shape}; those of {site!r} in this model are [K, '
-            f'{shape[0]}, {shape[1]}]'
+            f'masks have shape {masks.shape}; those of {site!r} in this model are '
+            f'[{", ".join(axes)}, {shape[0]}, {shape[1]}]'
         )
-    if classes.min(initial=0) < 0 or classes.max(initial=0) >= len(masks):
+    if classes.min(initial=0) < 0 or classes.max(initial=0) >= masks.shape[-3]:
         raise InputError(
             f'classes run from {classes.min()} to {classes.max()}, and there are masks for '
-            f'{len(masks)}'
+            f'{masks.shape[-3]}'
         )
 
 
@@ -149,19 +176,32 @@ def _predict_rows(site: str, positions: tuple[int, ...] | None):
     """Returns the function that `map_rows` compiles, one and the same for equal arguments."""
 
     def predict_rows(constants, rows):
-        model, edits, fill = constants['model'], None, None
+        edits = None
         if 'masks' in constants:
-            if 'fill' in constants:
-                fill = constants['fill'][:, None]
-            elif 'counterfactual_tokens' in rows:
-                tokens = rows['counterfactual_tokens']
-                fill = model(tokens, capture=(Capture(site),), logits_at=())[1][site]
             masks_BxLxU = constants['masks'][rows['classes']]
+            fill = fill_of_rows(constants, rows, site)
             edits = {site: keep_only(masks_BxLxU, fill, site, positions)}
-        logits, _ = model(rows['tokens'], edits=edits, logits_at=rows['lengths'] - 1)
-        return answer_scores(logits, rows)
+        return scores_under(edits, constants, rows)
 
     return predict_rows
+
+
+def fill_of_rows(constants, rows, site: str) -> jax.Array | None:
+    """Returns what the others become in a batch, of what `ablation_inputs` returns."""
+    if 'fill' in constants:
+        return constants['fill'][:, None]
+    if 'counterfactual_tokens' in rows:
+        tokens = rows['counterfactual_tokens']
+        _, activations = constants['model'](tokens, capture=(Capture(site),), logits_at=())
+        return activations[site]
+    return None
+
+
+def scores_under(edits: dict[str, Edit] | None, constants, rows) -> tuple[jax.Array, ...]:
+    """Returns `answer_scores` of a batch under edits."""
+    model = constants['model']
+    logits, _ = model(rows['tokens'], edits=edits, logits_at=rows['lengths'] - 1)
+    return answer_scores(logits, rows)
 
 
 def answer_scores(logits: jax.Array, rows: dict[str, jax.Array]) -> tuple[jax.Array, ...]:

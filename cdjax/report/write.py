@@ -10,6 +10,7 @@ import jinja2
 from etils import epath
 
 from cdjax import wording
+from cdjax.distillation.headroom import CLOSE
 from cdjax.errors import InputError
 from cdjax.report import findings, maps, summary, tables
 from cdjax.report.arm_dots import arm_dots
@@ -26,6 +27,7 @@ from cdjax.run.folder import stored_config, write_atomically
 from cdjax.run.metrics import read_metrics
 from cdjax.run.provenance import read_provenance
 from cdjax.run.results import from_text
+from cdjax.studies.arms import EQUIVALENT, REACH
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.study import Section, Table
 
@@ -107,13 +109,16 @@ def render(
             found=_found(results),
             checks=summary.checks(results),
             tables=tables,
+            equivalent=EQUIVALENT,
+            reach=REACH,
+            close=CLOSE,
             chart=charts,
             charts=drawn,
             cards=cards,
             history=history,
             gradients=gradient_rows(histories),
             limits=findings.limits(results, config),
-            provenance=describe(config, provenance),
+            provenance=describe(config, provenance, study.get('family')),
             studies=studies,
         )
     )

@@ -17,11 +17,21 @@ from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
 from cdjax.models import SITES, LlamaConfig
 from cdjax.parallel.mesh import one_device
-from cdjax.run.folder import check_workdir, open_workdir
+from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import EVALUATE_EVERY, check_site
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.layer_pairs import pair_by_doing
+from cdjax.studies.outlook import (
+    Announce,
+    Outlook,
+    Stage,
+    model_bytes,
+    no_announcement,
+    passes_stage,
+    training_bytes,
+    training_stage,
+)
 from cdjax.studies.run import Run
 from cdjax.studies.teacher_says import TeacherSays
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
@@ -99,6 +109,7 @@ class StudentStudy:
         workdir: the folder of the run.
         mesh: the mesh; one device if None.
         options: what the training writes and checks on the way.
+        announce: is told what is going to be done, before a model is loaded and the folder claimed.
 
     Raises:
         InputError: wrong inputs (see `Inputs`), circuits of another model, other problems or other
@@ -112,6 +123,7 @@ class StudentStudy:
         *,
         mesh: Mesh | None = None,
         options: RunOptions = RunOptions(),
+        announce: Announce = no_announcement,
     ):
         mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
@@ -140,7 +152,8 @@ class StudentStudy:
             ('student_circuits', student),
         ):  # what lies under a path may be another the next time
             facts[name] = None if circuit is None else [facts[name], circuit.hash]
-        check_workdir(workdir, facts, name='distill')
+        folder = check_workdir(workdir, facts, name='distill')
+        announce(Outlook('distill', folder, as_json(facts), _stages(config, inputs, folder), mesh))
         if student is not None:
             name = f'--student_circuits={config.student_circuits}'
             inputs.check_circuits(student, name, model=inputs.load_student(mesh))
@@ -223,6 +236,18 @@ class StudentStudy:
             student_shape=(shape.num_layers, SITES[config.alignment.site].units(shape)),
         )
         return arm.alignment(given)
+
+
+def _stages(config: StudentConfig, inputs: Inputs, folder: epath.Path) -> tuple[Stage, ...]:
+    training, length = config.distillation, inputs.dataset.tokens.shape[1]
+    # The teacher is let go before the student is made.
+    teacher = model_bytes(inputs.teacher_config, inputs.teacher_dtype)
+    memory = max(teacher, training_bytes(inputs.student_config, training, length))
+    steps = training.optimizer.steps
+    return (
+        training_stage(f'distill: {config.arm}', steps, folder, memory=memory),
+        passes_stage('export the student', folder / 'student'),
+    )
 
 
 def check_student_memory(config: DistillationConfig, inputs: Inputs, mesh: Mesh) -> None:

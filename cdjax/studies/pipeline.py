@@ -15,7 +15,7 @@ from cdjax.errors import InputError
 from cdjax.models import load_huggingface
 from cdjax.parallel.mesh import one_device
 from cdjax.parallel.multihost import as_process_0_sees
-from cdjax.run.folder import check_workdir, open_workdir, stored_config
+from cdjax.run.folder import as_json, check_workdir, open_workdir, stored_config
 from cdjax.run.metrics import MetricsWriter
 from cdjax.run.options import RunOptions
 from cdjax.run.provenance import record_start
@@ -30,9 +30,11 @@ from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.layer_similarity import study_layer_similarity
 from cdjax.studies.methods import check_methods
 from cdjax.studies.neurons import study_neurons
+from cdjax.studies.outlook import Announce, Outlook, no_announcement
 from cdjax.studies.problems import study_problems
 from cdjax.studies.rediscovery import rediscover
 from cdjax.studies.run import Run
+from cdjax.studies.stages import PipelineStages
 from cdjax.studies.students import Students
 from cdjax.studies.study import run_study
 from cdjax.training.discovery import DiscoveryConfig, check_discovery
@@ -110,8 +112,10 @@ class Pipeline:
         config: what is run.
         workdir: the folder of the run.
         mesh: the mesh; one device if None.
-        name: the launcher, part of what identifies the run.
+        name: the launcher, part of what identifies the run: 'pipeline', or 'compare_arms', which
+            distils and no more.
         options: what every training writes and checks on the way.
+        announce: is told what is going to be done, before a model is loaded and the folder claimed.
 
     Raises:
         InputError: wrong inputs (see `Inputs`), or a folder that holds another run.
@@ -125,6 +129,7 @@ class Pipeline:
         mesh: Mesh | None = None,
         name: str = 'pipeline',
         options: RunOptions = RunOptions(),
+        announce: Announce = no_announcement,
     ):
         mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
@@ -132,6 +137,9 @@ class Pipeline:
         check_stages(config, inputs, mesh)
         facts = _facts(config, inputs, name)
         folder = check_workdir(workdir, facts, name=name)
+        stages = PipelineStages(config, inputs, folder)
+        stages = stages.whole() if name == 'pipeline' else stages.arms_alone()
+        announce(Outlook(name, folder, as_json(facts), stages, mesh))
         self.config, self.shared = config, Run(inputs, folder, mesh, options)
         if as_process_0_sees(lambda: stored_config(folder) is None):
             models = {'teacher': self.shared.teacher}

@@ -47,7 +47,7 @@ from cdjax.training.discovery_step import (
     make_step,
 )
 from cdjax.training.loop import Point, TrainState, fit, init_state
-from cdjax.training.step import jit_step
+from cdjax.training.step import jit_step, several_steps, steps_at_once
 
 # A class with less than this part of an even share of the problems has died.
 _DEAD = 0.01
@@ -150,7 +150,9 @@ def discover(
         part = put_batch(first_microbatch(batch, config.microbatches), mesh)
         return doctor(state.params, frozen, part, state.key, state.step)
 
-    step = jit_step(make_step(tx, config), state)
+    flops = _useful_flops(models.values(), learned.tokens.shape[1], config)
+    at_once = 1 if flops is None else steps_at_once(sum(flops.values()), mesh)
+    step = jit_step(several_steps(make_step(tx, config), at_once), state)
     state, history = fit(
         lambda state, batch: step(state, batch, frozen),
         state,
@@ -162,8 +164,9 @@ def discover(
         options=options,
         facts={'config': config, 'data': learned.hash, 'classes': classes},
         diagnose=diagnose,
+        at_once=at_once,
         tokens_per_step=config.batch_size * learned.tokens.shape[1] * len(models),
-        flops_per_step=_useful_flops(models.values(), learned.tokens.shape[1], config),
+        flops_per_step=flops,
     )
 
     # -- The artefact ---------------------------------------------------------------------------

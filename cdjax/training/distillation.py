@@ -57,7 +57,7 @@ from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, make_optimizer
 from cdjax.training.schedules import WEIGHT_SCHEDULES, weight_at
-from cdjax.training.step import jit_step
+from cdjax.training.step import jit_step, several_steps, steps_at_once
 
 # A student of random weights generalises from a small share by its decay (README, "Where students
 # start"); a checkpoint would lose in it what it knows.
@@ -294,8 +294,10 @@ def distill(
         part = put_batch(first_microbatch(batch, config.microbatches), mesh)
         return doctor(state.params, part, placed, state.memory)
 
-    step = _shared_step(config, state)
     shape = (config.batch_size, dataset.tokens.shape[1])
+    flops = 3 * forward_flops(model_config, *shape, logits=shape[0])
+    at_once = steps_at_once(flops, mesh)
+    step = _shared_step(config, state, at_once)
     state, history = fit(
         lambda state, batch: step(state, batch, placed, components),
         state,
@@ -315,10 +317,9 @@ def distill(
             'interchange': None if interchange is None else interchange.sources,
         },
         diagnose=diagnose,
+        at_once=at_once,
         tokens_per_step=shape[0] * shape[1],
-        flops_per_step={
-            config.compute_dtype: 3 * forward_flops(model_config, *shape, logits=shape[0])
-        },
+        flops_per_step={config.compute_dtype: flops},
     )
     return state.params, history
 
@@ -376,7 +377,7 @@ def _optimizer_of_maps(config: DistillationConfig) -> optax.GradientTransformati
     )
 
 
-def _shared_step(config: DistillationConfig, state: TrainState) -> Callable[..., Any]:
+def _shared_step(config: DistillationConfig, state: TrainState, at_once: int) -> Callable[..., Any]:
     """Returns the compiled step; one and the same for students that differ in seeds and arrays.
 
     Arms whose alignments have one shape run under one compilation so.
@@ -384,14 +385,14 @@ def _shared_step(config: DistillationConfig, state: TrainState) -> Callable[...,
     leaves, structure = jax.tree.flatten(state)
     shapes = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
     alike = dataclasses.replace(config, seed=0, init_std=1.0, teacher_store='memory')
-    return _step_of(jit_step, alike, structure, shapes)
+    return _step_of(jit_step, alike, at_once, structure, shapes)
 
 
 @functools.lru_cache(maxsize=8)
-def _step_of(jit, config, structure, shapes):
+def _step_of(jit, config, at_once, structure, shapes):
     leaves = [jax.ShapeDtypeStruct(shape, dtype, sharding=at) for shape, dtype, at in shapes]
-    tx = make_optimizer(config.optimizer)
-    return jit(make_step(tx, config), jax.tree.unflatten(structure, leaves))
+    step = make_step(make_optimizer(config.optimizer), config)
+    return jit(several_steps(step, at_once), jax.tree.unflatten(structure, leaves))
 
 
 def make_step(tx: optax.GradientTransformation, config: DistillationConfig):

@@ -26,7 +26,7 @@ from cdjax.training.accumulation import (
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, make_optimizer
-from cdjax.training.step import jit_step
+from cdjax.training.step import jit_step, several_steps, steps_at_once
 
 FROM_NOTHING = OptimizerConfig(5000, 2e-3, warmup_steps=100, weight_decay=0.3)
 
@@ -132,8 +132,10 @@ def train_language_model(
         return doctor(state.params, put_batch(first_microbatch(batch, config.microbatches), mesh))
 
     size = (config.batch_size, dataset.tokens.shape[1])
+    flops = 3 * forward_flops(shape, *size, logits=config.batch_size)
+    at_once = steps_at_once(flops, mesh)
     state, history = fit(
-        jit_step(make_step(tx, config), state),
+        jit_step(several_steps(make_step(tx, config), at_once), state),
         state,
         batch_at,
         steps=config.optimizer.steps,
@@ -146,10 +148,9 @@ def train_language_model(
         best=best,
         facts={'config': config, 'data': dataset.hash},
         diagnose=diagnose,
+        at_once=at_once,
         tokens_per_step=size[0] * size[1],
-        flops_per_step={
-            config.compute_dtype: 3 * forward_flops(shape, *size, logits=config.batch_size)
-        },
+        flops_per_step={config.compute_dtype: flops},
     )
     return state.params, history
 

@@ -19,12 +19,14 @@ from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig
 from cdjax.training.schedules import WEIGHT_SCHEDULES
+from experiments.flags.groups import group
 
 FLAGS = flags.FLAGS
 
 COMPUTE_DTYPES = ('float32', 'bfloat16')
 
 
+@group('Distillation')
 def define_distillation_flags() -> None:
     """Defines one distillation; see `distillation_from_flags`."""
     default = DistillationConfig()
@@ -66,6 +68,7 @@ def define_distillation_flags() -> None:
     )
 
 
+@group('Distillation')
 def define_pairs_flag() -> None:
     """Defines how many layers are paired, of pairings that look at what layers do."""
     flags.DEFINE_integer(
@@ -75,6 +78,7 @@ def define_pairs_flag() -> None:
     )
 
 
+@group('What is aligned')
 def define_alignment_flags() -> None:
     """Defines how representations are compared; see `alignment_from_flags`."""
     default = Alignment()
@@ -127,6 +131,7 @@ def alignment_from_flags() -> Alignment:
     )
 
 
+@group('Training of a model')
 def define_training_flags(
     default: DistillationConfig | LanguageModelConfig, from_nothing: OptimizerConfig
 ) -> None:
@@ -207,6 +212,7 @@ def distillation_from_flags() -> DistillationConfig:
     )
 
 
+@group('Arms that are compared')
 def define_arms_flags() -> None:
     """Defines which distillations are compared; see `arms_from_flags`."""
     default = ArmsConfig()

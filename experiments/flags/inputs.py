@@ -8,10 +8,12 @@ from cdjax.data import TASKS, ArithmeticTask
 from cdjax.errors import InputError
 from cdjax.models.config import PRESETS
 from cdjax.studies.inputs import TEACHER_DTYPES, InputsConfig
+from experiments.flags.groups import group
 
 FLAGS = flags.FLAGS
 
 
+@group('Problems and their split')
 def define_task_flags() -> None:
     """Defines which problems are meant; see `problems_from_flags`."""
     task, inputs = ArithmeticTask(), InputsConfig()
@@ -76,6 +78,7 @@ def problems_from_flags() -> InputsConfig:
     )
 
 
+@group('Models')
 def define_checkpoint_flags() -> None:
     """Defines which models are meant; see `inputs_from_flags`."""
     default = InputsConfig()

@@ -223,6 +223,12 @@ class _Files:
         for name, content in {'results_cut': '{"data": ', 'results_list': '[]'}.items():
             self._new(name).mkdir()
             (self.files[name] / 'results.json').write_text(content)
+        for name, content in {
+            'grid': '--gate_noise=0.5',
+            'grid_value': '# two\n--gate_noise=-1',
+            'grid_nothing': '',
+        }.items():
+            self._new(name).write_text(content)
         self._new('golden').write_bytes(b'x' * 20)
         self._new('recipe_unknown').write_text('--steps=many\n')
         orbax = self._copy('orbax')

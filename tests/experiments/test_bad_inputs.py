@@ -1,6 +1,7 @@
 """A mistake costs one line, exit status 1 and nothing else, whichever launcher it is made with."""
 
 import os
+import re
 
 import pytest
 from bad_inputs import BROKEN_LINES, make_files
@@ -19,8 +20,9 @@ SOUND = {
     'plan': (*TOY[:-1], BATCH, '--target=cpu', '--nolargest_batch', '--output={new}'),
     'train_teacher': (*TOY[1:], '--workdir={new}'),
     'settle': ('--workdir={new}', '--compilation_cache='),
+    'tune': (*RUN, '--grid={grid}'),
     'convert': ('--source={teacher}', '--target={new}', '--compilation_cache='),
-    'compare': ('--first={circuits}', '--second={circuits}'),
+    'compare': (),
     'report': ('--workdir={new}',),
     'benchmark': ('--suite=checkpoint_memory', '--output={new}'),
 }
@@ -80,6 +82,14 @@ PROBLEMS = [
     ('settle', '--share=.5', 'share=0.5: protocol=planted has its teacher and its problems frozen'),
     ('settle', '--protocol=embedded --teacher=x', 'teacher=x: protocol=embedded'),
     ('settle', '--protocol=llama', 'protocol=llama needs a checkpoint'),
+    ('settle', '--gates={foreign}', 'protocol=planted is the gates themselves'),
+    ('settle', '--protocol=embedded --gates={foreign}', 'holds no settled.json'),
+    ('tune', '--grid={folder}/none', 'none cannot be read'),
+    ('tune', '--grid={file}', "line 1: 'mine': write --FLAG=VALUE"),
+    ('tune', '--grid={grid_value}', 'grid_value, line 2: ', 'noise=-1'),
+    ('tune', '--grid={grid_nothing}', 'nothing to choose from'),
+    ('tune', '--validation_share=1', 'validation_share=1.0', 'below 1'),
+    ('tune', '--seeds=a', 'seeds=a', 'write numbers'),
 ]
 TASK_FILES = [
     ('discover', '--task=sudoku', "there is no task 'sudoku'", 'mod_113'),
@@ -187,9 +197,12 @@ CIRCUITS = [
     ('distill', '--arm=circuits --circuits={circuits} --split_seed=1', 'another split'),
     ('distill', '--arm=circuits --circuits={circuits} --high=8', 'other problems'),
     ('distill', '--arm=circuits --circuits={circuits} --teacher={other}', 'another model'),
-    ('compare', '--first={folder}/none', 'does not exist'),
-    ('compare', '--second={circuits_cut}', 'is damaged'),
-    ('compare', '--second={circuits_narrow}', 'within one model only'),
+    ('compare', '{folder}/none {circuits}', 'does not exist'),
+    ('compare', '{circuits} {circuits_cut}', 'is damaged'),
+    ('compare', '{circuits} {circuits_narrow}', 'within one model only'),
+    ('compare', '{circuits}', 'takes two files of circuits, and here are 1'),
+    ('compare', '', 'here are 0', 'compare FIRST SECOND'),
+    ('compare', '{circuits} {circuits} {circuits}', 'unexpected argument'),
 ]
 DISCOVERY = [
     ('discover', '--num_classes=0', 'num_classes=0', 'at least 1'),
@@ -222,6 +235,8 @@ DISCOVERY = [
     ('compare_arms', '--specific_part=1', 'specific=1'),
     ('discover', '--specific_part=.3 --num_classes=1', 'num_classes=1', 'leave out specific'),
     ('discover', '--first_scores={folder}/none', 'does not exist'),
+    ('discover', '--classes=sizes', "no class scheme 'sizes'", 'choose from learned'),
+    ('discover', '--classes=answer_matched', 'are drawn from those of circuits'),
     ('discover', '--first_scores={circuits_narrow}', 'first_scores of the teacher have shape'),
     ('pipeline', '--least_accuracy=-1', 'least_accuracy=-1'),
     ('discover', '--classifier_learning_rate=0', 'classifier_learning_rate=0'),
@@ -436,13 +451,12 @@ FLAGS = [
     ('plan', '--steps', '--steps'),
     ('distill', 'seeds=3', "unexpected argument 'seeds=3'"),
     ('convert', '--to', '--to'),
-    ('compare', '--frist=3', 'no flag --frist', '--first'),
+    ('compare', '--plugin=3', 'no flag --plugin', '--plugins'),
     ('benchmark', '--device=3', 'no flag --device', '--devices'),
 ]
 REQUIRED = [
     ('evaluate', '--circuits'),
     ('convert', '--source'),
-    ('compare', '--first'),
     ('benchmark', '--suite'),
 ]
 CASES = [
@@ -463,8 +477,8 @@ def outcomes(tmp_path_factory):
     commands = {}
     for at, (launcher, text, *_) in enumerate(CASES):
         new = folder / f'new-{at}'
-        separated = text.split(' --')
-        own = [part if i == 0 else f'--{part}' for i, part in enumerate(separated) if part]
+        flagged = text.startswith('--')
+        own = re.split(r' (?=--)', text) if flagged else text.split()
         flags = [flag.format(new=new, **files) for flag in (*SOUND[launcher], *own)]
         commands[name_of(at)] = [launcher, *flags]
     for at, (launcher, _) in enumerate(REQUIRED, len(CASES)):
