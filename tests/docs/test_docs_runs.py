@@ -21,10 +21,10 @@ NOT_RUN = {
     'meta-llama': 'a checkpoint of the hub, behind a licence',
     '--check': 'imports torch; tests/models/test_conversion.py runs it',
     'golden': 'likewise',
-    '--several_lengths': 'a pretrained model; tests/studies run prompts of several lengths',
+    '--several_lengths': 'a pretrained model; tests/inference/test_real_data.py has its lengths',
     'smollm2': 'likewise',
     '--primary=': 'minutes; tests/studies/test_table_of_arms.py runs the primary comparison',
-    '--keep_layers=': 'a checkpoint of the reader; tests/models/test_conversion.py keeps layers',
+    '--keep_layers=': 'a checkpoint of the reader; tests/models/test_keep_layers.py does it',
     '--compare': 'two finished runs; tests/report/test_report_compare.py makes them',
     '--plugins=': 'tests/test_extending.py runs it with the modules of that page',
     '--ablation=$ablation': 'a variable of the shell; the same without it is run',
@@ -100,7 +100,7 @@ def outcomes(tmp_path_factory):
             # A folder that the first page fills by other flags is not the tutorial's.
             own = 'runs/README/' if page == 'README' else 'runs/'
             run[f'{page}-{len(run)}'] = [w.replace('runs/', own) for w in shrunk(words)]
-    return run, run_launchers(run, streams, at_once=1, seconds=400, cwd=folder), folder
+    return run, run_launchers(run, streams, at_once=1, seconds=900, cwd=folder), folder
 
 
 def test_every_command_that_can_run_here_runs(outcomes):
