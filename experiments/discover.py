@@ -10,6 +10,7 @@ Example, half a minute on two CPU cores; the teacher that ships with the package
 from absl import flags
 
 from cdjax.circuits.classes import CLASSES, LEARNED
+from cdjax.report.terminal import kept_line
 from cdjax.studies.discovery import DiscoveryStudyConfig, study_discovery
 from experiments import launch
 from experiments.announce import announce
@@ -56,6 +57,8 @@ def main() -> None:
     circuits = study_discovery(
         config, FLAGS.workdir, mesh=start_machine(), options=options, announce=announce
     )
+    if 'only_correct' in circuits['teacher'].info:
+        launch.say(kept_line(circuits['teacher'].info['only_correct']))
     for name, circuit in circuits.items():
         figures = ', '.join(f'{k} {v:.1%}' for k, v in circuit.info['metrics'].items())
         launch.say(

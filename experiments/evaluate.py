@@ -10,7 +10,7 @@ Example, a minute on two CPU cores, after the example of experiments.discover:
 import jax
 from absl import flags
 
-from cdjax.report.terminal import circuits_table, recovery_table
+from cdjax.report.terminal import circuits_table, kept_line, recovery_table
 from cdjax.studies.circuits import smallest_faithful_share
 from cdjax.studies.evaluation import EvaluationConfig, evaluate_circuits
 from experiments import launch
@@ -62,6 +62,8 @@ def main() -> None:
     )
     if jax.process_index() == 0:
         write_output(output, study)
+    if 'only_correct' in study:
+        launch.say(kept_line(study['only_correct']))
     launch.say(circuits_table(study, smallest_faithful_share(study)))
     if 'ground_truth' in study:
         launch.say(recovery_table(study))

@@ -203,6 +203,9 @@ def check_accuracy(
     if not config.least_accuracy:
         return
     problems = inputs.dataset[inputs.split.train]
+    if inputs.right is not None:  # the teacher has been asked, and answers all that is left
+        config.require_accuracy('teacher', inputs.right['right'] / inputs.right['of'])
+        models = {name: model for name, model in models.items() if name != 'teacher'}
     for name, model in models.items():
         passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
         config.require_accuracy(name, predict(model, problems, **passes).accuracy)

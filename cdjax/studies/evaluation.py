@@ -117,6 +117,8 @@ def evaluate_circuits(
             seed=study.seed,
             **passes,
         )
+    if inputs.right is not None:
+        found['only_correct'] = inputs.right
     origin = {'circuits': [config.circuits, circuit.hash], 'inputs': inputs.facts()}
     return {
         'config': json.loads(json.dumps(origin | {'study': dataclasses.asdict(study)})),

@@ -153,6 +153,7 @@ class TeacherStudy:
         check_batch(config.training.batch_size, mesh, microbatches=config.training.microbatches)
         self._read_inputs()
         if config.plant is not None:
+            self.dataset.require_single_answers('planting circuits')
             self._classes = planted_classes(self.dataset, config.plant)
             K, shape = int(self._classes.max()) + 1, self._shape
             self._plan = draw_plan(config.plant.plan, K, shape.num_layers, shape.intermediate_size)
@@ -208,7 +209,7 @@ class TeacherStudy:
         self._inputs = None
         self._tokenizer = build_arithmetic_tokenizer(self.config.shape.max_number)
         self._shape = self.config.shape.config(len(self._tokenizer))
-        self.dataset = encode_task(config.task, self._tokenizer, prompt_prefix=config.prompt_prefix)
+        self.dataset = encode_task(config.task, self._tokenizer, **config.encoding)
         self.split = split(
             self.dataset, share=config.share, test=config.test, seed=config.split_seed
         )

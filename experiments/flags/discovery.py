@@ -89,7 +89,8 @@ def define_discovery_flags() -> None:
     flags.DEFINE_bool(
         'recompute_logits',
         default.recompute_logits,
-        'Ask the whole model again at each step rather than store what it says of all problems.',
+        'Ask the whole model again at each step rather than store what it says of all problems; if '
+        'not given, where that would take more than 4 GiB.',
     )
     flags.DEFINE_float(
         'discovery_learning_rate',

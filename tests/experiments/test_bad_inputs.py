@@ -16,6 +16,7 @@ SOUND = {
     'compare_arms': (*RUN, BATCH),
     # Of the 32 neurons of its student 1 % are none.
     'pipeline': (*RUN, BATCH, '--smallest_size=.05'),
+    'accuracy': TOY,
     'evaluate': (*TOY, '--circuits={circuits}', '--output={new}'),
     'plan': (*TOY[:-1], BATCH, '--target=cpu', '--nolargest_batch', '--output={new}'),
     'train_teacher': (*TOY[1:], '--workdir={new}'),
@@ -42,6 +43,13 @@ PROBLEMS = [
     ('distill', '--answer_low=500', 'no problem', '500'),
     ('evaluate', '--answer_high=-1', 'answer_high=-1 is below'),
     ('plan', '--answer_low=9 --answer_high=3', 'answer_high=3 is below answer_low=9'),
+    ('discover', '--answer_tokens=0', 'answer_tokens=0', 'at least 1'),
+    ('discover', '--shots=4', 'shots=4', 'such as a line break'),
+    ('discover', '--shots=5000 --answer_end=;', 'shots=5000 of', 'leave none to ask'),
+    ('accuracy', '--ranges=3', 'ranges=3', 'LOW:HIGH'),
+    ('accuracy', '--shot_counts=x', 'shot_counts=x', 'integers'),
+    ('accuracy', '--ranges=9:0', 'high=0 is below low=9'),
+    ('accuracy', '--output={file}', 'holds something else than a table of accuracies'),
     ('compare_arms', '--num_problems=0', 'num_problems=0', '1 to'),
     ('train_teacher', '--num_problems=-5', 'num_problems=-5', '1 to'),
     ('pipeline', '--num_problems=1e3', 'num_problems=1e3'),
@@ -84,6 +92,8 @@ PROBLEMS = [
     ('settle', '--protocol=llama', 'protocol=llama needs a checkpoint'),
     ('settle', '--gates={foreign}', 'protocol=planted is the gates themselves'),
     ('settle', '--protocol=embedded --gates={foreign}', 'holds no settled.json'),
+    ('settle', '--protocol=embedded --seeds=0,9', 'seeds=0,9: name some of 0,1,2,3,4'),
+    ('settle', '--seeds=one', 'seeds=one: write integers'),
     ('tune', '--grid={folder}/none', 'none cannot be read'),
     ('tune', '--grid={file}', "line 1: 'mine': write --FLAG=VALUE"),
     ('tune', '--grid={grid_value}', 'grid_value, line 2: ', 'noise=-1'),
@@ -94,7 +104,7 @@ PROBLEMS = [
 TASK_FILES = [
     ('discover', '--task=sudoku', "there is no task 'sudoku'", 'mod_113'),
     ('train_teacher', '--task=mod_113 --task_file={task_empty}', 'give one of them'),
-    ('discover', '--task=mod_113', 'prompts of 5 to 7 tokens', 'one length'),
+    ('discover', '--task=lookup --shots=2 --answer_end=;', 'shots=2', 'of arithmetic alone'),
     ('pipeline', '--studies=astrology', "there is no study 'astrology'", 'num_classes'),
     ('discover', '--plugins=no.such.module', 'plugins=no.such.module', "No module named 'no'"),
     ('discover', '--task_file={folder}/none.jsonl', 'none.jsonl cannot be read'),
@@ -103,7 +113,12 @@ TASK_FILES = [
     ('train_teacher', '--task_file={task_binary}', 'task_binary, line 1'),
     ('discover', '--task_file={task_words}', 'no example fits the tokenizer', 'left out because'),
     ('pipeline', '--task_file={task_alike}', 'no example fits', 'no other problem'),
-    ('discover', '--task_file={task_lengths}', 'length'),
+    (
+        'distill',
+        '--task_file={task_answers} --answer_tokens=3',
+        'distillation knows answers of one',
+    ),
+    ('discover', '--task_file={task_answers} --answer_tokens=3 --objective=causal', 'of one token'),
     ('evaluate', '--task_file=', 'task= names none'),
 ]
 for at, (name, (_, words)) in enumerate(BROKEN_LINES.items()):
