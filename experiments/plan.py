@@ -17,6 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from cdjax.distillation.pairings import pair_layers
+from cdjax.distillation.positions import locate
 from cdjax.errors import InputError
 from cdjax.planning.discovery import DiscoveryJob
 from cdjax.planning.distillation import DistillationJob
@@ -102,7 +103,7 @@ def job_from_flags() -> Job:
             student=inputs.student_config if inputs.has_student else None,
         )
     pairs = pair_layers(FLAGS.layer_pairs, inputs.student_config, inputs.teacher_config)
-    alignment = alignment_from_flags()
+    alignment = locate(alignment_from_flags(), inputs.dataset, inputs.tokenizer)
     return DistillationJob(
         **common,
         num_problems=len(inputs.split.share),

@@ -11,8 +11,10 @@ Example, the positive and the negative control; what it is going to do is told b
 
 from absl import flags
 
+from cdjax.errors import InputError
 from cdjax.report.verdicts import verdict_table
 from cdjax.studies.settle import PROTOCOLS, protocol, settle
+from cdjax.wording import count
 from experiments import launch
 from experiments.announce import announce
 from experiments.flags import (
@@ -36,6 +38,11 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     'stop_at_gates', True, 'Compare nothing where the gates are not passed; otherwise only say so.'
 )
+flags.DEFINE_list(
+    'seeds',
+    [],
+    'Some of the seeds of a comparison: a reduced protocol, with a hash of its own; all if empty.',
+)
 define_checkpoint_flags()
 define_task_flags()
 define_machine_flags()
@@ -43,7 +50,12 @@ define_machine_flags()
 
 def main() -> None:
     """Runs the protocol and prints the verdicts."""
-    frozen = protocol(FLAGS.protocol, inputs_from_flags())
+    try:
+        seeds = tuple(map(int, FLAGS.seeds))
+    except ValueError:
+        raise InputError(f'seeds={",".join(FLAGS.seeds)}: write integers such as 0,1') from None
+    frozen = protocol(FLAGS.protocol, inputs_from_flags(), seeds)
+    reduced = f' (reduced to {count(len(seeds), "seed")})' if seeds else ''
     options = run_options()
     results = settle(
         frozen,
@@ -57,7 +69,7 @@ def main() -> None:
     gates = results['gates']
     launch.say(verdict_table(f'Gates, protocol {gates["protocol"]}', gates['verdicts']))
     for ablation, found in (results['comparison'] or {}).items():
-        title = f'{ablation} ablation, protocol {results["protocol"]}'
+        title = f'{ablation} ablation, protocol {results["protocol"]}{reduced}'
         launch.say('\n' + verdict_table(title, found['verdicts']))
     if not gates['passed']:
         launch.say(

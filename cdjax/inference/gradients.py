@@ -18,6 +18,7 @@ def metric_gradients(
     metric: Callable[[jax.Array, dict[str, jax.Array]], jax.Array] = logit_difference,
     remat: str = 'none',
     backward: str = 'gradient',
+    dtype=None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the activations of a batch, and the gradient of a metric with respect to them.
 
@@ -33,6 +34,7 @@ def metric_gradients(
         metric: (logits `[B, V]` or `[B, A, V]` at the answer, rows) -> one number a row `[B]`.
         remat: see `Llama`.
         backward: see `Llama`: with 'relp' the gradients are coefficients of relevance.
+        dtype: see `Llama`.
 
     Returns:
         Activations, after the edits, in the dtype of the computation, and gradients, float32;
@@ -50,6 +52,7 @@ def metric_gradients(
             logits_at=answer_columns(rows) if 'answers' in rows else rows['lengths'] - 1,
             remat=remat,
             backward=backward,
+            dtype=dtype,
         )
         return metric(logits, rows).sum(), activations[site]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from cdjax.circuits.methods import LEARNED
 from cdjax.report.comparisons import at_circuit_size
+from cdjax.report.mechanism import mechanism_table
 from cdjax.report.names import start_name
 from cdjax.report.tables import (
     TESTS,
@@ -44,6 +45,7 @@ def summary(results: Mapping[str, Any]) -> str:
         headroom_table({start: found['headroom'] for start, found in results['starts'].items()}),
         arms_table(results['starts']),
         _text(_rediscovery(results['rediscovery'])),
+        mechanism_table(results['starts']),
         *(_text(_study(key, result)) for key, result in results['studies'].items()),
     ]
     return '\n\n'.join(part for part in parts if part)
@@ -265,6 +267,7 @@ def _arms(start: str, found) -> list[str]:
             gain = points(gap.value)
             gain += f' {points_interval(gap.interval)}' if gap.interval else ' (one seed)'
         lines.append(f'{row["title"]:<36}{cells}{100 * row["mean"]:>8.1f}  {gain}')
+    lines += _primary(found)
     if len(seeds) > len(shown):
         lines.append(f'(the first {len(shown)} of {len(seeds)} seeds; means are over all)')
     lines += _tests(found)
@@ -272,6 +275,31 @@ def _arms(start: str, found) -> list[str]:
         before = ', '.join(percent(value, 1) for value in found['first']['unseen'][:_SEEDS_SHOWN])
         lines.append(f'before distillation: {before}')
     return lines
+
+
+def _primary(found) -> list[str]:
+    """Returns the comparison that was decided on beforehand, if one was."""
+    told = found.get('primary')
+    if told is None:
+        return []
+    interval = f' {points_interval(told["interval"])}' if told['interval'] else ''
+    p, equal = number(told['p'], 3), number(told['p_equivalent'], 3)
+    return textwrap.wrap(
+        f'Primary, decided beforehand (analysis {told["analysis"]}): {told["arm"]} minus '
+        f'{told["against"]}, {count(len(told["seeds"]), "seed")}: {points(told["difference"])} '
+        f'points{interval}, p {p}; within ±1 point: p {equal}',
+        WIDTH,
+    )
+
+
+def pooled_lines(rows) -> str:
+    """Returns the gains of several tables taken together, see `studies.analysis.pooled_table`."""
+    lines = ['All tables together: gain over KD, points [bootstrap of tables and students]']
+    for row in rows:
+        interval = f' {points_interval(row["interval"])}' if row['interval'] else ' (one table)'
+        of = f'{count(row["tables"], "table")}, {count(row["students"], "student")}'
+        lines.append(f'{row["title"]:<36}{points(row["gain"]):>7}{interval:<18}{of:>28}')
+    return _text(lines)
 
 
 def _tests(found) -> list[str]:

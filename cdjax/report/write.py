@@ -16,6 +16,7 @@ from cdjax.report import findings, maps, summary, tables
 from cdjax.report.arm_dots import arm_dots
 from cdjax.report.chart import Chart, plain
 from cdjax.report.comparisons import at_circuit_size
+from cdjax.report.mechanism import mechanism_dots
 from cdjax.report.method_curves import method_curves
 from cdjax.report.names import TEMPLATES, start_name
 from cdjax.report.neuron_cards import neuron_cards
@@ -192,6 +193,7 @@ def _charts(results, config, history) -> dict[str, Chart | None]:
     for start, found in starts.items():
         charts[f'arms-{start}'] = arm_curves(start, found)
         charts[f'dots-{start}'] = arm_dots(start, found)
+        charts[f'mechanism-{start}'] = mechanism_dots(start, found)
     if results['rediscovery']:
         matrices = {}
         # Students of another start belong to circuits discovered anew, jointly with them.

@@ -37,6 +37,7 @@ from cdjax.models.hub import resolve_checkpoint, resolve_shape
 from cdjax.models.huggingface import check_huggingface
 from cdjax.models.tensor_files import fingerprint
 from cdjax.parallel.mesh import init_sharded
+from cdjax.studies.tokenizers import check_same_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,8 +126,9 @@ class Inputs:
 
     Raises:
         InputError: a folder without config or tokenizer, a preset where weights are needed, a
-            student of another vocabulary, a task file with a broken line, a range that leaves the
-            tokenizer's single-token numbers, a student that was trained on problems held out here.
+            student of another vocabulary, tokenizer or rule for BOS, a task file with a broken
+            line, a range that leaves the tokenizer's single-token numbers, a student that was
+            trained on problems held out here.
     """
 
     def __init__(self, config: InputsConfig):
@@ -143,6 +145,9 @@ class Inputs:
             self.tokenizer = _stand_in_tokenizer(self.teacher_config.vocab_size)
         else:
             self.tokenizer = _read_tokenizer(self.teacher_path)
+            if _has_tokenizer(self.student_path):
+                theirs = _read_tokenizer(self.student_path)
+                check_same_tokenizer(self.tokenizer, theirs, self.student_path, '1')
         self.dataset: Dataset = encode_task(config.task, self.tokenizer, **config.encoding)
         self._all, self.right = self.dataset, None
         self.split: Split = split(

@@ -9,6 +9,8 @@ from jax.sharding import Mesh
 
 from cdjax.distillation.arms import ARMS, CIRCUITS, KD
 from cdjax.distillation.pairings import LAST, check_pairs
+from cdjax.distillation.positions import locate
+from cdjax.distillation.store import check_positions_within
 from cdjax.errors import InputError
 from cdjax.models import load_huggingface
 from cdjax.parallel.mesh import one_device
@@ -36,7 +38,9 @@ from cdjax.studies.stages import PipelineStages
 from cdjax.studies.students import Students
 from cdjax.studies.study import run_study
 from cdjax.training.discovery import DiscoveryConfig, check_discovery
-from cdjax.training.distillation import check_distillation, check_positions_within
+from cdjax.training.distillation import check_distillation
+
+TABLE = 'compare_arms'  # the launcher of a table of arms alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +133,9 @@ class Pipeline:
     ):
         mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
+        config = _located(config, inputs)
         check_stages(config, inputs, mesh)
-        facts = _facts(config, inputs)
+        facts = _facts(config, inputs, name)
         folder = check_workdir(workdir, facts, name=name)
         stages = PipelineStages(config, inputs, folder)
         stages = stages.whole() if name == 'pipeline' else stages.arms_alone()
@@ -201,6 +206,12 @@ class Pipeline:
             self.students.save(model, start, target)
 
 
+def _located(config: PipelineConfig, inputs: Inputs) -> PipelineConfig:
+    """Returns it with positions that are named found in the problems."""
+    alignment = locate(config.arms.alignment, inputs.dataset, inputs.tokenizer)
+    return dataclasses.replace(config, arms=dataclasses.replace(config.arms, alignment=alignment))
+
+
 def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
     """Raises InputError for what a stage would say of its input hours later."""
     starts = config.arms.starts
@@ -256,13 +267,21 @@ def describe_data(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _facts(config: PipelineConfig, inputs: Inputs) -> dict[str, Any]:
-    """Returns what identifies the run: no value is left open."""
+def _facts(config: PipelineConfig, inputs: Inputs, name: str) -> dict[str, Any]:
+    """Returns what identifies the run: no value is left open.
+
+    A table of arms alone is made of students of their own, to which arms and seeds may be added; a
+    pipeline ends with results of all of them.
+    """
     facts = {**dataclasses.asdict(config), 'inputs': inputs.facts()}
     facts['arms']['distillation'] = {
         start: dataclasses.asdict(config.arms.distillation_from(start))
         for start in config.arms.starts
     }
+    if name == TABLE:
+        for field in ('arms', 'seeds', 'mechanism'):
+            del facts['arms'][field]
+        del facts['export']
     return facts
 
 

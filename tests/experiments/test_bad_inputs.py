@@ -92,6 +92,8 @@ PROBLEMS = [
     ('settle', '--protocol=llama', 'protocol=llama needs a checkpoint'),
     ('settle', '--gates={foreign}', 'protocol=planted is the gates themselves'),
     ('settle', '--protocol=embedded --gates={foreign}', 'holds no settled.json'),
+    ('settle', '--protocol=embedded --seeds=0,9', 'seeds=0,9: name some of 0,1,2,3,4'),
+    ('settle', '--seeds=one', 'seeds=one: write integers'),
     ('tune', '--grid={folder}/none', 'none cannot be read'),
     ('tune', '--grid={file}', "line 1: 'mine': write --FLAG=VALUE"),
     ('tune', '--grid={grid_value}', 'grid_value, line 2: ', 'noise=-1'),

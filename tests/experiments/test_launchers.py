@@ -147,6 +147,9 @@ def dry_runs(folder):
     yield 'compare_arms', (*search, *arms, *partial)
     yield 'pipeline', (*search, *arms, '--rediscover=kd', '--methods=one_mask')
     yield 'settle', small[-2:]
+    grid = folder / 'grid.flags'
+    grid.write_text('--discovery_seed=1\n--num_classes=2\n')
+    yield 'tune', (*search, f'--grid={grid}')
 
 
 def snapshot(folder):
@@ -171,11 +174,12 @@ def two_hosts(disks):
 def outcomes(tmp_path_factory):
     folder, streams = tmp_path_factory.mktemp('mistakes'), tmp_path_factory.mktemp('streams')
     wanted = mistakes(folder)
+    dry = {f'dry-{name}': [name, *flags, '--dry_run'] for name, flags in dry_runs(folder)}
     before = snapshot(folder)
     commands = {name: command for name, (command, _) in wanted.items()}
     commands |= two_hosts(tmp_path_factory.mktemp('disks'))
     commands |= {f'help-{name}': [name, '--help'] for name in LAUNCHERS}
-    commands |= {f'dry-{name}': [name, *flags, '--dry_run'] for name, flags in dry_runs(folder)}
+    commands |= dry
     ended = run_launchers(commands, streams, at_once=len(commands))
     found = {name: (*ended[name], parts) for name, (_, parts) in wanted.items()}
     hosts = [(ended[name].code, ended[name].err) for name in ('host0', 'host1')]
@@ -230,6 +234,7 @@ def test_a_dry_run_tells_the_plan_and_claims_nothing(outcomes):
         'train_teacher': ('1 training of 5 steps', 'export the teacher'),
         'compare_arms': ('7 trainings of 28 steps', 'distill: circuits, from partial, seed 1'),
         'pipeline': ('5 trainings of 17 steps', 'discover: student of kd'),
+        'tune': ('4 trainings of 9 steps', 'discover: the best 3 settings, with 2 more seeds'),
         'settle': ('32 trainings of 41,600 steps', 'find circuits: null-2-2'),
     }
     for name, (size, stage) in wanted.items():

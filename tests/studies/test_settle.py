@@ -155,6 +155,18 @@ def test_protocols_leave_free_what_they_say():
     assert PROTOCOLS == ('planted', 'embedded', 'llama')
 
 
+def test_a_reduced_protocol_is_another_one():
+    whole, fewer = (protocol('embedded', InputsConfig(), seeds) for seeds in ((), (2, 0)))
+    assert fewer == dataclasses.replace(whole, seeds=(2, 0))
+    assert protocol_hash(fewer) != protocol_hash(whole)
+    assert protocol_hash(fewer.gates) == protocol_hash(whole.gates)
+    for seeds in ((0, 7), (0, 0), whole.seeds):
+        with pytest.raises(InputError, match='name some of 0,1,2,3,4, each of them once'):
+            protocol('embedded', InputsConfig(), seeds)
+    with pytest.raises(InputError, match='seeds=0: only comparisons are reduced'):
+        protocol('planted', InputsConfig(), (0,))
+
+
 def test_masks_and_rankings_are_compared_problem_by_problem(settled, tmp_path):
     workdir, _ = settled
     inputs = dataclasses.replace(

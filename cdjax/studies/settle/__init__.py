@@ -27,16 +27,42 @@ __all__ = ['PROTOCOLS', 'ComparisonProtocol', 'PlantedProtocol', 'protocol', 'se
 PROTOCOLS = ('planted', 'embedded', 'llama')
 
 
-def protocol(name: str, inputs: InputsConfig) -> PlantedProtocol | ComparisonProtocol:
+def protocol(
+    name: str, inputs: InputsConfig, seeds: tuple[int, ...] = ()
+) -> PlantedProtocol | ComparisonProtocol:
     """Returns a protocol by name.
 
     Args:
         name: one of `PROTOCOLS`.
         inputs: the teacher and the problems; only of `llama` are they free.
+        seeds: some of the seeds of a comparison, which makes it a reduced protocol with a hash of
+            its own; all if empty.
 
     Raises:
-        InputError: an unknown name, or inputs that the protocol does not leave free.
+        InputError: an unknown name, inputs that the protocol does not leave free, or seeds that it
+            does not have.
     """
+    whole = _whole_protocol(name, inputs)
+    if not seeds:
+        return whole
+    if isinstance(whole, PlantedProtocol):
+        raise InputError(
+            f'seeds={_listed(seeds)}: only comparisons are reduced, and the gates never are; leave '
+            'it out'
+        )
+    if not set(seeds) < set(whole.seeds) or len(set(seeds)) < len(seeds):
+        raise InputError(
+            f'seeds={_listed(seeds)}: name some of {_listed(whole.seeds)}, each of them once; all '
+            'are taken where none is named'
+        )
+    return dataclasses.replace(whole, seeds=tuple(seeds))
+
+
+def _listed(seeds: tuple[int, ...]) -> str:
+    return ','.join(map(str, seeds))
+
+
+def _whole_protocol(name: str, inputs: InputsConfig) -> PlantedProtocol | ComparisonProtocol:
     if name not in PROTOCOLS:
         raise InputError(f'protocol={name}: choose from {", ".join(PROTOCOLS)}')
     if name == 'llama':
