@@ -9,10 +9,12 @@ from cdjax.training.optimizer import OptimizerConfig
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / 'experiments' / 'recipes').glob('*.flags'))
+# Some are defined in a loop over names.
 DEFINED = {
     name
     for file in (ROOT / 'experiments').rglob('*.py')
-    for name in re.findall(r"DEFINE_\w+\(\s*'(\w+)'", file.read_text())
+    if 'DEFINE_' in file.read_text()
+    for name in re.findall(r"'(\w+)'", file.read_text())
 }
 
 
