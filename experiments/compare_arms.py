@@ -10,7 +10,7 @@ Example, 15 minutes on two CPU cores; what it is going to do is told by --dry_ru
 
 from absl import flags
 
-from cdjax.report.mechanism import mechanism_table
+from cdjax.report.mechanism_table import mechanism_table
 from cdjax.report.terminal import arms_table, headroom_table, pooled_lines
 from cdjax.studies.analysis import pooled_table
 from cdjax.studies.circuits import CircuitStudyConfig

@@ -6,7 +6,7 @@ from typing import Any
 
 from cdjax.circuits.methods import LEARNED
 from cdjax.report.comparisons import at_circuit_size
-from cdjax.report.mechanism import mechanism_table
+from cdjax.report.mechanism_table import mechanism_table
 from cdjax.report.names import start_name
 from cdjax.report.tables import (
     TESTS,

@@ -16,7 +16,7 @@ from cdjax.report import findings, maps, summary, tables
 from cdjax.report.arm_dots import arm_dots
 from cdjax.report.chart import Chart, plain
 from cdjax.report.comparisons import at_circuit_size
-from cdjax.report.mechanism import mechanism_dots
+from cdjax.report.mechanism_dots import mechanism_dots
 from cdjax.report.method_curves import method_curves
 from cdjax.report.names import TEMPLATES, start_name
 from cdjax.report.neuron_cards import neuron_cards

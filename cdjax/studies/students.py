@@ -19,7 +19,6 @@ from cdjax.distillation.target import Target
 from cdjax.inference.predictions import predict
 from cdjax.models import SITES, Llama, LlamaConfig
 from cdjax.parallel.mesh import init_sharded
-from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.results import stored
 from cdjax.studies.analysis import primary_comparison
 from cdjax.studies.arms import (
@@ -112,6 +111,8 @@ class Students:
 
     def distilled(self, start: str, arm: str, seed: int) -> Llama:
         """Returns a student that was distilled, from its last checkpoint."""
+        from cdjax.run.checkpoints import Checkpoints  # takes seconds to import
+
         shape, mesh = self.run.inputs.student_config, self.run.mesh
         like = init_sharded(lambda key: Llama(shape, key), jax.random.key(0), mesh)
         folder = self.run.workdir / 'stages' / 'distill' / f'{start}-{arm}-{seed}' / 'checkpoints'

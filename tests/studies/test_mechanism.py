@@ -15,7 +15,8 @@ from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
 from cdjax.inference.means import neuron_means
 from cdjax.models import save_huggingface
-from cdjax.report.mechanism import mechanism_dots, mechanism_table
+from cdjax.report.mechanism_dots import mechanism_dots
+from cdjax.report.mechanism_table import mechanism_table
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.mechanism import MEASURES, Mechanism, MechanismConfig, summarise_mechanism
 from cdjax.studies.run import Run

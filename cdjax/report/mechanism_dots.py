@@ -1,4 +1,4 @@
-"""Whether the teacher's mechanism moved into the students of each arm, on the page and in text."""
+"""Whether the teacher's mechanism moved into the students of each arm, drawn."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,11 +7,10 @@ from matplotlib.ticker import MaxNLocator
 
 from cdjax.distillation.arms import KD
 from cdjax.report.chart import Chart, true_minus
-from cdjax.report.names import start_name
+from cdjax.report.mechanism_table import gain_text
 from cdjax.report.svg import PALETTE, PANEL, mark
 from cdjax.report.training_curves import arm_series
 from cdjax.studies.mechanism import FAITHFUL, MEASURES
-from cdjax.wording import ABSENT, number
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -40,44 +39,10 @@ def mechanism_dots(start: str, found: Mapping[str, Any]) -> Chart | None:
     size = (PANEL[0], 0.3 * len(legend) + 1.0)
     for key, (name, _) in MEASURES.items():
         shown = {series: rows[series.key][key] for series in legend if series.key in rows}
-        told = '; '.join(f'{series.title} {_gain(of_arm)}' for series, of_arm in shown.items())
+        told = '; '.join(f'{series.title} {gain_text(of_arm)}' for series, of_arm in shown.items())
         with chart.panel(name[0].upper() + name[1:], f'{name} over KD: {told}.', size) as figure:
             _draw(figure.subplots(), shown)
     return chart
-
-
-def mechanism_table(starts: Mapping[str, Any]) -> str:
-    """Returns the figures of each arm, means over seeds, and what they differ from KD by.
-
-    Args:
-        starts: what `Pipeline.compare_arms` returns; starts without a `mechanism` are left out.
-    """
-    lines = []
-    for start, found in starts.items():
-        if not found.get('mechanism'):
-            continue
-        titles = {row['arm']: row['title'] for row in found['table']}
-        lines += [
-            *([''] if lines else []),
-            f'Mechanism of students from {start_name(start)}: mean, and difference from KD '
-            '[95 % interval]',
-        ]
-        for key, (name, _) in MEASURES.items():
-            lines.append(f'  {name}')
-            for row in found['mechanism']:
-                mean, of_kd = number(row[key]['mean']), _gain(row[key])
-                seeds = f'{len(row[key]["values"])} of {row["seeds"]} students'
-                line = f'    {titles[row["arm"]]:<36}{mean:>6}  {of_kd:<22}{seeds:>18}'
-                lines.append(line.rstrip())
-    return '\n'.join(lines)
-
-
-def _gain(told: Mapping[str, Any]) -> str:
-    if told.get('gain') is None:
-        return ABSENT
-    gain = number(told['gain'], signed=True)
-    interval = told['gain_interval']
-    return gain if interval is None else f'{gain} [{", ".join(number(x) for x in interval)}]'
 
 
 def _draw(ax, gains) -> None:
@@ -88,7 +53,7 @@ def _draw(ax, gains) -> None:
             line = ax.plot(told['gain_interval'], [y, y], color=series.ink, linewidth=2, alpha=0.55)
             mark(line[0], series=series.slug)
         dot = ax.plot([told['gain']], [y], series.marker, color=series.ink, markersize=6, mew=0)
-        mark(dot[0], series=series.slug, tips=[f'{series.title}: {_gain(told)}'])
+        mark(dot[0], series=series.slug, tips=[f'{series.title}: {gain_text(told)}'])
     ax.set_yticks(range(len(gains)), [series.title for series in gains])
     ax.tick_params(axis='y', labelcolor=PALETTE['ink'])
     ax.set_ylim(len(gains) - 0.5, -0.5)
