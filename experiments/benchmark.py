@@ -1,12 +1,13 @@
 """Measures speed and memory beside what people use now, printed and written as JSON.
 
-`python -m experiments.benchmark --suite=forward --shape=smollm2` compares with the peers that are
-installed (`pip install -e '.[benchmark]'`); `--suite=all` runs all that measure speed. Calls of
-ours and of the peers alternate, so that what else the machine does falls on all alike.
+Peers are compared with where they are installed (`pip install -e '.[benchmark]'`); `--suite=all`
+runs all that measure speed. Calls of ours and of the peers alternate, so that what else the machine
+does falls on all alike. Two suites measure memory.
 
-Two suites measure memory:
-`python -m experiments.benchmark --suite=checkpoint_memory --model=llama32_3b --devices=8`
-`python -m experiments.benchmark --suite=edit_memory --model=llama31_8b`
+Examples:
+    python -m experiments.benchmark --suite=forward --shape=smollm2
+    python -m experiments.benchmark --suite=checkpoint_memory --model=llama32_3b --devices=8
+    python -m experiments.benchmark --suite=edit_memory --model=llama31_8b
 """
 
 import tempfile
@@ -24,6 +25,7 @@ from experiments.benchmarks import (
     attribution,
     checkpoint_memory,
     cka,
+    distillation,
     edit_memory,
     forward,
     growth,
@@ -41,6 +43,7 @@ SPEED = {
     'sweep': lambda folder: sweep.run(folder, masks=FLAGS.masks, **_compared()),
     'attribution': lambda folder: attribution.run(folder, **_compared()),
     'cka': lambda _: cka.run(rounds=FLAGS.rounds),
+    'distillation': lambda folder: distillation.run(folder, rounds=FLAGS.rounds),
     'training': lambda _: training.run(shape=FLAGS.shape, rows=FLAGS.rows, rounds=FLAGS.rounds),
     'growth': lambda _: growth.run(rounds=FLAGS.rounds),
     'startup': lambda folder: startup.run(folder, rounds=FLAGS.rounds),
@@ -59,7 +62,7 @@ SUITES = {
 }
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum('suite', None, [*SUITES, 'all'], 'What to measure.', required=True)
+flags.DEFINE_enum('suite', None, [*SUITES, 'all'], 'What to measure; required.', required=True)
 flags.DEFINE_enum('model', 'llama32_3b', PRESETS, 'Shapes of the model (memory).')
 flags.DEFINE_enum('shape', 'small', list(SHAPES), 'Shapes of the model (speed).')
 flags.DEFINE_integer('rows', 256, 'Prompts of eight tokens (speed).', lower_bound=1)

@@ -4,13 +4,19 @@
 where nothing was; embedded compares masks and classes in the teacher that ships with the package,
 and llama in a checkpoint of yours, if the gates are passed. A killed run, started again with the
 same command, continues.
+
+Example, the positive and the negative control; what it is going to do is told by --dry_run:
+    python -m experiments.settle --protocol=planted --workdir=runs/settle --dry_run
 """
 
 from absl import flags
 
+from cdjax.errors import InputError
 from cdjax.report.verdicts import verdict_table
 from cdjax.studies.settle import PROTOCOLS, protocol, settle
+from cdjax.wording import count
 from experiments import launch
+from experiments.announce import announce
 from experiments.flags import (
     define_checkpoint_flags,
     define_machine_flags,
@@ -24,6 +30,19 @@ from experiments.flags import (
 FLAGS = flags.FLAGS
 define_run_flags('runs/settle')
 flags.DEFINE_enum('protocol', PROTOCOLS[0], list(PROTOCOLS), 'What is settled, and how.')
+flags.DEFINE_string(
+    'gates',
+    None,
+    'Folder of a finished run of --protocol=planted, whose gates are taken; run if not given.',
+)
+flags.DEFINE_bool(
+    'stop_at_gates', True, 'Compare nothing where the gates are not passed; otherwise only say so.'
+)
+flags.DEFINE_list(
+    'seeds',
+    [],
+    'Some of the seeds of a comparison: a reduced protocol, with a hash of its own; all if empty.',
+)
 define_checkpoint_flags()
 define_task_flags()
 define_machine_flags()
@@ -31,17 +50,37 @@ define_machine_flags()
 
 def main() -> None:
     """Runs the protocol and prints the verdicts."""
-    frozen = protocol(FLAGS.protocol, inputs_from_flags())
+    try:
+        seeds = tuple(map(int, FLAGS.seeds))
+    except ValueError:
+        raise InputError(f'seeds={",".join(FLAGS.seeds)}: write integers such as 0,1') from None
+    frozen = protocol(FLAGS.protocol, inputs_from_flags(), seeds)
+    reduced = f' (reduced to {count(len(seeds), "seed")})' if seeds else ''
     options = run_options()
-    results = settle(frozen, FLAGS.workdir, mesh=start_machine(), options=options)
+    results = settle(
+        frozen,
+        FLAGS.workdir,
+        mesh=start_machine(),
+        gates=FLAGS.gates,
+        stop_at_gates=FLAGS.stop_at_gates,
+        options=options,
+        announce=announce,
+    )
     gates = results['gates']
     launch.say(verdict_table(f'Gates, protocol {gates["protocol"]}', gates['verdicts']))
     for ablation, found in (results['comparison'] or {}).items():
-        title = f'{ablation} ablation, protocol {results["protocol"]}'
+        title = f'{ablation} ablation, protocol {results["protocol"]}{reduced}'
         launch.say('\n' + verdict_table(title, found['verdicts']))
     if not gates['passed']:
-        launch.say('the gates are not passed; what follows them would tell nothing')
-    launch.say(f'written to {FLAGS.workdir}/settled.json')
+        launch.say(
+            'the gates are not passed: '
+            + (
+                'what follows them would tell nothing'
+                if results['comparison'] is None
+                else 'the comparison is that of a search which is not known to find what is there'
+            )
+        )
+    launch.say_where(FLAGS.workdir)
 
 
 if __name__ == '__main__':

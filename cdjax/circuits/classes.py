@@ -6,8 +6,9 @@ from collections.abc import Callable
 import numpy as np
 from absl import logging
 
-from cdjax.circuits.clusters import stable_clusters
+from cdjax.circuits.clusters import cluster, stable_clusters
 from cdjax.circuits.consensus import LEAST_STABILITY
+from cdjax.circuits.expectation import refined_classes
 from cdjax.data import Dataset
 from cdjax.registry import Registry
 
@@ -25,6 +26,8 @@ class Sorting:
         rows: int, the problems to learn from; None before a model is loaded, as `vectors`.
         vectors: makes the attribution vectors of the problems, float32 `[N, E]`, see
             `cdjax.inference.attribution_vectors`.
+        divergences: `(classes, round) -> float [N, K]`, see `cdjax.circuits.expectation`; None
+            where no masks are going to be trained.
     """
 
     dataset: Dataset
@@ -33,6 +36,7 @@ class Sorting:
     learned: np.ndarray | None = None
     rows: np.ndarray | None = None
     vectors: Callable[[], np.ndarray] | None = None
+    divergences: Callable[[np.ndarray, int], np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +46,15 @@ class ClassScheme:
     Attributes:
         key: what methods know it by.
         assign: `(sorting) -> int [N]`; None where the problems lack the structure it goes by.
-        from_learned: whether it needs the model or its circuits, `Sorting.learned` or
-            `Sorting.vectors`; there are K classes then.
+        from_learned: whether it needs the model or its circuits, `Sorting.learned`, `vectors` or
+            `divergences`; there are K classes then.
+        from_circuits: whether it needs the circuits, `Sorting.learned`.
     """
 
     key: str
     assign: Callable[[Sorting], np.ndarray | None]
     from_learned: bool = False
+    from_circuits: bool = False
 
 
 def one_class(sorting: Sorting) -> np.ndarray:
@@ -92,7 +98,7 @@ def answer_matched_classes(sorting: Sorting) -> np.ndarray:
     of anything else they know nothing, and circuits cannot specialise in them.
     """
     rng = np.random.default_rng(sorting.seed)
-    classes, answers = sorting.learned.copy(), sorting.dataset.answers
+    classes, answers = sorting.learned.copy(), sorting.dataset.answer_ids
     for answer in np.unique(answers):
         rows = np.flatnonzero(answers == answer)
         classes[rows] = rng.permutation(classes[rows])
@@ -116,11 +122,24 @@ def attribution_classes(sorting: Sorting) -> np.ndarray | None:
     return found.classes
 
 
+def em_classes(sorting: Sorting) -> np.ndarray | None:
+    """Returns K classes by expectation maximisation, from those of k-means on attributions."""
+    if sorting.divergences is None:
+        return None
+    first = cluster(sorting.vectors(), sorting.rows, sorting.num_classes, seed=sorting.seed)
+    return refined_classes(first, sorting.divergences)
+
+
 CLASSES: Registry[ClassScheme] = Registry('class scheme')
-LEARNED = CLASSES.add(ClassScheme('learned', lambda sorting: sorting.learned, from_learned=True))
+LEARNED = CLASSES.add(
+    ClassScheme('learned', lambda sorting: sorting.learned, from_learned=True, from_circuits=True)
+)
 CLASSES.add(ClassScheme('one', one_class))
 CLASSES.add(ClassScheme('operators', operator_classes))
 CLASSES.add(ClassScheme('random', random_classes))
 CLASSES.add(ClassScheme('answer_cut', answer_cut_classes))
-CLASSES.add(ClassScheme('answer_matched', answer_matched_classes, from_learned=True))
+CLASSES.add(
+    ClassScheme('answer_matched', answer_matched_classes, from_learned=True, from_circuits=True)
+)
 CLASSES.add(ClassScheme('attribution', attribution_classes, from_learned=True))
+CLASSES.add(ClassScheme('em', em_classes, from_learned=True))

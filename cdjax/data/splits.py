@@ -57,6 +57,29 @@ def split(dataset: HasForms, *, share: float = SHARE, test: float = TEST, seed: 
     return Split(*(np.flatnonzero(rows) for rows in (~in_test, in_share, in_test)))
 
 
+def validation_split(dataset: HasForms, of: Split, *, part: float, seed: int) -> Split:
+    """Splits the training problems of a split once more: its `test` is what choices are made on.
+
+    No problem that was held out before is in any part of it, so that what is chosen can be
+    evaluated on those.
+
+    Args:
+      dataset: the problems that were split.
+      of: their split.
+      part: of the training forms, those that are held out now, in (0, 1).
+      seed: not negative.
+
+    Raises:
+      InputError: as of `split`.
+    """
+    inner = split(_Forms(dataset.forms[of.train]), share=1.0, test=part, seed=seed)
+    return Split(*(of.train[rows] for rows in inner))
+
+
+class _Forms(NamedTuple):
+    forms: np.ndarray
+
+
 def batch_indices(indices: np.ndarray, batch_size: int, *, seed: int, step: int) -> np.ndarray:
     """Returns the rows of one step's batch: a pure function of its arguments.
 

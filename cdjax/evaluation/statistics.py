@@ -1,6 +1,7 @@
 """How far the mean of a few measurements can be trusted."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -62,6 +63,34 @@ def resampled_means(
         weights = weights.astype(np.float64)
         means[block] = weights @ flat.T / weights.sum(axis=1, keepdims=True)
     return means.reshape(samples, *values.shape[:-1])
+
+
+def cluster_interval(
+    groups: Sequence[ArrayLike], *, level: float = 0.95, samples: int = SAMPLES, seed: int = 0
+) -> tuple[float, float] | None:
+    """Returns a percentile bootstrap interval of the mean over clusters, and values within each.
+
+    Clusters are resampled, and then the values of each that was drawn, so that the interval covers
+    other clusters with other values: students differ by their seed, and all of them by the circuits
+    that one discovery found in one teacher.
+
+    Args:
+        groups: the values of each cluster, such as the gains by student seed of each discovery.
+        level: coverage, in (0, 1).
+        samples: resamples.
+        seed: of the resampling.
+
+    Returns:
+        None for fewer than two clusters, which tell nothing of others.
+    """
+    if len(groups) < 2:
+        return None
+    rng, groups = np.random.default_rng(seed), [np.asarray(group, np.float64) for group in groups]
+    draws = [
+        np.mean([rng.choice(groups[i], len(groups[i])).mean() for i in chosen])
+        for chosen in rng.integers(len(groups), size=(samples, len(groups)))
+    ]
+    return percentile_interval(draws, level)
 
 
 @functools.lru_cache(maxsize=4)

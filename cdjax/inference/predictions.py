@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.ablation import ABLATIONS, fill_of, keep_only
 from cdjax.data import Dataset
+from cdjax.data.encoding import NO_TOKEN
 from cdjax.errors import InputError
 from cdjax.inference.rows import map_rows
 from cdjax.models import SITES, Capture, Edit, Llama
@@ -22,12 +23,16 @@ class Predictions:
     """What a model answers, for N problems.
 
     Attributes:
-        correct: bool `[N]`, whether the most likely token is the answer.
+        correct: bool `[N]`, whether the most likely token is the answer. Of several tokens each
+            has to be, behind the right ones before it: that is when greedy generation writes the
+            answer.
         logit_difference: float32 `[N]`, logit of the answer minus that of the counterfactual
-            answer, the metric of MIB-style faithfulness (arXiv 2504.13151).
-        probability: float32 `[N]`, of the answer. Under ablation the answer may stay the most
-            likely token where its probability is at chance.
-        tokens: int32 `[N]`, the most likely token.
+            answer, the metric of MIB-style faithfulness (arXiv 2504.13151); of several tokens the
+            sum, each behind the answer's before it.
+        probability: float32 `[N]`, of the answer: of several tokens the product. Under ablation
+            the answer may stay the most likely token where its probability is at chance.
+        tokens: int32 `[N]`, the most likely token; of answers of several tokens `[N, A]`, each
+            behind the right ones before it.
     """
 
     correct: np.ndarray
@@ -186,6 +191,18 @@ def _predict_rows(site: str, positions: tuple[int, ...] | None):
     return predict_rows
 
 
+def answer_columns(rows: dict[str, jax.Array]) -> jax.Array:
+    """Returns the columns whose logits predict the answer, int `[B]`; of A tokens `[B, A]`.
+
+    Args:
+        rows: holds `lengths` int `[B]`, and `answers` as in `Dataset`.
+    """
+    first_B, answers = rows['lengths'] - 1, rows['answers']
+    if answers.ndim == 1:
+        return first_B
+    return first_B[:, None] + jnp.arange(answers.shape[1])[None]
+
+
 def fill_of_rows(constants, rows, site: str) -> jax.Array | None:
     """Returns what the others become in a batch, of what `ablation_inputs` returns."""
     if 'fill' in constants:
@@ -200,27 +217,38 @@ def fill_of_rows(constants, rows, site: str) -> jax.Array | None:
 def scores_under(edits: dict[str, Edit] | None, constants, rows) -> tuple[jax.Array, ...]:
     """Returns `answer_scores` of a batch under edits."""
     model = constants['model']
-    logits, _ = model(rows['tokens'], edits=edits, logits_at=rows['lengths'] - 1)
+    logits, _ = model(rows['tokens'], edits=edits, logits_at=answer_columns(rows))
     return answer_scores(logits, rows)
 
 
 def answer_scores(logits: jax.Array, rows: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
     """Returns the fields of `Predictions` for a batch, each `[B]`; see `logit_difference`."""
     tokens = jnp.argmax(logits, -1).astype(jnp.int32)
-    probability = _of_tokens(jax.nn.softmax(logits), rows['answers'])
-    return tokens == rows['answers'], logit_difference(logits, rows), probability, tokens
+    difference, answers = logit_difference(logits, rows), rows['answers']
+    if answers.ndim == 1:
+        probability = _of_tokens(jax.nn.softmax(logits), answers)
+        return tokens == answers, difference, probability, tokens
+    given = answers != NO_TOKEN
+    correct = ((tokens == answers) | ~given).all(axis=1)
+    logs = _of_tokens(jax.nn.log_softmax(logits), jnp.maximum(answers, 0))
+    return correct, difference, jnp.exp(jnp.where(given, logs, 0).sum(axis=1)), tokens
 
 
 def logit_difference(logits: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
     """Returns the logit of the answer minus that of the counterfactual answer, float32 `[B]`.
 
+    Of several tokens it is the sum over them; a counterfactual answer has as many as the answer.
+
     Args:
-        logits: float32 `[B, V]`, at the answer position.
-        rows: holds `answers` and `counterfactual_answers`, int `[B]`.
+        logits: float32 `[B, V]`, at the answer position; of A tokens `[B, A, V]`.
+        rows: holds `answers` and `counterfactual_answers`, int `[B]` or `[B, A]`.
     """
-    others = _of_tokens(logits, rows['counterfactual_answers'])
-    return _of_tokens(logits, rows['answers']) - others
+    answers, others = rows['answers'], rows['counterfactual_answers']
+    if answers.ndim == 1:
+        return _of_tokens(logits, answers) - _of_tokens(logits, others)
+    of = lambda tokens: _of_tokens(logits, jnp.maximum(tokens, 0))
+    return jnp.where(answers != NO_TOKEN, of(answers) - of(others), 0).sum(axis=1)
 
 
 def _of_tokens(values_BxV, tokens_B):
-    return jnp.take_along_axis(values_BxV, tokens_B[:, None], axis=1)[:, 0]
+    return jnp.take_along_axis(values_BxV, tokens_B[..., None], axis=-1)[..., 0]

@@ -13,8 +13,8 @@ from cdjax.errors import InputError
 from cdjax.parallel.mesh import FSDP, one_device, put_batch
 from cdjax.parallel.multihost import in_order
 from cdjax.parallel.preemption import heed_preemption
-from cdjax.run.metrics import progress
 from cdjax.run.options import TOKENS_PER_PASS
+from cdjax.run.progress import progress
 
 # The column that holds the class of each row, beside those that a function reads.
 _CLASSES = 'class of the row'
@@ -148,7 +148,8 @@ def _batches(jitted, constants, rows, mesh, tokens_per_pass, description):
     total, length = rows['tokens'].shape
     size = rows_per_pass(total, length, mesh.shape[FSDP], tokens_per_pass)
     waiting = None
-    with jax.set_mesh(mesh), progress(total, description or '', unit='row') as bar:
+    bar = progress(total, description or '', unit='row', stage=False)
+    with jax.set_mesh(mesh), bar:
         bar.disable = bar.disable or description is None
         for start in range(0, total, size):
             heed_preemption()

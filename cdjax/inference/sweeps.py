@@ -20,10 +20,12 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.ablation import keep_only
 from cdjax.data import Dataset
+from cdjax.data.token_rows import read_once
 from cdjax.errors import InputError
 from cdjax.inference.predictions import (
     Predictions,
     ablation_inputs,
+    answer_columns,
     answer_scores,
     fill_of_rows,
     scored_rows,
@@ -109,6 +111,7 @@ def _rows_under_each(site: str):
 
     def rows_under_each(constants, rows):
         fill = fill_of_rows(constants, rows, site)
+        rows = rows | {'tokens': read_once(rows['tokens'], constants['model'])}
 
         def under(m, found):
             masks_BxLxU = constants['masks'][m, rows['classes']]
@@ -117,7 +120,8 @@ def _rows_under_each(site: str):
             return jax.tree.map(lambda all_BxM, one_B: all_BxM.at[:, m].set(one_B), found, scores)
 
         scores = jax.eval_shape(lambda: scores_under(None, constants, rows))
-        empty = jax.tree.map(lambda x: jnp.zeros((len(x), _AT_ONCE), x.dtype), scores)
+        of_all = lambda x: jnp.zeros((len(x), _AT_ONCE, *x.shape[1:]), x.dtype)
+        empty = jax.tree.map(of_all, scores)
         return jax.lax.fori_loop(0, constants['count'], under, empty)
 
     return rows_under_each
@@ -225,7 +229,7 @@ def predict_circuits(
             description=description,
         )
         if found is None:
-            found = [np.zeros((len(dataset), len(binary)), x.dtype) for x in results]
+            found = [np.zeros((len(dataset), *x.shape[1:]), x.dtype) for x in results]
         for whole, part in zip(found, results, strict=True):
             whole[index] = part[: len(index)]
     return [Predictions(*(x[:, m] for x in found)) for m in range(len(binary))]
@@ -237,10 +241,11 @@ def _circuit_rows(width: int):
 
     def circuit_rows(constants, rows):
         model, fill = constants['model'], constants.get('fill')
+        tokens = read_once(rows['tokens'], model)  # the circuit acts behind the prefix
 
         def under(mask_LxF):
             small, edits = circuit_model(model, mask_LxF, fill, width)
-            logits, _ = small(rows['tokens'], edits=edits, logits_at=rows['lengths'] - 1)
+            logits, _ = small(tokens, edits=edits, logits_at=answer_columns(rows))
             return answer_scores(logits, rows)
 
         by_mask = jax.lax.map(under, constants['masks'])

@@ -4,10 +4,19 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from cdjax.distillation.arms import CIRCUITS
+from cdjax.circuits.methods import LEARNED
 from cdjax.report.comparisons import at_circuit_size
+from cdjax.report.mechanism_table import mechanism_table
 from cdjax.report.names import start_name
-from cdjax.report.tables import arm_rows, circuit_rows, moved_rows
+from cdjax.report.tables import (
+    TESTS,
+    arm_rows,
+    circuit_rows,
+    headroom_rows,
+    moved_rows,
+    significance_rows,
+)
+from cdjax.studies.arms import EQUIVALENT, REACH
 from cdjax.studies.extra import STUDIES
 from cdjax.wording import (
     ABSENT,
@@ -36,6 +45,7 @@ def summary(results: Mapping[str, Any]) -> str:
         headroom_table({start: found['headroom'] for start, found in results['starts'].items()}),
         arms_table(results['starts']),
         _text(_rediscovery(results['rediscovery'])),
+        mechanism_table(results['starts']),
         *(_text(_study(key, result)) for key, result in results['studies'].items()),
     ]
     return '\n\n'.join(part for part in parts if part)
@@ -60,11 +70,38 @@ def headroom_table(headroom: Mapping[str, Any]) -> str:
     """
     lines = []
     for start, found in headroom.items():
-        if len(found) < 2:
+        told = headroom_rows(found)
+        if told is None:
             continue
-        base = CIRCUITS.key if CIRCUITS.key in found else next(iter(found))
+        base, others = told
         lines.append(f'Headroom, starting from {start_name(start)}: CKA with the target of {base}')
-        lines += [f'  with {other:<34}{number(value):>6}' for other, value in found[base].items()]
+        lines += [f'  {other:<48}{number(value):>6}' for other, value in others]
+    return _text(lines)
+
+
+def kept_line(kept: Mapping[str, int]) -> str:
+    """Returns a line on the problems that are kept because the teacher answers them."""
+    return f'only correct: {kept["right"]:,} of {kept["of"]:,} problems, those the teacher answers'
+
+
+def accuracy_table(found: Mapping[str, Any]) -> str:
+    """Returns the accuracy by range of operands and number of solved examples.
+
+    Args:
+        found: what `cdjax.studies.accuracy.measure_accuracy` returns.
+    """
+    cells = found['cells']
+    shots = list(dict.fromkeys(cell['shots'] for cell in cells))
+    head = ''.join(f'{f"{n} shown":>24}' for n in shots)
+    title = 'Accuracy by range of operands and solved examples, of whole answers'
+    lines = [title, ' ' * 12 + head]
+    for low, high in dict.fromkeys((cell['low'], cell['high']) for cell in cells):
+        line = f'{f"{low} to {high}":12}'
+        for cell in cells:
+            if (cell['low'], cell['high']) == (low, high):
+                shown = f'{percent(cell["accuracy"])} {percent_interval(cell["interval"])}'
+                line += f'{shown:>24}'
+        lines.append(line)
     return _text(lines)
 
 
@@ -99,10 +136,12 @@ def _recovery(study) -> list[str]:
         'others’': 'other_specific',
         'decoys': 'decoys',
         'NMI': 'nmi',
+        'kept': 'kept',
     }
     lines = [
         f'Planted circuits of {count(truth["classes"], "class", "classes")}, '
-        f'{count(truth["size"], "necessary neuron")} each; from precision on at that size:',
+        f'{count(truth["size"], "necessary neuron")} each, which keep a probability of '
+        f'{number(truth["kept"])}; from precision on at that size:',
         f'{"":24}' + ''.join(f'{name:>{max(len(name) + 2, 8)}}' for name in columns),
     ]
     for key, found in truth['methods'].items():
@@ -154,7 +193,8 @@ def _sceptic(study) -> list[str]:
     at = at_circuit_size(study)
     living = study['living']
     lines = [
-        f'{"":32}{"P(answer)":>10}{"CPR":>7} {"":14}{"CMD":>6}{"dead":>7}{"rank against AtP":>18}',
+        f'{"":32}{"P(answer)":>10}{"CPR":>7} {"":14}{"CMD":>6}{"dead":>7}{"rank":>7}'
+        f'{"selective":>11}',
     ]
     for key, curve in study['curves'].items():
         areas = study['areas'].get(key)
@@ -163,30 +203,47 @@ def _sceptic(study) -> list[str]:
             cpr, cmd = number(areas['cpr']), number(areas['cmd'])
             interval = f'[{", ".join(number(x) for x in areas["cpr_interval"])}]'
         ranks = study['rank_correlation'].get(key)
+        selective = number(_specific_selectivity(study, key))
         rank = ABSENT if ranks is None else number(ranks['living'], signed=True)
         lines.append(
             f'{study["methods"][key]["title"]:<32}{number(curve[at]["only_probability"]):>10}'
-            f'{cpr:>7} {interval:<14}{cmd:>6}{percent(curve[at]["dead"]):>7}{rank:>18}'
+            f'{cpr:>7} {interval:<14}{cmd:>6}{percent(curve[at]["dead"]):>7}{rank:>7}'
+            f'{selective:>11}'
         )
     blocks = study['minimality']
-    lines.append(
+    lines += [
         f'{living["neurons"]:,} of {study["neurons"]:,} neurons are alive, and alone they answer '
-        f'{percent(living["accuracy"], 1)}; ranks are among them.'
-    )
+        f'{percent(living["accuracy"], 1)}; ranks, against AtP, are among them.',
+        'Selective: specific parts taken out, probability on other classes minus on their own.',
+    ]
     lines.append(
         f'{percent(blocks["needless"])} of the circuits’ neurons are in tenths that do not matter.'
     )
     return lines
 
 
+def _specific_selectivity(study, key: str) -> float | None:
+    """Returns that of the specific parts, in probability; None of methods without any."""
+    if key != LEARNED.key:
+        return study['method_selectivity'].get(key, {}).get('probability')
+    own = _at_own_size(study)
+    return own['specific']['probability'] if own else None
+
+
+def _at_own_size(study) -> Mapping[str, Any] | None:
+    """Returns the selectivity of the circuits studied at their own size; None of one class."""
+    found = study['selectivity']['by_size']
+    return next((at for at in found if at['size'] == study['size']), None)
+
+
 def _selectivity(study) -> str:
     found = study['selectivity']
     text = f'{number(found["selectivity"])} (random masks {number(found["random_selectivity"])})'
-    own = [point for point in found['by_size'] if point['size'] == study['size']]
+    own = _at_own_size(study)
     if own:
-        specific = own[0]['specific']
+        specific = own['specific']
         text += (
-            f', of the specific parts ({number(own[0]["specific_neurons"], 1)} neurons) '
+            f', of the specific parts ({number(own["specific_neurons"], 1)} neurons) '
             f'{number(specific["accuracy"])}, in probability {number(specific["probability"])}'
         )
     return text
@@ -210,11 +267,53 @@ def _arms(start: str, found) -> list[str]:
             gain = points(gap.value)
             gain += f' {points_interval(gap.interval)}' if gap.interval else ' (one seed)'
         lines.append(f'{row["title"]:<36}{cells}{100 * row["mean"]:>8.1f}  {gain}')
+    lines += _primary(found)
     if len(seeds) > len(shown):
         lines.append(f'(the first {len(shown)} of {len(seeds)} seeds; means are over all)')
+    lines += _tests(found)
     if found['first'] is not None:
         before = ', '.join(percent(value, 1) for value in found['first']['unseen'][:_SEEDS_SHOWN])
         lines.append(f'before distillation: {before}')
+    return lines
+
+
+def _primary(found) -> list[str]:
+    """Returns the comparison that was decided on beforehand, if one was."""
+    told = found.get('primary')
+    if told is None:
+        return []
+    interval = f' {points_interval(told["interval"])}' if told['interval'] else ''
+    p, equal = number(told['p'], 3), number(told['p_equivalent'], 3)
+    return textwrap.wrap(
+        f'Primary, decided beforehand (analysis {told["analysis"]}): {told["arm"]} minus '
+        f'{told["against"]}, {count(len(told["seeds"]), "seed")}: {points(told["difference"])} '
+        f'points{interval}, p {p}; within ±1 point: p {equal}',
+        WIDTH,
+    )
+
+
+def pooled_lines(rows) -> str:
+    """Returns the gains of several tables taken together, see `studies.analysis.pooled_table`."""
+    lines = ['All tables together: gain over KD, points [bootstrap of tables and students]']
+    for row in rows:
+        interval = f' {points_interval(row["interval"])}' if row['interval'] else ' (one table)'
+        of = f'{count(row["tables"], "table")}, {count(row["students"], "student")}'
+        lines.append(f'{row["title"]:<36}{points(row["gain"]):>7}{interval:<18}{of:>28}')
+    return _text(lines)
+
+
+def _tests(found) -> list[str]:
+    """Returns what tests say of the gains over KD, where there are seeds enough to test them."""
+    rows = significance_rows(found)
+    if not rows:
+        return []
+    within = f'p, within ±{exact_percent(EQUIVALENT).removesuffix(f"{NBSP}%")} point'
+    reach = f'steps to {exact_percent(REACH)}'
+    lines = [f'{"Tests of the gain over KD":<36}{"p":>8}{"Holm":>8}{within:>20}{reach:>16}']
+    for row in rows:
+        p, corrected, equivalent = (number(row[key], 3) for key in TESTS)
+        steps = ABSENT if row['steps'] is None else f'{row["steps"]:,.0f}'
+        lines.append(f'{row["title"]:<36}{p:>8}{corrected:>8}{equivalent:>20}{steps:>16}')
     return lines
 
 

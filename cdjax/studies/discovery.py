@@ -9,13 +9,27 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
+from cdjax.circuits.classes import CLASSES, LEARNED, Sorting
+from cdjax.circuits.methods import Context
+from cdjax.circuits.methods.learned_masks import search_for
+from cdjax.errors import InputError
+from cdjax.inference.means import neuron_means
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama
 from cdjax.parallel.mesh import one_device
 from cdjax.parallel.multihost import as_process_0_sees
-from cdjax.run.folder import await_file, check_workdir, open_workdir, stored_config
+from cdjax.run.folder import as_json, await_file, check_workdir, open_workdir, stored_config
 from cdjax.run.options import RunOptions
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.methods import sort_in
+from cdjax.studies.outlook import (
+    Announce,
+    Outlook,
+    Stage,
+    discovery_bytes,
+    no_announcement,
+    training_stage,
+)
 from cdjax.studies.run import Run
 from cdjax.training.discovery import DiscoveryConfig, check_discovery, discover
 
@@ -30,11 +44,21 @@ class DiscoveryStudyConfig:
         discovery: the search for circuits.
         first_scores: a file of circuits of the teacher, whose ranking of neurons the search starts
             from; from nothing if None.
+        classes: key of a `ClassScheme` that sorts the problems beforehand, so that no classifier
+            is trained; `learned` for one. The scheme decides how many classes there are.
     """
 
     inputs: InputsConfig = InputsConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
     first_scores: str | None = None
+    classes: str = LEARNED.key
+
+    def __post_init__(self):
+        if CLASSES[self.classes].from_circuits and self.classes != LEARNED.key:
+            raise InputError(
+                f'classes={self.classes} are drawn from those of circuits that are there already: '
+                'choose others'
+            )
 
 
 def study_discovery(
@@ -43,6 +67,7 @@ def study_discovery(
     *,
     mesh: Mesh | None = None,
     options: RunOptions = RunOptions(),
+    announce: Announce = no_announcement,
 ) -> dict[str, Circuit]:
     """Discovers circuits and measures on unseen forms what they keep of the accuracy.
 
@@ -51,6 +76,7 @@ def study_discovery(
         workdir: the folder of the run; circuits are kept in `circuits/MODEL`.
         mesh: the mesh; one device if None.
         options: what the training writes and checks on the way.
+        announce: is told what is going to be done, before a model is loaded and the folder claimed.
 
     Returns:
         `teacher` and, where there is a checkpoint of one, `student` → circuits, whose
@@ -69,15 +95,22 @@ def study_discovery(
     if config.first_scores is not None:
         first = Circuit.load(config.first_scores)
         first_scores = {'teacher': first.scores}
+    discovery, classes = config.discovery, None
+    scheme = CLASSES[config.classes]
+    if not scheme.from_learned:
+        classes = scheme.assign(Sorting(inputs.dataset, discovery.num_classes, discovery.seed))
+        discovery = _search_for(config.classes, classes, discovery)
     check_discovery(
         shapes,
         inputs.dataset,
-        config.discovery,
+        discovery,
         mesh=mesh,
         first_scores=first_scores,
         batch_flag='discovery_batch_size',
     )
     facts = {'inputs': inputs.facts(), 'discovery': config.discovery}
+    if config.classes != LEARNED.key:
+        facts['classes'] = config.classes
     if first_scores is not None:
         # Learned from problems that are unseen here they would be a leak, and of another model
         # noise; and what lies under the path may be others the next time.
@@ -86,6 +119,7 @@ def study_discovery(
         facts['first_scores'] = [config.first_scores, digest[:16]]
     # A start that is refused claims nothing, for the corrected one would be another run.
     folder = check_workdir(workdir, facts, name='discover')
+    announce(Outlook('discover', folder, as_json(facts), _stages(config, inputs, folder), mesh))
     new = as_process_0_sees(lambda: stored_config(folder) is None)
     models = {'teacher': inputs.load_teacher(mesh)}
     if inputs.has_student:
@@ -97,19 +131,64 @@ def study_discovery(
         check_accuracy(inputs, models, config.discovery, mesh=mesh, options=options)
     run = Run(inputs, open_workdir(workdir, facts, name='discover'), mesh, options)
     paths = {name: run.workdir / 'circuits' / name for name in models}
+    if scheme.from_learned and config.classes != LEARNED.key:
+        classes = _sorted_by_model(run, config)
+        discovery = _search_for(config.classes, classes, discovery)
     circuits = discover_circuits(
         run,
         lambda: models,
-        config.discovery,
+        discovery,
         paths,
         training=run.workdir,
         description='discover',
+        classes=classes,
         first_scores=first_scores,
     )
     for name, circuit in circuits.items():
         circuit.info['metrics'] = measure_circuit(run, models[name], circuit)
         circuit.save(paths[name])
     return circuits
+
+
+def _stages(config: DiscoveryStudyConfig, inputs: Inputs, folder: epath.Path) -> tuple[Stage, ...]:
+    models = {'teacher': (inputs.teacher_config, inputs.teacher_dtype)}
+    if inputs.has_student:
+        models['student'] = (inputs.student_config, 'float32')
+    search = training_stage(
+        f'discover: {" and ".join(models)}',
+        config.discovery.optimizer.steps,
+        folder,
+        *(folder / 'circuits' / f'{name}.json' for name in models),
+        memory=discovery_bytes(models, config.discovery, inputs.dataset.tokens.shape[1]),
+    )
+    # Asked again at each start: it takes seconds.
+    return search, Stage('measure circuits on unseen forms')
+
+
+def _search_for(
+    key: str, classes: np.ndarray | None, discovery: DiscoveryConfig
+) -> DiscoveryConfig:
+    """Returns the search for as many classes as a scheme has found."""
+    if classes is None:
+        raise InputError(
+            f'classes={key}: these problems have no such classes; choose others, or leave it out'
+        )
+    return search_for(int(classes.max()) + 1, discovery)
+
+
+def _sorted_by_model(run: Run, config: DiscoveryStudyConfig) -> np.ndarray | None:
+    """Returns the classes of a scheme that asks the teacher."""
+    dataset, rows = run.inputs.dataset, run.inputs.split.train
+    context = Context(
+        neuron_means(run.teacher, dataset[rows], **run.passes),
+        discovery=config.discovery,
+        seed=config.discovery.seed,
+        mesh=run.mesh,
+        workdir=run.workdir / 'classes',
+        options=run.options,
+    )
+    sorting = sort_in(run.teacher, dataset, rows, config.discovery.num_classes, context)
+    return CLASSES[config.classes].assign(sorting)
 
 
 def check_accuracy(
@@ -124,6 +203,9 @@ def check_accuracy(
     if not config.least_accuracy:
         return
     problems = inputs.dataset[inputs.split.train]
+    if inputs.right is not None:  # the teacher has been asked, and answers all that is left
+        config.require_accuracy('teacher', inputs.right['right'] / inputs.right['of'])
+        models = {name: model for name, model in models.items() if name != 'teacher'}
     for name, model in models.items():
         passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
         config.require_accuracy(name, predict(model, problems, **passes).accuracy)

@@ -9,10 +9,12 @@ from etils import epath
 
 from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.circuits.methods import LEARNED, METHODS
+from cdjax.data import Dataset
 from cdjax.errors import InputError
 from cdjax.models import Llama
-from cdjax.planted.ground_truth import GroundTruth
+from cdjax.planted.ground_truth import NAME, GroundTruth
 from cdjax.planted.recovery import mean_recovery, recovery
+from cdjax.studies.circuits import Ablated
 from cdjax.studies.inputs import Inputs
 
 
@@ -38,17 +40,36 @@ def read_ground_truth(path: str, inputs: Inputs) -> GroundTruth:
     return truth
 
 
+def planted_classes(inputs: Inputs) -> np.ndarray | None:
+    """Returns the classes that were planted in the teacher, int `[N]`, None where none are told.
+
+    Args:
+        inputs: the teacher and the problems; a ground truth of other problems says nothing.
+    """
+    folder = inputs.teacher_path
+    if folder is None or not (epath.Path(folder) / f'{NAME}.json').exists():
+        return None
+    truth = GroundTruth.load(epath.Path(folder))
+    here = truth.info.get('data') == inputs.dataset.hash and truth.num_classes > 1
+    return truth.assignments if here else None
+
+
 def study_recovery(
     truth: GroundTruth,
     model: Llama,
     circuit: Circuit,
     rankings: Mapping[str, Circuit],
     keys: tuple[str, ...],
+    dataset: Dataset,
     rows: np.ndarray,
     *,
     seed: int,
+    **passes,
 ) -> dict[str, Any]:
     """Returns how much of the planted circuits each method finds.
+
+    Beside what the circuits keep, the planted ones and those found: where a method keeps as much
+    with other neurons, the planted ones are not the only circuit of that size.
 
     Args:
         truth: the ground truth of the model.
@@ -56,33 +77,46 @@ def study_recovery(
         circuit: the circuits that are studied.
         rankings: circuits of the methods that score neurons, by key.
         keys: of the methods.
-        rows: int, the problems whose classes are compared.
+        dataset: all problems.
+        rows: int, the problems whose classes are compared, and that are answered.
         seed: of masks that are drawn.
+        **passes: mesh and tokens of a pass.
 
     Returns:
-        `classes`, `size` (neurons that a class needs, mean), `planted` and `living` (neurons), and
-        `methods`: key → `cdjax.planted.recovery.recovery`, means over draws where masks are drawn.
+        `classes`, `size` (neurons that a class needs, mean), `planted` and `living` (neurons),
+        `kept`, the mean probability of the answer with only the neurons that the problem's class
+        needs, and `methods`: key → `cdjax.planted.recovery.recovery`, means over draws where masks
+        are drawn, and `kept` with only the circuits of that size, None of drawn masks.
 
     Raises:
         InputError: the ground truth of another model.
     """
     truth.check_belongs('--ground_truth', model=model_hash(model))
+    ablated = Ablated(model, dataset[rows], circuit.fill, 'mean', passes)
+    kept = lambda masks, classes: ablated.only([masks], classes[rows])[0].mean_probability
     found = {}
     for key in keys:
         ranked = circuit if key == LEARNED.key else rankings.get(key)
         if ranked is not None:
-            found[key] = recovery(truth, ranked.scores, ranked.assignments, rows)
+            found[key] = {
+                **recovery(truth, ranked.scores, ranked.assignments, rows),
+                'kept': kept(ranked.at_size(truth.causal_size).masks, ranked.assignments),
+            }
         elif METHODS[key].draw is not None:
             like, method = circuit.at_size(truth.causal_size).masks, METHODS[key]
             draw = functools.partial(method.draw, like, living=truth.living)
             drawn = [draw(seed=seed + i) for i in range(method.draws)]
-            found[key] = mean_recovery(
-                [recovery(truth, m.astype(float), circuit.assignments, rows) for m in drawn]
-            )
+            found[key] = {
+                **mean_recovery(
+                    [recovery(truth, m.astype(float), circuit.assignments, rows) for m in drawn]
+                ),
+                'kept': None,
+            }
     return {
         'classes': truth.num_classes,
         'size': truth.causal_size,
         'planted': int((~truth.decoys).sum()),
         'living': int(truth.living.sum()),
+        'kept': kept(truth.necessary, truth.assignments),
         'methods': found,
     }

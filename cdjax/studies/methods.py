@@ -11,14 +11,17 @@ from jax.sharding import Mesh
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.classes import CLASSES, Sorting
 from cdjax.circuits.masks import binarize
-from cdjax.circuits.methods import LEARNED, METHODS, Context, Request
+from cdjax.circuits.methods import EM, LEARNED, METHODS, Context, Request
+from cdjax.circuits.methods.learned_masks import train_scores
 from cdjax.data import Dataset
 from cdjax.errors import InputError
 from cdjax.inference.attribution_vectors import attribution_vectors
+from cdjax.inference.divergences import circuit_divergences
 from cdjax.models import Llama
 from cdjax.models.config import LlamaConfig
 from cdjax.run.options import RunOptions
 from cdjax.training.discovery import DiscoveryConfig
+from cdjax.training.discovery_config import circuit_size
 
 
 def methods_by_default(*, trained: bool = True) -> tuple[str, ...]:
@@ -113,9 +116,8 @@ def run_methods(
         workdir=workdir,
         options=options,
     )
-    vectors = functools.partial(attribution_vectors, model, dataset, circuit.fill, **context.passes)
-    sorting = Sorting(
-        dataset, circuit.num_classes, seed, circuit.assignments, rows=rows, vectors=vectors
+    sorting = sort_in(
+        model, dataset, rows, circuit.num_classes, context, learned=circuit.assignments
     )
     rankings = {}
     for key in keys:
@@ -133,6 +135,47 @@ def run_methods(
             info=_info(circuit, key),
         )
     return rankings
+
+
+def sort_in(
+    model: Llama,
+    dataset: Dataset,
+    rows: np.ndarray,
+    num_classes: int,
+    context: Context,
+    *,
+    learned: np.ndarray | None = None,
+) -> Sorting:
+    """Returns what a scheme may look at to sort the problems of a model.
+
+    Args:
+        model: the model.
+        dataset: N problems.
+        rows: int, the problems to learn from.
+        num_classes: K.
+        context: of the methods; where it has a discovery, schemes may train masks.
+        learned: int `[N]`, the classes of circuits that are studied; None where there are none.
+    """
+    discovery = context.discovery
+
+    def divergences(classes: np.ndarray, at: int) -> np.ndarray:
+        scores = train_scores(
+            model, dataset, rows, classes, context=context, key=f'{EM.key}_round_{at}'
+        )
+        masks = binarize(scores, circuit_size(discovery, model.config))
+        return circuit_divergences(model, dataset, masks, context.fill, **context.passes)
+
+    return Sorting(
+        dataset,
+        num_classes,
+        context.seed,
+        learned,
+        rows=rows,
+        vectors=functools.partial(
+            attribution_vectors, model, dataset, context.fill, **context.passes
+        ),
+        divergences=None if discovery is None else divergences,
+    )
 
 
 def _info(circuit: Circuit, key: str) -> dict[str, str]:

@@ -7,11 +7,13 @@ import numpy as np
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.errors import InputError
+from cdjax.evaluation.selectivity import specific_parts
 from cdjax.evaluation.statistics import student_interval
 from cdjax.inference.predictions import Predictions
 from cdjax.models import Llama
 from cdjax.studies.circuits import Ablated, unseen_rows
 from cdjax.studies.circuits.config import sizes_in_neurons
+from cdjax.studies.circuits.selective import selectivities
 from cdjax.studies.discovery import discover_circuits
 from cdjax.studies.run import Run
 from cdjax.studies.study import Context
@@ -75,6 +77,39 @@ def keep_at_sizes(ablated: Ablated, circuit: Circuit, rows: np.ndarray, sizes) -
     """Returns what is answered with only the circuits, at each size in neurons."""
     masks = [circuit.at_size(size).masks for size in sizes]
     return ablated.only(masks, circuit.assignments[rows])
+
+
+def keep_and_take_out(
+    ablated: Ablated, circuit: Circuit, classes: np.ndarray, sizes: Sequence[int]
+) -> list[dict[str, float | None]]:
+    """Returns at each size what circuits keep, and how selective their specific parts are.
+
+    Args:
+        ablated: the model on N problems.
+        circuit: the circuits.
+        classes: int `[N]`, of the problems.
+        sizes: in neurons.
+
+    Returns:
+        For each size `only` and `only_probability`, accuracy and mean probability of the answer
+        with only the circuits; `selectivity` and `selectivity_probability` of the specific parts
+        (`cdjax.evaluation.selectivity`), None of one class.
+    """
+    masks = [circuit.at_size(size).masks for size in sizes]
+    points = []
+    for mask, only in zip(masks, ablated.only(masks, classes), strict=True):
+        taken_out = {'accuracy': None, 'probability': None}
+        if circuit.num_classes > 1:
+            taken_out = selectivities(ablated.without_each(specific_parts(mask)), classes)
+        points.append(
+            {
+                'only': only.accuracy,
+                'only_probability': only.mean_probability,
+                'selectivity': taken_out['accuracy'],
+                'selectivity_probability': taken_out['probability'],
+            }
+        )
+    return points
 
 
 def study_sizes(context: Context, neurons: int) -> list[int]:

@@ -12,7 +12,9 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.data import Dataset, batch_indices
+from cdjax.data.encoding import NO_TOKEN
 from cdjax.errors import check_seed
+from cdjax.inference.predictions import answer_columns
 from cdjax.losses import cross_entropy
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
@@ -82,7 +84,7 @@ def train_language_model(
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
 ) -> tuple[Llama, list[Point]]:
-    """Trains a model with cross-entropy at the answer position.
+    """Trains a model with cross-entropy at the answer, each token behind the right ones before it.
 
     Args:
         model: a shape, for a model from nothing, or a model to start from (it is copied); what
@@ -158,7 +160,7 @@ def train_language_model(
 def make_step(tx: optax.GradientTransformation, config: LanguageModelConfig):
     """Returns the training step `(state, batch) -> (state, metrics)`, to be jitted by `jit_step`.
 
-    A batch holds `tokens` int32 `[B, T]`, `lengths` and `answers` `[B]`.
+    A batch holds `tokens` int32 `[B, T]`, `lengths` `[B]` and `answers` `[B]` or `[B, A]`.
     """
 
     loss = functools.partial(answer_loss, config=config)
@@ -175,12 +177,24 @@ def make_step(tx: optax.GradientTransformation, config: LanguageModelConfig):
 
 
 def answer_loss(model: Llama, batch, config: LanguageModelConfig) -> tuple[jax.Array, jax.Array]:
-    """Returns the cross-entropy of the answers and the accuracy, means over a batch."""
+    """Returns the cross-entropy of the answers' tokens and the accuracy, means over a batch.
+
+    An answer is right where all of its tokens are.
+    """
     logits, _ = model(
         batch['tokens'],
-        logits_at=batch['lengths'] - 1,
+        logits_at=answer_columns(batch),
         dtype=jnp.dtype(config.compute_dtype),
         remat=config.remat,
     )
-    accuracy = jnp.mean(jnp.argmax(logits, -1) == batch['answers'])
-    return cross_entropy(logits, batch['answers']), accuracy
+    answers = batch['answers']
+    right = jnp.argmax(logits, -1) == answers
+    if answers.ndim == 1:
+        return cross_entropy(logits, answers), jnp.mean(right)
+    given = answers != NO_TOKEN
+    losses = cross_entropy(
+        logits.reshape(-1, logits.shape[-1]),
+        jnp.maximum(answers, 0).reshape(-1),
+        where=given.reshape(-1),
+    )
+    return losses, jnp.mean((right | ~given).all(axis=1))

@@ -32,8 +32,9 @@ from cdjax.run.folder import (
     require_space,
     write_atomically,
 )
-from cdjax.run.metrics import MetricsWriter, progress
+from cdjax.run.metrics import MetricsWriter
 from cdjax.run.options import RunOptions
+from cdjax.run.progress import progress
 from cdjax.training.gradient_reports import GradientError, GradientReport
 from cdjax.training.profiler import Profiler
 from cdjax.training.step import put_batches

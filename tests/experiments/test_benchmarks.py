@@ -1,5 +1,6 @@
 """The suites of speed: what they compare is equal, and what they write is documented."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,9 +10,10 @@ from artefacts import disagreements
 
 from cdjax.models import Llama, LlamaConfig
 from cdjax.run.results import to_text
-from experiments.benchmarks import attribution, forward, growth, sweep, training
+from experiments.benchmarks import attribution, distillation, forward, growth, sweep, training
 from experiments.benchmarks.figure import draw
 from experiments.benchmarks.measure import OURS, compare, exponent
+from experiments.benchmarks.subject import SHAPES
 from experiments.benchmarks.tables import to_markdown
 
 
@@ -84,3 +86,11 @@ def test_steps_are_over_the_first_program(monkeypatch):
     step, dispatch = found['cases'].values()
     assert set(step['ratios']) == set(step['seconds']) - {training.BARE}
     assert set(dispatch['ratios']) == {'dispatched at once'}
+
+
+def test_ways_to_keep_a_teacher_are_held_against_the_students_own_step(tmp_path):
+    shape = dataclasses.replace(SHAPES['small'], hidden_size=32, intermediate_size=64, num_layers=1)
+    found = distillation.run(tmp_path, rounds=1, shape=shape, problems=64)
+    assert set(found['cases']['step']['ratios']) == {'memory', 'disk', 'online'}
+    written = json.loads(to_text({'suite': 'distillation', **found}))
+    assert disagreements('speed', written) == []

@@ -22,6 +22,7 @@ from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.objectives import OBJECTIVES, AnySize, FixedDensity
 from experiments import flags as shared
+from experiments.flags import grid
 
 # Flags whose name is not that of the field: by group, field → flag.
 RENAMED = {
@@ -210,3 +211,28 @@ def test_a_conversion(registry):
     for name in ('to', 'dtype', 'check', 'golden', 'save_golden'):
         assert registry[name].default == getattr(default, name), name
     assert registry['max_shard_gb'].default * 1e9 == default.max_shard_bytes
+
+
+def test_a_grid_is_in_the_words_of_flags(defined, registry, monkeypatch, tmp_path):
+    defined('discovery')
+    monkeypatch.setattr(grid, 'FLAGS', registry)
+    path = tmp_path / 'grid'
+    path.write_text('# a comment\n\n--gate_noise=0.5 --loss_weights=usage=0.1\n--num_classes=2\n')
+    (first, noisy), (second, two) = grid.read_grid(str(path))
+    assert (first, second) == ('--gate_noise=0.5 --loss_weights=usage=0.1', '--num_classes=2')
+    assert (noisy.objective.noise, noisy.objective.weights.usage) == (0.5, 0.1)
+    assert (two.num_classes, two.objective) == (2, AnySize())  # nothing is left of the line before
+    for line, said in (
+        (
+            '--teacher=x',
+            "line 1: '--teacher=x': write --FLAG=VALUE, a flag of experiments.discover",
+        ),
+        ('gate_noise', "'gate_noise': write"),
+        ('--gate_noise=loud', 'line 1: '),
+        ('--gate_noise=-1', 'noise=-1'),
+    ):
+        path.write_text(line)
+        with pytest.raises(InputError, match=said):
+            grid.read_grid(str(path))
+    with pytest.raises(InputError, match='cannot be read'):
+        grid.read_grid(str(tmp_path / 'none'))

@@ -147,6 +147,7 @@ def make_study(
         'probability_without_neurons': 0.02,
         'neurons': neurons,
         'layers': layers,
+        'family': 'Llama',
         'sizes': [round(s * neurons) for s in sizes],
         'shares': list(sizes),
         'size': round(0.15 * neurons),
@@ -227,6 +228,11 @@ def make_study(
                 for share in sizes
                 if classes > 1
             ],
+        },
+        'method_selectivity': {
+            key: {'specific_neurons': 0.03 * neurons, **measured(0.05)}
+            for key, method in methods.items()
+            if classes > 1 and method.classes != 'one' and method.scores and key != 'learned'
         },
         'classes': {
             'operators': {**agreement(0.6, 0.01), 'names': ['+ +', '+ −'], 'table': table},

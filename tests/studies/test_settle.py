@@ -86,12 +86,59 @@ def test_every_teacher_is_a_draw_of_its_own():
 
 def test_what_is_done_is_read_and_another_protocol_is_refused(settled):
     workdir, results = settled
-    again = settle(PLANTED, workdir, mesh=toy.one_device(), options=OPTIONS)
+    told = []
+    again = settle(PLANTED, workdir, mesh=toy.one_device(), options=OPTIONS, announce=told.append)
     assert again == results
+    names = ['train teacher: planted-0', 'find circuits: planted-0-0']
+    names += [name.replace('planted', 'null') for name in names]
+    assert [(stage.name, stage.done) for stage in told[0].stages] == [(n, True) for n in names]
     other = dataclasses.replace(PLANTED, problems=21)
     assert protocol_hash(other) != protocol_hash(PLANTED) == results['protocol']
     with pytest.raises(InputError, match='holds another run: problems is 20 there and 21 here'):
         settle(other, workdir, mesh=toy.one_device(), options=OPTIONS)
+
+
+def test_gates_of_another_folder_are_taken_if_they_are_of_this_protocol(settled, tmp_path):
+    workdir, results = settled
+    run = lambda protocol, **how: settle(
+        protocol, tmp_path / 'run', mesh=toy.one_device(), options=OPTIONS, **how
+    )
+    teacher = str(workdir / 'teachers' / 'planted-0' / 'model')
+    compared = ComparisonProtocol(
+        dataclasses.replace(TEACHER.inputs, teacher=teacher),
+        PLANTED,
+        DISCOVERY,
+        attribution=('atp',),
+    )
+    found = run(compared, gates=workdir)
+    assert found['gates'] == results['gates']
+    assert found['comparison'] is None  # they are not passed
+    assert not (tmp_path / 'run' / 'gates').exists()
+    other = dataclasses.replace(compared, gates=dataclasses.replace(PLANTED, problems=21))
+    with pytest.raises(InputError, match='has the gates of protocol'):
+        run(other, gates=workdir)
+    with pytest.raises(InputError, match='holds no settled'):
+        run(compared, gates=tmp_path)
+    with pytest.raises(InputError, match='holds another run: stop_at_gates is True there'):
+        run(compared, gates=workdir, stop_at_gates=False)
+    with pytest.raises(InputError, match='protocol=planted is the gates themselves'):
+        run(PLANTED, gates=workdir)
+
+
+def test_who_asks_for_it_gets_a_comparison_behind_gates_that_failed(settled, tmp_path, monkeypatch):
+    workdir, _ = settled
+    teacher = str(workdir / 'teachers' / 'planted-0' / 'model')
+    compared = ComparisonProtocol(
+        dataclasses.replace(TEACHER.inputs, teacher=teacher),
+        PLANTED,
+        DISCOVERY,
+        attribution=('atp',),
+    )
+    monkeypatch.setattr('cdjax.studies.settle.compare', lambda *_: {'mean': {'verdicts': []}})
+    settings = {'mesh': toy.one_device(), 'options': OPTIONS, 'gates': workdir}
+    found = settle(compared, tmp_path / 'run', stop_at_gates=False, **settings)
+    assert not found['gates']['passed']
+    assert found['comparison'] == {'mean': {'verdicts': []}}
 
 
 def test_protocols_leave_free_what_they_say():
@@ -106,6 +153,18 @@ def test_protocols_leave_free_what_they_say():
     with pytest.raises(InputError, match='protocol=all: choose from planted, embedded, llama'):
         protocol('all', InputsConfig())
     assert PROTOCOLS == ('planted', 'embedded', 'llama')
+
+
+def test_a_reduced_protocol_is_another_one():
+    whole, fewer = (protocol('embedded', InputsConfig(), seeds) for seeds in ((), (2, 0)))
+    assert fewer == dataclasses.replace(whole, seeds=(2, 0))
+    assert protocol_hash(fewer) != protocol_hash(whole)
+    assert protocol_hash(fewer.gates) == protocol_hash(whole.gates)
+    for seeds in ((0, 7), (0, 0), whole.seeds):
+        with pytest.raises(InputError, match='name some of 0,1,2,3,4, each of them once'):
+            protocol('embedded', InputsConfig(), seeds)
+    with pytest.raises(InputError, match='seeds=0: only comparisons are reduced'):
+        protocol('planted', InputsConfig(), (0,))
 
 
 def test_masks_and_rankings_are_compared_problem_by_problem(settled, tmp_path):

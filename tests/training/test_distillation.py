@@ -11,7 +11,10 @@ import toy_study as toy
 
 from cdjax.data import batch_indices
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.readings import READINGS, Reading
+from cdjax.distillation.store import TeacherStore
 from cdjax.errors import InputError
+from cdjax.inference.activations import answer_activations
 from cdjax.parallel.mesh import make_mesh
 from cdjax.parallel.preemption import Preempted
 from cdjax.run.checksums import tree_names
@@ -20,7 +23,6 @@ from cdjax.training import distillation
 from cdjax.training.diagnostics import GradientError
 from cdjax.training.distillation import (
     DistillationConfig,
-    TeacherStore,
     distill,
     distillation_terms,
     make_step,
@@ -95,7 +97,7 @@ def test_a_trained_student_is_tuned_finely_and_a_new_one_is_not(store, monkeypat
     config = DistillationConfig(OptimizerConfig(2), batch_size=32)
     run(store, toy.one_device(), config, alignment=None)
     run(store, toy.one_device(), config, student=toy.student_config(), alignment=None)
-    trained, new = chosen
+    trained, new = chosen[0], chosen[-1]
     assert trained == OptimizerConfig(2, 2e-5, warmup_steps=100, weight_decay=0.0)
     assert new == OptimizerConfig(2, 2e-3, warmup_steps=100, weight_decay=1.0)
 
@@ -201,7 +203,7 @@ def test_all_columns_of_a_batch_are_of_the_same_problems(store, monkeypatch):
     batches = []
 
     def record(step, state):
-        return lambda state, batch, columns: (batches.append(batch), (state, {'loss': 0.0}))[1]
+        return lambda state, batch, *_: (batches.append(batch), (state, {'loss': 0.0}))[1]
 
     monkeypatch.setattr(distillation, 'jit_step', record)
     student, _ = run(store, toy.one_device(), student=toy.student_config())
@@ -316,8 +318,11 @@ def test_independent_activations_score_nothing_within_classes(monkeypatch):
 
     student, teacher = independent(toy.F // 2), independent(toy.F)
     logits = np.zeros((len(rows), len(toy.tokenizer())), np.float32)
-    monkeypatch.setattr(distillation, 'answer_activations', lambda *_, **__: (logits, student))
-    alignment = Alignment(((0, 0),), classes, masks(toy.F, 0), masks(toy.F // 2, 1))
+    noise = Reading('noise', 'what is drawn here', lambda *_, **__: (logits, student))
+    monkeypatch.setitem(READINGS, 'noise', noise)
+    alignment = Alignment(
+        ((0, 0),), classes, masks(toy.F, 0), masks(toy.F // 2, 1), reading='noise'
+    )
     terms = terms_of(make_batch(rows, teacher, logits, classes), alignment)
     assert abs(1 - float(terms['alignment'])) < 0.1
 
@@ -443,15 +448,19 @@ def test_a_batch_holds_the_labels_or_the_teachers_logits_and_the_rows_it_is_give
 
 
 def test_a_detached_student_is_caught(store, monkeypatch):
-    attached = distillation.answer_activations
-
     def trap(*args, **options):
-        logits, neurons = attached(*args, **options)
+        logits, neurons = answer_activations(*args, **options)
         return logits, jax.lax.stop_gradient(neurons)
 
-    monkeypatch.setattr(distillation, 'answer_activations', trap)
+    monkeypatch.setitem(READINGS, 'trap', Reading('trap', 'detached activations', trap))
+    detached = dataclasses.replace(CIRCUITS, reading='trap')
     with pytest.raises(GradientError, match=r'alignment .* is detached'):
-        run(store, toy.one_device(), options=RunOptions())
+        run(
+            dataclasses.replace(store, reading='trap'),
+            toy.one_device(),
+            alignment=detached,
+            options=RunOptions(),
+        )
 
 
 def test_the_gradient_doctor_looks_at_the_start_and_on_request(store, monkeypatch, tmp_path):

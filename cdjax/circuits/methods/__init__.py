@@ -21,6 +21,7 @@ RANDOM_CLASSES = METHODS.add(learned_masks.RANDOM_CLASSES)
 METHODS.add(learned_masks.ANSWER_CUT)
 METHODS.add(learned_masks.ANSWER_MATCHED)
 METHODS.add(learned_masks.ATTRIBUTION)
+EM = METHODS.add(learned_masks.EM)
 ATP = METHODS.add(patching.ATP)
 METHODS.add(patching.ATP_RMS)
 METHODS.add(patching.ATP_SIGNED)
@@ -38,6 +39,7 @@ METHODS.add(RANDOM_LIVING_MASKS)
 
 __all__ = [
     'ATP',
+    'EM',
     'LEARNED',
     'METHODS',
     'ONE_MASK',

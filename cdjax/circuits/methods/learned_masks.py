@@ -107,3 +107,12 @@ ATTRIBUTION = for_classes(
     line='dotted',
     by_default=False,
 )
+EM = for_classes(
+    'em',
+    'em_classes',
+    'EM classes',
+    'classes of expectation maximisation',
+    'sky',
+    line='dotted',
+    by_default=False,
+)

@@ -1,6 +1,6 @@
 """Does a circuit matter to its own class, and only to that?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,32 @@ def study_selectivity(
         if K > 1
         else [],
     }
+
+
+def study_methods_selectivity(
+    ablated: Ablated, rankings: Mapping[str, Circuit], rows: np.ndarray, size: int
+) -> dict[str, Any]:
+    """Returns how selective the specific parts of each method's circuits are, for its own classes.
+
+    Args:
+        ablated: the model on N problems.
+        rankings: circuits by key of the method; those of one class are passed over.
+        rows: int `[N]`, which problems these are.
+        size: of the circuits, in neurons.
+
+    Returns:
+        By key `specific_neurons`, the mean over classes, and what `selectivities` returns.
+    """
+    found = {}
+    for key, ranking in rankings.items():
+        if ranking.num_classes == 1:
+            continue
+        parts = specific_parts(ranking.at_size(size).masks)
+        found[key] = {
+            'specific_neurons': float(parts.sum(axis=(1, 2)).mean()),
+            **selectivities(ablated.without_each(parts), ranking.assignments[rows]),
+        }
+    return found
 
 
 def _without_random(ablated, masks, living, seed) -> tuple[np.ndarray, np.ndarray]:

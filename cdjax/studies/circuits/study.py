@@ -10,8 +10,8 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.methods import LEARNED, METHODS, ONE_MASK, Method
 from cdjax.data import Dataset, Split
 from cdjax.models import Llama
-from cdjax.run.metrics import progress
 from cdjax.run.options import TOKENS_PER_PASS
+from cdjax.run.progress import progress
 from cdjax.studies.circuits.ablated import Ablated, Circuits, draw_circuits
 from cdjax.studies.circuits.config import (
     CircuitStudyConfig,
@@ -28,7 +28,7 @@ from cdjax.studies.circuits.living import (
     study_ranks,
 )
 from cdjax.studies.circuits.minimal import study_minimality
-from cdjax.studies.circuits.selective import study_selectivity
+from cdjax.studies.circuits.selective import study_methods_selectivity, study_selectivity
 from cdjax.studies.circuits.structure import study_classes, study_leak
 
 
@@ -92,12 +92,16 @@ def study_circuits(
         'ablation': first.ablation,
         'neurons': neurons,
         'layers': model.config.num_layers,
+        'family': type(model).__name__,
         'sizes': sizes,
         'shares': [size / neurons for size in sizes],
         'size': circuit.size,
         'methods': {key: _facts(method) for key, method in methods.items()},
         **found,
         'other_ablations': under_others,
+        'method_selectivity': study_methods_selectivity(
+            first, {k: r for k, r in rankings.items() if k != LEARNED.key}, rows, circuit.size
+        ),
         'union_size': union,
         'one_mask_at_union_size': at_union,
         'minimality': study_minimality(first, circuit, circuit.assignments[rows]),

@@ -8,14 +8,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cdjax.colours import PALETTE
-from cdjax.evaluation.selectivity import selectivity, selectivity_matrix, specific_parts
 from cdjax.evaluation.statistics import student_interval
 from cdjax.studies.circuits import unseen_rows
 from cdjax.studies.inputs import Inputs
 from cdjax.studies.searches import (
     ablated_model,
     check_any_size,
-    keep_at_sizes,
+    keep_and_take_out,
     mean_with_interval,
     search,
     study_sizes,
@@ -85,30 +84,15 @@ def _search(discovery: DiscoveryConfig, form: str, weight: float, seed: int) -> 
 
 def _measure(
     context: Context, form: str, weight: float, seed: int, sizes: Sequence[int]
-) -> list[dict[str, float]]:
+) -> list[dict[str, float | None]]:
     """Returns sufficiency, and selectivity of the specific parts, of one search at each size."""
     config = _search(context.discovery, form, weight, seed)
     what = f'discover: {TITLES[form]}, weight {weight:g}, seed {seed}'
     circuit = search(context, f'{form}-{weight:g}-{seed}', config, what)['teacher']
     rows = unseen_rows(context.run.inputs.split, context.evaluation)
-    ablated, classes = ablated_model(context, circuit), circuit.assignments[rows]
-    points = []
-    kept = keep_at_sizes(ablated, circuit, rows, sizes)
-    for size, only in zip(sizes, kept, strict=True):
-        without = ablated.without_each(specific_parts(circuit.at_size(size).masks))
-        right, probability = (
-            selectivity(selectivity_matrix(np.stack(values), classes))
-            for values in ([p.correct for p in without], [p.probability for p in without])
-        )
-        points.append(
-            {
-                'only': only.accuracy,
-                'only_probability': only.mean_probability,
-                'selectivity': right,
-                'selectivity_probability': probability,
-            }
-        )
-    return points
+    return keep_and_take_out(
+        ablated_model(context, circuit), circuit, circuit.assignments[rows], sizes
+    )
 
 
 def front(result: Result, field: str) -> np.ndarray:

@@ -8,15 +8,17 @@ from jax.sharding import Mesh
 
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import one_device
-from cdjax.run.folder import open_workdir
+from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
-from cdjax.run.results import stored
+from cdjax.run.results import from_text, stored
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.methods import check_methods
+from cdjax.studies.outlook import Announce, Outlook, no_announcement
 from cdjax.studies.run import Run
 from cdjax.studies.settle.comparison import compare
 from cdjax.studies.settle.planted import settle_planted
 from cdjax.studies.settle.protocol import ComparisonProtocol, PlantedProtocol, protocol_hash
+from cdjax.studies.settle.stages import comparison_stages, planted_stages
 from cdjax.training.discovery import check_discovery
 
 __all__ = ['PROTOCOLS', 'ComparisonProtocol', 'PlantedProtocol', 'protocol', 'settle']
@@ -25,16 +27,42 @@ __all__ = ['PROTOCOLS', 'ComparisonProtocol', 'PlantedProtocol', 'protocol', 'se
 PROTOCOLS = ('planted', 'embedded', 'llama')
 
 
-def protocol(name: str, inputs: InputsConfig) -> PlantedProtocol | ComparisonProtocol:
+def protocol(
+    name: str, inputs: InputsConfig, seeds: tuple[int, ...] = ()
+) -> PlantedProtocol | ComparisonProtocol:
     """Returns a protocol by name.
 
     Args:
         name: one of `PROTOCOLS`.
         inputs: the teacher and the problems; only of `llama` are they free.
+        seeds: some of the seeds of a comparison, which makes it a reduced protocol with a hash of
+            its own; all if empty.
 
     Raises:
-        InputError: an unknown name, or inputs that the protocol does not leave free.
+        InputError: an unknown name, inputs that the protocol does not leave free, or seeds that it
+            does not have.
     """
+    whole = _whole_protocol(name, inputs)
+    if not seeds:
+        return whole
+    if isinstance(whole, PlantedProtocol):
+        raise InputError(
+            f'seeds={_listed(seeds)}: only comparisons are reduced, and the gates never are; leave '
+            'it out'
+        )
+    if not set(seeds) < set(whole.seeds) or len(set(seeds)) < len(seeds):
+        raise InputError(
+            f'seeds={_listed(seeds)}: name some of {_listed(whole.seeds)}, each of them once; all '
+            'are taken where none is named'
+        )
+    return dataclasses.replace(whole, seeds=tuple(seeds))
+
+
+def _listed(seeds: tuple[int, ...]) -> str:
+    return ','.join(map(str, seeds))
+
+
+def _whole_protocol(name: str, inputs: InputsConfig) -> PlantedProtocol | ComparisonProtocol:
     if name not in PROTOCOLS:
         raise InputError(f'protocol={name}: choose from {", ".join(PROTOCOLS)}')
     if name == 'llama':
@@ -55,7 +83,10 @@ def settle(
     workdir: epath.PathLike,
     *,
     mesh: Mesh | None = None,
+    gates: epath.PathLike | None = None,
+    stop_at_gates: bool = True,
     options: RunOptions = RunOptions(),
+    announce: Announce = no_announcement,
 ) -> dict[str, Any]:
     """Runs a protocol: the gates, and the comparison where they are passed.
 
@@ -63,34 +94,64 @@ def settle(
         protocol: what is run.
         workdir: the folder of the run; `settled.json` is written there.
         mesh: the mesh; one device if None.
+        gates: the folder of a run of the gates alone, whose results are taken; if None, gates are
+            run in `gates/` of the folder.
+        stop_at_gates: whether nothing is compared where a gate is not passed.
         options: what trainings write and check on the way.
+        announce: is told what is going to be done, before anything is loaded or claimed.
 
     Returns:
         `protocol` (its hash), `gates` (see `settle_planted`), and `comparison` (see `compare`),
-        None where the gates were not passed or nothing is compared.
+        None where the gates stopped it or nothing is compared.
 
     Raises:
-        InputError: wrong inputs, or a folder that holds another run.
+        InputError: wrong inputs, a folder that holds another run, or gates of another protocol.
     """
     facts = {'protocol': protocol_hash(protocol), **dataclasses.asdict(protocol)}
     mesh = one_device() if mesh is None else mesh
     compared = isinstance(protocol, ComparisonProtocol)
+    if not compared and not (gates is None and stop_at_gates):
+        raise InputError(
+            'protocol=planted is the gates themselves: leave gates and nostop_at_gates out'
+        )
+    passed = None if gates is None else _read_gates(gates, protocol.gates)
     if compared:
+        facts['stop_at_gates'] = stop_at_gates
         inputs = Inputs(protocol.inputs)
         _check(protocol, inputs, mesh)
         facts['inputs'] = inputs.facts()
-    folder = open_workdir(workdir, facts, name='settle')
-    gates = settle_planted(
-        protocol.gates if compared else protocol,
-        folder / 'gates' if compared else folder,
-        mesh=mesh,
-        options=options,
-    )
+    folder = check_workdir(workdir, facts, name='settle')
+    gated = protocol.gates if compared else protocol
+    at_gates = folder / 'gates' if compared else folder
+    stages = [] if passed is not None else [*planted_stages(gated, at_gates)]
+    if compared:
+        stages += comparison_stages(protocol, inputs, folder)
+    announce(Outlook('settle', folder, as_json(facts), tuple(stages), mesh))
+    open_workdir(workdir, facts, name='settle')
+    if passed is None:
+        passed = settle_planted(gated, at_gates, mesh=mesh, options=options)
     comparison = None
-    if compared and gates['passed']:
+    if compared and (passed['passed'] or not stop_at_gates):
         comparison = compare(protocol, Run(inputs, folder, mesh, options))
-    results = {'protocol': facts['protocol'], 'gates': gates, 'comparison': comparison}
+    results = {'protocol': facts['protocol'], 'gates': passed, 'comparison': comparison}
     return stored(folder / 'settled.json', lambda: results)
+
+
+def _read_gates(folder: epath.PathLike, protocol: PlantedProtocol) -> dict[str, Any]:
+    """Returns the gates of another run; raises InputError unless it is one of this protocol."""
+    path = epath.Path(folder) / 'settled.json'
+    if not path.exists():
+        raise InputError(
+            f'gates={folder} holds no settled.json: name the folder of a finished run of '
+            '--protocol=planted'
+        )
+    found = from_text(path.read_text(), path).get('gates', {})
+    if found.get('protocol') != protocol_hash(protocol):
+        raise InputError(
+            f'gates={folder} has the gates of protocol {found.get("protocol")} and these are '
+            f'{protocol_hash(protocol)}: run --protocol=planted again'
+        )
+    return found
 
 
 def _check(protocol: ComparisonProtocol, inputs: Inputs, mesh: Mesh) -> None:

@@ -1,0 +1,81 @@
+"""Circuits for classes that are fixed before the search, by a scheme of the registry."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import toy_study as toy
+
+from cdjax.circuits.classes import CLASSES, Sorting
+from cdjax.data import save_tokenizer
+from cdjax.errors import InputError
+from cdjax.models import save_huggingface
+from cdjax.run.options import RunOptions
+from cdjax.studies import discovery
+from cdjax.studies.discovery import DiscoveryStudyConfig, study_discovery
+from cdjax.studies.inputs import InputsConfig
+from cdjax.training.discovery import DiscoveryConfig
+from cdjax.training.objectives import AnySize
+from cdjax.training.optimizer import OptimizerConfig
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+SEARCH = DiscoveryConfig(
+    OptimizerConfig(2), 3, AnySize(density=0.25, smallest=0.1), batch_size=16, least_accuracy=0
+)
+
+
+@pytest.fixture(scope='module')
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('models')
+    save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
+    save_huggingface(toy.model(), folder / 'teacher', tokenizer_from=folder / 'tokenizer')
+    return InputsConfig(toy.TASK, share=0.5, test=0.25, teacher=str(folder / 'teacher'))
+
+
+def run(inputs, folder, classes):
+    config = DiscoveryStudyConfig(inputs, SEARCH, classes=classes)
+    return study_discovery(config, folder, options=RunOptions(check_gradients=False))['teacher']
+
+
+def test_classes_of_a_scheme_are_those_of_the_circuits(inputs, tmp_path):
+    circuit = run(inputs, tmp_path / 'run', 'operators')
+    np.testing.assert_array_equal(circuit.assignments, toy.dataset().labels['operators'])
+    # There are two pairs, whatever the search would have learned.
+    assert circuit.num_classes == 2
+    assert not circuit.classifier
+    facts = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    assert facts['classes'] == 'operators'
+    with pytest.raises(InputError, match='holds another run'):
+        run(inputs, tmp_path / 'run', 'learned')
+
+
+def test_a_scheme_that_asks_the_model_gets_its_attributions(inputs, tmp_path, monkeypatch):
+    asked = {}
+
+    def sort_in(model, dataset, rows, num_classes, context):
+        asked.update(K=num_classes, rows=rows, fill=context.fill.shape)
+        return Sorting(dataset, num_classes, rows=rows, vectors=None)
+
+    found = lambda sorting: (np.arange(len(sorting.dataset)) % 2).astype(np.int32)
+    monkeypatch.setattr(discovery, 'sort_in', sort_in)
+    scheme = dataclasses.replace(CLASSES['em'], assign=found)
+    monkeypatch.setitem(CLASSES._entries, 'em', scheme)
+    circuit = run(inputs, tmp_path / 'run', 'em')
+    assert (asked['K'], asked['fill']) == (3, (toy.L, toy.T, toy.F))
+    np.testing.assert_array_equal(asked['rows'], toy.rows().train)
+    np.testing.assert_array_equal(circuit.assignments, np.arange(len(toy.dataset())) % 2)
+
+
+@pytest.mark.parametrize(
+    ('classes', 'said'),
+    [
+        ('answer_matched', 'classes=answer_matched are drawn from those of circuits'),
+        ('sizes', "there is no class scheme 'sizes': choose from learned, one"),
+    ],
+)
+def test_classes_that_cannot_be_had_are_refused(inputs, tmp_path, classes, said):
+    with pytest.raises(InputError, match=said):
+        run(inputs, tmp_path / 'run', classes)
+    assert not (tmp_path / 'run').exists()
