@@ -20,8 +20,6 @@ from cdjax.distillation.interchange import (
 from cdjax.errors import InputError
 from cdjax.models import Edit
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 DATA = toy.dataset()[:40]
 CLASSES = DATA.labels['operators'][:40]
 MASKS = np.random.default_rng(0).random((2, toy.L, toy.F)) < 0.4
