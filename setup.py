@@ -42,6 +42,9 @@ setup(
             'gcp-storage-emulator>=2026.7',
             # Drives the Chromium of the system, where there is one; see .ci/run.
             'playwright>=1.50,<2',
+            # Run the notebooks of docs/.
+            'nbclient>=0.10,<0.12',
+            'ipykernel>=6.29,<8',
         ],
         # What the benchmark compares with; a peer that is not installed is named and left out.
         'benchmark': [
@@ -51,7 +54,11 @@ setup(
             'pytorch-cka==1.1.3',
             'ckatorch>=1.0.3',
         ],
-        'docs': ['mkdocs-material>=9.5,<10', 'mkdocstrings[python]>=1.0,<2'],
+        'docs': [
+            'mkdocs-material>=9.5,<10',
+            'mkdocstrings[python]>=1.0,<2',
+            'mkdocs-jupyter>=0.25,<0.28',
+        ],
         'tpu': ['jax[tpu]', 'gcsfs>=2024.6'],
         'cuda': ['jax[cuda12]'],
         # Workdirs in a bucket (gs://), from any machine.

@@ -1,12 +1,13 @@
 """Measures speed and memory beside what people use now, printed and written as JSON.
 
-`python -m experiments.benchmark --suite=forward --shape=smollm2` compares with the peers that are
-installed (`pip install -e '.[benchmark]'`); `--suite=all` runs all that measure speed. Calls of
-ours and of the peers alternate, so that what else the machine does falls on all alike.
+Peers are compared with where they are installed (`pip install -e '.[benchmark]'`); `--suite=all`
+runs all that measure speed. Calls of ours and of the peers alternate, so that what else the machine
+does falls on all alike. Two suites measure memory.
 
-Two suites measure memory:
-`python -m experiments.benchmark --suite=checkpoint_memory --model=llama32_3b --devices=8`
-`python -m experiments.benchmark --suite=edit_memory --model=llama31_8b`
+Examples:
+    python -m experiments.benchmark --suite=forward --shape=smollm2
+    python -m experiments.benchmark --suite=checkpoint_memory --model=llama32_3b --devices=8
+    python -m experiments.benchmark --suite=edit_memory --model=llama31_8b
 """
 
 import tempfile
@@ -24,11 +25,13 @@ from experiments.benchmarks import (
     attribution,
     checkpoint_memory,
     cka,
+    distillation,
     edit_memory,
     forward,
     growth,
     startup,
     sweep,
+    training,
 )
 from experiments.benchmarks.subject import SHAPES
 from experiments.benchmarks.tables import to_markdown
@@ -40,6 +43,8 @@ SPEED = {
     'sweep': lambda folder: sweep.run(folder, masks=FLAGS.masks, **_compared()),
     'attribution': lambda folder: attribution.run(folder, **_compared()),
     'cka': lambda _: cka.run(rounds=FLAGS.rounds),
+    'distillation': lambda folder: distillation.run(folder, rounds=FLAGS.rounds),
+    'training': lambda _: training.run(shape=FLAGS.shape, rows=FLAGS.rows, rounds=FLAGS.rounds),
     'growth': lambda _: growth.run(rounds=FLAGS.rounds),
     'startup': lambda folder: startup.run(folder, rounds=FLAGS.rounds),
 }
@@ -57,7 +62,7 @@ SUITES = {
 }
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum('suite', None, [*SUITES, 'all'], 'What to measure.', required=True)
+flags.DEFINE_enum('suite', None, [*SUITES, 'all'], 'What to measure; required.', required=True)
 flags.DEFINE_enum('model', 'llama32_3b', PRESETS, 'Shapes of the model (memory).')
 flags.DEFINE_enum('shape', 'small', list(SHAPES), 'Shapes of the model (speed).')
 flags.DEFINE_integer('rows', 256, 'Prompts of eight tokens (speed).', lower_bound=1)
@@ -70,14 +75,18 @@ flags.DEFINE_integer('batch_size', 64, 'Problems of a step (edit_memory).', lowe
 flags.DEFINE_string('scratch', None, 'Folder for temporary files; the system default if not given.')
 flags.DEFINE_string('output', None, 'JSON file to write the result to as well.')
 flags.DEFINE_string('markdown', None, 'File to write the result to as tables of Markdown.')
+flags.DEFINE_string('figure', None, 'SVG file to draw the curves to (growth).')
 
 
 def main() -> None:
     """Runs one suite, or all that measure speed."""
     if FLAGS.output is not None:
         check_output(FLAGS.output, 'suite', 'a benchmark')
-    if FLAGS.markdown is not None:
-        require_file(epath.Path(FLAGS.markdown))
+    for path in (FLAGS.markdown, FLAGS.figure):
+        if path is not None:
+            require_file(epath.Path(path))
+    if FLAGS.figure is not None and FLAGS.suite not in ('growth', 'all'):
+        raise InputError(f'figure={FLAGS.figure} is of suite=growth: leave it out')
     if FLAGS.scratch is not None and not Path(FLAGS.scratch).is_dir():
         raise InputError(f'scratch={FLAGS.scratch} is no folder: make it, or name another')
     with tempfile.TemporaryDirectory(dir=FLAGS.scratch) as folder:
@@ -90,6 +99,10 @@ def main() -> None:
         write_output(FLAGS.output, result)
     if FLAGS.markdown is not None:
         epath.Path(FLAGS.markdown).write_text(to_markdown(results))
+    if FLAGS.figure is not None:
+        from experiments.benchmarks.figure import draw  # with matplotlib, slow to import
+
+        epath.Path(FLAGS.figure).write_text(draw(results['growth']['curves']))
 
 
 if __name__ == '__main__':

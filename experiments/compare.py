@@ -1,23 +1,26 @@
-"""Compares two saved circuits of one model: overlap of neurons, and agreement of classes."""
+"""Compares two saved circuits of one model: overlap of neurons, and agreement of classes.
 
-from absl import flags
+Example, the circuits of two searches with different --discovery_seed:
+    python -m experiments.compare runs/a/circuits/teacher runs/b/circuits/teacher
+"""
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.errors import InputError
 from cdjax.evaluation.classes import agreement
 from experiments import launch
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string('first', None, 'Circuits (.safetensors).', required=True)
-flags.DEFINE_string('second', None, 'Circuits of the same model to compare with.', required=True)
 
-
-def main() -> None:
+def main(*paths: str) -> None:
     """Prints the overlap matrix beside chance, and the agreement of the classes."""
-    first, second = Circuit.load(FLAGS.first), Circuit.load(FLAGS.second)
+    if len(paths) != 2:
+        raise InputError(
+            f'compare takes two files of circuits, and here are {len(paths)}: '
+            'python -m experiments.compare FIRST SECOND'
+        )
+    first, second = map(Circuit.load, paths)
     if first.masks.shape[1:] != second.masks.shape[1:]:
         raise InputError(
-            f'--first has masks of {first.masks.shape[1:]} layers and neurons, --second of '
+            f'{paths[0]} has masks of {first.masks.shape[1:]} layers and neurons, {paths[1]} of '
             f'{second.masks.shape[1:]}: neurons can be compared within one model only'
         )
     differing = first.differences(
@@ -29,7 +32,7 @@ def main() -> None:
             'models: two of one shape with different weights; neurons are compared by their place '
             'alone, which means something only if one model came from the other'
         )
-    print('intersection over union, a row for each class of --first:')
+    print('intersection over union, a row for each class of the first:')
     for row in first.overlap(second):
         print('  ' + ' '.join(f'{value:.2f}' for value in row))
     print(f'random circuits of these sizes: {p * q / (p + q - p * q):.2f}')
@@ -46,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    launch.run(main)
+    launch.run(main, words=2)

@@ -1,15 +1,22 @@
 """The table of arms: KD against KD + CKA of circuits and its controls, over seeds and starts.
 
 Discovers the teacher's circuits, distils every arm from every start with every seed, and prints
-the table. Runs are shared with nothing: each has its checkpoint, and a killed study continues.
+the table. Runs are shared with nothing: each has its checkpoint, and a killed study continues. The
+same command with more arms or more seeds adds them to a finished table.
+
+Example, 15 minutes on two CPU cores; what it is going to do is told by --dry_run:
+    python -m experiments.compare_arms --flagfile=experiments/recipes/arms.flags --dry_run
 """
 
 from absl import flags
 
-from cdjax.report.terminal import arms_table, headroom_table
+from cdjax.report.mechanism_table import mechanism_table
+from cdjax.report.terminal import arms_table, headroom_table, pooled_lines
+from cdjax.studies.analysis import pooled_table
 from cdjax.studies.circuits import CircuitStudyConfig
-from cdjax.studies.pipeline import Pipeline, PipelineConfig
+from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
 from experiments import launch
+from experiments.announce import announce
 from experiments.flags import (
     arms_from_flags,
     define_arms_flags,
@@ -33,6 +40,12 @@ define_discovery_flags()
 define_distillation_flags()
 define_arms_flags()
 define_machine_flags()
+flags.DEFINE_list(
+    'pool',
+    [],
+    'Workdirs of other tables, whose circuits are of another discovery seed or another teacher: '
+    'all are taken together, and intervals cover the choice of both.',
+)
 
 
 def main() -> None:
@@ -49,11 +62,24 @@ def main() -> None:
         export=arms.arms[0],
     )
     options = run_options()
-    mesh = start_machine()
-    pipeline = Pipeline(config, FLAGS.workdir, mesh=mesh, name='compare_arms', options=options)
+    pipeline = Pipeline(
+        config,
+        FLAGS.workdir,
+        mesh=start_machine(),
+        name=TABLE,
+        options=options,
+        announce=announce,
+    )
     launch.say(pipeline.config.arms.describe())
     launch.say(headroom_table(pipeline.headroom()))
-    launch.say(arms_table(pipeline.compare_arms()))
+    starts = pipeline.compare_arms()
+    launch.say(arms_table(starts))
+    if FLAGS.pool:
+        for start in starts:
+            launch.say(pooled_lines(pooled_table([FLAGS.workdir, *FLAGS.pool], start)))
+    if config.arms.mechanism is not None:
+        launch.say(mechanism_table(starts))
+    launch.say_where(FLAGS.workdir)
 
 
 if __name__ == '__main__':

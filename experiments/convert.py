@@ -1,16 +1,20 @@
 """Converts a Llama checkpoint: Hugging Face to Orbax and back, or to another dtype.
 
-`python -m experiments.convert --source=meta-llama/Llama-3.2-1B --target=llama-1b --check`
-
 With --check the certificate TARGET.parity.json says how far logits and residual stream of every
 layer are from transformers' in float32 and bfloat16, as loaded and again as written; a model that
 does not compute the same is refused.
+
+With --keep_layers the target is a smaller model, of some layers alone: a student to distil into.
+
+Example, the teacher that ships with the package to Orbax (--check needs torch):
+    python -m experiments.convert --source=cdjax/assets/teacher --target=runs/orbax --check
 """
 
 import math
 
 from absl import flags
 
+from cdjax.errors import InputError
 from cdjax.models.conversion import FORMATS, Conversion, certificate_path, convert
 from cdjax.models.huggingface_export import MAX_SHARD_BYTES
 from cdjax.models.parity import describe_certificate
@@ -19,9 +23,14 @@ from experiments.flags import define_machine_flags, start_machine
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
-    'source', None, 'Hugging Face folder, hub id, or a folder made by --to=orbax.', required=True
+    'source',
+    None,
+    'Hugging Face folder, hub id, or a folder made by --to=orbax; required.',
+    required=True,
 )
-flags.DEFINE_string('target', None, 'Folder to make; must not exist, or be empty.', required=True)
+flags.DEFINE_string(
+    'target', None, 'Folder to make; must not exist, or be empty; required.', required=True
+)
 flags.DEFINE_enum('to', None, FORMATS, 'Format of the target; the one that --source is not in.')
 flags.DEFINE_enum(
     'dtype',
@@ -35,12 +44,18 @@ flags.DEFINE_float(
 flags.DEFINE_bool('check', False, 'Write the parity certificate TARGET.parity.json (needs torch).')
 flags.DEFINE_string('golden', None, 'Compare with this golden file in place of torch.')
 flags.DEFINE_string('save_golden', None, "Store transformers' results here, as a golden file.")
+flags.DEFINE_list('keep_layers', None, 'Layers of the target, such as 0,2,4; all if not given.')
 define_machine_flags()
 flags.register_validator('max_shard_gb', lambda gb: 0 < gb < math.inf, 'must be above 0, finite')
 
 
 def main() -> None:
     """Converts one checkpoint."""
+    layers = FLAGS.keep_layers
+    try:
+        layers = None if layers is None else tuple(int(layer) for layer in layers)
+    except ValueError:
+        raise InputError(f'keep_layers={",".join(layers)}: write integers such as 0,2,4') from None
     mesh = start_machine()
     convert(
         Conversion(
@@ -52,6 +67,7 @@ def main() -> None:
             check=FLAGS.check,
             golden=FLAGS.golden,
             save_golden=FLAGS.save_golden,
+            keep_layers=layers,
         ),
         mesh,
     )

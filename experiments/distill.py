@@ -1,7 +1,11 @@
 """Stage 2: distils one student, by KD alone or with the CKA of circuits.
 
 Reads the circuits that experiments.discover has written, writes checkpoints, metrics.jsonl and
-student/ (a Hugging Face folder) into --workdir.
+student/ (a Hugging Face folder) into --workdir. A killed run, started again with the same command,
+continues.
+
+Example, a minute on two CPU cores, after the example of experiments.discover:
+    python -m experiments.distill --circuits=runs/discover/circuits/teacher.safetensors
 """
 
 import dataclasses
@@ -12,6 +16,7 @@ from cdjax.distillation.arms import ARMS
 from cdjax.studies.distillation import StudentConfig, StudentStudy
 from cdjax.training.distillation import DistillationConfig
 from experiments import launch
+from experiments.announce import announce
 from experiments.flags import (
     alignment_from_flags,
     define_checkpoint_flags,
@@ -60,13 +65,13 @@ def main() -> None:
         export=FLAGS.export,
     )
     options = run_options()
-    study = StudentStudy(config, FLAGS.workdir, mesh=start_machine(), options=options)
+    study = StudentStudy(
+        config, FLAGS.workdir, mesh=start_machine(), options=options, announce=announce
+    )
     launch.say(f'distillation: {config.distillation.describe()}')
     student = study.run()
-    launch.say(
-        f'{student.accuracy:.1%} of {student.problems} problems of unseen forms; student in '
-        f'{student.folder}'
-    )
+    launch.say(f'{student.accuracy:.1%} of {student.problems} problems of unseen forms')
+    launch.say_where(FLAGS.workdir)
 
 
 if __name__ == '__main__':

@@ -2,12 +2,15 @@
 
 Prints a table beside random masks and other rankings of the neurons, and writes the whole study
 as JSON.
+
+Example, a minute on two CPU cores, after the example of experiments.discover:
+    python -m experiments.evaluate --circuits=runs/discover/circuits/teacher.safetensors --noareas
 """
 
 import jax
 from absl import flags
 
-from cdjax.report.terminal import circuits_table, recovery_table
+from cdjax.report.terminal import circuits_table, kept_line, recovery_table
 from cdjax.studies.circuits import smallest_faithful_share
 from cdjax.studies.evaluation import EvaluationConfig, evaluate_circuits
 from experiments import launch
@@ -26,7 +29,9 @@ from experiments.flags import (
 from experiments.output import check_output, write_output
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('circuits', None, 'Circuits of the teacher (.safetensors).', required=True)
+flags.DEFINE_string(
+    'circuits', None, 'Circuits of the teacher (.safetensors); required.', required=True
+)
 flags.DEFINE_string('output', None, 'JSON file to write; beside the circuits if not given.')
 define_optional_path(
     'ground_truth',
@@ -49,13 +54,20 @@ def main() -> None:
     options = run_options()
     output = FLAGS.output or beside
     check_output(output, 'curves', 'a study')
-    study = evaluate_circuits(config, mesh=start_machine(), options=options)
+    study = evaluate_circuits(
+        config,
+        mesh=start_machine(),
+        options=options,
+        say=lambda line: launch.say(f'evaluate: {line}; to {output}'),
+    )
     if jax.process_index() == 0:
         write_output(output, study)
+    if 'only_correct' in study:
+        launch.say(kept_line(study['only_correct']))
     launch.say(circuits_table(study, smallest_faithful_share(study)))
     if 'ground_truth' in study:
         launch.say(recovery_table(study))
-    launch.say(f'written to {output}')
+    launch.say(f'everything is in {output}')
 
 
 if __name__ == '__main__':

@@ -9,29 +9,51 @@ from collections.abc import Callable
 
 import jax
 from absl import app, flags, logging
+from etils import epath
 
 from cdjax.errors import InputError
 from cdjax.parallel.preemption import BETWEEN_TRAININGS, Preempted
 from cdjax.run import lock
 from cdjax.training.diagnostics import GradientError
+from cdjax.wording import NBSP
+from experiments import help_page
+from experiments.flags.groups import group
 
 # 0 done, 1 the user's mistake, 75 stopped by a signal after saving (EX_TEMPFAIL of sysexits.h:
 # start it again with the same command), 130 interrupted from the keyboard.
 EXIT_INPUT, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 75, 130
 _EXHAUSTED = 'RESOURCE_EXHAUSTED'  # how XLA's words begin where memory is short
 
-flags.DEFINE_list(
-    'plugins',
-    [],
-    'Modules imported first, which add methods, arms, pairings, sites, tasks or studies of your '
-    'own (docs/extending.md).',
-)
+
+@group(help_page.COMMON)
+def define_common_flags() -> None:
+    """Defines the flags that every launcher has."""
+    flags.DEFINE_list(
+        'plugins',
+        [],
+        'Modules imported first, which add methods, arms, pairings, sites, tasks or studies of '
+        'your own (docs/extending.md).',
+    )
+
+
+define_common_flags()
 
 
 def say(text: str) -> None:
     """Prints a result, on process 0 alone."""
     if jax.process_index() == 0:
-        print(text, flush=True)
+        print(text.replace(NBSP, ' '), flush=True)
+
+
+def say_where(workdir: epath.PathLike) -> None:
+    """Prints where everything is, the last line of a run: a folder, and what is in it."""
+    if jax.process_index() > 0:
+        return
+    paths = sorted(epath.Path(workdir).iterdir(), key=lambda path: path.name)
+    # Events of TensorBoard have names that nobody types.
+    shown = [path for path in paths if not path.name.startswith(('.', 'events.'))]
+    names = (f'{path.name}/' if path.is_dir() else path.name for path in shown)
+    say(f'everything is in {workdir}: {", ".join(names)}')
 
 
 def run(main: Callable[..., None], *, words: int = 0) -> None:
@@ -46,15 +68,12 @@ def run(main: Callable[..., None], *, words: int = 0) -> None:
     """
     warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
     signal.signal(signal.SIGTERM, _stop)
-    _show_shared_flags()
 
     def guarded(argv: list[str]) -> int:
         logging.set_verbosity(logging.WARNING)
         try:
             if len(argv) > 1 + words:
-                raise InputError(
-                    f'unexpected argument {argv[1 + words]!r}; flags look like --name=value'
-                )
+                raise InputError(_unexpected(argv[1 + words]))
             _import_plugins()
             main(*argv[1:])
         except (InputError, flags.Error) as error:
@@ -82,8 +101,11 @@ def run(main: Callable[..., None], *, words: int = 0) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags; where one is wrong, says so in one line and ends with status 1."""
+    """Parses the flags, or prints the help; where one is wrong, says so and ends with status 1."""
     try:
+        if any(word in help_page.HELP_WORDS for word in argv[1:]):
+            print(help_page.page())
+            sys.exit(0)
         return flags.FLAGS(argv)
     except flags.Error as error:
         sys.exit(_refuse(error))
@@ -92,12 +114,27 @@ def _parse(argv: list[str]) -> list[str]:
 def _refuse(error: InputError | flags.Error) -> int:
     text = ' '.join(str(error).split('\n'))
     if isinstance(error, flags.UnrecognizedFlagError):
-        close = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=3, cutoff=0.6)
+        close = _like(error.flagname)
         remedy = f'did you mean --{" or --".join(close)}?' if close else 'see --help for those of'
         remedy += '' if close else f' {sys.argv[0]}'
         text = f'there is no flag --{error.flagname}: {remedy}'
     print(f'error: {text}', file=sys.stderr)
     return EXIT_INPUT
+
+
+def _like(name: str) -> list[str]:
+    """Returns the flags that somebody may have meant: longer names of it first, then the alike."""
+    names = [known for known in flags.FLAGS if len(known) > 1]
+    longer = [known for known in names if known.endswith(f'_{name}')]
+    alike = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    return list(dict.fromkeys([*longer, *alike]))[:3]
+
+
+def _unexpected(argument: str) -> str:
+    """Returns what is wrong with an argument that is no flag."""
+    name = argument.partition('=')[0]
+    meant = f'did you mean --{argument}?' if name in flags.FLAGS else 'flags look like --name=value'
+    return f'unexpected argument {argument!r}; {meant}'
 
 
 def _out_of_memory(error: Exception) -> str:
@@ -118,14 +155,6 @@ def _import_plugins() -> None:
                 f'plugins={name}: {error}; name modules as Python imports them, from the folder '
                 'of the command or installed'
             ) from error
-
-
-def _show_shared_flags() -> None:
-    """Makes --help list the flags of `experiments.flags` too, not the launcher's own alone."""
-    for module, shared in flags.FLAGS.flags_by_module_dict().items():
-        if module.startswith('experiments.flags.') or module == __name__:
-            for flag in shared:
-                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _stop(*_) -> None:

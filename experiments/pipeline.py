@@ -3,15 +3,18 @@
 Writes config.json, results.json, circuits/, stages/ (checkpoints, metrics.jsonl, TensorBoard),
 student/ (a Hugging Face folder) and report.html into --workdir. A killed run, started again with
 the same command, continues.
+
+Example, the main job on the teacher that ships with the package, as `make demo` runs it:
+    python -m experiments.pipeline --flagfile=experiments/recipes/demo.flags
 """
 
 from absl import flags
 
 from cdjax.report.terminal import summary
-from cdjax.report.write import write_report
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.pipeline import Pipeline, PipelineConfig
 from experiments import launch
+from experiments.announce import announce
 from experiments.flags import (
     arms_from_flags,
     define_arms_flags,
@@ -53,6 +56,8 @@ define_machine_flags()
 
 def main() -> None:
     """Runs all stages, prints the table of arms and writes the report."""
+    from cdjax.report.write import write_report  # with matplotlib, which --help does not need
+
     config = PipelineConfig(
         inputs=inputs_from_flags(),
         discovery=discovery_from_flags(),
@@ -65,12 +70,15 @@ def main() -> None:
         studies=tuple(FLAGS.studies),
     )
     options = run_options()
-    pipeline = Pipeline(config, FLAGS.workdir, mesh=start_machine(), options=options)
+    pipeline = Pipeline(
+        config, FLAGS.workdir, mesh=start_machine(), options=options, announce=announce
+    )
     launch.say(pipeline.config.arms.describe())
     results = pipeline.run()
     report = write_report(pipeline.workdir, results)
     launch.say(summary(results))
     launch.say(f'report: {report}')
+    launch.say_where(FLAGS.workdir)
 
 
 if __name__ == '__main__':

@@ -1,12 +1,13 @@
 """Says whether a job fits a machine, before a weight is loaded or a machine is paid for.
 
-    python -m experiments.plan --target=v5e:4x4 --teacher=llama3_8b --student=llama32_1b
-    python -m experiments.plan --target=h200x8 --job=discover --teacher=llama31_8b
-    python -m experiments.plan --target=v6e:2x2 --recipe=experiments/recipes/NAME.flags
-
 The programs of the run are compiled for the machine, by its own compiler, on this one. Flags are
 those of `experiments.discover` and `experiments.distill`; models may also be presets. Without
 --fsdp and --tensor the mesh is searched.
+
+Examples:
+    python -m experiments.plan --target=v5e:4x4 --teacher=llama3_8b --student=llama32_1b
+    python -m experiments.plan --target=h200x8 --job=discover --teacher=llama31_8b
+    python -m experiments.plan --target=cpu --recipe=experiments/recipes/demo.flags
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from cdjax.distillation.pairings import pair_layers
+from cdjax.distillation.positions import locate
 from cdjax.errors import InputError
 from cdjax.planning.discovery import DiscoveryJob
 from cdjax.planning.distillation import DistillationJob
@@ -101,7 +103,7 @@ def job_from_flags() -> Job:
             student=inputs.student_config if inputs.has_student else None,
         )
     pairs = pair_layers(FLAGS.layer_pairs, inputs.student_config, inputs.teacher_config)
-    alignment = alignment_from_flags()
+    alignment = locate(alignment_from_flags(), inputs.dataset, inputs.tokenizer)
     return DistillationJob(
         **common,
         num_problems=len(inputs.split.share),

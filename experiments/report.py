@@ -1,7 +1,8 @@
 """Rebuilds report.html of a finished pipeline from its stored results, without training.
 
-`python -m experiments.report runs/pipeline` rebuilds one;
-`python -m experiments.report --compare runs/first runs/second` writes a page on two.
+Examples, of one run, and a page on two:
+    python -m experiments.report runs/demo
+    python -m experiments.report --compare runs/demo runs/other --output=compare.html
 """
 
 from absl import flags

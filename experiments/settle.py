@@ -4,6 +4,9 @@
 where nothing was; embedded compares masks and classes in the teacher that ships with the package,
 and llama in a checkpoint of yours, if the gates are passed. A killed run, started again with the
 same command, continues.
+
+Example, the positive and the negative control; what it is going to do is told by --dry_run:
+    python -m experiments.settle --protocol=planted --workdir=runs/settle --dry_run
 """
 
 from absl import flags
@@ -13,6 +16,7 @@ from cdjax.report.verdicts import verdict_table
 from cdjax.studies.settle import PROTOCOLS, protocol, settle
 from cdjax.wording import count
 from experiments import launch
+from experiments.announce import announce
 from experiments.flags import (
     define_checkpoint_flags,
     define_machine_flags,
@@ -60,6 +64,7 @@ def main() -> None:
         gates=FLAGS.gates,
         stop_at_gates=FLAGS.stop_at_gates,
         options=options,
+        announce=announce,
     )
     gates = results['gates']
     launch.say(verdict_table(f'Gates, protocol {gates["protocol"]}', gates['verdicts']))
@@ -75,7 +80,7 @@ def main() -> None:
                 else 'the comparison is that of a search which is not known to find what is there'
             )
         )
-    launch.say(f'written to {FLAGS.workdir}/settled.json')
+    launch.say_where(FLAGS.workdir)
 
 
 if __name__ == '__main__':

@@ -3,6 +3,9 @@
 Every setting is searched with one seed, the best of them and the command's own with all seeds.
 Unseen forms take no part, so that what is chosen can be evaluated on them. Writes tuning.json into
 --workdir. A killed run, started again with the same command, continues.
+
+Example, 20 minutes on one CPU core; what it is going to do is told by --dry_run:
+    python -m experiments.tune --grid=experiments/grids/any_size.flags --dry_run
 """
 
 from absl import flags
@@ -12,6 +15,7 @@ from cdjax.errors import InputError
 from cdjax.report.settings import settings_table
 from cdjax.studies.tuning import TuningConfig, tune
 from experiments import launch
+from experiments.announce import announce
 from experiments.flags import (
     define_checkpoint_flags,
     define_discovery_flags,
@@ -37,7 +41,7 @@ flags.DEFINE_string(
     'grid',
     None,
     'File with a setting a line: flags of experiments.discover that differ from those of the '
-    'command, which is the first setting.',
+    'command, which is the first setting; required.',
     required=True,
 )
 flags.DEFINE_float(
@@ -73,9 +77,10 @@ def main() -> None:
         FLAGS.finalists,
         FLAGS.evaluate_problems,
     )
-    results = tune(config, FLAGS.workdir, mesh=start_machine(), options=run_options())
+    options = run_options()
+    results = tune(config, FLAGS.workdir, mesh=start_machine(), options=options, announce=announce)
     launch.say(settings_table(results))
-    launch.say(f'written to {FLAGS.workdir}/tuning.json')
+    launch.say_where(FLAGS.workdir)
 
 
 if __name__ == '__main__':

@@ -32,3 +32,13 @@ def quick_compilation():
     jax.config.update('jax_disable_most_optimizations', True)
     yield
     jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture(scope='module')
+def one_step_a_dispatch():
+    """Gives a step one batch, as a large model's, where a test looks at what it is given."""
+    from cdjax.training import step
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, 'SMALL_STEP', 0.0)
+        yield

@@ -21,6 +21,7 @@ ENVIRONMENT = {
 
 FORKS = """
 import importlib, jax, json, os, pkgutil, runpy, signal, sys
+import scipy.optimize, scipy.stats, sklearn.cluster, sklearn.metrics  # lazy in the package
 import cdjax, experiments.benchmarks, experiments.flags
 from cdjax.studies.inputs import EMBEDDED_TEACHER
 from transformers import AutoTokenizer
@@ -84,6 +85,7 @@ def run_launchers(
     at_once: int,
     seconds: int = 240,
     programs: bool = False,
+    cwd: Path = ROOT,
 ) -> dict[str, Outcome]:
     """Runs `python -m experiments.COMMAND` for each command, by name.
 
@@ -92,11 +94,12 @@ def run_launchers(
         streams: an empty folder for what they write.
         at_once: how many run at a time.
         seconds: after which one that still runs is killed, by SIGALRM.
+        cwd: where they run; `experiments` and `cdjax` are found there.
         programs: keep what each hands to XLA, as text, in the folder `NAME.programs` of `streams`.
     """
     process = subprocess.run(
         [sys.executable, '-c', FORKS, str(streams), str(at_once), str(seconds)],
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | ENVIRONMENT | ({'DUMP_PROGRAMS': '1'} if programs else {}),
         input=json.dumps(commands),
         capture_output=True,

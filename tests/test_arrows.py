@@ -36,6 +36,11 @@ ORDER = (
     'studies',
     'report',
 )
+LAUNCHERS = sorted(
+    file.stem
+    for file in (ROOT / 'experiments').glob('*.py')
+    if 'launch.run(main' in file.read_text()
+)
 FACES = ('circuits', 'data', 'distillation', 'evaluation', 'inference', 'losses', 'models')
 FACES += ('parallel', 'training')
 
@@ -90,10 +95,35 @@ def test_a_face_shows_what_it_says(name):
             assert shown.__doc__, f'{name}.{public} has no docstring'
 
 
-def test_the_trainings_come_without_what_takes_long_to_import():
-    program = 'import sys, cdjax.training; print(*sys.modules)'
-    modules = subprocess.run(
-        [sys.executable, '-c', program], capture_output=True, text=True, check=True, cwd=ROOT
-    ).stdout.split()
-    assert 'cdjax.training.discovery' in modules
-    assert not {'torch', 'transformers', 'sklearn', 'scipy', 'matplotlib'} & set(modules)
+SLOW = {'torch', 'transformers', 'sklearn', 'scipy.stats', 'matplotlib', 'orbax', 'tensorboardX'}
+
+# Each launcher in a child of its own, for most define flags of one name.
+IMPORTS = """
+import importlib, os, sys
+import {faces}
+import experiments.flags
+print('package', *sys.modules, flush=True)
+for name in {launchers}:
+    if not os.fork():
+        importlib.import_module('experiments.' + name)
+        print(name, *sys.modules, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_what_takes_long_to_import_waits_until_it_is_needed():
+    faces = ', '.join(f'cdjax.{face}' for face in FACES)
+    lines = subprocess.run(
+        [sys.executable, '-c', IMPORTS.format(faces=faces, launchers=LAUNCHERS)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout.splitlines()
+    found = {name: set(modules) for name, *modules in map(str.split, lines)}
+    assert found.keys() == {'package', *LAUNCHERS}
+    assert 'cdjax.training.discovery' in found['package']
+    assert 'cdjax.studies.pipeline' in found['pipeline']
+    slow = {name: modules & SLOW for name, modules in found.items() if modules & SLOW}
+    assert not slow

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / 'docs' / 'extending.md').read_text()
 MODULES = dict(re.findall(r'```python\n# (my_\w+)\.py\n(.*?)```', PAGE, re.DOTALL))
-PLUGINS = ('my_site', 'my_method', 'my_arm', 'my_pairing', 'my_task', 'my_study')
+PLUGINS = ('my_site', 'my_method', 'my_arm', 'my_reading', 'my_pairing', 'my_task', 'my_study')
 
 
 @pytest.fixture(scope='module')
@@ -87,6 +87,7 @@ def test_what_is_added_is_in_the_results(finished):
     table = results['starts']['nothing']['table']
     assert [row['title'] for row in table] == ['KD', 'KD + CKA of the other neurons']
     assert config['layer_pairs'] == 'first'
+    assert config['arms']['alignment']['reading'] == 'magnitudes'
     # Study, which edits the site.
     assert results['studies']['gates']['without'].keys() == {'layer 0', 'layer 1'}
     assert 'output norm' in said

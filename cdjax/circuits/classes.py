@@ -98,7 +98,7 @@ def answer_matched_classes(sorting: Sorting) -> np.ndarray:
     of anything else they know nothing, and circuits cannot specialise in them.
     """
     rng = np.random.default_rng(sorting.seed)
-    classes, answers = sorting.learned.copy(), sorting.dataset.answers
+    classes, answers = sorting.learned.copy(), sorting.dataset.answer_ids
     for answer in np.unique(answers):
         rows = np.flatnonzero(answers == answer)
         classes[rows] = rng.permutation(classes[rows])

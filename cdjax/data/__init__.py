@@ -6,6 +6,7 @@ from cdjax.data.examples import Example
 from cdjax.data.splits import Split, batch_indices, split
 from cdjax.data.task_file import read_task_file
 from cdjax.data.tasks import TASKS, Task, encode_task
+from cdjax.data.token_rows import TokenRows
 from cdjax.data.tokenizer import build_arithmetic_tokenizer, save_tokenizer
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     'Problems',
     'Split',
     'Task',
+    'TokenRows',
     'batch_indices',
     'build_arithmetic_tokenizer',
     'encode_task',

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cdjax.data.dataset import SHOWN, Dataset, assemble
-from cdjax.data.encoding import encode_examples, single_tokens
+from cdjax.data.encoding import (
+    check_answer_tokens,
+    count_prefix,
+    encode_examples,
+    single_tokens,
+)
 from cdjax.data.expressions import (
     OPERATORS,
     SPELLINGS,
@@ -67,6 +72,12 @@ class ArithmeticTask:
       answer_high: the largest answer, or None for whatever the tokenizer has one token for.
       prompt_prefix: text in front of each prompt after BOS, such as solved examples. Problems of
         the forms that it solves are left out: their answers could be read there.
+      shots: solved examples behind that text, drawn from the problems, each with its `answer_end`.
+      several_lengths: keep prompts of every length, and operands of several tokens; else those of
+        the commonest length, whose operands are one token each.
+      answer_tokens: tokens of an answer at most.
+      answer_end: text that ends each answer, such as the line break behind a solved example. It
+        has to be predicted too: a number is right when it ends where it should.
       num_problems: take at most so many problems, drawn at random; None takes all.
       seed: of that draw and of the counterfactuals.
     """
@@ -78,6 +89,10 @@ class ArithmeticTask:
     answer_low: int = 0
     answer_high: int | None = None
     prompt_prefix: str = ''
+    shots: int = 0
+    several_lengths: bool = False
+    answer_tokens: int = 1
+    answer_end: str = ''
     num_problems: int | None = None
     seed: int = 0
 
@@ -104,6 +119,12 @@ class ArithmeticTask:
             raise InputError(
                 f'answer_high={self.answer_high} is below answer_low={self.answer_low}: swap them'
             )
+        check_answer_tokens(self.answer_tokens)
+        if self.shots < 0 or (self.shots and not self.answer_end):
+            raise InputError(
+                f'shots={self.shots} with answer_end={self.answer_end!r}: a number of solved '
+                'examples, and the text between them, such as a line break'
+            )
         if self.num_problems is not None and not 1 <= self.num_problems <= MAX_PROBLEMS:
             raise InputError(f'num_problems={self.num_problems}: expected 1 to {MAX_PROBLEMS}')
         if self.num_problems is None and self.size > MAX_PROBLEMS:
@@ -122,7 +143,20 @@ class ArithmeticTask:
     @property
     def prompts(self) -> tuple[str, ...]:
         """The text of every problem, with the prefix, without BOS."""
-        return tuple(self.prompt_prefix + prompt for prompt in self.problems().prompts)
+        prefix = self.prefix
+        return tuple(prefix + prompt for prompt in self.problems().prompts)
+
+    @property
+    def prefix(self) -> str:
+        """The text in front of every prompt: `prompt_prefix` and the solved examples."""
+        if not self.shots:
+            return self.prompt_prefix
+        problems = self.problems()
+        if self.shots >= len(problems):
+            raise InputError(f'shots={self.shots} of {len(problems)} problems leave none to ask')
+        rows = np.random.default_rng(self.seed).choice(len(problems), self.shots, replace=False)
+        solved = [f'{problems.prompts[i]}{problems.answers[i]}{self.answer_end}' for i in rows]
+        return self.prompt_prefix + ''.join(solved)
 
     def problems(self) -> Problems:
         """Returns the problems whose divisions are exact and whose answers are in range.
@@ -139,21 +173,23 @@ class ArithmeticTask:
     def encode(self, tokenizer: 'PreTrainedTokenizerFast') -> Dataset:
         """Tokenizes the problems; what does not fit the tokenizer is left out and counted.
 
-        Each example is checked (`encoding.encode_examples`), and all prompts have one length: those
-        of any length but the commonest are left out. Counterfactuals are drawn from the problems
-        that remain (`dataset.counterfactual_rows`).
+        Each example is checked (`encoding.encode_examples`), and without `several_lengths` all
+        prompts have one: those of any length but the commonest are left out. Counterfactuals are
+        drawn from the problems that remain (`dataset.counterfactual_rows`).
 
         Raises:
           InputError: an operand is not one token, or nothing fits.
         """
-        _check_operands(tokenizer, self.low, self.high)
+        if not self.several_lengths:
+            _check_operands(tokenizer, self.low, self.high)
         problems = self.problems()
-        prompts = np.array(self.prompts, object)
-        encoding = encode_examples(tokenizer, prompts, list(map(str, problems.answers.tolist())))
-        shown = shown_in(self.prompt_prefix, problems.operands, problems.operators)
+        prompts, prefix = np.array(self.prompts, object), self.prefix
+        answers = [f'{answer}{self.answer_end}' for answer in problems.answers.tolist()]
+        encoding = encode_examples(tokenizer, prompts, answers, answer_tokens=self.answer_tokens)
+        shown = shown_in(prefix, problems.operands, problems.operators)
         encoding.faults[shown] = SHOWN
         fits = encoding.faults == ''
-        if fits.any():
+        if fits.any() and not self.several_lengths:
             common = np.bincount(encoding.lengths[fits]).argmax()
             odd = fits & (encoding.lengths != common)
             encoding.faults[odd] = f'the prompt is not {common} tokens long like most'
@@ -168,6 +204,7 @@ class ArithmeticTask:
             },
             left_out=problems.left_out,
             seed=self.seed,
+            prefix_tokens=count_prefix(tokenizer, prefix),
         )
 
 
@@ -238,5 +275,6 @@ def _check_operands(tokenizer: 'PreTrainedTokenizerFast', low: int, high: int) -
     last = next(number for number in range(len(known) + 1) if str(number) not in known) - 1
     remedy = f'choose low and high from 0 to {last}' if last >= 0 else 'it has no single numbers'
     raise InputError(
-        f'operands {low} to {high}: {first} is not one token of the tokenizer in use; {remedy}'
+        f'operands {low} to {high}: {first} is not one token of the tokenizer in use; {remedy}, or '
+        'keep prompts of several lengths'
     )

@@ -1,6 +1,7 @@
 """Problems as texts, whatever they come from, and the data set that they make."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cdjax.data.dataset import SHOWN, Counterfactuals, Dataset, assemble
-from cdjax.data.encoding import Encoding, encode_examples
+from cdjax.data.encoding import Encoding, count_prefix, encode_examples
 from cdjax.data.expressions import canonical_forms, evaluate, parse, row_ids, shown_in
 from cdjax.data.labels import Label, answer_labels, expression_labels, text_labels
 from cdjax.errors import InputError
@@ -46,21 +47,25 @@ def encode_problems(
     tokenizer: 'PreTrainedTokenizerFast',
     *,
     prompt_prefix: str = '',
+    answer_tokens: int = 1,
+    answer_end: str = '',
     counterfactual: str | None = None,
     source: str = 'the task',
     seed: int = 0,
 ) -> Dataset:
     """Tokenizes problems; what does not fit the tokenizer is left out and counted.
 
-    Prompts may differ in length: the tokens are padded on the right. A prompt's canonical form is
-    that of its expression, where it has one, else its own text. A problem without a counterfactual
-    is given one of the others, as in `dataset.counterfactual_rows`.
+    Prompts may differ in length. A prompt's canonical form is that of its expression, where it has
+    one, else its own text. A problem without a counterfactual is given one of the others, as in
+    `dataset.counterfactual_rows`.
 
     Args:
       examples: the problems.
       tokenizer: of the model in use.
       prompt_prefix: text in front of each prompt and counterfactual, after BOS. What it solves is
         left out.
+      answer_tokens: tokens of an answer at most.
+      answer_end: text that ends each answer, and has to be predicted too.
       counterfactual: which one to use where problems have several, such as 'ones_carry'. None
         means the one named `counterfactual`, else MIB's 'random', else the first that occurs.
       source: what the problems are from, for messages.
@@ -71,13 +76,13 @@ def encode_problems(
     """
     prompts = np.array([prompt_prefix + example.prompt for example in examples], object)
     answers = [example.answer for example in examples]
-    encoding = encode_examples(tokenizer, prompts, answers)
+    encode = functools.partial(encode_examples, tokenizer, answer_tokens=answer_tokens)
+    encoding = encode(prompts, [answer + answer_end for answer in answers])
     chosen = _choose_counterfactuals(examples, counterfactual, source)
     given = np.array([pair is not None for pair in chosen])
-    other = encode_examples(
-        tokenizer,
+    other = encode(
         [prompt_prefix + pair[0] if pair else '' for pair in chosen],
-        [pair[1] if pair else '' for pair in chosen],
+        [pair[1] + answer_end if pair else '' for pair in chosen],
     )
     encoding = dataclasses.replace(encoding, faults=_faults(encoding, other, given))
     known, operands, operators = _expressions(examples)
@@ -97,9 +102,6 @@ def encode_problems(
 
     kinds = [sorted(example.labels.items()) for example in examples]
 
-    T = encoding.tokens.shape[1]
-    tokens = np.zeros_like(encoding.tokens)
-    tokens[:, : min(T, other.tokens.shape[1])] = other.tokens[:, :T]
     return assemble(
         encoding,
         prompts=prompts,
@@ -108,7 +110,8 @@ def encode_problems(
         labels=labels,
         left_out={},
         seed=seed,
-        counterfactuals=Counterfactuals(given, tokens, other.answers),
+        counterfactuals=Counterfactuals(given, other),
+        prefix_tokens=count_prefix(tokenizer, prompt_prefix),
     )
 
 
@@ -117,9 +120,12 @@ def _faults(encoding: Encoding, other: Encoding, given: np.ndarray) -> np.ndarra
     faults = encoding.faults.copy()
     broken = given & (faults == '') & (other.faults != '')
     faults[broken] = 'its counterfactual: ' + other.faults[broken]
-    longer = given & (faults == '') & (other.lengths != encoding.lengths)
+    lengths = lambda e: np.stack([e.lengths, e.answer_lengths], axis=1)
+    longer = given & (faults == '') & (lengths(other) != lengths(encoding)).any(axis=1)
     faults[longer] = 'its counterfactual has another length'
-    same = given & (faults == '') & (other.answers == encoding.answers)
+    width = min(encoding.answers.shape[1], other.answers.shape[1])
+    alike = (other.answers[:, :width] == encoding.answers[:, :width]).all(axis=1)
+    same = given & (faults == '') & alike
     faults[same] = 'its counterfactual has the same answer'
     return faults
 

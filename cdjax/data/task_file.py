@@ -32,6 +32,8 @@ def read_task_file(
     tokenizer: 'PreTrainedTokenizerFast',
     *,
     prompt_prefix: str = '',
+    answer_tokens: int = 1,
+    answer_end: str = '',
     counterfactual: str | None = None,
     seed: int = 0,
 ) -> Dataset:
@@ -44,6 +46,8 @@ def read_task_file(
       path: a local file in JSON lines.
       tokenizer: of the model in use.
       prompt_prefix: text in front of each prompt and counterfactual, after BOS.
+      answer_tokens: tokens of an answer at most.
+      answer_end: text that ends each answer, see `examples.encode_problems`.
       counterfactual: which one to use where lines have several, such as 'ones_carry'.
       seed: of the counterfactuals that are drawn.
 
@@ -55,6 +59,8 @@ def read_task_file(
         read_examples(path),
         tokenizer,
         prompt_prefix=prompt_prefix,
+        answer_tokens=answer_tokens,
+        answer_end=answer_end,
         counterfactual=counterfactual,
         source=str(path),
         seed=seed,

@@ -3,14 +3,20 @@
 from cdjax.distillation.alignment import Alignment, LayerPairs
 from cdjax.distillation.arms import ARMS, Arm, Given
 from cdjax.distillation.pairings import PAIRINGS, Pairing, pair_layers
+from cdjax.distillation.readings import READINGS, Reading
+from cdjax.distillation.store import OnlineTeacher, TeacherStore
 
 __all__ = [
     'ARMS',
     'PAIRINGS',
+    'READINGS',
     'Alignment',
     'Arm',
     'Given',
     'LayerPairs',
+    'OnlineTeacher',
     'Pairing',
+    'Reading',
+    'TeacherStore',
     'pair_layers',
 ]

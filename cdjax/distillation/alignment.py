@@ -9,13 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from cdjax.distillation.readings import ACTIVATIONS, READINGS
 from cdjax.errors import InputError
 from cdjax.losses import SIMILARITIES, ActivationPair, RowMemory
 from cdjax.losses.cka import MIN_ROWS
+from cdjax.losses.numerics import float32, product
 from cdjax.models import SITES, LlamaConfig
 from cdjax.parallel.mesh import split_neurons
 
 LayerPairs = tuple[tuple[int, int], ...]
+
+# In the place of a similarity: what a student does where its paired circuit is patched is compared,
+# see `cdjax.distillation.interchange`.
+INTERCHANGE = 'interchange'
+COMPARED = (*SIMILARITIES, INTERCHANGE)
+
+# Names of positions, which `cdjax.distillation.positions.locate` finds in the problems.
+ANSWER, OPERANDS, QUESTION = NAMED_POSITIONS = ('answer', 'operands', 'question')
 
 
 _STATIC = {'static': True}  # part of what is compiled, no argument of it
@@ -41,8 +51,11 @@ class Alignment:
             compared with; its own if None.
         site: whose activations, a key of `cdjax.models.SITES`.
         positions: along the prompt, 0 for its first token; an activation is then all of them beside
-            each other. None: the answer position, the last of each prompt.
-        similarity: a key of `cdjax.losses.SIMILARITIES`; the loss is one minus it.
+            each other. None: the answer position, the last of each prompt. One of
+            `NAMED_POSITIONS` until the problems are known.
+        similarity: a key of `cdjax.losses.SIMILARITIES`, and the loss is one minus it; or
+            `INTERCHANGE`.
+        reading: what of the units is compared, a key of `cdjax.distillation.readings.READINGS`.
         min_count: a class of fewer problems in a batch is left out, and counted.
         memory: past problems of each class that are compared with those of the batch; of CKA
             within classes alone.
@@ -55,22 +68,30 @@ class Alignment:
     student_masks: np.ndarray | jax.Array | None = None
     teacher_rows: np.ndarray | None = None
     site: str = dataclasses.field(default='neurons', metadata=_STATIC)
-    positions: tuple[int, ...] | None = dataclasses.field(default=None, metadata=_STATIC)
+    positions: tuple[int, ...] | str | None = dataclasses.field(default=None, metadata=_STATIC)
     similarity: str = dataclasses.field(default='cka', metadata=_STATIC)
+    reading: str = dataclasses.field(default=ACTIVATIONS.key, metadata=_STATIC)
     min_count: int = dataclasses.field(default=MIN_ROWS, metadata=_STATIC)
     memory: int = dataclasses.field(default=0, metadata=_STATIC)
     num_classes: int | None = dataclasses.field(default=None, metadata=_STATIC)
 
     def __post_init__(self):
         SITES[self.site]  # an unknown one is refused
-        if self.similarity not in SIMILARITIES:
-            known = ', '.join(SIMILARITIES)
+        READINGS[self.reading].check(self.site)
+        if self.similarity not in COMPARED:
+            known = ', '.join(COMPARED)
             raise InputError(f'similarity={self.similarity}: choose from {known}')
         if self.min_count < MIN_ROWS:
             raise InputError(f'min_count={self.min_count}: at least {MIN_ROWS} are compared')
         if self.memory < 0:
             raise InputError(f'row_memory={self.memory} must not be negative')
-        if self.positions is not None and (not self.positions or min(self.positions) < 0):
+        if isinstance(self.positions, str):
+            if self.positions not in NAMED_POSITIONS:
+                known = ', '.join(NAMED_POSITIONS)
+                raise InputError(
+                    f'align_positions={self.positions}: write {known}, or integers such as 1,3'
+                )
+        elif self.positions is not None and (not self.positions or min(self.positions) < 0):
             raise InputError(
                 f'align_positions={",".join(map(str, self.positions))}: name positions from 0 on, '
                 'or none for that of the answer'
@@ -90,6 +111,22 @@ class Alignment:
         """The teacher's layer of each pair."""
         return tuple(teacher for _, teacher in self.pairs)
 
+    @property
+    def written(self) -> bool:
+        """Whether what units write is compared, rather than what they hold."""
+        return READINGS[self.reading].written
+
+    @property
+    def stored(self) -> str:
+        """The reading that a store of the teacher is made by: what units write follows from it."""
+        same = READINGS[self.reading].read is READINGS[ACTIVATIONS.key].read
+        return ACTIVATIONS.key if same else self.reading
+
+    @property
+    def interchange(self) -> bool:
+        """Whether what a patch of the circuits does is compared, rather than activations."""
+        return self.similarity == INTERCHANGE
+
     def check_memory(self, microbatches: int) -> None:
         """Raises InputError where a memory of past problems is asked for that cannot be kept."""
         if self.memory and self.similarity != 'cka':
@@ -107,17 +144,25 @@ class Alignment:
 
         Args:
             batch_size: problems that are compared at once.
+
+        Raises:
+            InputError: that holds of all of them.
         """
-        if self.classes is None or self.memory:
+        if self.classes is None or self.memory or self.interchange:
             return None
         parts = np.bincount(self.classes, minlength=self.num_classes) / len(self.classes)
         rare = [part for part in parts if 0 < part * batch_size < self.min_count]
         if not rare:
             return None
+        remedy = f'take batches of {math.ceil(self.min_count / min(rare))}, or a row memory'
+        if len(rare) == np.count_nonzero(parts):
+            raise InputError(
+                f'every class has fewer than {self.min_count} problems in most batches of '
+                f'{batch_size}, and nothing would be aligned: {remedy}'
+            )
         return (
             f'{len(rare)} of {self.num_classes} classes have fewer than {self.min_count} problems '
-            f'in most batches of {batch_size}, and are left out of the alignment there: take '
-            f'batches of {math.ceil(self.min_count / min(rare))}, or a row memory'
+            f'in most batches of {batch_size}, and are left out of the alignment there: {remedy}'
         )
 
     def placed(self, mesh: Mesh) -> 'Alignment':
@@ -145,6 +190,9 @@ class Alignment:
         teacher: jax.Array,
         classes: jax.Array | None = None,
         memories: Iterable[RowMemory] = (),
+        *,
+        outputs: jax.Array | None = None,
+        projections: Iterable[jax.Array] = (),
     ) -> list[ActivationPair]:
         """Returns what is compared of a batch, one for each layer pair.
 
@@ -152,23 +200,57 @@ class Alignment:
 
         Args:
             student: `[B, L, ...]`, activations of all layers.
-            teacher: `[B, pairs, ...]`, those of the paired layers.
+            teacher: `[B, pairs, ...]`, those of the paired layers; where it is compared what units
+                write, that, as a `Target` has it.
             classes: int `[B]`, where problems have any.
             memories: past problems of each pair, if any are kept.
+            outputs: `[L, U x ..., D]`, what the student's units write by, where that is compared.
+            projections: the learned map of each pair, where it is compared by one.
         """
         assignments = None if classes is None else jax.nn.one_hot(classes, self.num_classes)
         memories = list(memories) or [None] * len(self.pairs)
+        projections = list(projections) or [None] * len(self.pairs)
+        flat = lambda rows: rows.reshape(len(rows), -1)
 
         def side(activations, masks, i):
             masks = None if masks is None else self.over_features(masks[:, i], activations.shape)
-            return activations.reshape(len(activations), -1), masks
+            return flat(activations), masks
 
         compared = []
         for i, layer in enumerate(self.student_layers):
-            x, x_masks = side(student[:, layer], self.student_masks, i)
-            y, y_masks = side(teacher[:, i], self.teacher_masks, i)
-            compared.append(ActivationPair(x, y, assignments, x_masks, y_masks, memories[i]))
+            if self.written:
+                masks = self.student_masks
+                masks = None if masks is None else product('bk,ku->bu', assignments, masks[:, i])
+                x = flat(self.write(student[:, layer], masks, outputs[layer], self.site))
+                y, x_masks, y_masks = flat(teacher[:, i]), None, None
+            else:
+                x, x_masks = side(student[:, layer], self.student_masks, i)
+                y, y_masks = side(teacher[:, i], self.teacher_masks, i)
+            compared.append(
+                ActivationPair(x, y, assignments, x_masks, y_masks, memories[i], projections[i])
+            )
         return compared
+
+    @staticmethod
+    def write(
+        activations: jax.Array, masks: jax.Array | None, output: jax.Array, site: str
+    ) -> jax.Array:
+        """Returns what units write into the residual stream, `(m ⊙ a) W`, float32 `[B, (P,) D]`.
+
+        Args:
+            activations: `[B, (P,) U, ...]`.
+            masks: `[B, U]`, the units of each row that count; all if None.
+            output: `[U x ..., D]`, W.
+            site: whose units they are.
+        """
+        behind = len(SITES[site].axes) - 1
+        if masks is not None:
+            between = activations.ndim - 2 - behind
+            shape = (len(masks), *(1,) * between, -1, *(1,) * behind)
+            activations = activations * masks.reshape(shape).astype(activations.dtype)
+        if behind:
+            activations = activations.reshape(*activations.shape[: -1 - behind], -1)
+        return product('...u,ud->...d', *float32(activations, output))
 
     def over_features(self, masks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Returns masks `[K, U]` of units over the features of activations `[B, (P,) U, ...]`.
@@ -182,15 +264,21 @@ class Alignment:
         return jnp.broadcast_to(masks, (len(masks), *shape[1:])).reshape(len(masks), -1)
 
     def features_shape(self, config: LlamaConfig) -> tuple[int, ...]:
-        """Returns the shape of what one problem has in one layer, `([P,] U, ...)`."""
+        """Returns the shape of what is read of one problem in one layer, `([P,] U, ...)`."""
         positions = () if self.positions is None else (len(self.positions),)
         return (*positions, *SITES[self.site].shape(config))
+
+    def compared_shape(self, config: LlamaConfig) -> tuple[int, ...]:
+        """Returns the shape of what is compared of it, `([P,] D)` where it is what units write."""
+        if not self.written:
+            return self.features_shape(config)
+        return (*self.features_shape(config)[: -len(SITES[self.site].axes)], config.hidden_size)
 
     def empty_memories(self, student_width: int, teacher_width: int) -> tuple[RowMemory, ...]:
         """Returns a memory with nothing in it for each layer pair; none where none is asked for.
 
         Args:
-            student_width: features of a problem in a layer, the product of `features_shape`.
+            student_width: numbers of a problem in a layer, the product of `compared_shape`.
             teacher_width: likewise.
         """
         if not self.memory or self.num_classes is None:

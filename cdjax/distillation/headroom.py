@@ -54,7 +54,8 @@ def headroom(
 
     Args:
         alignments: what each arm compares.
-        activations: the teacher's, of each arm, as for `target_similarity`.
+        activations: the teacher's, of each arm, as for `target_similarity`; of one that compares
+            what units write, that, as a `Target` has it.
     """
     keys, found = list(alignments), {key: {} for key in alignments}
     for i, a in enumerate(keys):
@@ -85,6 +86,8 @@ def _groups(one: Alignment, other: Alignment, rows: int):
 
 def _target(alignment: Alignment, activations: np.ndarray, rows, pair: int, k: int):
     """Returns what one class of an alignment has of these rows in a layer pair, `[n, features]`."""
+    if alignment.written:  # the units of each class are summed already
+        return jnp.asarray(activations[rows, pair], jnp.float32).reshape(len(rows), -1)
     taken = rows if alignment.teacher_rows is None else alignment.teacher_rows[rows]
     features = jnp.asarray(activations[taken, pair], jnp.float32)
     flat = features.reshape(len(rows), -1)

@@ -3,11 +3,6 @@
 import dataclasses
 
 import numpy as np
-from sklearn.metrics import (
-    adjusted_rand_score,
-    mutual_info_score,
-    normalized_mutual_info_score,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +26,11 @@ def agreement(
     classes: np.ndarray, labels: np.ndarray, *, permutations: int = 200, seed: int = 0
 ) -> Agreement:
     """Compares classes `[N]` with labels `[N]`, and with permuted classes as a baseline."""
+    from sklearn.metrics import (  # takes seconds to import
+        adjusted_rand_score,
+        normalized_mutual_info_score,
+    )
+
     rng = np.random.default_rng(seed)
     permuted = [rng.permutation(classes) for _ in range(permutations)]
     chance_nmi = [normalized_mutual_info_score(labels, drawn) for drawn in permuted]
@@ -57,6 +57,8 @@ def answer_information(classes: np.ndarray, answers: np.ndarray) -> float:
     from the problems at hand it is too high, by far where answers are many and problems few; see
     `chance_information`.
     """
+    from sklearn.metrics import mutual_info_score  # takes seconds to import
+
     return float(mutual_info_score(answers, classes) / np.log(2))
 
 

@@ -1,7 +1,6 @@
 """Circuits of two searches, whose classes have no common order, matched and compared."""
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from cdjax.circuits.masks import random_masks
 from cdjax.evaluation.living import overlap_among
@@ -17,6 +16,8 @@ def matched_overlap(first: np.ndarray, second: np.ndarray, living: np.ndarray) -
         second: bool `[K', L, U]`.
         living: bool `[L, U]`.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     between = overlap_among(np.concatenate([first, second]), living)[: len(first), len(first) :]
     rows, columns = linear_sum_assignment(-between)
     return float(between[rows, columns].mean())

@@ -1,7 +1,6 @@
 """How far two scores put neurons into the same order."""
 
 import numpy as np
-from scipy import stats
 
 
 def rank_correlation(scores: np.ndarray, reference: np.ndarray, among: np.ndarray) -> float:
@@ -16,6 +15,8 @@ def rank_correlation(scores: np.ndarray, reference: np.ndarray, among: np.ndarra
         −1 to 1; NaN where of some class fewer than two units are compared, or one side puts them
         in no order.
     """
+    from scipy import stats  # half a second, which no launcher's --help is to wait for
+
     found = []
     for ranking, compared in zip(scores, np.broadcast_to(among, scores.shape), strict=True):
         ours, wanted = ranking[compared], reference[compared]

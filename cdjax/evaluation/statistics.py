@@ -1,10 +1,10 @@
 """How far the mean of a few measurements can be trusted."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 SAMPLES = 2000  # resamples of a bootstrap
 _BLOCK = 256  # of them at once, so that their weights need little memory as floats
@@ -65,6 +65,34 @@ def resampled_means(
     return means.reshape(samples, *values.shape[:-1])
 
 
+def cluster_interval(
+    groups: Sequence[ArrayLike], *, level: float = 0.95, samples: int = SAMPLES, seed: int = 0
+) -> tuple[float, float] | None:
+    """Returns a percentile bootstrap interval of the mean over clusters, and values within each.
+
+    Clusters are resampled, and then the values of each that was drawn, so that the interval covers
+    other clusters with other values: students differ by their seed, and all of them by the circuits
+    that one discovery found in one teacher.
+
+    Args:
+        groups: the values of each cluster, such as the gains by student seed of each discovery.
+        level: coverage, in (0, 1).
+        samples: resamples.
+        seed: of the resampling.
+
+    Returns:
+        None for fewer than two clusters, which tell nothing of others.
+    """
+    if len(groups) < 2:
+        return None
+    rng, groups = np.random.default_rng(seed), [np.asarray(group, np.float64) for group in groups]
+    draws = [
+        np.mean([rng.choice(groups[i], len(groups[i])).mean() for i in chosen])
+        for chosen in rng.integers(len(groups), size=(samples, len(groups)))
+    ]
+    return percentile_interval(draws, level)
+
+
 @functools.lru_cache(maxsize=4)
 def resampled_counts(n: int, samples: int, seed: int) -> np.ndarray:
     """Returns how often each of n things is drawn in each resample of n, uint16 `[samples, n]`."""
@@ -92,6 +120,8 @@ def student_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float,
     """
     if len(values) < 2:
         return None
+    from scipy import stats  # half a second
+
     half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
     mean = float(np.mean(values))
     return mean - half, mean + half
@@ -108,6 +138,8 @@ def paired_p(differences: ArrayLike) -> float | None:
         return None
     if np.ptp(values) == 0:
         return float(values[0] == 0)
+    from scipy import stats  # half a second
+
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 
@@ -127,6 +159,8 @@ def equivalence_p(differences: ArrayLike, margin: float) -> float | None:
         return None
     if np.ptp(values) == 0:
         return float(abs(values[0]) >= margin)
+    from scipy import stats  # half a second
+
     above = stats.ttest_1samp(values, -margin, alternative='greater').pvalue
     below = stats.ttest_1samp(values, margin, alternative='less').pvalue
     return float(max(above, below))

@@ -24,6 +24,7 @@ from cdjax.inference.rows import (
 from cdjax.inference.sweeps import (
     circuit_model,
     predict_circuits,
+    predict_each,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     'neuron_means',
     'predict',
     'predict_circuits',
+    'predict_each',
 ]

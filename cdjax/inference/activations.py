@@ -1,6 +1,7 @@
 """What a model says and does at the answer position of each problem."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,7 @@ def answer_logits_and_activations(
     layers: tuple[int, ...] | None = None,
     positions: tuple[int, ...] | None = None,
     top_k: tuple[int, float] | None = None,
+    read: Callable[..., tuple[jax.Array, jax.Array]] = answer_activations,
     mesh: Mesh | None = None,
     tokens_per_pass: int = TOKENS_PER_PASS,
     description: str | None = None,
@@ -67,12 +69,13 @@ def answer_logits_and_activations(
         layers: as in `answer_activations`.
         positions: as in `answer_activations`.
         top_k: k and a temperature, where the logits are to be `TopKLogits`.
+        read: what is returned in place of the activations, called like `answer_activations`.
         mesh: the mesh; one device if None.
         tokens_per_pass: see `rows_per_pass`.
         description: shows a progress bar under this name.
     """
     return map_rows(
-        answer_rows(site, layers, positions, top_k),
+        answer_rows(site, layers, positions, top_k, read),
         model,
         {'tokens': dataset.tokens, 'lengths': dataset.lengths},
         mesh=mesh,
@@ -87,11 +90,12 @@ def answer_rows(
     layers: tuple[int, ...] | None,
     positions: tuple[int, ...] | None,
     top_k: tuple[int, float] | None,
+    read: Callable[..., tuple[jax.Array, jax.Array]] = answer_activations,
 ):
     """Returns the function of model and rows that `answer_logits_and_activations` maps."""
 
     def rows_of(model, rows):
-        logits, activations = answer_activations(
+        logits, activations = read(
             model, rows['tokens'], rows['lengths'], site=site, layers=layers, positions=positions
         )
         if top_k is not None:

@@ -6,6 +6,8 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.ablation import keep_only
 from cdjax.data import Dataset
+from cdjax.data.encoding import NO_TOKEN
+from cdjax.inference.predictions import answer_columns
 from cdjax.inference.rows import map_rows
 from cdjax.losses.numerics import softmax_kl
 from cdjax.models import Llama
@@ -24,7 +26,7 @@ def circuit_divergences(
 ) -> np.ndarray:
     """Returns KL(the model ‖ the model with only each circuit) of each problem, float32 `[N, K]`.
 
-    In nats, at the answer position, all other neurons at their mean.
+    In nats, at the answer, of several tokens the sum; all other neurons at their mean.
 
     Args:
         model: the model.
@@ -40,7 +42,8 @@ def circuit_divergences(
         'masks': split_neurons(np.asarray(masks, bool), mesh),
         'fill': split_neurons(np.asarray(fill, np.float32), mesh),
     }
-    rows = {'tokens': dataset.tokens, 'lengths': dataset.lengths}
+    names = ('tokens', 'lengths', 'answers')
+    rows = {name: getattr(dataset, name) for name in names}
     settings = {'mesh': mesh, 'tokens_per_pass': tokens_per_pass}
     return map_rows(_divergence_rows, constants, rows, **settings)
 
@@ -50,7 +53,12 @@ def _divergence_rows(constants, rows):
 
     def logits(mask_1xLxF=None):
         edits = None if mask_1xLxF is None else {'neurons': keep_only(mask_1xLxF, fill)}
-        return model(rows['tokens'], edits=edits, logits_at=rows['lengths'] - 1)[0]
+        return model(rows['tokens'], edits=edits, logits_at=answer_columns(rows))[0]
 
     whole, masks = logits(), constants['masks']
-    return jnp.stack([softmax_kl(whole, logits(m[None])) for m in masks], axis=1)
+
+    def divergence(mask_LxF):
+        kl = softmax_kl(whole, logits(mask_LxF[None]))
+        return kl if kl.ndim == 1 else jnp.where(rows['answers'] != NO_TOKEN, kl, 0).sum(axis=1)
+
+    return jnp.stack([divergence(m) for m in masks], axis=1)

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.classifier import Encoding
 from cdjax.data import Dataset
+from cdjax.data.token_rows import counted_columns
 from cdjax.inference.rows import map_rows
 from cdjax.models import Capture, Llama
 from cdjax.run.options import TOKENS_PER_PASS
@@ -35,8 +36,12 @@ def encode(
     Raises:
         InputError: a layer or a position that the model or the prompts lack.
     """
-    encoding.check(model.config, dataset.tokens.shape[1])
-    positions = None if encoding.positions is None else tuple(encoding.positions)
+    length = dataset.prompt_columns
+    encoding.check(model.config, length)
+    positions = None if length == dataset.tokens.shape[1] else tuple(range(length))
+    if encoding.positions is not None:
+        # From the start of the row: behind the prompt may stand an answer, which is not read.
+        positions = tuple(at % length for at in encoding.positions)
     return map_rows(
         _encode_rows(encoding.layer, positions),
         model,
@@ -55,6 +60,10 @@ def _encode_rows(layer: int, positions: tuple[int, ...] | None):
     def encode_rows(model, rows):
         _, activations = model(rows['tokens'], capture=(capture,), logits_at=())
         residual_BxTxd = activations['residual'][0].astype(jnp.float32)
+        counted_BxT = counted_columns(rows['tokens'])
+        if counted_BxT is not None:
+            read = slice(None) if positions is None else np.array(positions)
+            residual_BxTxd = jnp.where(counted_BxT[:, read, None], residual_BxTxd, 0)
         return residual_BxTxd.reshape(residual_BxTxd.shape[0], -1)
 
     return encode_rows

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cdjax.inference.predictions import logit_difference
+from cdjax.inference.predictions import answer_columns, logit_difference
 from cdjax.models import SITES, Capture, Edit, Llama
 
 
@@ -18,6 +18,7 @@ def metric_gradients(
     metric: Callable[[jax.Array, dict[str, jax.Array]], jax.Array] = logit_difference,
     remat: str = 'none',
     backward: str = 'gradient',
+    dtype=None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the activations of a batch, and the gradient of a metric with respect to them.
 
@@ -26,12 +27,14 @@ def metric_gradients(
 
     Args:
         model: the model.
-        rows: `tokens [B, T]`, `lengths [B]`, and what the metric reads.
+        rows: `tokens [B, T]`, `lengths [B]`, and what the metric reads; without `answers` it is
+            given the logits of their first token.
         site: where the shift is.
         edits: edits in force, before the shift.
-        metric: (logits `[B, V]` at the answer position, rows) -> one number a row `[B]`.
+        metric: (logits `[B, V]` or `[B, A, V]` at the answer, rows) -> one number a row `[B]`.
         remat: see `Llama`.
         backward: see `Llama`: with 'relp' the gradients are coefficients of relevance.
+        dtype: see `Llama`.
 
     Returns:
         Activations, after the edits, in the dtype of the computation, and gradients, float32;
@@ -46,9 +49,10 @@ def metric_gradients(
             rows['tokens'],
             edits={**edits, site: shifted},
             capture=(Capture(site),),
-            logits_at=rows['lengths'] - 1,
+            logits_at=answer_columns(rows) if 'answers' in rows else rows['lengths'] - 1,
             remat=remat,
             backward=backward,
+            dtype=dtype,
         )
         return metric(logits, rows).sum(), activations[site]
 

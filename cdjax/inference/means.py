@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cdjax.data import Dataset
+from cdjax.data.token_rows import counted_columns
 from cdjax.errors import InputError
 from cdjax.inference.rows import mean_rows
 from cdjax.models import Capture, Llama
@@ -24,6 +25,9 @@ def neuron_means(
 ) -> np.ndarray:
     """Returns the mean activation of a site at each position, float32 `[L, T, ...]`.
 
+    Rows of several lengths are aligned where their answers begin, so a position is counted from
+    there, and the mean is over the rows that have it.
+
     Args:
         model: the model.
         dataset: the problems.
@@ -33,10 +37,11 @@ def neuron_means(
         description: shows a progress bar under this name.
 
     Raises:
-        InputError: prompts of different lengths, whose positions would mix tokens and padding.
+        InputError: prompts of different lengths that are not aligned, whose positions would mix
+            tokens and padding.
     """
     check_one_length(dataset)
-    return mean_rows(
+    means = mean_rows(
         site_activations(site),
         model,
         {'tokens': dataset.tokens},
@@ -44,6 +49,7 @@ def neuron_means(
         tokens_per_pass=tokens_per_pass,
         description=description,
     )
+    return _of_counted(means, dataset)
 
 
 def neuron_deviations(
@@ -77,11 +83,11 @@ def neuron_deviations(
         tokens_per_pass=tokens_per_pass,
         description=description,
     )
-    return np.sqrt(squares)
+    return np.sqrt(_of_counted(squares, dataset))
 
 
 def check_one_length(dataset: Dataset) -> None:
-    """Raises InputError for prompts of several lengths, which have no mean at a position."""
+    """Raises InputError for rows that end at several columns, which have no mean at a position."""
     shortest, longest = dataset.lengths.min(), dataset.lengths.max()
     if shortest != longest:
         raise InputError(
@@ -90,13 +96,31 @@ def check_one_length(dataset: Dataset) -> None:
         )
 
 
+def _counted_only(values_BxLxT, tokens):
+    """Returns zeros in place of values `[B, L, T, ...]` at columns that are of no row."""
+    counted_BxT = counted_columns(tokens)
+    if counted_BxT is None:
+        return values_BxLxT
+    shape = (len(counted_BxT), 1, counted_BxT.shape[1], *(1,) * (values_BxLxT.ndim - 3))
+    return jnp.where(counted_BxT.reshape(shape), values_BxLxT, 0)
+
+
+def _of_counted(means_LxT: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Returns means `[L, T, ...]` over the rows that have a column, of means over all rows."""
+    counted_NxT = counted_columns(dataset.tokens)
+    if counted_NxT is None:
+        return means_LxT
+    share_T = counted_NxT.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return means_LxT / share_T.reshape(1, -1, *(1,) * (means_LxT.ndim - 2))
+
+
 @functools.cache
 def site_activations(site: str):
     """Returns the function whose mean `neuron_means` takes, one and the same for a site."""
 
     def activations(model, rows):
         _, captured = model(rows['tokens'], capture=(Capture(site),), logits_at=())
-        return jnp.moveaxis(captured[site], 1, 0)
+        return _counted_only(jnp.moveaxis(captured[site], 1, 0), rows['tokens'])
 
     return activations
 
@@ -107,6 +131,7 @@ def _squares_of(site: str):
 
     def squares(constants, rows):
         deviations = site_activations(site)(constants['model'], rows) - constants['means'][None]
-        return jnp.square(deviations.astype(jnp.float32))
+        squares = jnp.square(deviations.astype(jnp.float32))
+        return _counted_only(squares, rows['tokens'])
 
     return squares

@@ -13,8 +13,8 @@ from cdjax.errors import InputError
 from cdjax.parallel.mesh import FSDP, one_device, put_batch
 from cdjax.parallel.multihost import in_order
 from cdjax.parallel.preemption import heed_preemption
-from cdjax.run.metrics import progress
 from cdjax.run.options import TOKENS_PER_PASS
+from cdjax.run.progress import progress
 
 # The column that holds the class of each row, beside those that a function reads.
 _CLASSES = 'class of the row'
@@ -24,6 +24,10 @@ def rows_per_pass(
     total: int, length: int, ways: int, tokens_per_pass: int = TOKENS_PER_PASS
 ) -> int:
     """Returns the rows of a pass, a multiple of `ways`: at least one for each, at most all.
+
+    The last pass is filled up with rows that do not count. Passes are full, so that data sets share
+    a compilation, unless that made a quarter more rows than there are: 600 are two passes of 300,
+    for two of 585 would cost 1170.
 
     Args:
         total: rows that there are (N).
@@ -37,7 +41,10 @@ def rows_per_pass(
     if tokens_per_pass < 1:
         raise InputError(f'tokens_per_pass={tokens_per_pass}: at least 1 is needed')
     of_each = max(tokens_per_pass // (length * ways), 1)
-    return min(of_each, -(-max(total, 1) // ways)) * ways
+    passes = -(-max(total, 1) // (of_each * ways))
+    if passes * of_each * ways <= 1.25 * total:
+        return of_each * ways
+    return -(-max(total, 1) // (passes * ways)) * ways
 
 
 def map_rows(
@@ -141,7 +148,8 @@ def _batches(jitted, constants, rows, mesh, tokens_per_pass, description):
     total, length = rows['tokens'].shape
     size = rows_per_pass(total, length, mesh.shape[FSDP], tokens_per_pass)
     waiting = None
-    with jax.set_mesh(mesh), progress(total, description or '', unit='row') as bar:
+    bar = progress(total, description or '', unit='row', stage=False)
+    with jax.set_mesh(mesh), bar:
         bar.disable = bar.disable or description is None
         for start in range(0, total, size):
             heed_preemption()

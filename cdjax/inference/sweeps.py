@@ -1,11 +1,16 @@
-"""Many circuits on the same problems: each is a smaller model, for what is ablated is a constant.
+"""Many sets of circuits on the same problems, under one compilation.
 
-A neuron that is zero or at its mean whatever the prompt adds the same vector at each position. So
-a circuit of s of F neurons a layer costs s/F of the MLPs, and its products round no worse.
+`predict_each` takes whatever `predict` takes. What no mask changes, the prompts up to the first
+neurons that are edited and the counterfactual prompts, is computed once for all of them.
+
+`predict_circuits` is for circuits that are small, where others are zero or at their mean: a neuron
+that is a constant whatever the prompt adds the same vector at each position. So a circuit of s of
+F neurons a layer is a smaller model that costs s/F of the MLPs, and its products round no worse.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +18,19 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from cdjax.circuits.ablation import keep_only
 from cdjax.data import Dataset
+from cdjax.data.token_rows import read_once
 from cdjax.errors import InputError
-from cdjax.inference.predictions import Predictions, answer_scores
+from cdjax.inference.predictions import (
+    Predictions,
+    ablation_inputs,
+    answer_columns,
+    answer_scores,
+    fill_of_rows,
+    scored_rows,
+    scores_under,
+)
 from cdjax.inference.rows import map_rows
 from cdjax.models import Edit, Llama
 from cdjax.parallel.mesh import one_device, split_neurons
@@ -23,6 +38,93 @@ from cdjax.run.options import TOKENS_PER_PASS
 
 # Widths of circuits are rounded up to a multiple of this, so that close ones share a compilation.
 _STEP = 64
+# Sets of masks that are on the devices at once. Fewer are filled up to it, and cost nothing: the
+# program is told how many there are.
+_AT_ONCE = 16
+
+
+def predict_each(
+    model: Llama,
+    dataset: Dataset,
+    masks: Sequence[np.ndarray],
+    *,
+    classes: np.ndarray | None = None,
+    fill: np.ndarray | None = None,
+    ablation: str = 'mean',
+    site: str = 'neurons',
+    mesh: Mesh | None = None,
+    tokens_per_pass: int = TOKENS_PER_PASS,
+    description: str | None = None,
+) -> list[Predictions]:
+    """Answers every problem under each of M sets of masks, as `predict` does under one.
+
+    However many sets there are, one program is compiled for masks of one K. In it a loop goes over
+    the sets, out of which XLA takes what is the same for all: of the first layer all but the down
+    projection, where layers are compiled one by one, and the counterfactual prompts.
+
+    Args:
+        model: the model.
+        dataset: N problems.
+        masks: M arrays `[K, L, U]`, as for `predict`.
+        classes: int `[N]`, which of the K masks is the problem's; mask 0 for all if None.
+        fill: as for `predict`.
+        ablation: as there.
+        site: as there.
+        mesh: as there.
+        tokens_per_pass: as there.
+        description: as there.
+
+    Raises:
+        InputError: as there.
+    """
+    mesh = one_device() if mesh is None else mesh
+    found = []
+    for start in range(0, len(masks), _AT_ONCE):
+        some = np.stack(masks[start : start + _AT_ONCE])
+        unused = np.zeros((_AT_ONCE - len(some), *some.shape[1:]), some.dtype)
+        constants, rows = ablation_inputs(
+            model,
+            dataset,
+            np.concatenate([some, unused]),
+            classes,
+            fill=fill,
+            ablation=ablation,
+            site=site,
+            mesh=mesh,
+            axes=('M', 'K'),
+        )
+        results = map_rows(
+            _rows_under_each(site),
+            {'model': model, 'count': np.int32(len(some)), **constants},
+            scored_rows(dataset) | rows,
+            mesh=mesh,
+            tokens_per_pass=tokens_per_pass,
+            description=description,
+        )
+        found += [Predictions(*(x[:, m] for x in results)) for m in range(len(some))]
+    return found
+
+
+@functools.cache
+def _rows_under_each(site: str):
+    """Returns the function that `map_rows` compiles, one and the same for a site."""
+
+    def rows_under_each(constants, rows):
+        fill = fill_of_rows(constants, rows, site)
+        rows = rows | {'tokens': read_once(rows['tokens'], constants['model'])}
+
+        def under(m, found):
+            masks_BxLxU = constants['masks'][m, rows['classes']]
+            edits = {site: keep_only(masks_BxLxU, fill, site)}
+            scores = scores_under(edits, constants, rows)
+            return jax.tree.map(lambda all_BxM, one_B: all_BxM.at[:, m].set(one_B), found, scores)
+
+        scores = jax.eval_shape(lambda: scores_under(None, constants, rows))
+        of_all = lambda x: jnp.zeros((len(x), _AT_ONCE, *x.shape[1:]), x.dtype)
+        empty = jax.tree.map(of_all, scores)
+        return jax.lax.fori_loop(0, constants['count'], under, empty)
+
+    return rows_under_each
 
 
 def circuit_model(
@@ -127,7 +229,7 @@ def predict_circuits(
             description=description,
         )
         if found is None:
-            found = [np.zeros((len(dataset), len(binary)), x.dtype) for x in results]
+            found = [np.zeros((len(dataset), *x.shape[1:]), x.dtype) for x in results]
         for whole, part in zip(found, results, strict=True):
             whole[index] = part[: len(index)]
     return [Predictions(*(x[:, m] for x in found)) for m in range(len(binary))]
@@ -139,10 +241,11 @@ def _circuit_rows(width: int):
 
     def circuit_rows(constants, rows):
         model, fill = constants['model'], constants.get('fill')
+        tokens = read_once(rows['tokens'], model)  # the circuit acts behind the prefix
 
         def under(mask_LxF):
             small, edits = circuit_model(model, mask_LxF, fill, width)
-            logits, _ = small(rows['tokens'], edits=edits, logits_at=rows['lengths'] - 1)
+            logits, _ = small(tokens, edits=edits, logits_at=answer_columns(rows))
             return answer_scores(logits, rows)
 
         by_mask = jax.lax.map(under, constants['masks'])

@@ -10,6 +10,7 @@ problems take `where`, bool [N], False for padding rows, which may hold anything
 discovery losses are flat, [K, D], or by layer, [K, L, F].
 """
 
+from cdjax.losses.alignment import SIMILARITIES, ActivationPair, alignment_loss
 from cdjax.losses.any_size import AnySizeWeights, any_size_loss
 from cdjax.losses.discovery import (
     CausalDiscoveryWeights,
@@ -29,15 +30,10 @@ from cdjax.losses.discovery import (
     usage_entropy,
 )
 from cdjax.losses.distillation import (
-    SIMILARITIES,
     TASKS,
-    ActivationPair,
     TopKLogits,
-    alignment_loss,
     cross_entropy,
     distillation_loss,
-    feature_mse,
-    init_projection,
     kd_loss,
     topk_kd_loss,
 )
@@ -49,6 +45,7 @@ from cdjax.losses.gates import (
     top_k_gate,
     top_k_mask,
 )
+from cdjax.losses.linear_map import init_projection, linear_map_r2
 from cdjax.losses.similarity import (
     HSIC,
     ClassCKA,
@@ -87,13 +84,13 @@ __all__ = [
     'discovery_loss',
     'distillation_loss',
     'faithfulness_kl',
-    'feature_mse',
     'hard_concrete_gate',
     'hard_concrete_open',
     'hsic',
     'init_projection',
     'kd_loss',
     'linear_cka',
+    'linear_map_r2',
     'log_uniform_sizes',
     'mask_overlap',
     'minibatch_cka',

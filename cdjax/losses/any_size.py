@@ -42,13 +42,16 @@ def any_size_loss(
     probabilities: jax.Array | None = None,
     without_own_logits: jax.Array | None = None,
     without_other_logits: jax.Array | None = None,
+    answered: jax.Array | None = None,
     weights: AnySizeWeights | None = None,
     offset: float = 0.02,
     where: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the objective of masks that are trained at every size, and its terms.
 
-    With KL_i = KL(softmax(full_i) ‖ softmax(·_i)), in nats:
+    With KL_i = KL(softmax(full_i) ‖ softmax(·_i)), in nats; of an answer of several tokens the sum
+    over them, each behind the right ones before it, which is the KL of the answers as a whole as
+    far as they go along that one:
 
     * `faithfulness`: `mean_g log(mean_{i of size g} KL_i(circuit) + offset)`. The logarithm gives
       every size the same say; in a plain mean the smallest, whose KL is large, drown the rest.
@@ -59,15 +62,16 @@ def any_size_loss(
       circuit of another class only.
 
     Args:
-        full_logits: [N, V] of the whole model; its gradient is stopped.
-        circuit_logits: [N, V] with only each problem's circuit left.
+        full_logits: [N, V] of the whole model, or [N, A, V] of A tokens; its gradient is stopped.
+        circuit_logits: like `full_logits`, with only each problem's circuit left.
         sizes: [N, G] one-hot rows, which of the sizes that circuit has. A size of no problem is
             left out.
         probabilities: [N, K] softmax of the classifier; None leaves `usage` out.
-        without_own_logits: [N, V] with each problem's circuit ablated; None leaves `completeness`
-            out.
-        without_other_logits: [N, V] with the circuit of another class ablated; None leaves
-            `selectivity` out.
+        without_own_logits: like `full_logits`, with each problem's circuit ablated; None leaves
+            `completeness` out.
+        without_other_logits: like `full_logits`, with the circuit of another class ablated; None
+            leaves `selectivity` out.
+        answered: bool [N, A], the tokens that an answer has; all if None.
         weights: the weight of each term.
         offset: added to a KL before its logarithm: below it there is little to be gained.
         where: bool [N], the valid rows; all of them if None.
@@ -79,13 +83,18 @@ def any_size_loss(
     Raises:
         ValueError: a weight, given as a number, of a term that is left out, `usage` excepted.
     """
-    chex.assert_rank([full_logits, circuit_logits, sizes], [2, 2, 2])
+    chex.assert_rank([full_logits, circuit_logits, sizes], [{2, 3}, {2, 3}, 2])
     chex.assert_equal_shape([full_logits, circuit_logits])
     weights = AnySizeWeights() if weights is None else weights
     (full,), (sizes,) = float32(jax.lax.stop_gradient(full_logits)), float32(sizes)
     valid, full = row_weights(where, len(full)), valid_rows(full, where)
     sizes = valid_rows(sizes, where)
-    divergence = lambda logits: softmax_kl(full, valid_rows(*float32(logits), where))
+
+    def divergence(logits):
+        kl = softmax_kl(full, valid_rows(*float32(logits), where))
+        if kl.ndim == 1:
+            return kl
+        return jnp.sum(kl if answered is None else jnp.where(answered, kl, 0.0), axis=1)
 
     kl_N = divergence(circuit_logits)
     count_G = product('n,ng->g', valid, sizes)

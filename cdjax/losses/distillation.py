@@ -5,27 +5,24 @@ valid rows, in nats.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from cdjax.losses.cka import MIN_ROWS, cka_loss
-from cdjax.losses.class_cka import RowMemory, class_conditional_cka_loss
+from cdjax.losses.alignment import ActivationPair, alignment_loss
+from cdjax.losses.cka import MIN_ROWS
 from cdjax.losses.numerics import (
     check_choice,
     float32,
     mean_rows,
-    product,
     safe_log,
-    safe_ratio,
     softmax_kl,
     valid_rows,
     weighted_sum,
 )
-from cdjax.losses.similarity import procrustes_distance, rsa
 
 
 def _check_temperature(temperature: float | jax.Array) -> None:
@@ -142,163 +139,9 @@ def topk_kd_loss(
     return teacher.temperature**2 * mean_rows(kl, where)
 
 
-def init_projection(key: jax.Array, student_width: int, teacher_width: int) -> jax.Array:
-    """Returns a [P, Q] float32 projection with variance 1/P, to train along with the student."""
-    return jax.random.normal(key, (student_width, teacher_width)) / jnp.sqrt(student_width)
-
-
-def feature_mse(
-    student: jax.Array,
-    teacher: jax.Array,
-    projection: jax.Array,
-    *,
-    where: jax.Array | None = None,
-) -> jax.Array:
-    """Returns the mean squared error of the teacher's features from a map of the student's.
-
-    `mean_{i,q} (s_i W - t_i)²`, the hint loss of FitNets (Romero et al. 2015, arXiv 1412.6550).
-    W is trained along with the student, and thrown away.
-
-    Args:
-        student: [N, P] features, any float dtype.
-        teacher: [N, Q] features of the same rows.
-        projection: [P, Q] float32, W; see `init_projection`.
-        where: [N] bool, False for padding rows.
-
-    Returns:
-        A float32 scalar >= 0.
-    """
-    chex.assert_rank([student, teacher], 2)
-    chex.assert_equal_shape_prefix([student, teacher], 1)
-    chex.assert_shape(projection, (student.shape[1], teacher.shape[1]))
-    s, t, w = float32(student, jax.lax.stop_gradient(teacher), projection)
-    error = product('np,pq->nq', valid_rows(s, where), w) - valid_rows(t, where)
-    return mean_rows(jnp.mean(jnp.square(error), axis=1), where)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ActivationPair:
-    """Activations of student and teacher to align, within classes where assignments are given.
-
-    Attributes:
-        student: [N, P].
-        teacher: [N, Q].
-        assignments: [N, K] one-hot rows, the classes of both models, or None for one CKA over
-            all rows and columns.
-        student_masks: [K, P] circuits of the student, or None for all its neurons.
-        teacher_masks: [K, Q] circuits of the teacher, or None for all its neurons.
-        memory: past rows for classes that are small in a batch, or None.
-    """
-
-    student: jax.Array
-    teacher: jax.Array
-    assignments: jax.Array | None = None
-    student_masks: jax.Array | None = None
-    teacher_masks: jax.Array | None = None
-    memory: RowMemory | None = None
-
-
-def _procrustes(x: jax.Array, y: jax.Array, where: jax.Array | None) -> jax.Array:
-    return 1 - procrustes_distance(x, y, where=where) / 2
-
-
-def _rsa(x: jax.Array, y: jax.Array, where: jax.Array | None) -> jax.Array:
-    return rsa(x, y, where=where)
-
-
 # Where the answers that a student learns may be from: the teacher's distribution, as its student
 # covers it or settles in it, or the labels.
 TASKS = ('kd', 'reverse_kd', 'cross_entropy')
-
-# What an alignment may maximise: `(x [N, P], y [N, Q], where [N]) -> at most 1`. CKA has functions
-# of its own, for a memory of past rows and for both forms.
-SIMILARITIES: dict[str, Callable[..., jax.Array] | None] = {
-    'cka': None,
-    'procrustes': _procrustes,
-    'rsa': _rsa,
-}
-
-
-def alignment_loss(
-    pair: ActivationPair,
-    *,
-    similarity: str = 'cka',
-    where: jax.Array | None = None,
-    min_count: int = MIN_ROWS,
-    debiased: bool = True,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns `1 - similarity` of a pair, and the number of classes too small to count.
-
-    Args:
-        pair: the activations; with assignments, the mean over classes of their own rows and
-            columns.
-        similarity: a key of `SIMILARITIES`: 'cka'; 'procrustes', `‖XᵀY‖_*` of centred sides of unit
-            norm; 'rsa', the correlation of squared distances.
-        where: [N] bool, False for padding rows.
-        min_count: the least number of rows of a class.
-        debiased: HSIC₁ rather than HSIC₀, of CKA.
-
-    Returns:
-        The float32 loss; and `classes_left_out`, float32, 0 where there are no classes.
-
-    Raises:
-        ValueError: if masks or a memory come without assignments, a memory with another similarity
-            than CKA, the similarity is unknown, and as `linear_cka`.
-    """
-    check_choice('similarity', similarity, tuple(SIMILARITIES))
-    if pair.assignments is None:
-        for name in ('student_masks', 'teacher_masks', 'memory'):
-            if getattr(pair, name) is not None:
-                raise ValueError(
-                    f'{name} of an ActivationPair belong to classes; give assignments too'
-                )
-    elif similarity == 'cka':
-        return class_conditional_cka_loss(
-            pair.student,
-            pair.teacher,
-            pair.assignments,
-            student_masks=pair.student_masks,
-            teacher_masks=pair.teacher_masks,
-            where=where,
-            min_count=min_count,
-            debiased=debiased,
-            memory=pair.memory,
-        )
-    else:
-        return _within_classes(pair, SIMILARITIES[similarity], where, min_count)
-    if similarity == 'cka':
-        loss = cka_loss(pair.student, pair.teacher, debiased=debiased, where=where)
-    else:
-        teacher = jax.lax.stop_gradient(pair.teacher)
-        loss = 1 - SIMILARITIES[similarity](pair.student, teacher, where)
-    return loss, {'classes_left_out': jnp.float32(0.0)}
-
-
-def _within_classes(
-    pair: ActivationPair, similarity: Callable, where: jax.Array | None, min_count: int
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns `1 - mean_k similarity_k` over the classes large enough, and how many were not."""
-    if pair.memory is not None:
-        raise ValueError('a memory of past rows is for CKA alone')
-    student, teacher = float32(pair.student, jax.lax.stop_gradient(pair.teacher))
-    masks = jax.lax.stop_gradient((pair.student_masks, pair.teacher_masks))
-    members = pair.assignments > 0.5
-    members = members if where is None else members & where[:, None]
-
-    def one_class(inputs):
-        rows, masks = inputs
-        x, y = (
-            side if mask is None else side * mask[None]
-            for side, mask in zip((student, teacher), masks, strict=True)
-        )
-        return similarity(x, y, rows), rows.sum()
-
-    values, counts = jax.lax.map(one_class, (members.T, masks))
-    valid = counts >= min_count
-    mean = safe_ratio(jnp.sum(jnp.where(valid, values, 0.0)), valid.sum().astype(jnp.float32))
-    left_out = jnp.sum(~valid).astype(jnp.float32)
-    return jnp.where(valid.any(), 1 - mean, 0.0), {'classes_left_out': left_out}
 
 
 def distillation_loss(

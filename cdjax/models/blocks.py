@@ -17,6 +17,7 @@ from flax import nnx
 
 from cdjax.models.config import LlamaConfig
 from cdjax.models.positions import take_positions
+from cdjax.models.prefix import Prefix
 from cdjax.models.rope import rotate
 from cdjax.parallel.mesh import constrain
 
@@ -77,16 +78,21 @@ class Attention(nnx.Module):
         v_BxSxJxh = split(self.v(x_BxTxd))
         if relp:  # the pattern depends on queries and keys alone
             q_BxPxHxh, k_BxSxJxh = jax.lax.stop_gradient((q_BxPxHxh, k_BxSxJxh))
-        if cache is not None:
-            cache = k_BxSxJxh, v_BxSxJxh = tuple(
-                write_rows(old, new, positions_BxT[:, 0])
-                for old, new in zip(cache, (k_BxSxJxh, v_BxSxJxh), strict=True)
-            )
-        if cache is None and read is None:
+        whole = cache is None and read is None
+        if isinstance(cache, Prefix):
+            k_BxSxJxh, v_BxSxJxh, at_BxS = cache.in_front_of(k_BxSxJxh, v_BxSxJxh, positions_BxT)
+            cache = None
+        else:
+            if cache is not None:
+                cache = k_BxSxJxh, v_BxSxJxh = tuple(
+                    write_rows(old, new, positions_BxT[:, 0])
+                    for old, new in zip(cache, (k_BxSxJxh, v_BxSxJxh), strict=True)
+                )
+            at_BxS = jnp.arange(k_BxSxJxh.shape[1])[None]
+        if whole:
             out = jax.nn.dot_product_attention(q_BxPxHxh, k_BxSxJxh, v_BxSxJxh, is_causal=True)
         else:
-            at_S = jnp.arange(k_BxSxJxh.shape[1])
-            seen = at_S[None, None, None, :] <= reading(positions_BxT)[:, None, :, None]
+            seen = at_BxS[:, None, None, :] <= reading(positions_BxT)[:, None, :, None]
             out = jax.nn.dot_product_attention(q_BxPxHxh, k_BxSxJxh, v_BxSxJxh, mask=seen)
         out = site('head_out', out)
         return site('attention_out', self.o(out.reshape(*out.shape[:2], -1))), cache

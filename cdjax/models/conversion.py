@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -45,6 +46,8 @@ class Conversion:
         check: whether the certificate is written, as TARGET.parity.json.
         golden: golden file to compare with, in place of torch; implies `check`.
         save_golden: golden file to write from torch's results; implies `check`.
+        keep_layers: the layers of the target, in ascending order; all if None. A student that is
+            cut from its teacher so starts with what is left of it.
     """
 
     source: str
@@ -55,6 +58,25 @@ class Conversion:
     check: bool = False
     golden: str | None = None
     save_golden: str | None = None
+    keep_layers: tuple[int, ...] | None = None
+
+
+def keep_layers(model: Llama, layers: tuple[int, ...]) -> Llama:
+    """Returns a model of some layers of another, the others dropped.
+
+    Raises:
+        InputError: layers that the model lacks, or not in ascending order.
+    """
+    most = model.config.num_layers
+    if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < most:
+        raise InputError(
+            f'keep_layers={",".join(map(str, layers))}: name layers of 0 to {most - 1}, each once '
+            'and in ascending order'
+        )
+    cut = jax.tree.map(lambda leaf: leaf, model)  # a tree of its own
+    cut.config = dataclasses.replace(model.config, num_layers=len(layers))
+    cut.layers = jax.tree.map(lambda leaf: leaf[np.asarray(layers)], model.layers)
+    return cut
 
 
 def convert(conversion: Conversion, mesh: Mesh | None = None) -> Path:
@@ -108,6 +130,8 @@ def convert(conversion: Conversion, mesh: Mesh | None = None) -> Path:
             write_certificate(certificate, stages)
     if c.dtype is not None:
         model = _cast(model, c.dtype)
+    if c.keep_layers is not None:
+        model, golden = keep_layers(model, c.keep_layers), None  # which is of all layers
 
     files = {'tokenizer_from': source, 'require_tokenizer': False}
     if trainings := read_training_data(source):

@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
@@ -31,7 +30,7 @@ from cdjax.models.tensor_files import (
 from cdjax.parallel.mesh import parameter_shardings
 from cdjax.run.buckets import is_remote, local_folder
 from cdjax.run.json_file import read_json
-from cdjax.run.metrics import progress
+from cdjax.run.progress import Progress, progress
 
 # A buffer that old exports carry; it follows from the config.
 IGNORED_SUFFIX = '.rotary_emb.inv_freq'
@@ -207,7 +206,7 @@ class _SliceReader:
     shape: tuple[int, ...]
     dtype: np.dtype
     damaged: list[str]
-    bar: tqdm.tqdm
+    bar: Progress
 
     def __call__(self, index: tuple[slice, ...]) -> np.ndarray:
         """Returns `parameter[index]`, contiguous and in the dtype that was asked for."""

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cdjax.data.token_rows import TokenRows
 from cdjax.errors import InputError
 from cdjax.models.blocks import Block, Embedding, Linear, RMSNorm
 from cdjax.models.captures import Capture, blocks_needed, check_captures, positions_read
@@ -22,6 +23,7 @@ from cdjax.models.config import LlamaConfig
 from cdjax.models.edits import Edit, apply_edit, check_edits, edit_at, split_layers
 from cdjax.models.layers import run_loop, run_unrolled
 from cdjax.models.positions import Positions, take_positions
+from cdjax.models.prefix import Prefix, row_positions
 from cdjax.models.rope import rope_rotation
 from cdjax.models.sites import RESIDUAL
 from cdjax.parallel.mesh import constrain
@@ -95,7 +97,7 @@ class Llama(nnx.Module):
 
     def __call__(
         self,
-        tokens: jax.Array,
+        tokens: jax.Array | TokenRows,
         *,
         edits: dict[str, Edit] | None = None,
         capture: Sequence[str | Capture] = (),
@@ -105,42 +107,60 @@ class Llama(nnx.Module):
         remat: str = 'none',
         backward: str = 'gradient',
     ) -> tuple[jax.Array | None, dict[str, jax.Array]]:
-        """Runs the model on right-padded rows.
+        """Runs the model on rows of tokens.
 
         Args:
-            tokens: int `[B, T]`; attention is causal, so padding on the right is never seen.
+            tokens: int `[B, T]`; attention is causal, so padding on the right is never seen. Or
+                `TokenRows`, padded on the left too or behind a prefix, which is read once for all
+                rows: T is that of the rows alone, and so are edits and captures.
             edits: an affine edit for each site to be changed (see `Edit`).
             capture: what activations are returned, as they are after the edit: a `Capture`, or a
                 site for all of its layers.
             positions: the positions captured at the sites that `capture` gives by name alone, as
                 in `Capture`; all of them where None.
             logits_at: the position whose logits are returned, one int for all rows or an int
-                array `[B]`; all positions where None. With `()` there are no logits, and the
-                model stops behind what is captured: to read the embeddings no block runs.
+                array `[B]`, or several, `[B, P]`; all positions where None. With `()` there are no
+                logits, and the model stops behind what is captured: to read the embeddings no
+                block runs.
             dtype: dtype of the computation; that of the parameters where None. Products of float32
                 are float32 on every accelerator (`cdjax.precision`).
             remat: key of `REMAT_POLICIES`, what a backward pass keeps of each block.
             backward: one of `BACKWARDS`, what it computes; what is returned here is the same.
 
         Returns:
-            `logits`, float32 `[B, T, V]`, with `logits_at` `[B, V]`, or None; and `activations`,
-            for each captured site `[L', B, T', ...]` in the dtype of the computation.
+            `logits`, float32 `[B, T, V]`, with `logits_at` `[B, V]` or `[B, P, V]`, or None; and
+            `activations`, for each captured site `[L', B, T', ...]` in the computation's dtype.
 
         Raises:
             InputError: an unknown site, an edit that does not fit, layers or positions that are
                 not there, an unknown `remat` or `backward`.
         """
-        starts_B = jnp.zeros(tokens.shape[0], jnp.int32)
         captures = check_captures(capture, positions, self.config, *tokens.shape)
         if backward not in BACKWARDS:
             raise InputError(f'unknown backward {backward!r}; choose one of {", ".join(BACKWARDS)}')
         rules = {'relp': True} if backward == 'relp' else {}
         dtype = dtype or self.embed.weight.dtype
+        behind = None
+        if isinstance(tokens, TokenRows):
+            behind = self.read_prefix(tokens.prefix, dtype) if tokens.read is None else tokens.read
+            positions_BxT = row_positions(tokens.starts, tokens.shape[1], len(tokens.prefix))
+            tokens = tokens.tokens
+        else:
+            positions_BxT = _positions_from(jnp.zeros(len(tokens), jnp.int32), tokens)
         with exact_products(dtype):
             logits, activations, _ = self._run_blocks(
-                tokens, starts_B, None, edits or {}, captures, logits_at, dtype, remat, rules
+                tokens, positions_BxT, behind, edits or {}, captures, logits_at, dtype, remat, rules
             )
         return logits, activations
+
+    def read_prefix(self, tokens: tuple[int, ...], dtype=None) -> Prefix:
+        """Returns keys and values of tokens that stand in front of every row; there may be none."""
+        dtype = dtype or self.embed.weight.dtype
+        cache = self.init_cache(1, len(tokens), dtype)
+        if tokens:
+            at_1xP = jnp.asarray([tokens], jnp.int32)
+            _, cache = self.decode(at_1xP, cache, dtype=dtype)
+        return Prefix(cache.keys, cache.values)
 
     def decode(
         self,
@@ -168,8 +188,9 @@ class Llama(nnx.Module):
         cached = cache.keys, cache.values
         dtype = dtype or self.embed.weight.dtype
         with exact_products(dtype):
+            at_BxT = _positions_from(cache.lengths, tokens)
             logits, _, (keys, values) = self._run_blocks(
-                tokens, cache.lengths, cached, edits or {}, {}, logits_at, dtype, 'none', {}
+                tokens, at_BxT, cached, edits or {}, {}, logits_at, dtype, 'none', {}
             )
         return logits, KVCache(keys, values, cache.lengths + tokens.shape[1])
 
@@ -180,7 +201,9 @@ class Llama(nnx.Module):
         empty = jnp.zeros(shape, dtype or self.embed.weight.dtype)
         return KVCache(empty, empty, jnp.zeros(batch_size, jnp.int32))
 
-    def _run_blocks(self, tokens, starts_B, cache, edits, captures, logits_at, dtype, remat, rules):
+    def _run_blocks(
+        self, tokens, positions_BxT, cache, edits, captures, logits_at, dtype, remat, rules
+    ):
         """Runs the blocks that are needed; returns logits, activations and the cache."""
         c, (B, T) = self.config, tokens.shape
         edits = check_edits(edits, c, B, T)
@@ -197,7 +220,6 @@ class Llama(nnx.Module):
         unrolled = depth == c.num_layers <= MAX_UNROLLED_LAYERS and REMAT_POLICIES[remat] is None
         read = positions_read(captures, logits_at, depth - 1, T) if unrolled else None
 
-        positions_BxT = starts_B[:, None] + jnp.arange(T)[None, :]
         rotation = rope_rotation(c, positions_BxT)
         edits_of_layer, scanned_edits = split_layers(edits, c.num_layers)
         reached = {RESIDUAL.key}
@@ -256,7 +278,8 @@ class Llama(nnx.Module):
         # Picked before the head, so that [B, T, V] is never made.
         x_BxPxd = take_positions(x_BxTxd, logits_at) if read is None else x_BxTxd
         logits = self._logits(x_BxPxd, rules)
-        return logits if logits_at is None else logits[:, 0], activations, cache
+        several = logits_at is None or getattr(logits_at, 'ndim', 1) == 2
+        return logits if several else logits[:, 0], activations, cache
 
     def _logits(self, x_BxPxd, rules):
         tied = self.config.tie_embeddings
@@ -265,6 +288,10 @@ class Llama(nnx.Module):
         return jnp.matmul(
             x_BxPxd, head_dxV.astype(x_BxPxd.dtype), preferred_element_type=jnp.float32
         )
+
+
+def _positions_from(starts_B, tokens_BxT):
+    return starts_B[:, None] + jnp.arange(tokens_BxT.shape[1])[None, :]
 
 
 def _as_positions(logits_at, batch):

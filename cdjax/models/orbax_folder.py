@@ -25,7 +25,6 @@ from cdjax.models.target_folder import (
 )
 from cdjax.parallel.mesh import make_mesh, parameter_shardings
 from cdjax.run.buckets import is_remote
-from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.checksums import tree_names
 from cdjax.run.folder import absolute
 from cdjax.run.json_file import read_json
@@ -62,6 +61,8 @@ def save_orbax(
         InputError: the target exists, cannot be written or lacks room; `tokenizer_from` holds no
             tokenizer.
     """
+    from cdjax.run.checkpoints import Checkpoints  # Orbax is slow to import
+
     target = absolute(path)
     leaves = jax.tree.leaves(model)
     writes = jax.process_index() == 0
@@ -110,6 +111,8 @@ def load_orbax(path: str | os.PathLike, *, mesh: Mesh | None = None) -> Llama:
     Raises:
         InputError: the folder is no such one, or its parameters are damaged.
     """
+    from cdjax.run.checkpoints import Checkpoints  # Orbax is slow to import
+
     source = epath.Path(path)
     if not is_orbax_folder(source):
         raise InputError(f'{source} is no folder that experiments.convert made ({_DTYPES} lacks)')

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from cdjax.errors import InputError
 from cdjax.run.json_file import read_json
-from cdjax.run.metrics import progress
+from cdjax.run.progress import progress
 
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 CHUNK_BYTES = 1 << 23

@@ -200,7 +200,7 @@ def batch_sharding(mesh: Mesh, name: str, shape: Sequence[int]) -> NamedSharding
     return NamedSharding(mesh, _fitting(axes, shape, dict(mesh.shape)))
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
+def put_batch(batch: Any, mesh: Mesh, *, of_steps: bool = False) -> Any:
     """Puts a batch on the mesh as `batch_sharding` says.
 
     Every process holds the same global batch in host memory (batches are a pure function of
@@ -209,6 +209,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     Args:
         batch: a pytree of arrays [B, ...], the same on every process.
         mesh: the mesh.
+        of_steps: the arrays are those of several steps, [M, B, ...].
 
     Returns:
         The tree as global arrays. Leaves that already lie on this mesh are left alone.
@@ -220,10 +221,13 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     def put(path, leaf):
         if isinstance(leaf, jax.Array) and getattr(leaf.sharding, 'mesh', None) == mesh:
             return leaf
-        shape = np.shape(leaf)
+        shape = np.shape(leaf)[of_steps:]
         if shape:
             check_batch(shape[0], mesh)
-        return _put(leaf, batch_sharding(mesh, path_name(path), shape))
+        sharding = batch_sharding(mesh, path_name(path), shape)
+        if of_steps:
+            sharding = NamedSharding(mesh, P(None, *sharding.spec))
+        return _put(leaf, sharding)
 
     return jax.tree_util.tree_map_with_path(put, batch)
 

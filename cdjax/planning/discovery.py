@@ -82,8 +82,8 @@ class DiscoveryJob:
     @property
     def stores(self) -> tuple[str, ...]:
         """What is stored of each problem and model: `logits`, `activations`."""
-        left_out = 'logits' if self.config.recompute_logits else None
-        return tuple(kind for kind in self.config.objective.stores if kind != left_out)
+        # Of joint models the larger vocabulary decides; they have one.
+        return self.config.stores(self.teacher, self.num_problems)
 
     @property
     def store_bytes(self) -> int:
@@ -123,7 +123,7 @@ class DiscoveryJob:
             )
             for _ in range(objective.passes):
                 step += of_step(backward='activations', remat=config.remat)
-            for _ in range(objective.forward_passes + config.recompute_logits):
+            for _ in range(objective.forward_passes + config.asks_again(self.stores)):
                 step += of_step(backward='none')
         return [*passes, step]
 
@@ -176,6 +176,7 @@ class DiscoveryJob:
         batch = {
             **row('tokens', (B, T), jnp.int32),
             **row('lengths', (B,), jnp.int32),
+            **row('answers', (B,), jnp.int32),
             **row('counterfactual_tokens', (B, T), jnp.int32),
             **(
                 row('encoding', (B, width), jnp.float32)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.readings import READINGS
 from cdjax.errors import InputError
 from cdjax.inference.activations import answer_rows
 from cdjax.inference.rows import jit_rows, rows_per_pass
@@ -32,7 +33,7 @@ from cdjax.planning.job import (
 )
 from cdjax.planning.roofline import Work, llama_work
 from cdjax.run.options import RunOptions
-from cdjax.training.distillation import DistillationConfig, make_step
+from cdjax.training.distillation import DistillationConfig, first_memory, make_step
 from cdjax.training.optimizer import make_optimizer
 from cdjax.training.step import jit_step
 
@@ -76,6 +77,8 @@ class DistillationJob:
         if self.alignment is not None:
             self.config.check_aligned(self.num_problems)
             self.alignment.check_memory(self.config.microbatches)
+            if self.alignment.interchange:
+                raise InputError('similarity=interchange is not planned: plan the arm without it')
         suited = self.config.suited_to(pretrained=self.keep_start)
         object.__setattr__(self, 'config', suited)
 
@@ -150,7 +153,9 @@ class DistillationJob:
         of_teacher, of_student = self.works(mesh.shape[FSDP], mesh.shape[TENSOR])
         top_k = None if config.top_k is None else (config.top_k, config.temperature)
         what = Alignment() if self.alignment is None else self.alignment
-        said = answer_rows(what.site, self.stored_layers, what.positions, top_k)
+        said = answer_rows(
+            what.site, self.stored_layers, what.positions, top_k, READINGS[what.stored].read
+        )
         collect = jit_rows(said, mesh, several=True)
         size = (self.rows_of_pass(mesh.shape[FSDP]), self.length)
         return [
@@ -177,11 +182,11 @@ class DistillationJob:
             )
             batch['teacher_logits'] = TopKLogits(values, tokens, config.temperature)
         if alignment is not None:
-            pairs, shape = len(alignment.pairs), alignment.features_shape(self.teacher)
+            pairs, shape = len(alignment.pairs), alignment.compared_shape(self.teacher)
             dtype, K = jnp.dtype(self.teacher_dtype), alignment.num_classes
             batch |= row('teacher_activations', (B, pairs, *shape), dtype)
-            widths = math.prod(alignment.features_shape(self.student)), math.prod(shape)
-            memories = jax.eval_shape(lambda: alignment.empty_memories(*widths))
+            widths = math.prod(alignment.compared_shape(self.student)), math.prod(shape)
+            memories = jax.eval_shape(lambda: first_memory(alignment, config, *widths))
             state = dataclasses.replace(state, memory=everywhere(memories, mesh))
             if K is not None:
                 batch |= row('classes', (B,), jnp.int32)

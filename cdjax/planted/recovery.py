@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from cdjax.circuits.masks import binarize
 from cdjax.evaluation.classes import agreement
@@ -67,6 +66,8 @@ def _auroc(causal: np.ndarray, score: np.ndarray, among: np.ndarray) -> float | 
     here = causal[among]
     if here.all() or not here.any():
         return None
+    from sklearn.metrics import roc_auc_score  # takes seconds to import
+
     return float(roc_auc_score(here, score[among]))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from cdjax import wording
 from cdjax.circuits.methods import LEARNED, RANDOM_MASKS
 from cdjax.distillation.arms import CIRCUITS, KD, RANDOM
+from cdjax.distillation.headroom import CLOSE, too_close
 from cdjax.report.comparisons import (
     MORE,
     SAME,
@@ -23,7 +24,7 @@ from cdjax.report.names import start_name
 from cdjax.wording import percent, points, points_interval
 
 Results = Mapping[str, Any]
-ENOUGH_SEEDS, SETTLED = 5, 0.01
+ENOUGH_SEEDS, SETTLED, LEVEL = 5, 0.01, 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,13 @@ def _of_circuits(study: Results) -> Iterator[Check]:
         if own.verdict == MORE and own.interval[0] <= found['random_interval'][1]:
             check = dataclasses.replace(check, answer='not told apart from random masks')
         yield check
+    needless = study['minimality']['needless']
+    yield Check(
+        'Does every part of the circuits matter?',
+        'no' if needless else 'yes',
+        f'{percent(needless)} of their neurons are in tenths that do not',
+        'circuits',
+    )
     leak = study['leak'][LEARNED.classes]
     if leak['most_bits']:
         constant = leak['constant_answer_accuracy']
@@ -102,6 +110,7 @@ def _of_students(results: Results) -> Iterator[Check]:
             if gap is not None:
                 question = f'Do students of class circuits from {start_name(start)} reach more than'
                 yield _more(f'{question} those of {other.phrase}?', gap, 'arms')
+        yield from _of_arms(start, found)
     changes, seeds = last_changes(results), fewest_seeds(results)
     if changes:
         most = max(map(abs, changes))
@@ -127,6 +136,28 @@ def _of_students(results: Results) -> Iterator[Check]:
             f'p = {wording.listing([wording.number(chance, 3) for chance in chances])}',
             'moved',
         )
+
+
+def _of_arms(start: str, found: Results) -> Iterator[Check]:
+    """Yields whether the arms of a start could differ, and whether a gain holds among many."""
+    alike = found['headroom'].get(CIRCUITS.key)
+    if alike:
+        close = too_close(found['headroom'], CIRCUITS.key)
+        yield Check(
+            f'Do the arms from {start_name(start)} ask students for different things?',
+            'no' if len(close) == len(alike) else 'some' if close else 'yes',
+            f'targets of {len(close)} of {len(alike)} are like that of class circuits '
+            f'(CKA above {wording.number(CLOSE)})',
+            'arms',
+        )
+    for row in found['table']:
+        if row['arm'] == CIRCUITS.key and row.get('p_holm') is not None:
+            yield Check(
+                f'Does their gain over KD hold among all arms from {start_name(start)}?',
+                'yes' if row['gain'] > 0 and row['p_holm'] < LEVEL else 'not told apart',
+                f'p = {wording.number(row["p_holm"], 3)} after Holm’s correction',
+                'arms',
+            )
 
 
 def _more(question: str, gap: Difference, section: str) -> Check:

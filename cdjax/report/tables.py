@@ -15,10 +15,12 @@ from cdjax.report.comparisons import (
     at_circuit_size,
     point_difference,
 )
+from cdjax.report.names import arm_name
 
 Results = Mapping[str, Any]
 Row = dict[str, Any]
 
+TESTS = ('p', 'p_holm', 'p_equivalent')  # of `cdjax.studies.arms.summarise`
 MAX_COLUMNS = 12  # labels with more values (such as the answer) are not tabulated
 
 
@@ -73,6 +75,51 @@ def circuit_arm_rows(found: Results) -> list[tuple[str, Difference]]:
         if row['arm'] != CIRCUITS.key
     ]
     return [(title, gap) for title, gap in gaps if gap is not None]
+
+
+def significance_rows(found: Results) -> list[Row]:
+    """Returns the arms of one start whose gain over KD is tested: those of two seeds or more.
+
+    Each has `title`, `p`, `p_holm`, `p_equivalent` and `steps`, see `cdjax.studies.arms.summarise`;
+    `steps` is the mean over seeds, None where one of them never reaches the accuracy.
+    """
+    rows = []
+    for row in found['table']:
+        if row.get('p') is None:
+            continue
+        steps = row['steps_to_reach']
+        mean = None if None in steps else sum(steps) / len(steps)
+        rows.append({**{key: row[key] for key in ('title', *TESTS)}, 'steps': mean})
+    return rows
+
+
+def headroom_rows(headroom: Results) -> tuple[str, list[tuple[str, float | None]]] | None:
+    """Returns an arm, and how alike its target inside the teacher is to each other arm's.
+
+    It is the arm of class circuits, or without it the first that aligns anything; None where fewer
+    than two do.
+
+    Args:
+        headroom: of one start, see `Students.headroom`.
+    """
+    if len(headroom) < 2:
+        return None
+    base = CIRCUITS.key if CIRCUITS.key in headroom else next(iter(headroom))
+    of = headroom[base].items()
+    return arm_name(base), [(arm_name(other), similarity) for other, similarity in of]
+
+
+def minimality_rows(study: Results) -> list[Row]:
+    """Returns the tenths of the circuits, the highest scores first, less which they are measured.
+
+    Each has `tenth` (from 1), `neurons`, `accuracy`, `drop` of the answer's probability with
+    `drop_interval`, and `matters`.
+    """
+    found = study['minimality']
+    return [
+        {**block, 'tenth': i, 'matters': block['drop'] >= found['matters']}
+        for i, block in enumerate(found['blocks'], 1)
+    ]
 
 
 def class_tables(study: Results) -> list[Row]:

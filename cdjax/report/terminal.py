@@ -5,10 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdjax.circuits.methods import LEARNED
-from cdjax.distillation.arms import CIRCUITS
 from cdjax.report.comparisons import at_circuit_size
+from cdjax.report.mechanism_table import mechanism_table
 from cdjax.report.names import start_name
-from cdjax.report.tables import arm_rows, circuit_rows, moved_rows
+from cdjax.report.tables import (
+    TESTS,
+    arm_rows,
+    circuit_rows,
+    headroom_rows,
+    moved_rows,
+    significance_rows,
+)
+from cdjax.studies.arms import EQUIVALENT, REACH
 from cdjax.studies.extra import STUDIES
 from cdjax.wording import (
     ABSENT,
@@ -37,6 +45,7 @@ def summary(results: Mapping[str, Any]) -> str:
         headroom_table({start: found['headroom'] for start, found in results['starts'].items()}),
         arms_table(results['starts']),
         _text(_rediscovery(results['rediscovery'])),
+        mechanism_table(results['starts']),
         *(_text(_study(key, result)) for key, result in results['studies'].items()),
     ]
     return '\n\n'.join(part for part in parts if part)
@@ -61,11 +70,38 @@ def headroom_table(headroom: Mapping[str, Any]) -> str:
     """
     lines = []
     for start, found in headroom.items():
-        if len(found) < 2:
+        told = headroom_rows(found)
+        if told is None:
             continue
-        base = CIRCUITS.key if CIRCUITS.key in found else next(iter(found))
+        base, others = told
         lines.append(f'Headroom, starting from {start_name(start)}: CKA with the target of {base}')
-        lines += [f'  with {other:<34}{number(value):>6}' for other, value in found[base].items()]
+        lines += [f'  {other:<48}{number(value):>6}' for other, value in others]
+    return _text(lines)
+
+
+def kept_line(kept: Mapping[str, int]) -> str:
+    """Returns a line on the problems that are kept because the teacher answers them."""
+    return f'only correct: {kept["right"]:,} of {kept["of"]:,} problems, those the teacher answers'
+
+
+def accuracy_table(found: Mapping[str, Any]) -> str:
+    """Returns the accuracy by range of operands and number of solved examples.
+
+    Args:
+        found: what `cdjax.studies.accuracy.measure_accuracy` returns.
+    """
+    cells = found['cells']
+    shots = list(dict.fromkeys(cell['shots'] for cell in cells))
+    head = ''.join(f'{f"{n} shown":>24}' for n in shots)
+    title = 'Accuracy by range of operands and solved examples, of whole answers'
+    lines = [title, ' ' * 12 + head]
+    for low, high in dict.fromkeys((cell['low'], cell['high']) for cell in cells):
+        line = f'{f"{low} to {high}":12}'
+        for cell in cells:
+            if (cell['low'], cell['high']) == (low, high):
+                shown = f'{percent(cell["accuracy"])} {percent_interval(cell["interval"])}'
+                line += f'{shown:>24}'
+        lines.append(line)
     return _text(lines)
 
 
@@ -231,11 +267,53 @@ def _arms(start: str, found) -> list[str]:
             gain = points(gap.value)
             gain += f' {points_interval(gap.interval)}' if gap.interval else ' (one seed)'
         lines.append(f'{row["title"]:<36}{cells}{100 * row["mean"]:>8.1f}  {gain}')
+    lines += _primary(found)
     if len(seeds) > len(shown):
         lines.append(f'(the first {len(shown)} of {len(seeds)} seeds; means are over all)')
+    lines += _tests(found)
     if found['first'] is not None:
         before = ', '.join(percent(value, 1) for value in found['first']['unseen'][:_SEEDS_SHOWN])
         lines.append(f'before distillation: {before}')
+    return lines
+
+
+def _primary(found) -> list[str]:
+    """Returns the comparison that was decided on beforehand, if one was."""
+    told = found.get('primary')
+    if told is None:
+        return []
+    interval = f' {points_interval(told["interval"])}' if told['interval'] else ''
+    p, equal = number(told['p'], 3), number(told['p_equivalent'], 3)
+    return textwrap.wrap(
+        f'Primary, decided beforehand (analysis {told["analysis"]}): {told["arm"]} minus '
+        f'{told["against"]}, {count(len(told["seeds"]), "seed")}: {points(told["difference"])} '
+        f'points{interval}, p {p}; within ±1 point: p {equal}',
+        WIDTH,
+    )
+
+
+def pooled_lines(rows) -> str:
+    """Returns the gains of several tables taken together, see `studies.analysis.pooled_table`."""
+    lines = ['All tables together: gain over KD, points [bootstrap of tables and students]']
+    for row in rows:
+        interval = f' {points_interval(row["interval"])}' if row['interval'] else ' (one table)'
+        of = f'{count(row["tables"], "table")}, {count(row["students"], "student")}'
+        lines.append(f'{row["title"]:<36}{points(row["gain"]):>7}{interval:<18}{of:>28}')
+    return _text(lines)
+
+
+def _tests(found) -> list[str]:
+    """Returns what tests say of the gains over KD, where there are seeds enough to test them."""
+    rows = significance_rows(found)
+    if not rows:
+        return []
+    within = f'p, within ±{exact_percent(EQUIVALENT).removesuffix(f"{NBSP}%")} point'
+    reach = f'steps to {exact_percent(REACH)}'
+    lines = [f'{"Tests of the gain over KD":<36}{"p":>8}{"Holm":>8}{within:>20}{reach:>16}']
+    for row in rows:
+        p, corrected, equivalent = (number(row[key], 3) for key in TESTS)
+        steps = ABSENT if row['steps'] is None else f'{row["steps"]:,.0f}'
+        lines.append(f'{row["title"]:<36}{p:>8}{corrected:>8}{equivalent:>20}{steps:>16}')
     return lines
 
 

@@ -10,11 +10,13 @@ import jinja2
 from etils import epath
 
 from cdjax import wording
+from cdjax.distillation.headroom import CLOSE
 from cdjax.errors import InputError
 from cdjax.report import findings, maps, summary, tables
 from cdjax.report.arm_dots import arm_dots
 from cdjax.report.chart import Chart, plain
 from cdjax.report.comparisons import at_circuit_size
+from cdjax.report.mechanism_dots import mechanism_dots
 from cdjax.report.method_curves import method_curves
 from cdjax.report.names import TEMPLATES, start_name
 from cdjax.report.neuron_cards import neuron_cards
@@ -25,6 +27,7 @@ from cdjax.run.folder import stored_config, write_atomically
 from cdjax.run.metrics import read_metrics
 from cdjax.run.provenance import read_provenance
 from cdjax.run.results import from_text
+from cdjax.studies.arms import EQUIVALENT, REACH
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.study import Section, Table
 
@@ -106,13 +109,16 @@ def render(
             found=_found(results),
             checks=summary.checks(results),
             tables=tables,
+            equivalent=EQUIVALENT,
+            reach=REACH,
+            close=CLOSE,
             chart=charts,
             charts=drawn,
             cards=cards,
             history=history,
             gradients=gradient_rows(histories),
             limits=findings.limits(results, config),
-            provenance=describe(config, provenance),
+            provenance=describe(config, provenance, study.get('family')),
             studies=studies,
         )
     )
@@ -187,6 +193,7 @@ def _charts(results, config, history) -> dict[str, Chart | None]:
     for start, found in starts.items():
         charts[f'arms-{start}'] = arm_curves(start, found)
         charts[f'dots-{start}'] = arm_dots(start, found)
+        charts[f'mechanism-{start}'] = mechanism_dots(start, found)
     if results['rediscovery']:
         matrices = {}
         # Students of another start belong to circuits discovered anew, jointly with them.

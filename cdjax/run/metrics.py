@@ -1,4 +1,4 @@
-"""Numbers of a run: metrics.jsonl, TensorBoard, and progress bars.
+"""Numbers of a run: metrics.jsonl and TensorBoard.
 
 `metrics.jsonl` holds one JSON object a line: `step`, `time` (Unix seconds), and the metrics.
 A run that continues from step n keeps the lines up to n and drops what came later, so that the
@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping
 
 import jax
-import tqdm
 from etils import epath
 
 from cdjax.run.buckets import is_remote
@@ -160,30 +159,3 @@ def _parse(line: str) -> dict | None:
 def _is_until(line: str, step: int) -> bool:
     record = _parse(line)
     return record is not None and record['step'] <= step
-
-
-def progress(
-    total: int | None, description: str, *, initial: int = 0, unit: str = 'step'
-) -> tqdm.tqdm:
-    """Returns a progress bar on stderr with rate and time left, silent except on process 0.
-
-    It appears after one second, so that short work prints nothing. In a log file, where every
-    refresh is a new line, it refreshes every 30 seconds.
-
-    Args:
-        total: units of work in all, None if unknown.
-        description: shown in front.
-        initial: units already done (a continued run).
-        unit: name of a unit.
-    """
-    return tqdm.tqdm(
-        total=total,
-        desc=description,
-        initial=initial,
-        unit=unit,
-        delay=1.0,
-        mininterval=0.5 if sys.stderr.isatty() else 30.0,
-        dynamic_ncols=True,
-        file=sys.stderr,
-        disable=jax.process_index() != 0,
-    )

@@ -51,7 +51,12 @@ def from_text(text: str, path: epath.Path) -> dict[str, Any]:
     return content
 
 
-def stored(path: epath.Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def stored(
+    path: epath.Path,
+    compute: Callable[[], dict[str, Any]],
+    *,
+    holds: Callable[[dict[str, Any]], bool] = lambda content: True,
+) -> dict[str, Any]:
     """Returns the JSON object at `path`; where there is none, computes and writes it first.
 
     Process 0 alone reads and writes, and hands to the others what it has read or written: a disk
@@ -60,13 +65,14 @@ def stored(path: epath.Path, compute: Callable[[], dict[str, Any]]) -> dict[str,
     Args:
         path: a file that ends in `.json`.
         compute: makes the object, see `to_text`. All processes compute together.
+        holds: whether what is there is what is asked for; computed anew where it is not.
 
     Raises:
         InputError: what is there is damaged, or of another version.
         Preempted: a SIGTERM came before there was something to compute.
     """
     text = from_process_0(lambda: path.read_text() if path.exists() else None)
-    if text is None:
+    if text is None or not holds(from_text(text, path)):
         heed_preemption()
         # Through text and back, so that a first and a continued run see the same types.
         computed = to_text(compute())

@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 from cdjax.data import Dataset, Split
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, KD, Given, arms_by_default
+from cdjax.distillation.interchange import Interchange
+from cdjax.distillation.store import TeacherStore
 from cdjax.errors import InputError, check_seed
 from cdjax.evaluation.statistics import (
     equivalence_p,
@@ -26,7 +28,8 @@ from cdjax.inference.predictions import predict
 from cdjax.losses import class_conditional_cka, linear_cka
 from cdjax.models import Llama, LlamaConfig
 from cdjax.run.options import RunOptions
-from cdjax.training.distillation import DistillationConfig, TeacherStore, distill
+from cdjax.studies.mechanism import MechanismConfig
+from cdjax.training.distillation import DistillationConfig, distill
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 
 STARTS = {
@@ -56,6 +59,11 @@ class ArmsConfig:
             outside the share, so that it has memorised nothing of the share.
         evaluate_every: steps between evaluations on unseen forms.
         max_problems: problems of an evaluation, at most.
+        primary: two of the arms, the comparison that the table is made for and that is decided on
+            before it is: the accuracy of the first minus that of the second, paired by seed. None
+            where nothing is decided, and all comparisons are looks at what came out.
+        mechanism: key of the method that finds circuits in every student, whose mechanism is then
+            held against the teacher's, see `cdjax.studies.mechanism`; not looked at if None.
     """
 
     distillation: DistillationConfig = DistillationConfig()
@@ -66,6 +74,8 @@ class ArmsConfig:
     head_start_steps: int = 300
     evaluate_every: int = EVALUATE_EVERY
     max_problems: int = 1500
+    primary: tuple[str, str] | None = None
+    mechanism: str | None = None
 
     def __post_init__(self):
         if self.arms is None:
@@ -78,6 +88,15 @@ class ArmsConfig:
             if unknown or not values:
                 raise InputError(f'{field}={",".join(values)}: choose from {", ".join(known)}')
         check_site(self.arms, self.alignment)
+        if self.mechanism is not None:
+            MechanismConfig(self.mechanism)  # one that finds nothing is refused
+        if self.primary is not None:
+            absent = [arm for arm in self.primary if arm not in self.arms]
+            if absent or len(set(self.primary)) != 2:
+                raise InputError(
+                    f'primary={",".join(self.primary)}: name two of the arms that are run, '
+                    f'{", ".join(self.arms)}'
+                )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f'seeds={list(self.seeds)}: name at least one, and each of them once')
         for seed in self.seeds:
@@ -111,7 +130,17 @@ class ArmsConfig:
 
 
 def check_site(arms: Sequence[str], alignment: Alignment) -> None:
-    """Raises InputError for arms of circuits, which are of neurons, at another site."""
+    """Raises InputError for arms of circuits, which are of neurons, at another site.
+
+    Likewise for what patches circuits in an arm that has none.
+    """
+    if alignment.interchange:
+        bare = [key for key in arms if ARMS[key].align is not None and not ARMS[key].needs_circuits]
+        if bare:
+            raise InputError(
+                f'similarity={alignment.similarity} patches circuits, and there are none in '
+                f'{", ".join(bare)}: leave it out'
+            )
     of_circuits = [key for key in arms if ARMS[key].needs_circuits]
     if of_circuits and alignment.site != 'neurons':
         raise InputError(
@@ -168,6 +197,9 @@ def run_arm(
     mesh: Mesh | None = None,
     workdir: epath.Path | None = None,
     description: str,
+    alignment: Alignment | None = None,
+    learned_from: TeacherStore | None = None,
+    interchange: Interchange | None = None,
     options: RunOptions = RunOptions(),
 ) -> tuple[Llama, dict[str, Any]]:
     """Distils one student and measures it on unseen forms.
@@ -184,6 +216,9 @@ def run_arm(
         mesh: the mesh; one device if None.
         workdir: folder of this run; None to keep nothing of it.
         description: name on the progress bar.
+        alignment: what the arm makes of what it is given, None for answers alone.
+        learned_from: what the alignment reads of the teacher; `store` if None.
+        interchange: see `distill`.
         options: what the distillation writes and checks on the way.
 
     Returns:
@@ -194,13 +229,17 @@ def run_arm(
     unseen = evaluated_rows(split, config)
     problems = dataset[unseen]
     shared = len(split.share)
+    own = given.student is not None
+    paired = given.within_classes(None, given.student_masks) if own else given.alignment
     model, history = distill(
         student,
-        store[:shared],
+        (store if learned_from is None else learned_from)[:shared],
         dataset[split.share],
         dataclasses.replace(config.distillation, seed=seed, task=ARMS[arm].task),
         mesh=mesh,
-        alignment=ARMS[arm].alignment(given),
+        alignment=alignment,
+        interchange=interchange,
+        paired=paired if alignment is None else alignment,
         description=description,
         workdir=workdir,
         evaluate=lambda model: {'accuracy': predict(model, problems, **passes).accuracy},

@@ -18,10 +18,18 @@ from cdjax.inference.predictions import predict
 from cdjax.models import Llama
 from cdjax.parallel.mesh import one_device
 from cdjax.parallel.multihost import as_process_0_sees
-from cdjax.run.folder import await_file, check_workdir, open_workdir, stored_config
+from cdjax.run.folder import as_json, await_file, check_workdir, open_workdir, stored_config
 from cdjax.run.options import RunOptions
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.methods import sort_in
+from cdjax.studies.outlook import (
+    Announce,
+    Outlook,
+    Stage,
+    discovery_bytes,
+    no_announcement,
+    training_stage,
+)
 from cdjax.studies.run import Run
 from cdjax.training.discovery import DiscoveryConfig, check_discovery, discover
 
@@ -59,6 +67,7 @@ def study_discovery(
     *,
     mesh: Mesh | None = None,
     options: RunOptions = RunOptions(),
+    announce: Announce = no_announcement,
 ) -> dict[str, Circuit]:
     """Discovers circuits and measures on unseen forms what they keep of the accuracy.
 
@@ -67,6 +76,7 @@ def study_discovery(
         workdir: the folder of the run; circuits are kept in `circuits/MODEL`.
         mesh: the mesh; one device if None.
         options: what the training writes and checks on the way.
+        announce: is told what is going to be done, before a model is loaded and the folder claimed.
 
     Returns:
         `teacher` and, where there is a checkpoint of one, `student` → circuits, whose
@@ -109,6 +119,7 @@ def study_discovery(
         facts['first_scores'] = [config.first_scores, digest[:16]]
     # A start that is refused claims nothing, for the corrected one would be another run.
     folder = check_workdir(workdir, facts, name='discover')
+    announce(Outlook('discover', folder, as_json(facts), _stages(config, inputs, folder), mesh))
     new = as_process_0_sees(lambda: stored_config(folder) is None)
     models = {'teacher': inputs.load_teacher(mesh)}
     if inputs.has_student:
@@ -137,6 +148,21 @@ def study_discovery(
         circuit.info['metrics'] = measure_circuit(run, models[name], circuit)
         circuit.save(paths[name])
     return circuits
+
+
+def _stages(config: DiscoveryStudyConfig, inputs: Inputs, folder: epath.Path) -> tuple[Stage, ...]:
+    models = {'teacher': (inputs.teacher_config, inputs.teacher_dtype)}
+    if inputs.has_student:
+        models['student'] = (inputs.student_config, 'float32')
+    search = training_stage(
+        f'discover: {" and ".join(models)}',
+        config.discovery.optimizer.steps,
+        folder,
+        *(folder / 'circuits' / f'{name}.json' for name in models),
+        memory=discovery_bytes(models, config.discovery, inputs.dataset.tokens.shape[1]),
+    )
+    # Asked again at each start: it takes seconds.
+    return search, Stage('measure circuits on unseen forms')
 
 
 def _search_for(
@@ -177,6 +203,9 @@ def check_accuracy(
     if not config.least_accuracy:
         return
     problems = inputs.dataset[inputs.split.train]
+    if inputs.right is not None:  # the teacher has been asked, and answers all that is left
+        config.require_accuracy('teacher', inputs.right['right'] / inputs.right['of'])
+        models = {name: model for name, model in models.items() if name != 'teacher'}
     for name, model in models.items():
         passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
         config.require_accuracy(name, predict(model, problems, **passes).accuracy)

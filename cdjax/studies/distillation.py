@@ -7,25 +7,37 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
-from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.alignment import Alignment, LayerPairs
 from cdjax.distillation.arms import ARMS, CIRCUITS, Given
 from cdjax.distillation.pairings import LAST, check_pairs, pair_layers, reads_models
+from cdjax.distillation.positions import locate
+from cdjax.distillation.readings import ACTIVATIONS
+from cdjax.distillation.store import check_positions_within
 from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
-from cdjax.models import LlamaConfig
+from cdjax.models import SITES, LlamaConfig
 from cdjax.parallel.mesh import one_device
-from cdjax.run.folder import check_workdir, open_workdir
+from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import EVALUATE_EVERY, check_site
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.layer_pairs import pair_by_doing
+from cdjax.studies.outlook import (
+    Announce,
+    Outlook,
+    Stage,
+    model_bytes,
+    no_announcement,
+    passes_stage,
+    training_bytes,
+    training_stage,
+)
 from cdjax.studies.run import Run
+from cdjax.studies.teacher_says import TeacherSays
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
 from cdjax.training.distillation import (
     DistillationConfig,
-    TeacherStore,
     check_distillation,
-    check_positions_within,
     distill,
 )
 from cdjax.training.memory import check_memory, least_training_bytes
@@ -97,6 +109,7 @@ class StudentStudy:
         workdir: the folder of the run.
         mesh: the mesh; one device if None.
         options: what the training writes and checks on the way.
+        announce: is told what is going to be done, before a model is loaded and the folder claimed.
 
     Raises:
         InputError: wrong inputs (see `Inputs`), circuits of another model, other problems or other
@@ -110,12 +123,16 @@ class StudentStudy:
         *,
         mesh: Mesh | None = None,
         options: RunOptions = RunOptions(),
+        announce: Announce = no_announcement,
     ):
         mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
+        located = locate(config.alignment, inputs.dataset, inputs.tokenizer)
+        config = dataclasses.replace(config, alignment=located)
         shapes = inputs.student_config, inputs.teacher_config
         trained = inputs.has_student
         check_pairs(config.layer_pairs, *shapes, trained=trained, most=config.most_pairs)
+        inputs.dataset.require_single_answers('distillation')
         check_positions_within(config.alignment.positions, inputs.dataset)
         arm = ARMS[config.arm]
         self._circuits = _load_circuits(config, inputs) if arm.needs_circuits else (None, None)
@@ -136,11 +153,12 @@ class StudentStudy:
             ('student_circuits', student),
         ):  # what lies under a path may be another the next time
             facts[name] = None if circuit is None else [facts[name], circuit.hash]
-        check_workdir(workdir, facts, name='distill')
+        folder = check_workdir(workdir, facts, name='distill')
+        announce(Outlook('distill', folder, as_json(facts), _stages(config, inputs, folder), mesh))
+        self._teacher = inputs.load_teacher(mesh)
         if student is not None:
             name = f'--student_circuits={config.student_circuits}'
             inputs.check_circuits(student, name, model=inputs.load_student(mesh))
-        self._teacher = inputs.load_teacher(mesh)
         if teacher is not None:
             name = f'--circuits={config.circuits}'
             inputs.check_circuits(teacher, name, model=self._teacher)
@@ -152,25 +170,31 @@ class StudentStudy:
         config, run, inputs = self.config, self._run, self._run.inputs
         share, unseen = inputs.dataset[inputs.split.share], inputs.dataset[inputs.split.test]
         accuracy = lambda model: predict(model, unseen, **run.passes).accuracy
-        alignment = self._alignment()
-        store = TeacherStore.build(
+        pairs, arm, seed = self._pairs(), ARMS[config.arm], config.distillation.seed
+        layers = () if arm.align is None else {teacher for _, teacher in pairs}
+        says = TeacherSays(
+            run,
+            inputs.split.share,
+            config.distillation,
+            config.alignment,
+            None if arm.other_layers else layers,
+            [arm],
             self._teacher,
-            share,
-            layers=() if alignment is None else alignment.teacher_layers,
-            site=config.alignment.site,
-            positions=config.alignment.positions,
-            top_k=config.distillation.top_k,
-            temperature=config.distillation.temperature,
-            **run.passes,
         )
+        alignment = self._alignment(pairs, says)
+        store = says.store(ACTIVATIONS.key if alignment is None else alignment.stored)
+        interchange = says.interchange(alignment, len(share), seed)
+        del says  # and with it, unless it is asked at every step, the teacher:
         del self._teacher  # its memory is the student's from here on
         model, _ = distill(
             inputs.load_student(run.mesh) if inputs.has_student else inputs.student_config,
             store,
             share,
-            dataclasses.replace(config.distillation, task=ARMS[config.arm].task),
+            dataclasses.replace(config.distillation, task=arm.task),
             mesh=run.mesh,
             alignment=alignment,
+            interchange=interchange,
+            paired=dataclasses.replace(config.alignment, pairs=pairs),
             description=f'distill: {config.arm}',
             workdir=run.workdir,
             evaluate=lambda model: {'accuracy': accuracy(model)},
@@ -183,27 +207,48 @@ class StudentStudy:
         run.save_student(model, folder, 'share', from_checkpoint=inputs.has_student)
         return Trained(model, folder, accuracy(model), len(unseen))
 
-    def _alignment(self) -> Alignment | None:
-        """Returns what the arm compares."""
+    def _pairs(self) -> LayerPairs:
+        """Returns the layers that are aligned; none where nothing asks for them."""
         config, inputs = self.config, self._run.inputs
-        if ARMS[config.arm].align is None:
-            return None
-        share, seed = inputs.split.share, config.distillation.seed
-        if reads_models(config.layer_pairs):
-            models = inputs.load_student(self._run.mesh), self._teacher
-            pairs = pair_by_doing(
-                config.layer_pairs,
-                models,
-                inputs,
-                config.alignment,
-                config.most_pairs,
-                seed,
-                self._run.passes,
-            )
-        else:
-            pairs = pair_layers(config.layer_pairs, inputs.student_config, inputs.teacher_config)
-        base = dataclasses.replace(config.alignment, pairs=pairs)
-        return ARMS[config.arm].alignment(Given(base, share, *self._circuits, seed=seed))
+        if ARMS[config.arm].align is None and config.distillation.trained == 'all':
+            return ()
+        if not reads_models(config.layer_pairs):
+            return pair_layers(config.layer_pairs, inputs.student_config, inputs.teacher_config)
+        return pair_by_doing(
+            config.layer_pairs,
+            (inputs.load_student(self._run.mesh), self._teacher),
+            inputs,
+            config.alignment,
+            config.most_pairs,
+            config.distillation.seed,
+            self._run.passes,
+        )
+
+    def _alignment(self, pairs: LayerPairs, says: TeacherSays) -> Alignment | None:
+        """Returns what the arm compares."""
+        config, inputs, arm = self.config, self._run.inputs, ARMS[self.config.arm]
+        share, shape = inputs.split.share, inputs.student_config
+        given = Given(
+            dataclasses.replace(config.alignment, pairs=pairs),
+            share,
+            *self._circuits,
+            seed=config.distillation.seed,
+            contribution=says.contribution(len(share)) if arm.needs_contribution else None,
+            student_shape=(shape.num_layers, SITES[config.alignment.site].units(shape)),
+        )
+        return arm.alignment(given)
+
+
+def _stages(config: StudentConfig, inputs: Inputs, folder: epath.Path) -> tuple[Stage, ...]:
+    training, length = config.distillation, inputs.dataset.tokens.shape[1]
+    # The teacher is let go before the student is made.
+    teacher = model_bytes(inputs.teacher_config, inputs.teacher_dtype)
+    memory = max(teacher, training_bytes(inputs.student_config, training, length))
+    steps = training.optimizer.steps
+    return (
+        training_stage(f'distill: {config.arm}', steps, folder, memory=memory),
+        passes_stage('export the student', folder / 'student'),
+    )
 
 
 def check_student_memory(config: DistillationConfig, inputs: Inputs, mesh: Mesh) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 from jax.sharding import Mesh
@@ -22,6 +23,7 @@ from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.methods import check_methods, methods_by_default, run_methods
 from cdjax.studies.run import Run
 from cdjax.training.discovery import DiscoveryConfig
+from cdjax.wording import count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,11 @@ class EvaluationConfig:
 
 
 def evaluate_circuits(
-    config: EvaluationConfig, *, mesh: Mesh | None = None, options: RunOptions = RunOptions()
+    config: EvaluationConfig,
+    *,
+    mesh: Mesh | None = None,
+    options: RunOptions = RunOptions(),
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Measures saved circuits on unseen forms, beside those of methods that train nothing.
 
@@ -53,6 +59,7 @@ def evaluate_circuits(
         config: what is measured.
         mesh: the mesh; one device if None.
         options: of passes.
+        say: is told in one line what is going to be measured, before a model is loaded.
 
     Returns:
         What `study_circuits` returns, and in `config` what it was measured on and how; with a
@@ -77,6 +84,11 @@ def evaluate_circuits(
     )
     known = config.ground_truth is not None
     truth = read_ground_truth(config.ground_truth, inputs) if known else None
+    problems = len(unseen_rows(inputs.split, study))
+    say(
+        f'{count(circuit.num_classes, "circuit")} of {config.circuits} beside '
+        f'{count(len(study.methods), "method")}, on {count(problems, "unseen problem")}'
+    )
     model = inputs.load_teacher(mesh)
     inputs.check_circuits(circuit, name, model=model)
     rankings = run_methods(
@@ -105,6 +117,8 @@ def evaluate_circuits(
             seed=study.seed,
             **passes,
         )
+    if inputs.right is not None:
+        found['only_correct'] = inputs.right
     origin = {'circuits': [config.circuits, circuit.hash], 'inputs': inputs.facts()}
     return {
         'config': json.loads(json.dumps(origin | {'study': dataclasses.asdict(study)})),

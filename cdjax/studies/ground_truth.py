@@ -12,7 +12,7 @@ from cdjax.circuits.methods import LEARNED, METHODS
 from cdjax.data import Dataset
 from cdjax.errors import InputError
 from cdjax.models import Llama
-from cdjax.planted.ground_truth import GroundTruth
+from cdjax.planted.ground_truth import NAME, GroundTruth
 from cdjax.planted.recovery import mean_recovery, recovery
 from cdjax.studies.circuits import Ablated
 from cdjax.studies.inputs import Inputs
@@ -38,6 +38,20 @@ def read_ground_truth(path: str, inputs: Inputs) -> GroundTruth:
             'so there is nothing to be found; leave the flag out'
         )
     return truth
+
+
+def planted_classes(inputs: Inputs) -> np.ndarray | None:
+    """Returns the classes that were planted in the teacher, int `[N]`, None where none are told.
+
+    Args:
+        inputs: the teacher and the problems; a ground truth of other problems says nothing.
+    """
+    folder = inputs.teacher_path
+    if folder is None or not (epath.Path(folder) / f'{NAME}.json').exists():
+        return None
+    truth = GroundTruth.load(epath.Path(folder))
+    here = truth.info.get('data') == inputs.dataset.hash and truth.num_classes > 1
+    return truth.assignments if here else None
 
 
 def study_recovery(

@@ -5,10 +5,11 @@ import functools
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 import cdjax
@@ -29,12 +30,14 @@ from cdjax.data.training_data import (
     training_data_file,
 )
 from cdjax.errors import InputError
+from cdjax.inference.predictions import predict
 from cdjax.models import Llama, LlamaConfig, load_huggingface
 from cdjax.models.config import PRESETS
 from cdjax.models.hub import resolve_checkpoint, resolve_shape
 from cdjax.models.huggingface import check_huggingface
 from cdjax.models.tensor_files import fingerprint
 from cdjax.parallel.mesh import init_sharded
+from cdjax.studies.tokenizers import check_same_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,7 +58,11 @@ class InputsConfig:
         share: part of the training forms that distillation may use.
         test: part of all canonical forms that is held out.
         split_seed: of the split by canonical form.
-        prompt_prefix: text before each prompt; arithmetic problems have their own.
+        prompt_prefix: text before each prompt; arithmetic problems have their own, like the next.
+        answer_tokens: tokens of an answer at most.
+        answer_end: text that ends each answer, and has to be predicted too.
+        only_correct: leave out the problems that the teacher, whole, answers wrong; whose circuits
+            are searched for then is what it can do.
         teacher: a checkpoint folder or a hub id; the embedded teacher if None.
         student: a checkpoint to start from, or a preset's name for a student from nothing of that
             shape; if None, one from nothing of half the teacher's width.
@@ -69,6 +76,9 @@ class InputsConfig:
     test: float = TEST
     split_seed: int = 0
     prompt_prefix: str = ''
+    answer_tokens: int = 1
+    answer_end: str = ''
+    only_correct: bool = False
     teacher: str | None = None
     student: str | None = None
     teacher_dtype: str = 'stored'
@@ -82,6 +92,12 @@ class InputsConfig:
             raise InputError(
                 f'teacher_dtype={self.teacher_dtype}: choose one of {", ".join(TEACHER_DTYPES)}'
             )
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How the problems of a task other than arithmetic are encoded, see `encode_task`."""
+        names = ('prompt_prefix', 'answer_tokens', 'answer_end')
+        return {name: getattr(self, name) for name in names}
 
     @property
     def has_student(self) -> bool:
@@ -101,14 +117,18 @@ class Inputs:
         tokenizer: the teacher's; with random weights, where its folder has none, one of our own
             that like Llama 3's has one token for each number.
         tokenizer_path: the folder that holds it, None for our own.
-        dataset: all problems that fit the tokenizer.
+        dataset: all problems that fit the tokenizer; with `only_correct`, from the moment that the
+            teacher is loaded on, those that it answers.
+        right: how many problems the teacher answers, and of how many; None unless only those are
+            kept.
         split: their split by canonical form.
         trainings: what the student to start from was trained on, as far as its folder says.
 
     Raises:
         InputError: a folder without config or tokenizer, a preset where weights are needed, a
-            student of another vocabulary, a task file with a broken line, a range that leaves the
-            tokenizer's single-token numbers, a student that was trained on problems held out here.
+            student of another vocabulary, tokenizer or rule for BOS, a task file with a broken
+            line, a range that leaves the tokenizer's single-token numbers, a student that was
+            trained on problems held out here.
     """
 
     def __init__(self, config: InputsConfig):
@@ -125,9 +145,11 @@ class Inputs:
             self.tokenizer = _stand_in_tokenizer(self.teacher_config.vocab_size)
         else:
             self.tokenizer = _read_tokenizer(self.teacher_path)
-        self.dataset: Dataset = encode_task(
-            config.task, self.tokenizer, prompt_prefix=config.prompt_prefix
-        )
+            if _has_tokenizer(self.student_path):
+                theirs = _read_tokenizer(self.student_path)
+                check_same_tokenizer(self.tokenizer, theirs, self.student_path, '1')
+        self.dataset: Dataset = encode_task(config.task, self.tokenizer, **config.encoding)
+        self._all, self.right = self.dataset, None
         self.split: Split = split(
             self.dataset, share=config.share, test=config.test, seed=config.split_seed
         )
@@ -211,7 +233,7 @@ class Inputs:
         weights = lambda folder: None if random or folder is None else fingerprint(folder)
         return {
             **dataclasses.asdict(self.config),
-            'data': self.dataset.hash,
+            'data': self._all.hash,
             'tokenizer': tokenizer_hash(self.tokenizer),
             'teacher_weights': weights(self.teacher_path),
             'student_weights': weights(self.student_path),
@@ -221,13 +243,17 @@ class Inputs:
     def origin(self) -> dict:
         """What circuits that are discovered in these inputs record of them."""
         config = self.config
-        return {
+        origin = {
             'tokenizer': tokenizer_hash(self.tokenizer),
             'split': {'split_seed': config.split_seed, 'share': config.share, 'test': config.test},
         }
+        return origin if self.right is None else origin | {'only_correct': self.right}
 
     def check_circuits(self, circuit: Circuit, name: str, *, model: Llama | None = None) -> None:
         """Raises InputError unless circuits were discovered in these problems and this split.
+
+        With `only_correct` the problems are known from the moment that the teacher is loaded on;
+        until then they are not compared.
 
         Args:
             circuit: the circuits.
@@ -235,14 +261,13 @@ class Inputs:
             model: the model that they are going to be used in, where it is loaded already.
         """
         origin = self.origin
-        circuit.check_belongs(
-            name,
-            split=origin['split'],
-            data=self.dataset.hash,
-            rows=self.dataset[self.split.train].hash,
-            tokenizer=origin['tokenizer'],
-            **({} if model is None else {'model': model_hash(model)}),
-        )
+        wanted = {'tokenizer': origin['tokenizer']}
+        if self.right is not None or not self.keeps_right:
+            rows = self.dataset[self.split.train].hash
+            wanted = {'data': self.dataset.hash, 'rows': rows, **wanted}
+        if model is not None:
+            wanted['model'] = model_hash(model)
+        circuit.check_belongs(name, split=origin['split'], **wanted)
 
     @property
     def teacher_dtype(self) -> str:
@@ -255,11 +280,40 @@ class Inputs:
         return fields.get('dtype') or fields.get('torch_dtype') or 'float32'
 
     def load_teacher(self, mesh: Mesh) -> Llama:
-        """Loads the teacher onto the mesh."""
+        """Loads the teacher onto the mesh.
+
+        Raises:
+            InputError: only problems that it answers were asked for, and one part has none.
+        """
         if self.config.random_weights:
-            return _random_model(self.teacher_config, jnp.dtype(self.teacher_dtype), 0, mesh)
-        dtype = TEACHER_DTYPES[self.config.teacher_dtype]
-        return load_huggingface(self.teacher_path, mesh=mesh, dtype=dtype)
+            model = _random_model(self.teacher_config, jnp.dtype(self.teacher_dtype), 0, mesh)
+        else:
+            dtype = TEACHER_DTYPES[self.config.teacher_dtype]
+            model = load_huggingface(self.teacher_path, mesh=mesh, dtype=dtype)
+        if self.keeps_right and self.right is None:
+            self._keep_right(model, mesh)
+        return model
+
+    @property
+    def keeps_right(self) -> bool:
+        """Whether what the teacher answers wrong is left out; random weights answer nothing."""
+        return self.config.only_correct and not self.config.random_weights
+
+    def _keep_right(self, model: Llama, mesh: Mesh) -> None:
+        """Leaves out the problems that a model answers wrong; the others stay in their parts."""
+        right = predict(model, self._all, mesh=mesh, description='what it answers').correct
+        place = np.cumsum(right) - 1
+        parts = Split(*(place[rows[right[rows]]] for rows in self.split))
+        self.right = {'right': int(right.sum()), 'of': len(right)}
+        empty = [name for name, rows in zip(Split._fields, parts, strict=True) if not len(rows)]
+        if empty:
+            raise InputError(
+                f'only_correct leaves {self.right["right"]:,} of {len(right):,} problems, and none '
+                f'in the part {empty[0]!r}: choose problems that the teacher can do, or train it'
+            )
+        left_out = {**self._all.left_out, 'the teacher answers wrong': int((~right).sum())}
+        self.dataset = dataclasses.replace(self._all[right], left_out=left_out)
+        self.split = parts
 
     def load_student(self, mesh: Mesh) -> Llama:
         """Loads the student to start from onto the mesh, in float32: it is going to be trained.

@@ -156,9 +156,10 @@ def _chosen_activations(layers: tuple[int, ...]):
 def _answers(run: Run, problems: Dataset) -> tuple[np.ndarray, list[tuple[int, str]]]:
     """Returns the answer of each problem by number, and the token and text of each number.
 
-    Answers that are numbers are in their order.
+    Of several tokens the first is taken. Answers that are numbers are in their order.
     """
-    tokens, index = np.unique(problems.answers, return_inverse=True)
+    first = problems.answers.reshape(len(problems), -1)[:, 0]
+    tokens, index = np.unique(first, return_inverse=True)
     texts = [run.inputs.tokenizer.decode([int(token)]).strip() for token in tokens]
     is_number = all(re.fullmatch(r'-?\d+', text) for text in texts)
     order = sorted(range(len(texts)), key=lambda i: int(texts[i]) if is_number else texts[i])

@@ -9,11 +9,13 @@ from jax.sharding import Mesh
 
 from cdjax.distillation.arms import ARMS, CIRCUITS, KD
 from cdjax.distillation.pairings import LAST, check_pairs
+from cdjax.distillation.positions import locate
+from cdjax.distillation.store import check_positions_within
 from cdjax.errors import InputError
 from cdjax.models import load_huggingface
 from cdjax.parallel.mesh import one_device
 from cdjax.parallel.multihost import as_process_0_sees
-from cdjax.run.folder import check_workdir, open_workdir, stored_config
+from cdjax.run.folder import as_json, check_workdir, open_workdir, stored_config
 from cdjax.run.metrics import MetricsWriter
 from cdjax.run.options import RunOptions
 from cdjax.run.provenance import record_start
@@ -28,13 +30,17 @@ from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.layer_similarity import study_layer_similarity
 from cdjax.studies.methods import check_methods
 from cdjax.studies.neurons import study_neurons
+from cdjax.studies.outlook import Announce, Outlook, no_announcement
 from cdjax.studies.problems import study_problems
 from cdjax.studies.rediscovery import rediscover
 from cdjax.studies.run import Run
+from cdjax.studies.stages import PipelineStages
 from cdjax.studies.students import Students
 from cdjax.studies.study import run_study
 from cdjax.training.discovery import DiscoveryConfig, check_discovery
-from cdjax.training.distillation import check_distillation, check_positions_within
+from cdjax.training.distillation import check_distillation
+
+TABLE = 'compare_arms'  # the launcher of a table of arms alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +112,10 @@ class Pipeline:
         config: what is run.
         workdir: the folder of the run.
         mesh: the mesh; one device if None.
-        name: the launcher, part of what identifies the run.
+        name: the launcher, part of what identifies the run: 'pipeline', or 'compare_arms', which
+            distils and no more.
         options: what every training writes and checks on the way.
+        announce: is told what is going to be done, before a model is loaded and the folder claimed.
 
     Raises:
         InputError: wrong inputs (see `Inputs`), or a folder that holds another run.
@@ -121,12 +129,17 @@ class Pipeline:
         mesh: Mesh | None = None,
         name: str = 'pipeline',
         options: RunOptions = RunOptions(),
+        announce: Announce = no_announcement,
     ):
         mesh = one_device() if mesh is None else mesh
         inputs = Inputs(config.inputs)
+        config = _located(config, inputs)
         check_stages(config, inputs, mesh)
-        facts = _facts(config, inputs)
+        facts = _facts(config, inputs, name)
         folder = check_workdir(workdir, facts, name=name)
+        stages = PipelineStages(config, inputs, folder)
+        stages = stages.whole() if name == 'pipeline' else stages.arms_alone()
+        announce(Outlook(name, folder, as_json(facts), stages, mesh))
         self.config, self.shared = config, Run(inputs, folder, mesh, options)
         if as_process_0_sees(lambda: stored_config(folder) is None):
             models = {'teacher': self.shared.teacher}
@@ -193,6 +206,12 @@ class Pipeline:
             self.students.save(model, start, target)
 
 
+def _located(config: PipelineConfig, inputs: Inputs) -> PipelineConfig:
+    """Returns it with positions that are named found in the problems."""
+    alignment = locate(config.arms.alignment, inputs.dataset, inputs.tokenizer)
+    return dataclasses.replace(config, arms=dataclasses.replace(config.arms, alignment=alignment))
+
+
 def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
     """Raises InputError for what a stage would say of its input hours later."""
     starts = config.arms.starts
@@ -226,6 +245,7 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
         trained='nothing' not in starts,
         most=config.most_pairs,
     )
+    inputs.dataset.require_single_answers('distillation')
     check_positions_within(config.arms.alignment.positions, inputs.dataset)
     if 'partial' in starts:
         rows_outside_share(inputs.split)
@@ -247,13 +267,21 @@ def describe_data(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _facts(config: PipelineConfig, inputs: Inputs) -> dict[str, Any]:
-    """Returns what identifies the run: no value is left open."""
+def _facts(config: PipelineConfig, inputs: Inputs, name: str) -> dict[str, Any]:
+    """Returns what identifies the run: no value is left open.
+
+    A table of arms alone is made of students of their own, to which arms and seeds may be added; a
+    pipeline ends with results of all of them.
+    """
     facts = {**dataclasses.asdict(config), 'inputs': inputs.facts()}
     facts['arms']['distillation'] = {
         start: dataclasses.asdict(config.arms.distillation_from(start))
         for start in config.arms.starts
     }
+    if name == TABLE:
+        for field in ('arms', 'seeds', 'mechanism'):
+            del facts['arms'][field]
+        del facts['export']
     return facts
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.data import Dataset
+from cdjax.data.encoding import NO_TOKEN
 from cdjax.inference.predictions import predict
 from cdjax.run.results import stored
 from cdjax.studies.circuits import CircuitStudyConfig, unseen_rows
@@ -42,15 +43,15 @@ def _describe(run: Run, circuit: Circuit, config: CircuitStudyConfig) -> list[di
         'only': ablated(masks=circuit.masks),
         'without': ablated(masks=~circuit.masks),
     }
-    text = functools.cache(lambda token: run.inputs.tokenizer.decode([token]).strip())
+    decode = functools.cache(lambda tokens: run.inputs.tokenizer.decode(tokens).strip())
+
+    def text(tokens: np.ndarray, i: int) -> str:
+        given = np.atleast_1d(problems.answers[i]) != NO_TOKEN
+        return decode(tuple(np.atleast_1d(tokens[i])[given].tolist()))
 
     def show(i: int) -> dict[str, str]:
-        told = {name: text(int(found.tokens[i])) for name, found in answers.items()}
-        return {
-            'prompt': str(problems.prompts[i]),
-            'answer': text(int(problems.answers[i])),
-            **told,
-        }
+        told = {name: text(found.tokens, i) for name, found in answers.items()}
+        return {'prompt': str(problems.prompts[i]), 'answer': text(problems.answers, i), **told}
 
     rng = np.random.default_rng(config.seed)
     found = []

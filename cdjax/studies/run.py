@@ -33,6 +33,8 @@ class Run:
 
     def __post_init__(self):
         object.__setattr__(self, 'mesh', one_device() if self.mesh is None else self.mesh)
+        if self.inputs.keeps_right and self.inputs.right is None:
+            _ = self.teacher  # says which problems there are
 
     @functools.cached_property
     def teacher(self) -> Llama:

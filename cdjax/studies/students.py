@@ -3,19 +3,24 @@
 import dataclasses
 import functools
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.data.training_data import OUTSIDE_SHARE
-from cdjax.distillation.alignment import LayerPairs
+from cdjax.distillation.alignment import Alignment, LayerPairs
 from cdjax.distillation.arms import ARMS, CIRCUITS, Given
 from cdjax.distillation.headroom import CLOSE, headroom, too_close
 from cdjax.distillation.pairings import pair_layers, reads_models
+from cdjax.distillation.target import Target
 from cdjax.inference.predictions import predict
-from cdjax.models import Llama, LlamaConfig
+from cdjax.models import SITES, Llama, LlamaConfig
+from cdjax.parallel.mesh import init_sharded
 from cdjax.run.results import stored
+from cdjax.studies.analysis import primary_comparison
 from cdjax.studies.arms import (
     ArmsConfig,
     evaluated_rows,
@@ -25,10 +30,12 @@ from cdjax.studies.arms import (
 )
 from cdjax.studies.discovery import discover_circuits, search_in_students
 from cdjax.studies.evaluation import discover_teacher
+from cdjax.studies.ground_truth import planted_classes
 from cdjax.studies.layer_pairs import pair_by_doing
+from cdjax.studies.mechanism import Mechanism, MechanismConfig, summarise_mechanism
 from cdjax.studies.run import Run
+from cdjax.studies.teacher_says import TeacherSays
 from cdjax.training.discovery import DiscoveryConfig
-from cdjax.training.distillation import TeacherStore
 
 
 class Students:
@@ -68,7 +75,49 @@ class Students:
                 'first': self.describe_start(start),
                 'headroom': headrooms[start],
             }
+            primary = primary_comparison(runs, self.arms)
+            if primary is not None:
+                starts[start]['primary'] = primary
+            if self.arms.mechanism is not None:
+                starts[start]['mechanism'] = self.mechanism(start, runs)
         return starts
+
+    def mechanism(self, start: str, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Looks for the teacher's mechanism in every student of a start; see `studies.mechanism`.
+
+        Args:
+            start: the start.
+            runs: of all its students, which have been distilled.
+        """
+        found = {}
+        for told in runs:
+            arm, seed = told['arm'], told['seed']
+            name = f'{start}-{arm}-{seed}'
+
+            def compute(arm=arm, seed=seed, name=name):
+                # Only students of start 'partial' have teacher's circuits for each seed.
+                study = self._mechanism(start, seed if start == 'partial' else self.arms.seeds[0])
+                return study.measure(self.distilled(start, arm, seed), name)
+
+            path = self.run.workdir / 'results' / 'mechanism' / f'{name}.json'
+            found[arm, seed] = stored(path, compute)
+        return summarise_mechanism(runs, found)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def _mechanism(self, start: str, seed: int) -> Mechanism:
+        config = MechanismConfig(self.arms.mechanism, max_problems=self.arms.max_problems)
+        teacher, planted = self.circuits(start, seed)[0], planted_classes(self.run.inputs)
+        return Mechanism(self.run, teacher, self.discovery, config, planted)
+
+    def distilled(self, start: str, arm: str, seed: int) -> Llama:
+        """Returns a student that was distilled, from its last checkpoint."""
+        from cdjax.run.checkpoints import Checkpoints  # Orbax is slow to import
+
+        shape, mesh = self.run.inputs.student_config, self.run.mesh
+        like = init_sharded(lambda key: Llama(shape, key), jax.random.key(0), mesh)
+        folder = self.run.workdir / 'stages' / 'distill' / f'{start}-{arm}-{seed}' / 'checkpoints'
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            return checkpoints.restore_parameters(like)
 
     def headroom(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """Returns how alike the targets of the arms are inside the teacher, once for each start.
@@ -91,35 +140,51 @@ class Students:
 
     def _headroom(self, start: str, seed: int) -> dict[str, dict[str, float | None]]:
         def compute():
-            given = self.given(start, seed)
+            given, share = self.given(start, seed), len(self.run.inputs.split.share)
             arms = {key: ARMS[key].alignment(given) for key in self.arms.arms}
-            alignments = {key: found for key, found in arms.items() if found is not None}
-            share = self.store[: len(self.run.inputs.split.share)]
-            of_teacher = {
-                key: share.of_layers(found.teacher_layers) for key, found in alignments.items()
+            # What a patch does is compared by its answers, and has no activations to be compared.
+            alignments = {
+                key: found
+                for key, found in arms.items()
+                if found is not None and not found.interchange
             }
-            return {'similarity': headroom(alignments, of_teacher)}
+
+            def of_teacher(alignment: Alignment) -> np.ndarray:
+                store = self.says.store(alignment.stored)[:share]
+                if alignment.written:
+                    return Target(alignment, store)[np.arange(share)]
+                return store.of_layers(alignment.teacher_layers)
+
+            targets = {key: of_teacher(found) for key, found in alignments.items()}
+            return {'arms': list(self.arms.arms), 'similarity': headroom(alignments, targets)}
 
         path = self.run.workdir / 'results' / 'headroom' / f'{start}.json'
-        return stored(path, compute)['similarity']
+        # Of a table that arms are added to, it is told again.
+        holds = lambda found: found['arms'] == list(self.arms.arms)
+        return stored(path, compute, holds=holds)['similarity']
 
     def distil(self, start: str, arm: str, seed: int) -> dict[str, Any]:
         """Distils one student; returns its measurements, and keeps it if its seed is the first."""
         name = f'{start}-{arm}-{seed}'
 
         def compute():
+            given, share = self.given(start, seed), len(self.run.inputs.split.share)
+            alignment = ARMS[arm].alignment(given)
             model, result = run_arm(
                 arm,
                 seed,
                 self.first(start, seed),
-                self.store,
+                self.says.store(),
                 self.run.inputs.dataset,
                 self.run.inputs.split,
-                self.given(start, seed),
+                given,
                 dataclasses.replace(self.arms, distillation=self.arms.distillation_from(start)),
                 mesh=self.run.mesh,
                 workdir=self.run.workdir / 'stages' / 'distill' / name,
                 description=f'distill: {arm}, seed {seed}',
+                alignment=alignment,
+                learned_from=None if alignment is None else self.says.store(alignment.stored),
+                interchange=self.says.interchange(alignment, share, seed),
                 options=self.run.options,
             )
             if seed == self.arms.seeds[0]:
@@ -134,25 +199,16 @@ class Students:
         self.run.save_student(model, target, *trained_on, from_checkpoint=start == 'checkpoint')
 
     @functools.cached_property
-    def store(self) -> TeacherStore:
+    def says(self) -> TeacherSays:
         """What the teacher says of the share and, behind it, of the unseen problems evaluated."""
-        inputs, distillation = self.run.inputs, self.arms.distillation
+        inputs, arms = self.run.inputs, [ARMS[arm] for arm in self.arms.arms]
         rows = np.concatenate([inputs.split.share, evaluated_rows(inputs.split, self.arms)])
         # Layers that a student's own doing is going to choose are not known yet.
         layers = None
-        others = any(ARMS[arm].other_layers for arm in self.arms.arms)
-        if not others and not reads_models(self.layer_pairs):
+        if not any(arm.other_layers for arm in arms) and not reads_models(self.layer_pairs):
             layers = {teacher for _, teacher in self.pairs_from_shapes}
-        return TeacherStore.build(
-            self.run.teacher,
-            inputs.dataset[rows],
-            layers=layers,
-            site=self.arms.alignment.site,
-            positions=self.arms.alignment.positions,
-            top_k=distillation.top_k,
-            temperature=distillation.temperature,
-            **self.run.passes,
-        )
+        config, alignment = self.arms.distillation, self.arms.alignment
+        return TeacherSays(self.run, rows, config, alignment, layers, arms)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 (students live as long as their process)
     def first(self, start: str, seed: int) -> Llama | LlamaConfig:
@@ -181,7 +237,16 @@ class Students:
         circuits = self.circuits(start, seed)
         pairs = self.pairs(start, seed)
         alignment = dataclasses.replace(self.arms.alignment, pairs=pairs)
-        return Given(alignment, self.run.inputs.split.share, *circuits, seed=seed)
+        share, shape = self.run.inputs.split.share, self.run.inputs.student_config
+        asked = any(ARMS[arm].needs_contribution for arm in self.arms.arms)
+        return Given(
+            alignment,
+            share,
+            *circuits,
+            seed=seed,
+            contribution=self.says.contribution(len(share)) if asked else None,
+            student_shape=(shape.num_layers, SITES[alignment.site].units(shape)),
+        )
 
     def circuits(self, start: str, seed: int) -> tuple[Circuit, Circuit | None]:
         """Returns the circuits of the teacher, and those of a student that has any."""
@@ -242,6 +307,7 @@ class Students:
                 for name, problems in parts.items():
                     model = self.first(start, seed)
                     found[name].append(predict(model, problems, **self.run.passes).accuracy)
-            return found
+            return {'seeds': list(self.arms.seeds), **found}
 
-        return stored(self.run.workdir / 'results' / f'start_{start}.json', compute)
+        path = self.run.workdir / 'results' / f'start_{start}.json'
+        return stored(path, compute, holds=lambda found: found['seeds'] == list(self.arms.seeds))

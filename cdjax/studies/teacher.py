@@ -29,9 +29,18 @@ from cdjax.planted.ground_truth import NAME, GroundTruth
 from cdjax.planted.plan import draw_plan
 from cdjax.planted.training import PlantConfig, check_training, planted_classes, train_planted
 from cdjax.planted.verify import verify
-from cdjax.run.folder import absolute, check_workdir, open_workdir, stored_config
+from cdjax.run.folder import absolute, as_json, check_workdir, open_workdir, stored_config
 from cdjax.run.options import RunOptions
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.outlook import (
+    Announce,
+    Outlook,
+    Stage,
+    no_announcement,
+    passes_stage,
+    training_bytes,
+    training_stage,
+)
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 from cdjax.training.loop import Point
@@ -122,6 +131,7 @@ class TeacherStudy:
         output: the Hugging Face folder to write; `model` in the workdir if None.
         mesh: the mesh; one device if None.
         options: what the training writes and checks on the way.
+        announce: is told what is going to be done, before a model is loaded and the folder claimed.
 
     Raises:
         InputError: wrong inputs, settings that cannot work, a folder that holds another run, or
@@ -136,12 +146,14 @@ class TeacherStudy:
         *,
         mesh: Mesh | None = None,
         options: RunOptions = RunOptions(),
+        announce: Announce = no_announcement,
     ):
         mesh = one_device() if mesh is None else mesh
         self.config, self._mesh, self._options = config, mesh, options
         check_batch(config.training.batch_size, mesh, microbatches=config.training.microbatches)
         self._read_inputs()
         if config.plant is not None:
+            self.dataset.require_single_answers('planting circuits')
             self._classes = planted_classes(self.dataset, config.plant)
             K, shape = int(self._classes.max()) + 1, self._shape
             self._plan = draw_plan(config.plant.plan, K, shape.num_layers, shape.intermediate_size)
@@ -168,7 +180,22 @@ class TeacherStudy:
                 'folder'
             )
         require_writable(self._output)
+        announce(Outlook('train_teacher', folder, as_json(facts), self._stages(folder), mesh))
         self.workdir = open_workdir(workdir, facts, name='train_teacher')
+
+    def _stages(self, folder: epath.Path) -> tuple[Stage, ...]:
+        training, length = self.config.training, self.dataset.tokens.shape[1]
+        steps = training.optimizer.steps
+        planted = self.config.plant is not None
+        name = 'plant circuits' if planted and not self._plan.empty else 'train teacher'
+        memory = training_bytes(self._shape, training, length)
+        stages = [
+            training_stage(name, steps, folder, memory=memory),
+            passes_stage('export the teacher', self._output),
+        ]
+        if planted:
+            stages.append(passes_stage('verify what is planted', self._output / f'{NAME}.json'))
+        return tuple(stages)
 
     def _read_inputs(self) -> None:
         config = self.config.inputs
@@ -182,7 +209,7 @@ class TeacherStudy:
         self._inputs = None
         self._tokenizer = build_arithmetic_tokenizer(self.config.shape.max_number)
         self._shape = self.config.shape.config(len(self._tokenizer))
-        self.dataset = encode_task(config.task, self._tokenizer, prompt_prefix=config.prompt_prefix)
+        self.dataset = encode_task(config.task, self._tokenizer, **config.encoding)
         self.split = split(
             self.dataset, share=config.share, test=config.test, seed=config.split_seed
         )

@@ -17,13 +17,21 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.data.splits import validation_split
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import one_device
-from cdjax.run.folder import open_workdir
+from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
 from cdjax.studies.circuits import Ablated, CircuitStudyConfig, unseen_rows
 from cdjax.studies.circuits.config import sizes_in_neurons
 from cdjax.studies.discovery import discover_circuits
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.outlook import (
+    Announce,
+    Outlook,
+    Stage,
+    discovery_bytes,
+    no_announcement,
+    training_stage,
+)
 from cdjax.studies.run import Run
 from cdjax.studies.searches import keep_and_take_out, with_seed
 from cdjax.training.discovery import DiscoveryConfig, check_discovery
@@ -83,6 +91,7 @@ def tune(
     *,
     mesh: Mesh | None = None,
     options: RunOptions = RunOptions(),
+    announce: Announce = no_announcement,
 ) -> dict[str, Any]:
     """Searches with each setting, and chooses one; what is done already is read from disk.
 
@@ -91,6 +100,7 @@ def tune(
         workdir: the folder of the run; `tuning.json` is written there.
         mesh: the mesh; one device if None.
         options: what searches write and check on the way.
+        announce: is told what is going to be done, before a model is loaded and the folder claimed.
 
     Returns:
         `problems`, of the validation share that are answered; `sizes`; `settings[]` with `name`,
@@ -115,9 +125,33 @@ def tune(
         inputs.dataset, inputs.split, part=config.validation, seed=config.inputs.split_seed
     )
     facts = {**dataclasses.asdict(config), 'inputs': inputs.facts()}
-    folder = open_workdir(workdir, facts, name='tune')
+    folder = check_workdir(workdir, facts, name='tune')
+    announce(Outlook('tune', folder, as_json(facts), _stages(config, inputs, folder), mesh))
+    open_workdir(workdir, facts, name='tune')
     run = Run(within, folder, mesh, dataclasses.replace(options, check_gradients=False))
     return stored(folder / 'tuning.json', lambda: _tune(config, run))
+
+
+def _stages(config: TuningConfig, inputs: Inputs, folder: epath.Path) -> tuple[Stage, ...]:
+    shapes = {'teacher': (inputs.teacher_config, inputs.teacher_dtype)}
+    length = inputs.dataset.tokens.shape[1]
+    seed, *others = config.seeds
+    first = [
+        training_stage(
+            f'discover: setting {at}, seed {seed}: {name}',
+            discovery.optimizer.steps,
+            folder / 'stages' / f'{at}-{seed}',
+            folder / 'circuits' / f'{at}-{seed}.json',
+            memory=discovery_bytes(shapes, discovery, length),
+        )
+        for at, (name, discovery) in enumerate(config.settings)
+    ]
+    if not others:
+        return tuple(first)
+    # Which they are is known when the others are done.
+    count = 1 + min(config.finalists, len(config.settings) - 1)
+    again = f'discover: the best {count} settings, with {len(others)} more seeds'
+    return *first, Stage(again, None, done=(folder / 'tuning.json').exists())
 
 
 def _tune(config: TuningConfig, run: Run) -> dict[str, Any]:

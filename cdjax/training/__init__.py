@@ -16,7 +16,6 @@ from cdjax.training.discovery_config import (
 from cdjax.training.distillation import (
     Alignment,
     DistillationConfig,
-    TeacherStore,
     distill,
 )
 from cdjax.training.language_model import (
@@ -56,7 +55,6 @@ __all__ = [
     'OptimizerConfig',
     'Published',
     'RunOptions',
-    'TeacherStore',
     'TrainState',
     'discover',
     'distill',

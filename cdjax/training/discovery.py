@@ -25,6 +25,7 @@ from cdjax.data import Dataset, batch_indices
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.encodings import encode
 from cdjax.inference.means import neuron_means
+from cdjax.inference.predictions import predict
 from cdjax.models import Llama
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import one_device, put_batch, replicate, split_neurons
@@ -47,7 +48,7 @@ from cdjax.training.discovery_step import (
     make_step,
 )
 from cdjax.training.loop import Point, TrainState, fit, init_state
-from cdjax.training.step import jit_step
+from cdjax.training.step import jit_step, several_steps, steps_at_once
 
 # A class with less than this part of an even share of the problems has died.
 _DEAD = 0.01
@@ -134,6 +135,7 @@ def discover(
         batch = {
             'tokens': learned.tokens[index],
             'lengths': learned.lengths[index],
+            'answers': learned.answers[index],
             'counterfactual_tokens': learned.counterfactual_tokens[index],
             'stores': {
                 name: {key: value[index] for key, value in store.items()}
@@ -150,7 +152,9 @@ def discover(
         part = put_batch(first_microbatch(batch, config.microbatches), mesh)
         return doctor(state.params, frozen, part, state.key, state.step)
 
-    step = jit_step(make_step(tx, config), state)
+    flops = _useful_flops(models.values(), learned, config)
+    at_once = 1 if flops is None else steps_at_once(sum(flops.values()), mesh)
+    step = jit_step(several_steps(make_step(tx, config), at_once), state)
     state, history = fit(
         lambda state, batch: step(state, batch, frozen),
         state,
@@ -162,8 +166,9 @@ def discover(
         options=options,
         facts={'config': config, 'data': learned.hash, 'classes': classes},
         diagnose=diagnose,
+        at_once=at_once,
         tokens_per_step=config.batch_size * learned.tokens.shape[1] * len(models),
-        flops_per_step=_useful_flops(models.values(), learned.tokens.shape[1], config),
+        flops_per_step=flops,
     )
 
     # -- The artefact ---------------------------------------------------------------------------
@@ -204,21 +209,31 @@ def discover(
 
 
 def _useful_flops(
-    models: Iterable[Llama], length: int, config: DiscoveryConfig
+    models: Iterable[Llama], problems: Dataset, config: DiscoveryConfig
 ) -> dict[str, int] | None:
     """Returns the FLOPs of the models in a step, by dtype; None where the objective runs none.
 
     The ablated ones once forward, and once backward to the masks: frozen weights take no gradient.
     """
-    objective, rows = config.objective, config.batch_size
+    objective, rows, length = config.objective, config.batch_size, problems.tokens.shape[1]
     if not objective.passes:
         return None
-    passes = 2 * objective.passes + objective.forward_passes + config.recompute_logits
+    logits = rows * _answer_tokens(problems)
     flops = collections.Counter()
     for model in models:
+        again = config.asks_again(_stores(model, problems, config))
+        passes = 2 * objective.passes + objective.forward_passes + again
         dtype = model.embed.weight.dtype.name
-        flops[dtype] += passes * forward_flops(model.config, rows, length, logits=rows)
+        flops[dtype] += passes * forward_flops(model.config, rows, length, logits=logits)
     return dict(flops)
+
+
+def _answer_tokens(problems: Dataset) -> int:
+    return 1 if problems.answers.ndim == 1 else problems.answers.shape[1]
+
+
+def _stores(model: Llama, problems: Dataset, config: DiscoveryConfig) -> tuple[str, ...]:
+    return config.stores(model.config, len(problems), _answer_tokens(problems))
 
 
 def _build_store(model, name, dataset, config, **passes) -> dict[str, np.ndarray]:
@@ -227,8 +242,12 @@ def _build_store(model, name, dataset, config, **passes) -> dict[str, np.ndarray
     Raises:
         InputError: the model cannot do these problems.
     """
-    asked = [kind for kind in config.objective.stores if kind != 'logits']
-    store_logits = 'logits' in config.objective.stores and not config.recompute_logits
+    stores = _stores(model, dataset, config)
+    asked, store_logits = 'activations' in stores, 'logits' in stores
+    if dataset.answers.ndim > 1 and config.least_accuracy:
+        config.require_accuracy(name, predict(model, dataset, **passes).accuracy)
+    if dataset.answers.ndim > 1 and not asked:
+        return {}
     said, neurons_NxLxF = answer_logits_and_activations(
         model,
         dataset,
@@ -237,8 +256,9 @@ def _build_store(model, name, dataset, config, **passes) -> dict[str, np.ndarray
         # What it says is needed here to see whether it is right.
         top_k=None if store_logits else (1, 1.0),
     )
-    answers = np.argmax(said, axis=1) if store_logits else np.asarray(said.indices)[:, 0]
-    config.require_accuracy(name, float(np.mean(answers == dataset.answers)))
+    if dataset.answers.ndim == 1:
+        answers = np.argmax(said, axis=1) if store_logits else np.asarray(said.indices)[:, 0]
+        config.require_accuracy(name, float(np.mean(answers == dataset.answers)))
     store = {'logits': said} if store_logits else {}
     if asked:
         store['activations'] = neurons_NxLxF.reshape(len(dataset), -1)

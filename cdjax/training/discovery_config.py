@@ -20,6 +20,8 @@ from cdjax.training.objectives import AnySize, Objective
 from cdjax.training.optimizer import OptimizerConfig
 
 STEPS = 700
+# Host memory that logits of all problems may take before they are asked for again at each step.
+STORED_BYTES = 4 * 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,8 @@ class DiscoveryConfig:
         remat: what the backward pass through a model keeps, a key of
             `cdjax.models.llama.REMAT_POLICIES`.
         recompute_logits: ask the whole model at each step rather than store what it says of all
-            problems, 4 bytes for each of them and token of the vocabulary.
+            problems, 4 bytes for each of them and token of the vocabulary; None to do so where that
+            would be more than `STORED_BYTES`. Of answers of several tokens nothing is stored.
         least_accuracy: of a model on these problems; one that cannot do them has no circuits for
             them.
         seed: of the initial weights, of the order of the problems and of all noise.
@@ -55,7 +58,7 @@ class DiscoveryConfig:
     batch_size: int = 256
     microbatches: int = 1
     remat: str = 'none'
-    recompute_logits: bool = False
+    recompute_logits: bool | None = None
     least_accuracy: float = 0.1
     seed: int = 0
 
@@ -81,6 +84,24 @@ class DiscoveryConfig:
                 f'{self.num_classes} classes in {self.microbatches} microbatches'
             )
         check_seed(seed=self.seed)
+
+    def stores(self, shape: LlamaConfig, problems: int, answer_tokens: int = 1) -> tuple[str, ...]:
+        """Returns what is stored of a model and each problem: `logits`, `activations` or nothing.
+
+        Args:
+            shape: of the model.
+            problems: those that are learned from.
+            answer_tokens: tokens of the longest answer.
+        """
+        again = self.recompute_logits
+        if again is None:
+            again = 4 * problems * shape.vocab_size > STORED_BYTES
+        left_out = 'logits' if again or answer_tokens > 1 else None
+        return tuple(kind for kind in self.objective.stores if kind != left_out)
+
+    def asks_again(self, stores: tuple[str, ...]) -> bool:
+        """Whether a step asks the whole model, whose logits it reads and `stores` lacks."""
+        return 'logits' in self.objective.stores and 'logits' not in stores
 
     def require_accuracy(self, name: str, accuracy: float) -> None:
         """Raises InputError where a model answers less than `least_accuracy` of the problems."""
@@ -122,8 +143,10 @@ def check_discovery(
     step = {'ablated': ablated, 'remat': config.remat}
     needed = max(least_discovery_bytes(s, rows, length, **step) for s in shapes.values())
     check_memory(needed, mesh, batch_size=config.batch_size, name=batch_flag)
-    config.encoding.check(next(iter(shapes.values())), dataset.tokens.shape[1])
+    config.encoding.check(next(iter(shapes.values())), dataset.prompt_columns)
     check_one_length(dataset)
+    if config.objective.key == 'causal':
+        dataset.require_single_answers('objective=causal')
     for name, shape in shapes.items():
         config.objective.check_shape(shape, name)
         if circuit_size(config, shape) < 1:

@@ -6,9 +6,10 @@ then pays for the student alone.
 """
 
 import dataclasses
+import functools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,9 +21,22 @@ from jax.sharding import Mesh
 
 from cdjax.data import Dataset, batch_indices
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.components import TRAINED, paired_components
+from cdjax.distillation.interchange import Interchange, check_interchange, student_patched
+from cdjax.distillation.readings import READINGS
+from cdjax.distillation.store import OnlineTeacher, TeacherStore, stacked_output
+from cdjax.distillation.target import Target
 from cdjax.errors import InputError, check_finite, check_seed
-from cdjax.inference.activations import answer_activations, answer_logits_and_activations
-from cdjax.losses import TASKS, ActivationPair, RowMemory, TopKLogits, distillation_loss
+from cdjax.losses import (
+    TASKS,
+    ActivationPair,
+    RowMemory,
+    TopKLogits,
+    distillation_loss,
+    init_projection,
+    kd_loss,
+    topk_kd_loss,
+)
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
@@ -33,7 +47,7 @@ from cdjax.parallel.mesh import (
     put_batch,
     replicate,
 )
-from cdjax.run.options import TOKENS_PER_PASS, RunOptions
+from cdjax.run.options import RunOptions
 from cdjax.training.accumulation import (
     accumulate_gradients,
     check_batch_size,
@@ -42,7 +56,8 @@ from cdjax.training.accumulation import (
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, make_optimizer
-from cdjax.training.step import jit_step
+from cdjax.training.schedules import WEIGHT_SCHEDULES, weight_at
+from cdjax.training.step import jit_step, several_steps, steps_at_once
 
 # A student of random weights generalises from a small share by its decay (README, "Where students
 # start"); a checkpoint would lose in it what it knows.
@@ -59,7 +74,12 @@ class DistillationConfig:
         task: where the answers are from, a key of `cdjax.losses.TASKS`: 'kd' and 'reverse_kd' from
             the teacher, 'cross_entropy' from the data.
         weight: λ of the alignment.
+        weight_schedule: how λ changes over the steps, see `cdjax.training.schedules`.
+        trained: what of the student is, one of `cdjax.distillation.components.TRAINED`.
         temperature: T of the KD.
+        teacher_store: where what the teacher says is kept: 'memory'; a folder on a disk, which all
+            runs of the same teacher and problems may share; or 'online', nowhere: it is asked again
+            at every step.
         top_k: tokens of the teacher's answer that are stored for each problem (`TopKLogits`), the
             rest as one; all V if None.
         batch_size: problems a step.
@@ -75,7 +95,10 @@ class DistillationConfig:
     optimizer: OptimizerConfig = OptimizerConfig(FROM_NOTHING.steps)
     task: str = 'kd'
     weight: float = 1.0
+    weight_schedule: str = 'constant'
+    trained: str = 'all'
     temperature: float = 2.0
+    teacher_store: str = 'memory'
     top_k: int | None = None
     batch_size: int = 128
     microbatches: int = 1
@@ -88,11 +111,16 @@ class DistillationConfig:
         check_finite(weight=self.weight, init_std=self.init_std, temperature=self.temperature)
         if self.task not in TASKS:
             raise InputError(f'task={self.task}: choose from {", ".join(TASKS)}')
+        for name, known in (('weight_schedule', WEIGHT_SCHEDULES), ('trained', TRAINED)):
+            if getattr(self, name) not in known:
+                raise InputError(f'{name}={getattr(self, name)}: choose from {", ".join(known)}')
         if self.task == 'reverse_kd' and self.top_k is not None:
             raise InputError(
                 f'top_k={self.top_k}: reverse KD weighs tokens by the student, and needs the '
                 "teacher's logits of all: leave out top_k"
             )
+        if not self.teacher_store:
+            raise InputError('teacher_store= names no folder: write memory, online or a folder')
         if self.weight < 0:
             raise InputError(f'weight={self.weight} of the alignment must not be negative')
         if not self.init_std > 0:
@@ -142,111 +170,30 @@ class DistillationConfig:
             )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TeacherStore:
-    """What the frozen teacher says of N problems, on the host.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LearnedMaps:
+    """The maps of an alignment by 'linear_map': trained beside the student, kept in its state.
 
     Attributes:
-        logits: at the answer position, float32 `[N, V]` or the top k of them.
-        activations: `[N, len(layers), ...]` at the answer position, `[N, len(layers), F]` of
-            neurons; at P positions of the prompt `[N, len(layers), P, ...]`.
-        layers: those whose activations are stored.
-        vocab_size: V.
-        site: whose activations they are.
-        positions: of the prompt; None for the answer position.
+        maps: `[P, Q]` float32 of each pair.
+        opt_state: of their optimizer.
     """
 
-    logits: np.ndarray | TopKLogits
-    activations: np.ndarray
-    layers: tuple[int, ...]
-    vocab_size: int
-    site: str = 'neurons'
-    positions: tuple[int, ...] | None = None
-
-    @classmethod
-    def build(
-        cls,
-        teacher: Llama,
-        dataset: Dataset,
-        *,
-        mesh: Mesh | None = None,
-        layers: Iterable[int] | None = None,
-        site: str = 'neurons',
-        positions: tuple[int, ...] | None = None,
-        top_k: int | None = None,
-        temperature: float = 1.0,
-        tokens_per_pass: int = TOKENS_PER_PASS,
-    ) -> 'TeacherStore':
-        """Runs the teacher once over all problems.
-
-        Args:
-            teacher: the teacher.
-            dataset: N problems.
-            mesh: the mesh; one device if None.
-            layers: whose activations are kept; all if None.
-            site: as in `Alignment`, which is going to read them.
-            positions: as in `Alignment`.
-            top_k: tokens whose logits are kept, those of the highest; all if None.
-            temperature: of the KD that is going to read them; only the top k depend on it.
-            tokens_per_pass: see `cdjax.inference.rows.rows_per_pass`.
-
-        Raises:
-            InputError: a `top_k` above the number of tokens, or positions behind a prompt's end.
-        """
-        vocab_size = teacher.config.vocab_size
-        if top_k is not None and top_k > vocab_size:
-            raise InputError(f'top_k={top_k}: the teacher has {vocab_size} tokens')
-        check_positions_within(positions, dataset)
-        chosen = range(teacher.config.num_layers) if layers is None else sorted(set(layers))
-        logits, activations = answer_logits_and_activations(
-            teacher,
-            dataset,
-            mesh=mesh,
-            site=site,
-            layers=tuple(chosen),
-            positions=positions,
-            top_k=None if top_k is None else (top_k, temperature),
-            tokens_per_pass=tokens_per_pass,
-            description='teacher activations',
-        )
-        return cls(logits, activations, tuple(chosen), vocab_size, site, positions)
-
-    def __len__(self) -> int:
-        return len(self.activations)
-
-    def __getitem__(self, rows: slice | np.ndarray) -> 'TeacherStore':
-        """Returns what the teacher says of some of the problems."""
-        return dataclasses.replace(
-            self, logits=self.logits_of(rows), activations=self.activations[rows]
-        )
-
-    def logits_of(self, rows: slice | np.ndarray) -> np.ndarray | TopKLogits:
-        """Returns the logits of some of the problems."""
-        return jax.tree.map(lambda x: x[rows], self.logits)
-
-    def of_layers(self, layers: Iterable[int]) -> np.ndarray:
-        """Returns `[N, len(layers), ...]`, the activations of these layers in this order."""
-        return self.activations[:, [self.layers.index(layer) for layer in layers]]
-
-
-def check_positions_within(positions: tuple[int, ...] | None, dataset: Dataset) -> None:
-    """Raises InputError for positions that lie behind the end of a prompt."""
-    shortest = int(dataset.lengths.min())
-    if positions is not None and max(positions) >= shortest:
-        raise InputError(
-            f'align_positions={",".join(map(str, positions))}: the shortest prompt has {shortest} '
-            f'tokens, name positions from 0 to {shortest - 1}'
-        )
+    maps: tuple[jax.Array, ...]
+    opt_state: Any
 
 
 def distill(
     student: LlamaConfig | Llama,
-    store: TeacherStore,
+    store: TeacherStore | OnlineTeacher,
     dataset: Dataset,
     config: DistillationConfig,
     *,
     mesh: Mesh | None = None,
     alignment: Alignment | None = None,
+    interchange: Interchange | None = None,
+    paired: Alignment | None = None,
     description: str = 'distill',
     workdir: epath.PathLike | None = None,
     options: RunOptions = RunOptions(),
@@ -264,6 +211,10 @@ def distill(
         config: the distillation.
         mesh: the mesh; one device if None.
         alignment: what is aligned; KD alone if None.
+        interchange: what the teacher answers where its circuits are patched, for an alignment that
+            compares that.
+        paired: whose components alone are trained where `config.trained` says so; those of the
+            alignment if None.
         description: name on the progress bar.
         workdir: folder of checkpoints and metrics; a killed distillation continues from it.
         options: what is written and checked on the way.
@@ -296,20 +247,24 @@ def distill(
         state = init_state(lambda key: Llama(student, key, init_std=config.init_std), tx, key, mesh)
     else:
         state = state_of(student, tx, key, mesh)
-    rows, placed = np.arange(len(dataset)), None
+    rows, placed, target = np.arange(len(dataset)), None, None
     if alignment is not None:
+        assert alignment.interchange == (interchange is not None)
         assert (store.site, store.positions) == (alignment.site, alignment.positions)
         too_few = alignment.check_batch(config.batch_size // config.microbatches)
         if too_few is not None:
             warnings.warn(too_few, stacklevel=2)
         placed = alignment.placed(mesh)
-        # Taken out once: a step then touches its own rows only.
-        paired_NxPx = store.of_layers(alignment.teacher_layers)
-        if alignment.teacher_rows is not None:
-            paired_NxPx = paired_NxPx[alignment.teacher_rows]
-        widths = alignment.features_shape(model_config), paired_NxPx.shape[2:]
-        memories = alignment.empty_memories(*map(math.prod, widths))
-        state = dataclasses.replace(state, memory=replicate(memories, mesh))
+        if not alignment.interchange:
+            assert store.reading == alignment.stored, (store.reading, alignment.reading)
+            target = Target(alignment, store)
+            widths = math.prod(alignment.compared_shape(model_config)), target.width
+            memory = first_memory(alignment, config, *widths)
+            state = dataclasses.replace(state, memory=replicate(memory, mesh))
+    components = None
+    if config.trained == 'paired':
+        paired = alignment if paired is None else paired
+        components = replicate(paired_components(state.params, paired), mesh)
 
     def batch_at(step: int) -> dict[str, Any]:
         index = batch_indices(rows, config.batch_size, seed=config.seed, step=step)
@@ -321,10 +276,12 @@ def distill(
             batch['labels'] = dataset.answers[index]
         else:
             batch['teacher_logits'] = store.logits_of(index)
-        if alignment is not None:
-            batch['teacher_activations'] = paired_NxPx[index]
-            if alignment.classes is not None:
-                batch['classes'] = np.asarray(alignment.classes[index], np.int32)
+        if target is not None:
+            batch['teacher_activations'] = target[index]
+        if interchange is not None:
+            batch |= interchange.at(index, step, dataset.tokens)
+        if alignment is not None and alignment.classes is not None:
+            batch['classes'] = np.asarray(alignment.classes[index], np.int32)
         return batch
 
     doctor = GradientDoctor(
@@ -337,10 +294,12 @@ def distill(
         part = put_batch(first_microbatch(batch, config.microbatches), mesh)
         return doctor(state.params, part, placed, state.memory)
 
-    step = jit_step(make_step(tx, config), state)
     shape = (config.batch_size, dataset.tokens.shape[1])
+    flops = 3 * forward_flops(model_config, *shape, logits=shape[0])
+    at_once = steps_at_once(flops, mesh)
+    step = _shared_step(config, state, at_once)
     state, history = fit(
-        lambda state, batch: step(state, batch, placed),
+        lambda state, batch: step(state, batch, placed, components),
         state,
         batch_at,
         steps=config.optimizer.steps,
@@ -351,12 +310,16 @@ def distill(
         evaluate=None if evaluate is None else lambda state: evaluate(state.params),
         evaluate_every=evaluate_every,
         best=best,
-        facts={'config': config, 'data': dataset.hash, 'alignment': alignment},
-        diagnose=diagnose,
-        tokens_per_step=shape[0] * shape[1],
-        flops_per_step={
-            config.compute_dtype: 3 * forward_flops(model_config, *shape, logits=shape[0])
+        facts={
+            'config': config,
+            'data': dataset.hash,
+            'alignment': alignment,
+            'interchange': None if interchange is None else interchange.sources,
         },
+        diagnose=diagnose,
+        at_once=at_once,
+        tokens_per_step=shape[0] * shape[1],
+        flops_per_step={config.compute_dtype: flops},
     )
     return state.params, history
 
@@ -382,8 +345,54 @@ def check_distillation(
     if alignment is not None:
         config.check_aligned(problems)
         alignment.check_memory(config.microbatches)
+        if alignment.pairs and alignment.interchange:
+            check_interchange(alignment)
     if config.top_k is not None and config.top_k > vocab_size:
         raise InputError(f'top_k={config.top_k}: the teacher has {vocab_size} tokens')
+
+
+def first_memory(
+    alignment: Alignment, config: DistillationConfig, student_width: int, teacher_width: int
+) -> tuple[RowMemory, ...] | LearnedMaps:
+    """Returns what the steps of an alignment hand to each other, at the start.
+
+    Args:
+        alignment: what is compared.
+        config: the distillation, of an optimizer that leaves nothing open.
+        student_width: numbers of a problem in a layer, the product of `Alignment.compared_shape`.
+        teacher_width: likewise.
+    """
+    if alignment.similarity != 'linear_map':
+        return alignment.empty_memories(student_width, teacher_width)
+    keys = jax.random.split(jax.random.key(config.seed), len(alignment.pairs))
+    maps = tuple(init_projection(key, student_width, teacher_width) for key in keys)
+    return LearnedMaps(maps, _optimizer_of_maps(config).init(maps))
+
+
+def _optimizer_of_maps(config: DistillationConfig) -> optax.GradientTransformation:
+    """Returns that of maps, which start from nothing wherever the student does."""
+    rate = max(config.optimizer.learning_rate, FROM_NOTHING.learning_rate)
+    return make_optimizer(
+        dataclasses.replace(config.optimizer, learning_rate=rate, weight_decay=0.0)
+    )
+
+
+def _shared_step(config: DistillationConfig, state: TrainState, at_once: int) -> Callable[..., Any]:
+    """Returns the compiled step; one and the same for students that differ in seeds and arrays.
+
+    Arms whose alignments have one shape run under one compilation so.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    shapes = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
+    alike = dataclasses.replace(config, seed=0, init_std=1.0, teacher_store='memory')
+    return _step_of(jit_step, alike, at_once, structure, shapes)
+
+
+@functools.lru_cache(maxsize=8)
+def _step_of(jit, config, at_once, structure, shapes):
+    leaves = [jax.ShapeDtypeStruct(shape, dtype, sharding=at) for shape, dtype, at in shapes]
+    step = make_step(make_optimizer(config.optimizer), config)
+    return jit(several_steps(step, at_once), jax.tree.unflatten(structure, leaves))
 
 
 def make_step(tx: optax.GradientTransformation, config: DistillationConfig):
@@ -391,23 +400,43 @@ def make_step(tx: optax.GradientTransformation, config: DistillationConfig):
 
     A batch holds `tokens [B, T]`, `lengths [B]`, `teacher_logits` (`[B, V]`, or the top k) or, of
     cross-entropy, `labels [B]`; and, where layers are paired, `teacher_activations [B, pairs, ...]`
-    and possibly `classes [B]`. The alignment is None, or one that was `placed`.
+    (of an interchange, `source_tokens [B, T]` and `patched_logits`) and possibly `classes [B]`. The
+    alignment is None, or one that was `placed`; the components are those of `paired_components`,
+    None for all.
     """
 
-    def loss(params, batch, alignment, memory):
-        total, terms, compared = distillation_terms(params, batch, alignment, memory, config)
-        return total, (terms, compared if memory else ())
+    def loss(trained, batch, alignment, memory, done):
+        params, maps = trained
+        weight = weight_at(config.weight_schedule, config.weight, done, config.optimizer.steps)
+        memory = dataclasses.replace(memory, maps=maps) if maps else memory
+        total, terms, compared = distillation_terms(
+            params, batch, alignment, memory, config, weight=weight
+        )
+        return total, (terms, compared if memory and not maps else ())
 
     gradients = accumulate_gradients(jax.value_and_grad(loss, has_aux=True), config.microbatches)
 
-    def step(state: TrainState, batch, alignment=None):
-        (value, (terms, compared)), grads = gradients(state.params, batch, alignment, state.memory)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        memory = tuple(
-            past.push(pair.student, pair.teacher, pair.assignments)
-            for past, pair in zip(state.memory, compared, strict=True)
+    def step(state: TrainState, batch, alignment=None, components=None):
+        memory = state.memory
+        maps = memory.maps if isinstance(memory, LearnedMaps) else ()
+        (value, (terms, compared)), (grads, to_maps) = gradients(
+            (state.params, maps), batch, alignment, memory, state.step
         )
+
+        def chosen(tree):
+            return tree if components is None else jax.tree.map(jnp.multiply, tree, components)
+
+        grads = chosen(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, chosen(updates))
+        if maps:
+            moves, of_maps = _optimizer_of_maps(config).update(to_maps, memory.opt_state, maps)
+            memory = LearnedMaps(optax.apply_updates(maps, moves), of_maps)
+        else:
+            memory = tuple(
+                past.push(pair.student, pair.teacher, pair.assignments)
+                for past, pair in zip(memory, compared, strict=True)
+            )
         metrics = {'loss': value, **terms, 'gradient': optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state, state.key, memory), metrics
 
@@ -418,30 +447,39 @@ def distillation_terms(
     params: Llama,
     batch,
     alignment: Alignment | None,
-    memory: tuple[RowMemory, ...],
+    memory: tuple[RowMemory, ...] | LearnedMaps,
     config: DistillationConfig,
+    *,
+    weight: float | jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array], list[ActivationPair]]:
     """Returns the loss of a batch, its terms before weighting, and what was compared.
 
-    The terms are `task`, `alignment` and `classes_left_out`, see `distillation_loss`.
+    The terms are `task`, `alignment` and `classes_left_out`, see `distillation_loss`. The weight of
+    the alignment is that of the configuration if None.
     """
-    dtype = jnp.dtype(config.compute_dtype)
+    weight = config.weight if weight is None else weight
+    passes = {'dtype': jnp.dtype(config.compute_dtype), 'remat': config.remat}
     tokens, lengths = batch['tokens'], batch['lengths']
-    if alignment is None:
-        logits, _ = params(tokens, logits_at=lengths - 1, dtype=dtype, remat=config.remat)
-        compared, how = [], {}
+    compared, how = [], {}
+    if alignment is None or alignment.interchange:
+        logits, _ = params(tokens, logits_at=lengths - 1, **passes)
     else:
-        logits, activations = answer_activations(
+        logits, activations = READINGS[alignment.reading].read(
             params,
             tokens,
             lengths,
             site=alignment.site,
             positions=alignment.positions,
-            dtype=dtype,
-            remat=config.remat,
+            **passes,
         )
+        learned = isinstance(memory, LearnedMaps)
         compared = alignment.activation_pairs(
-            activations, batch['teacher_activations'], batch.get('classes'), memory
+            activations,
+            batch['teacher_activations'],
+            batch.get('classes'),
+            () if learned else memory,
+            outputs=stacked_output(params, alignment.site) if alignment.written else None,
+            projections=memory.maps if learned else (),
         )
         how = {'similarity': alignment.similarity, 'min_count': alignment.min_count}
     loss, terms = distillation_loss(
@@ -450,8 +488,15 @@ def distillation_terms(
         compared,
         labels=batch.get('labels'),
         direction='reverse' if config.task == 'reverse_kd' else 'forward',
-        weight=config.weight,
+        weight=weight,
         temperature=config.temperature,
         **how,
     )
+    if alignment is not None and alignment.interchange:
+        patched, said = student_patched(params, batch, alignment, **passes), batch['patched_logits']
+        if isinstance(said, TopKLogits):
+            terms['alignment'] = topk_kd_loss(patched, said)
+        else:
+            terms['alignment'] = kd_loss(patched, said, temperature=config.temperature)
+        loss = loss + weight * terms['alignment']
     return loss, terms, compared

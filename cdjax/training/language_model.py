@@ -12,7 +12,9 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.data import Dataset, batch_indices
+from cdjax.data.encoding import NO_TOKEN
 from cdjax.errors import check_seed
+from cdjax.inference.predictions import answer_columns
 from cdjax.losses import cross_entropy
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
@@ -26,7 +28,7 @@ from cdjax.training.accumulation import (
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, make_optimizer
-from cdjax.training.step import jit_step
+from cdjax.training.step import jit_step, several_steps, steps_at_once
 
 FROM_NOTHING = OptimizerConfig(5000, 2e-3, warmup_steps=100, weight_decay=0.3)
 
@@ -82,7 +84,7 @@ def train_language_model(
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
 ) -> tuple[Llama, list[Point]]:
-    """Trains a model with cross-entropy at the answer position.
+    """Trains a model with cross-entropy at the answer, each token behind the right ones before it.
 
     Args:
         model: a shape, for a model from nothing, or a model to start from (it is copied); what
@@ -132,8 +134,10 @@ def train_language_model(
         return doctor(state.params, put_batch(first_microbatch(batch, config.microbatches), mesh))
 
     size = (config.batch_size, dataset.tokens.shape[1])
+    flops = 3 * forward_flops(shape, *size, logits=config.batch_size)
+    at_once = steps_at_once(flops, mesh)
     state, history = fit(
-        jit_step(make_step(tx, config), state),
+        jit_step(several_steps(make_step(tx, config), at_once), state),
         state,
         batch_at,
         steps=config.optimizer.steps,
@@ -146,10 +150,9 @@ def train_language_model(
         best=best,
         facts={'config': config, 'data': dataset.hash},
         diagnose=diagnose,
+        at_once=at_once,
         tokens_per_step=size[0] * size[1],
-        flops_per_step={
-            config.compute_dtype: 3 * forward_flops(shape, *size, logits=config.batch_size)
-        },
+        flops_per_step={config.compute_dtype: flops},
     )
     return state.params, history
 
@@ -157,7 +160,7 @@ def train_language_model(
 def make_step(tx: optax.GradientTransformation, config: LanguageModelConfig):
     """Returns the training step `(state, batch) -> (state, metrics)`, to be jitted by `jit_step`.
 
-    A batch holds `tokens` int32 `[B, T]`, `lengths` and `answers` `[B]`.
+    A batch holds `tokens` int32 `[B, T]`, `lengths` `[B]` and `answers` `[B]` or `[B, A]`.
     """
 
     loss = functools.partial(answer_loss, config=config)
@@ -174,12 +177,24 @@ def make_step(tx: optax.GradientTransformation, config: LanguageModelConfig):
 
 
 def answer_loss(model: Llama, batch, config: LanguageModelConfig) -> tuple[jax.Array, jax.Array]:
-    """Returns the cross-entropy of the answers and the accuracy, means over a batch."""
+    """Returns the cross-entropy of the answers' tokens and the accuracy, means over a batch.
+
+    An answer is right where all of its tokens are.
+    """
     logits, _ = model(
         batch['tokens'],
-        logits_at=batch['lengths'] - 1,
+        logits_at=answer_columns(batch),
         dtype=jnp.dtype(config.compute_dtype),
         remat=config.remat,
     )
-    accuracy = jnp.mean(jnp.argmax(logits, -1) == batch['answers'])
-    return cross_entropy(logits, batch['answers']), accuracy
+    answers = batch['answers']
+    right = jnp.argmax(logits, -1) == answers
+    if answers.ndim == 1:
+        return cross_entropy(logits, answers), jnp.mean(right)
+    given = answers != NO_TOKEN
+    losses = cross_entropy(
+        logits.reshape(-1, logits.shape[-1]),
+        jnp.maximum(answers, 0).reshape(-1),
+        where=given.reshape(-1),
+    )
+    return losses, jnp.mean((right | ~given).all(axis=1))

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,6 @@ from cdjax.errors import InputError
 from cdjax.parallel import mesh as mesh_lib
 from cdjax.parallel.hardware import least_seconds
 from cdjax.parallel.preemption import Preempted, PreemptionNotice
-from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.folder import (
     as_json,
     make_folder,
@@ -33,10 +32,15 @@ from cdjax.run.folder import (
     require_space,
     write_atomically,
 )
-from cdjax.run.metrics import MetricsWriter, progress
+from cdjax.run.metrics import MetricsWriter
 from cdjax.run.options import RunOptions
+from cdjax.run.progress import progress
 from cdjax.training.gradient_reports import GradientError, GradientReport
 from cdjax.training.profiler import Profiler
+from cdjax.training.step import put_batches
+
+if TYPE_CHECKING:
+    from cdjax.run.checkpoints import Checkpoints
 
 # Steps that may be queued on the devices: enough to keep them busy, few enough that a SIGTERM is
 # heeded at once and the progress bar tells the truth.
@@ -158,6 +162,7 @@ def fit(
     facts: Mapping[str, Any] | None = None,
     diagnose: Callable[[Any, Any], GradientReport] | None = None,
     log_every: int = 10,
+    at_once: int = 1,
     tokens_per_step: int | None = None,
     flops_per_step: Mapping[str, float] | None = None,
 ) -> tuple[Any, list[Point]]:
@@ -166,7 +171,8 @@ def fit(
     A stage that is finished is recognised by its last checkpoint and returned at once.
 
     Args:
-        step: (state, batch) → (state, scalar metrics); jitted by the caller, state donated.
+        step: (state, batch) → (state, scalar metrics); jitted by the caller, state donated. With
+            `at_once` above 1 it is one of `several_steps`.
         state: the first state, any pytree on `mesh`. It is consumed, as by a donation.
         batch_at: number of a step (from 0) → its batch, a pytree of host arrays [B, ...]; a
             pure function, the same on every process.
@@ -186,6 +192,8 @@ def fit(
             `options` say so; logged as `diagnostics/TERM/FIGURE`, and kept as a table in
             `gradients/STEP.txt`.
         log_every: steps between log points; each holds the means over these steps.
+        at_once: steps that are dispatched as one, at most: none goes past a log point, a
+            checkpoint, an evaluation, a report, or an end of the trace. A SIGTERM waits for them.
         tokens_per_step: tokens of a batch, to log `tokens_per_second`.
         flops_per_step: dtype of the computation → useful FLOPs of a step over all devices, to
             log `mfu` where the peak of the device is known: 2N a token forward, 6N in training, N
@@ -217,6 +225,8 @@ def fit(
         done, history, window, facts = 0, [], _Window(), as_json(facts)
         checkpoints = writer = None
         if workdir is not None:
+            from cdjax.run.checkpoints import Checkpoints  # Orbax is slow to import
+
             workdir = make_folder(epath.Path(workdir))
             size = sum(x.nbytes for x in jax.tree.leaves(state))
             checkpoints = stack.enter_context(
@@ -258,6 +268,22 @@ def fit(
         queued = collections.deque()
         unlogged = None  # a log point whose values are still being computed
         stopped = False
+
+        everies = [log_every, evaluate_every, options.diagnose_every]
+        everies += [None if checkpoints is None else options.checkpoint_every]
+
+        def next_stop() -> int:
+            """Returns the step behind which something is to be done, or `at_once` steps later."""
+            if rate.compiling:
+                return done + 1
+            ends = [steps, done + at_once, *(options.profile_steps or ())]
+            ends += [(done // every + 1) * every for every in everies if every is not None]
+            return min(end for end in ends if end > done)
+
+        def put(first: int, end: int) -> Any:
+            if at_once == 1:
+                return mesh_lib.put_batch(batch_at(first), mesh)
+            return put_batches([batch_at(n) for n in range(first, end)], at_once, mesh)
 
         def log(at: int, means: Point) -> None:
             point = {'step': at, **means}
@@ -307,10 +333,9 @@ def fit(
             report_gradients(0)
         while done < steps and not stopped:
             profiler.before(done)
-            batch = mesh_lib.put_batch(batch_at(done), mesh)
-            state, metrics = step(state, batch)
-            done += 1
-            window.add(metrics)
+            before, done = done, next_stop()
+            state, metrics = step(state, put(before, done))
+            window.add(metrics, None if at_once == 1 else done - before)
             queued.append(metrics)
             if unlogged is not None:  # its successor is queued: fetching it idles no device
                 log_window(*unlogged)
@@ -319,7 +344,7 @@ def fit(
                 jax.block_until_ready(queued.popleft())
             rate.start(done, metrics)
             profiler.after(done, metrics)
-            bar.update(1)
+            bar.update(done - before)
 
             last = done == steps
             stopped = notice is not None and notice.reached()
@@ -383,6 +408,8 @@ def best_parameters(workdir: epath.PathLike, params: Any, best: tuple[str, str])
     Raises:
         InputError: no evaluation was finite, or the checkpoint is damaged.
     """
+    from cdjax.run.checkpoints import Checkpoints  # Orbax is slow to import
+
     folder = epath.Path(workdir) / 'checkpoints'
     with Checkpoints(folder, best=best, read_only=True) as checkpoints:
         step = checkpoints.best_step()
@@ -391,7 +418,7 @@ def best_parameters(workdir: epath.PathLike, params: Any, best: tuple[str, str])
         return checkpoints.restore_parameters(params, step=step), step
 
 
-def _resume(checkpoints: Checkpoints, state: Any) -> tuple[Any, dict[str, Any]]:
+def _resume(checkpoints: 'Checkpoints', state: Any) -> tuple[Any, dict[str, Any]]:
     """Restores the newest intact checkpoint onto the shardings of `state`, which is consumed."""
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
@@ -427,15 +454,18 @@ class _Window:
         self._sums = {} if totals is None else dict(totals['sums'])
         self._waiting = []
 
-    def add(self, metrics: Metrics) -> None:
-        self._waiting.append(metrics)
+    def add(self, metrics: Metrics, steps: int | None) -> None:
+        """Takes the scalars of one step, or in arrays `[M]` those of so many steps."""
+        self._waiting.append((metrics, steps))
 
     def totals(self) -> dict[str, Any]:
-        for metrics in jax.device_get(self._waiting):
-            self._count += 1
-            for name, value in metrics.items():
-                assert np.ndim(value) == 0, f'metric {name} has shape {np.shape(value)}'
-                self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        found = jax.device_get([metrics for metrics, _ in self._waiting])
+        for metrics, (_, steps) in zip(found, self._waiting, strict=True):
+            self._count += 1 if steps is None else steps
+            for name, values in metrics.items():
+                for value in [values] if steps is None else values[:steps]:
+                    assert np.ndim(value) == 0, f'metric {name} has shape {np.shape(value)}'
+                    self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._waiting = []
         return {'count': self._count, 'sums': self._sums}
 
@@ -450,6 +480,11 @@ class _Rate:
     def __init__(self, step: int, tokens: int | None, least_seconds: float | None):
         self._step, self._tokens, self._least_seconds = step, tokens, least_seconds
         self._since = None
+
+    @property
+    def compiling(self) -> bool:
+        """Whether the first step is still to come, or to be over."""
+        return self._since is None
 
     def start(self, step: int, metrics: Metrics) -> None:
         """Starts the clock when the first step, which compiles, is over."""

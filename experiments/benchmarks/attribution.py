@@ -1,4 +1,4 @@
-"""Attribution patching of every neuron: one forward and one backward pass over the prompts."""
+"""Attribution of every neuron: by patching, whose peers are compared with, and by its kin."""
 
 from pathlib import Path
 from typing import Any
@@ -7,10 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdjax.circuits.methods.integrated import activation_effects, gate_effects
+from cdjax.circuits.methods.patching import patching_effects, relp_effects
 from cdjax.inference import metric_gradients
 from experiments.benchmarks.measure import OURS, compare, machine
 from experiments.benchmarks.peers import TorchHooks, installed
 from experiments.benchmarks.subject import make_subject
+
+KIN = {
+    'AtP': patching_effects,
+    'RelP': relp_effects,
+    'integrated gates': gate_effects,
+    'integrated gradients': activation_effects,
+}
 
 
 def run(workdir: Path, *, shape: str, rows: int, rounds: int) -> dict[str, Any]:
@@ -35,4 +44,23 @@ def run(workdir: Path, *, shape: str, rows: int, rounds: int) -> dict[str, Any]:
     runs = {OURS: ours, **{k: lambda peer=peer: theirs(peer) for k, peer in peers.items()}}
     if 'transformers' in peers:
         np.testing.assert_allclose(runs[OURS](), runs['transformers'](), rtol=1e-2, atol=1e-4)
-    return {'cases': {'attribution': compare(runs, rounds)}, 'absent': absent, 'machine': machine()}
+    found, limit = compare(runs, rounds), machine()
+    flops = 2 * subject.flops  # forward, and backward to activations: weights take no gradient
+    rate = flops / found['seconds'][OURS]['cpu']
+    found |= {
+        'flops': flops,
+        'flops_per_cpu_second': rate,
+        'of_limit': rate / limit['flops_per_cpu_second'],
+    }
+    few = {name: values[: max(rows // 8, 1)] for name, values in batch.items()}
+    kin = {name: _effects(effects, subject, few) for name, effects in KIN.items()}
+    cases = {'attribution': found, 'an eighth of the prompts': compare(kin, rounds, base='AtP')}
+    return {'cases': cases, 'absent': absent, 'machine': limit}
+
+
+def _effects(effects, subject, batch):
+    """Returns a call of a method's effects `[B, L, F]`, summed over the prompts."""
+    constants = {'model': subject.model, 'fill': subject.fill}
+    how = {'site': 'neurons', 'ablation': 'mean'}
+    run = jax.jit(lambda constants, rows: effects(constants, rows, **how).sum(0))
+    return lambda: jax.block_until_ready(run(constants, batch))

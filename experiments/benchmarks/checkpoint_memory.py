@@ -67,8 +67,12 @@ def measure(workdir: Path, config: LlamaConfig, devices: int) -> dict:
             if folder.exists():
                 folder.rmdir()
     ratios = {f'{stage}_ratio': found[f'{stage}_peak_bytes'] / size for stage in ('load', 'save')}
+    rates = {
+        f'{stage}_bytes_per_second': size / found[f'{stage}_seconds'] for stage in ('load', 'save')
+    }
     within = max(ratios.values()) <= LIMIT
-    return {'bytes': size, 'devices': devices, **found, **ratios, 'limit': LIMIT, 'within': within}
+    found |= rates | ratios
+    return {'bytes': size, 'devices': devices, **found, 'limit': LIMIT, 'within': within}
 
 
 def write_synthetic(folder: Path, config: LlamaConfig) -> int:

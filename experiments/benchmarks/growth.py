@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from cdjax.inference import predict_circuits
-from cdjax.models import Edit, Llama
+from cdjax.models import Edit, Llama, LlamaConfig
 from experiments.benchmarks.measure import compare, exponent
 from experiments.benchmarks.subject import SHAPES, make_dataset
+from experiments.benchmarks.training import discovery_steps
 
 # What grows, through which sizes, and why the exponent is what it is.
 CURVES = {
@@ -19,7 +20,15 @@ CURVES = {
     'neurons': ((512, 1024, 2048, 4096), 'the MLP is linear in F, attention does not grow'),
     'width': ((128, 256, 512), 'attention is quadratic in d at fixed F, the MLP linear'),
     'masks': ((2, 4, 8, 16), 'each circuit is a pass of its own smaller model: 1'),
+    'problems of a discovery step': ((32, 64, 128, 256), 'each problem has its own mask: 1'),
+    'classes of a discovery step': ((2, 8, 32, 128), 'masks are D a class, the ablated model is D'),
+    'neurons of a discovery step': (
+        (2048, 16384, 114688, 458752),
+        'weights, masks and activations are each linear in D: 1',
+    ),
 }
+# Layers and neurons a layer of models of so many neurons, the last that of Llama 3 8B; 64 wide.
+DEPTHS = {2048: (2, 1024), 16384: (8, 2048), 114688: (16, 7168), 458752: (32, 14336)}
 BASE = dataclasses.replace(SHAPES['small'], num_layers=6)
 FIELDS = {'layers': 'num_layers', 'neurons': 'intermediate_size', 'width': 'hidden_size'}
 
@@ -39,7 +48,19 @@ def run(*, rounds: int) -> dict[str, Any]:
     return {'curves': found}
 
 
+def _discovery(name, n):
+    if name == 'neurons':
+        layers, width = DEPTHS[n]
+        return discovery_steps(LlamaConfig(256, 64, width, layers, 2, 2, 32), 8)
+    shape = LlamaConfig(256, 128, 512, 2, 4, 2, 32)  # the embedded teacher's
+    return discovery_steps(
+        shape, **({'rows': n} if name == 'problems' else {'rows': 128, 'classes': n})
+    )
+
+
 def _call(name, n):
+    if name.endswith('discovery step'):
+        return _discovery(name.split()[0], n)
     config = dataclasses.replace(BASE, **({FIELDS[name]: n} if name in FIELDS else {}))
     model = jax.jit(lambda key: Llama(config, key))(jax.random.key(0))
     rows, length = (n if name == 'rows' else 128), (n if name == 'length' else 8)

@@ -12,18 +12,21 @@ import numpy as np
 OURS = 'cdjax'
 
 
-def compare(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
+def compare(
+    functions: Mapping[str, Callable[[], Any]], rounds: int, *, base: str = OURS
+) -> dict[str, Any]:
     """Times functions in turn, so that what else the machine does falls on all alike.
 
     Args:
         functions: by name, each blocking until its result is there; the first call, which may
             compile, is not counted.
         rounds: calls of each.
+        base: the function that ratios are over.
 
     Returns:
         `seconds`: by name the `median`, `least` and `cpu` (the least CPU time of a call, over all
-        threads: on a machine that is shared it is steadier). `ratios`: for each peer its time
-        over ours, `median`, `low` and `high` over the rounds, and `cpu`.
+        threads: on a machine that is shared it is steadier). `ratios`: for each other its time
+        over that of `base`, `median`, `low` and `high` over the rounds, and `cpu`.
     """
     for function in functions.values():
         function()
@@ -39,15 +42,15 @@ def compare(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str
         for name, taken in wall.items()
     }
     ratios = {
-        name: _ratio(taken, wall[OURS], min(cpu[name]) / min(cpu[OURS]))
+        name: _ratio(taken, wall[base], min(cpu[name]) / min(cpu[base]))
         for name, taken in wall.items()
-        if name != OURS and OURS in wall
+        if name != base and base in wall
     }
     return {'seconds': seconds, 'ratios': ratios}
 
 
-def _ratio(theirs, ours, cpu):
-    by_round = np.array(theirs) / np.array(ours)
+def _ratio(taken, of_base, cpu):
+    by_round = np.array(taken) / np.array(of_base)
     low, high = by_round.min(), by_round.max()
     return {
         'median': float(np.median(by_round)),

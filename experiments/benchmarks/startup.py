@@ -21,7 +21,12 @@ run(model, jax.numpy.ones((64, 8), int)).block_until_ready()
 
 def run(workdir: Path, *, rounds: int) -> dict[str, Any]:
     """Measures processes of their own, in turn: wall seconds, median and least."""
-    programs = {'python': 'pass', 'import jax': 'import jax', 'import': IMPORT}
+    programs = {
+        'python': 'pass',
+        'import jax': 'import jax',
+        'import': IMPORT,
+        'a launcher, to its --help': 'import experiments.pipeline',
+    }
     taken = {name: [] for name in (*programs, 'first pass, cold', 'first pass, warm')}
     for number in range(rounds):
         for name, program in programs.items():

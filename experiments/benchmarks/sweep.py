@@ -1,11 +1,13 @@
-"""Many circuits of 2 to 20 % of the neurons on the same prompts, the rest at its mean."""
+"""Many circuits on the same prompts, the rest at its mean: small ones, and those of a study."""
 
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from cdjax.inference import predict_circuits
+from cdjax.inference import predict, predict_circuits, predict_each
+from cdjax.models import Llama, LlamaConfig
 from experiments.benchmarks.measure import OURS, compare, machine
 from experiments.benchmarks.peers import installed
 from experiments.benchmarks.subject import make_dataset, make_subject
@@ -31,5 +33,24 @@ def run(workdir: Path, *, shape: str, rows: int, rounds: int, masks: int) -> dic
             peer.masked(tokens, mask, fill)
 
     runs = {OURS: ours, **{k: lambda peer=peer: theirs(peer) for k, peer in peers.items()}}
-    found = compare(runs, rounds)
-    return {'cases': {f'{masks} masks': found}, 'absent': absent, 'machine': machine()}
+    cases = {f'{masks} masks': compare(runs, rounds), 'ten sizes of a study': _study(rounds)}
+    return {'cases': cases, 'absent': absent, 'machine': machine()}
+
+
+def _study(rounds):
+    """Measures circuits of all sizes, one for each of four classes, in the shape of the demo's."""
+    c, rng = LlamaConfig(109, 128, 512, 2, 4, 4, 32), np.random.default_rng(2)
+    model = jax.jit(lambda key: Llama(c, key))(jax.random.key(0))
+    dataset = make_dataset(rng.integers(0, c.vocab_size, (600, 7)), rng.integers(0, 109, (2, 600)))
+    shape = (4, c.num_layers, c.intermediate_size)
+    masks = [rng.random(shape) < share for share in np.geomspace(0.001, 1, 10)]
+    fill = rng.normal(size=(c.num_layers, 7, c.intermediate_size)).astype(np.float32)
+    how = {'classes': rng.integers(0, 4, 600), 'fill': fill}
+    runs = {
+        'predict, one by one': lambda: [predict(model, dataset, masks=m, **how) for m in masks],
+        'predict_each': lambda: predict_each(model, dataset, masks, **how),
+    }
+    one_by_one, each = (run() for run in runs.values())
+    for one, other in zip(one_by_one, each, strict=True):
+        np.testing.assert_allclose(one.logit_difference, other.logit_difference, atol=1e-4)
+    return compare(runs, rounds, base='predict, one by one')

@@ -27,7 +27,7 @@ def _section(name, found):
         lines += [_curve(*curve) for curve in found['curves'].items()]
     elif 'cases' in found:
         lines += [
-            '| case | program | seconds | CPU s | over cdjax (low to high) | by CPU s |',
+            '| case | program | seconds | CPU s | over the first (low to high) | by CPU s |',
             '|---|---|---|---|---|---|',
         ]
         for case, result in found['cases'].items():

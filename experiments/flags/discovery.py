@@ -13,6 +13,7 @@ from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.objectives import OBJECTIVES, AnySize, FixedDensity, Objective, Published
 from cdjax.training.objectives.fixed_density import GATES
 from cdjax.training.optimizer import OptimizerConfig
+from experiments.flags.groups import group
 
 FLAGS = flags.FLAGS
 
@@ -34,6 +35,7 @@ OBJECTIVE_FLAGS = {
 }
 
 
+@group('Search for circuits')
 def define_discovery_flags() -> None:
     """Defines the search for circuits; see `discovery_from_flags`."""
     default = DiscoveryConfig()
@@ -87,7 +89,8 @@ def define_discovery_flags() -> None:
     flags.DEFINE_bool(
         'recompute_logits',
         default.recompute_logits,
-        'Ask the whole model again at each step rather than store what it says of all problems.',
+        'Ask the whole model again at each step rather than store what it says of all problems; if '
+        'not given, where that would take more than 4 GiB.',
     )
     flags.DEFINE_float(
         'discovery_learning_rate',
@@ -108,6 +111,7 @@ def define_discovery_flags() -> None:
     flags.DEFINE_integer('discovery_seed', default.seed, 'Seed of a discovery.')
 
 
+@group('Options of one objective')
 def _define_objective_flags() -> None:
     """Defines the flags of `OBJECTIVE_FLAGS`."""
     any_size, causal, published = AnySize(), FixedDensity(), Published()

@@ -4,11 +4,12 @@ from typing import Any
 
 from absl import flags
 
-from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.alignment import COMPARED, NAMED_POSITIONS, Alignment
 from cdjax.distillation.arms import ARMS
+from cdjax.distillation.components import TRAINED
 from cdjax.distillation.pairings import PAIRINGS
+from cdjax.distillation.readings import READINGS
 from cdjax.errors import InputError
-from cdjax.losses import SIMILARITIES
 from cdjax.models import SITES
 from cdjax.models.llama import REMAT_POLICIES
 from cdjax.studies.arms import STARTS, ArmsConfig
@@ -17,12 +18,15 @@ from cdjax.training import distillation
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig
+from cdjax.training.schedules import WEIGHT_SCHEDULES
+from experiments.flags.groups import group
 
 FLAGS = flags.FLAGS
 
 COMPUTE_DTYPES = ('float32', 'bfloat16')
 
 
+@group('Distillation')
 def define_distillation_flags() -> None:
     """Defines one distillation; see `distillation_from_flags`."""
     default = DistillationConfig()
@@ -32,6 +36,23 @@ def define_distillation_flags() -> None:
         f'Layers aligned: {", ".join(PAIRINGS)}, or STUDENT:TEACHER,...',
     )
     flags.DEFINE_float('weight', default.weight, 'Weight of the alignment.')
+    flags.DEFINE_enum(
+        'weight_schedule',
+        default.weight_schedule,
+        list(WEIGHT_SCHEDULES),
+        'How that weight changes over the steps.',
+    )
+    flags.DEFINE_enum(
+        'trained',
+        default.trained,
+        TRAINED,
+        'What of the student is trained: all of it, or the paired components alone.',
+    )
+    flags.DEFINE_string(
+        'teacher_store',
+        default.teacher_store,
+        'Where what the teacher says is kept: memory; a folder on a disk; or online, nowhere.',
+    )
     flags.DEFINE_float('temperature', default.temperature, 'Temperature of the KD.')
     flags.DEFINE_integer(
         'top_k',
@@ -47,6 +68,7 @@ def define_distillation_flags() -> None:
     )
 
 
+@group('Distillation')
 def define_pairs_flag() -> None:
     """Defines how many layers are paired, of pairings that look at what layers do."""
     flags.DEFINE_integer(
@@ -56,6 +78,7 @@ def define_pairs_flag() -> None:
     )
 
 
+@group('What is aligned')
 def define_alignment_flags() -> None:
     """Defines how representations are compared; see `alignment_from_flags`."""
     default = Alignment()
@@ -65,10 +88,16 @@ def define_alignment_flags() -> None:
     flags.DEFINE_list(
         'align_positions',
         default.positions,
-        'Positions of the prompt that are aligned, such as 1,3; the last if not given.',
+        f'Positions of the prompt that are aligned: {", ".join(NAMED_POSITIONS)}, or numbers such '
+        'as 1,3; that of the answer if not given.',
+    )
+    flags.DEFINE_string(
+        'align_reading',
+        default.reading,
+        f'What of its units is compared: {", ".join(READINGS)}.',
     )
     flags.DEFINE_enum(
-        'similarity', default.similarity, list(SIMILARITIES), 'What the alignment maximises.'
+        'similarity', default.similarity, list(COMPARED), 'What the alignment maximises.'
     )
     flags.DEFINE_integer(
         'min_count', default.min_count, 'Problems of a class in a batch, or it is left out.'
@@ -87,21 +116,22 @@ def alignment_from_flags() -> Alignment:
         InputError: a value out of range.
     """
     positions = FLAGS.align_positions
-    try:
-        positions = None if positions is None else tuple(int(n) for n in positions)
-    except ValueError:
-        raise InputError(
-            f'align_positions={",".join(positions)}: write integers such as 1,3'
-        ) from None
+    if positions is not None:
+        try:
+            positions = tuple(int(n) for n in positions)
+        except ValueError:
+            positions = ','.join(positions)  # a name, or it is refused
     return Alignment(
         site=FLAGS.align_site,
         positions=positions,
         similarity=FLAGS.similarity,
+        reading=FLAGS.align_reading,
         min_count=FLAGS.min_count,
         memory=FLAGS.row_memory,
     )
 
 
+@group('Training of a model')
 def define_training_flags(
     default: DistillationConfig | LanguageModelConfig, from_nothing: OptimizerConfig
 ) -> None:
@@ -172,6 +202,9 @@ def distillation_from_flags() -> DistillationConfig:
     """
     return DistillationConfig(
         weight=FLAGS.weight,
+        weight_schedule=FLAGS.weight_schedule,
+        trained=FLAGS.trained,
+        teacher_store=FLAGS.teacher_store,
         temperature=FLAGS.temperature,
         top_k=FLAGS.top_k,
         init_std=FLAGS.init_std,
@@ -179,6 +212,7 @@ def distillation_from_flags() -> DistillationConfig:
     )
 
 
+@group('Arms that are compared')
 def define_arms_flags() -> None:
     """Defines which distillations are compared; see `arms_from_flags`."""
     default = ArmsConfig()
@@ -194,6 +228,17 @@ def define_arms_flags() -> None:
         'seeds',
         [str(seed) for seed in default.seeds],
         'Seeds; each gives all arms the same start and batches.',
+    )
+    flags.DEFINE_list(
+        'primary',
+        default.primary,
+        'Two of the arms: the comparison that is decided on before the table is made, if any.',
+    )
+    flags.DEFINE_string(
+        'mechanism',
+        default.mechanism,
+        "Method that finds circuits in every student, to see whether the teacher's mechanism moved "
+        '(learned: searches again, which takes long); not looked at if not given.',
     )
     flags.DEFINE_integer(
         'head_start_steps',
@@ -220,4 +265,6 @@ def arms_from_flags() -> ArmsConfig:
         seeds=seeds,
         head_start_steps=FLAGS.head_start_steps,
         evaluate_every=FLAGS.evaluate_every,
+        mechanism=FLAGS.mechanism,
+        primary=None if FLAGS.primary is None else tuple(FLAGS.primary),
     )

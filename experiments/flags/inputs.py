@@ -8,10 +8,12 @@ from cdjax.data import TASKS, ArithmeticTask
 from cdjax.errors import InputError
 from cdjax.models.config import PRESETS
 from cdjax.studies.inputs import TEACHER_DTYPES, InputsConfig
+from experiments.flags.groups import group
 
 FLAGS = flags.FLAGS
 
 
+@group('Problems and their split')
 def define_task_flags() -> None:
     """Defines which problems are meant; see `problems_from_flags`."""
     task, inputs = ArithmeticTask(), InputsConfig()
@@ -27,7 +29,24 @@ def define_task_flags() -> None:
         'Problems drawn from the range (seeded); all if not given.',
     )
     flags.DEFINE_string(
-        'prompt_prefix', task.prompt_prefix, 'Text before each prompt, such as solved examples.'
+        'prompt_prefix',
+        task.prompt_prefix,
+        r'Text before each prompt, such as solved examples; \n is a line break.',
+    )
+    flags.DEFINE_integer(
+        'shots', task.shots, 'Solved examples behind that text, drawn from the problems (seeded).'
+    )
+    flags.DEFINE_bool(
+        'several_lengths',
+        task.several_lengths,
+        'Keep prompts of every length, and operands of several tokens; else those of the commonest '
+        'length. Task files have prompts of any length.',
+    )
+    flags.DEFINE_integer('answer_tokens', task.answer_tokens, 'Tokens of an answer at most.')
+    flags.DEFINE_string(
+        'answer_end',
+        task.answer_end,
+        r'Text that ends each answer, and has to be predicted too; \n is a line break.',
     )
     flags.DEFINE_string(
         'task',
@@ -53,7 +72,17 @@ def problems_from_flags() -> InputsConfig:
     """
     if FLAGS.task is not None and FLAGS.task_file is not None:
         raise InputError(f'task={FLAGS.task} and task_file={FLAGS.task_file}: give one of them')
+    encoding = {
+        'prompt_prefix': FLAGS.prompt_prefix.replace(r'\n', '\n'),
+        'answer_tokens': FLAGS.answer_tokens,
+        'answer_end': FLAGS.answer_end.replace(r'\n', '\n'),
+    }
     task = FLAGS.task_file
+    if FLAGS.shots and (FLAGS.task or FLAGS.task_file):
+        raise InputError(
+            f'shots={FLAGS.shots}: examples are drawn of arithmetic alone; write them into '
+            'prompt_prefix'
+        )
     if FLAGS.task is not None:
         task = TASKS[FLAGS.task].key
     elif task is None:
@@ -64,7 +93,9 @@ def problems_from_flags() -> InputsConfig:
             high=FLAGS.high,
             answer_low=FLAGS.answer_low,
             answer_high=FLAGS.answer_high,
-            prompt_prefix=FLAGS.prompt_prefix,
+            shots=FLAGS.shots,
+            several_lengths=FLAGS.several_lengths,
+            **encoding,
             num_problems=FLAGS.num_problems,
         )
     return InputsConfig(
@@ -72,10 +103,11 @@ def problems_from_flags() -> InputsConfig:
         share=FLAGS.share,
         test=FLAGS.test,
         split_seed=FLAGS.split_seed,
-        prompt_prefix=FLAGS.prompt_prefix,
+        **encoding,
     )
 
 
+@group('Models')
 def define_checkpoint_flags() -> None:
     """Defines which models are meant; see `inputs_from_flags`."""
     default = InputsConfig()
@@ -103,6 +135,11 @@ def define_checkpoint_flags() -> None:
         'Draw all weights at random, to try speed and memory at full shapes without a checkpoint; '
         f'--teacher may then be a preset ({", ".join(PRESETS)}) or a folder with a config.json.',
     )
+    flags.DEFINE_bool(
+        'only_correct',
+        default.only_correct,
+        'Leave out the problems that the teacher answers wrong; how many is told and recorded.',
+    )
 
 
 def inputs_from_flags() -> InputsConfig:
@@ -119,4 +156,5 @@ def inputs_from_flags() -> InputsConfig:
         student=FLAGS.student,
         teacher_dtype=FLAGS.teacher_dtype,
         random_weights=FLAGS.random_weights,
+        only_correct=FLAGS.only_correct,
     )

@@ -7,16 +7,19 @@ from jax.sharding import Mesh
 from cdjax.parallel import multihost
 from cdjax.parallel.mesh import make_mesh
 from cdjax.run.compilation import enable_compilation_cache
+from experiments.flags.groups import group
 
 FLAGS = flags.FLAGS
 
 
+@group('Machine')
 def define_mesh_flags() -> None:
     """Defines the two axes of the mesh."""
     flags.DEFINE_integer('fsdp', -1, 'Devices over which batches are split; -1: all that is left.')
     flags.DEFINE_integer('tensor', 1, 'Devices over which neurons and heads are split.')
 
 
+@group('Machine')
 def define_machine_flags() -> None:
     """Defines the mesh and, on several hosts, how the processes find each other."""
     define_mesh_flags()

@@ -5,12 +5,14 @@ from absl import flags
 from cdjax.errors import InputError
 from cdjax.planted.plan import PlanConfig
 from cdjax.planted.training import PlantConfig
+from experiments.flags.groups import group
 
 FLAGS = flags.FLAGS
 
 CIRCUITS, TOWERS, NOTHING = 'circuits', 'towers', 'nothing'
 
 
+@group('Planted circuits')
 def define_plant_flags() -> None:
     """Defines what is planted in a teacher; see `plant_from_flags`."""
     default = PlantConfig()

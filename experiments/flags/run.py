@@ -5,10 +5,12 @@ from absl import flags
 from cdjax.errors import InputError
 from cdjax.run.options import RunOptions
 from cdjax.studies.trained import EXPORTS
+from experiments.flags.groups import group
 
 FLAGS = flags.FLAGS
 
 
+@group('The run')
 def define_run_flags(workdir: str) -> None:
     """Defines where a run is kept and what its trainings write; see `run_options`.
 
@@ -16,6 +18,11 @@ def define_run_flags(workdir: str) -> None:
     """
     default = RunOptions()
     flags.DEFINE_string('workdir', workdir, 'Folder of the run.')
+    flags.DEFINE_bool(
+        'dry_run',
+        False,
+        'Print configuration, stages, steps and memory, and what of it is done; run nothing.',
+    )
     flags.DEFINE_integer('checkpoint_every', default.checkpoint_every, 'Steps between checkpoints.')
     flags.DEFINE_string(
         'profile_steps',
@@ -36,6 +43,7 @@ def define_run_flags(workdir: str) -> None:
     define_pass_flag()
 
 
+@group('The run')
 def define_pass_flag() -> None:
     """Defines how much of a data set goes through a model at once; see `run_options`."""
     flags.DEFINE_integer(
@@ -75,6 +83,7 @@ def _profile_steps() -> tuple[int, int] | None:
     return first, end
 
 
+@group('The run')
 def define_export_flag(default: str) -> None:
     """Defines which parameters of a training with evaluations are exported."""
     flags.DEFINE_enum(

@@ -7,10 +7,12 @@ from cdjax.circuits.methods import METHODS
 from cdjax.errors import InputError
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.methods import methods_by_default
+from experiments.flags.groups import group
 
 FLAGS = flags.FLAGS
 
 
+@group('How circuits are measured')
 def define_study_flags(*, trained: bool = True) -> None:
     """Defines how circuits are measured, and against what; see `study_from_flags`.
 

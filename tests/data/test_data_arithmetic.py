@@ -144,12 +144,14 @@ def test_prefix(tokenizer):
     task = ArithmeticTask(('+',), 2, 0, 9, prompt_prefix='1+2=3 ')
     dataset = task.encode(tokenizer)
     # What the prefix solves could be answered by copying: 1+2 and 2+1 are left out.
-    assert dataset.tokens.shape == (98, 11)
+    assert dataset.tokens.shape == (98, 4)
     assert dataset.left_out == {'the prompt prefix solves it': 2}
     assert not {'1+2=3 1+2=', '1+2=3 2+1='} & set(dataset.prompts)
     shown = tokenizer('1+2=3 ')['input_ids']
     for tokens in (dataset.tokens, dataset.counterfactual_tokens):
-        np.testing.assert_array_equal(tokens[:, : len(shown)], np.tile(shown, (98, 1)))
+        assert tokens.prefix == tuple(shown)
+        assert tokens.counted.all()
+    assert tokenizer.decode(dataset.tokens.tokens[0]) == '0+0='
     assert task.prompts[0] == dataset.prompts[0] == '1+2=3 0+0='
     # The prefix is not part of the form.
     whole = ArithmeticTask(('+',), 2, 0, 9).encode(tokenizer)
@@ -203,7 +205,7 @@ def test_no_problem_in_range():
 
 
 def test_operands_beyond_the_tokenizer(tokenizer):
-    with pytest.raises(InputError, match=r'0 to 120: 100 is not one token.*from 0 to 99$'):
+    with pytest.raises(InputError, match=r'0 to 120: 100 is not one token.*from 0 to 99, or keep'):
         ArithmeticTask(('+',), 2, 0, 120).encode(tokenizer)
 
 

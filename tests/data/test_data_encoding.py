@@ -17,7 +17,7 @@ def test_bos_prompt_and_padding():
         [bos, *ids(['1', '+', '2', '-', '3', '='])],
     ]
     assert encoding.lengths.tolist() == [5, 7]
-    assert encoding.answers.tolist() == ids(['3', '0'])
+    assert encoding.answers.T.tolist() == [ids(['3', '0'])]
     assert encoding.faults.tolist() == ['', '']
     assert encoding.tokens.dtype == encoding.lengths.dtype == encoding.answers.dtype == np.int32
 

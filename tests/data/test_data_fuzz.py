@@ -8,6 +8,7 @@ from mutations import mutate_json, refusal
 
 from cdjax.data import read_task_file
 from cdjax.data.task_file import read_examples
+from cdjax.data.token_rows import TokenRows
 from cdjax.data.training_data import FILE, TrainingData, read_training_data, training_data_file
 
 LINES = [
@@ -34,7 +35,11 @@ def test_task_files(tmp_path):
         assert {(example.prompt, example.answer) for example in examples} == known
         dataset = read_task_file(path, toy.tokenizer())
         for row, prompt in enumerate(dataset.prompts):
-            assert decode(dataset.tokens[row, 1 : dataset.lengths[row]]) == prompt
+            tokens = dataset.tokens
+            if isinstance(tokens, TokenRows):
+                assert decode(tokens.tokens[row, tokens.counted[row]][1:]) == prompt
+            else:
+                assert decode(tokens[row, 1:]) == prompt
             assert (prompt, decode([dataset.answers[row]])) in known
 
     refusals = []

@@ -28,7 +28,7 @@ def test_the_prompt_of_the_paper(tokenizer):
     encoding = encode_examples(tokenizer, ['24+80='], ['104'])
     assert encoding.tokens.tolist() == [[BOS, 1187, 10, 1490, 28]]
     assert encoding.lengths.tolist() == [5]
-    assert tokenizer.decode([encoding.answers[0]]) == '104'
+    assert tokenizer.decode(encoding.answers[0]) == '104'
     assert encoding.faults.tolist() == ['']
 
 
@@ -128,10 +128,11 @@ def test_mib(tokenizer, tmp_path):
     assert len(set(dataset.forms)) == 3
     assert dataset.label_names['operators'] == ('+',)
     assert dataset.labels['carry'].tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
-    assert tokenizer.decode(dataset.counterfactual_tokens[0, 1:]) == 'The sum of 27 and 80 is '
+    others = dataset.counterfactual_tokens
+    text = tokenizer.decode(others.tokens[0, others.counted[0]][1:])
+    assert text == 'The sum of 27 and 80 is '
     assert tokenizer.decode([dataset.counterfactual_answers[0]]) == '107'
-    lengths = dataset.lengths
-    assert lengths[0] != lengths[1]
+    assert others.starts[0] != others.starts[1]
     carried = read_task_file(path, tokenizer, counterfactual='ones_carry')
     assert tokenizer.decode([carried.counterfactual_answers[0]]) == '113'
     with pytest.raises(InputError, match=r"'tens_op1'; there are random, ones_carry"):

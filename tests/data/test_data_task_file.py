@@ -25,8 +25,9 @@ def write(tmp_path):
     return write_lines
 
 
-def decode(tokenizer, row, length):
-    return tokenizer.decode(row[1:length])
+def row_text(tokenizer, tokens, row):
+    """The text of a row without BOS."""
+    return tokenizer.decode(tokens.tokens[row, tokens.counted[row]][1:])
 
 
 def test_prompts_of_unequal_length(write, tokenizer):
@@ -43,13 +44,11 @@ def test_prompts_of_unequal_length(write, tokenizer):
     )
     dataset = read_task_file(path, tokenizer)
     assert dataset.tokens.shape == (6, 7)
-    assert dataset.lengths.tolist() == [5, 5, 7, 5, 7, 7]
+    assert dataset.lengths.tolist() == [7] * 6, 'columns, which end where answers begin'
+    assert dataset.tokens.starts.tolist() == [2, 2, 0, 2, 0, 0]
     for row in range(6):
-        text = decode(tokenizer, dataset.tokens[row], dataset.lengths[row])
-        assert text == dataset.prompts[row]
-        other = decode(tokenizer, dataset.counterfactual_tokens[row], dataset.lengths[row])
-        assert other in dataset.prompts
-        assert (dataset.tokens[row, dataset.lengths[row] :] == tokenizer.pad_token_id).all()
+        assert row_text(tokenizer, dataset.tokens, row) == dataset.prompts[row]
+        assert row_text(tokenizer, dataset.counterfactual_tokens, row) in dataset.prompts
     assert (dataset.answers != dataset.counterfactual_answers).all()
     forms = dataset.forms
     assert forms[0] == forms[1] != forms[3]
@@ -75,10 +74,11 @@ def test_given_counterfactuals(write, tokenizer):
         {'prompt': '99+5=', 'answer': 104, 'counterfactual': '98+1='},
     )
     dataset = read_task_file(path, tokenizer, prompt_prefix='1+1=2 ')
-    length = dataset.lengths[0]
-    others = [decode(tokenizer, row, length) for row in dataset.counterfactual_tokens]
-    assert others[:3] == ['1+1=2 2+7=', '1+1=2 8+3=', '1+1=2 2+3=']
-    assert others[3] in dataset.prompts[:3]
+    assert tokenizer.decode(dataset.counterfactual_tokens.prefix[1:]) == '1+1=2 '
+    assert dataset.prefix == dataset.counterfactual_tokens.prefix
+    others = [tokenizer.decode(row) for row in dataset.counterfactual_tokens.tokens]
+    assert others[:3] == ['2+7=', '8+3=', '2+3=']
+    assert f'1+1=2 {others[3]}' in dataset.prompts[:3]
     assert [tokenizer.decode([a]) for a in dataset.counterfactual_answers[:3]] == ['9', '11', '5']
     assert dataset.left_out == {
         'its counterfactual has another length': 1,

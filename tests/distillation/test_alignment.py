@@ -8,9 +8,10 @@ import pytest
 import toy_study as toy
 
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.positions import locate
+from cdjax.distillation.store import TeacherStore
 from cdjax.errors import InputError
 from cdjax.inference.activations import answer_logits_and_activations
-from cdjax.training.distillation import TeacherStore
 
 PAIRS = ((0, 1), (1, 0))
 
@@ -103,3 +104,37 @@ def test_a_store_at_another_site_and_positions():
 def test_wrong_values(changes, message):
     with pytest.raises(InputError, match=message):
         Alignment(PAIRS, **changes)
+
+
+def test_batches_in_which_every_class_is_rare_are_refused_with_the_batch_that_would_do():
+    alignment = Alignment(PAIRS, np.arange(60) % 6)
+    assert alignment.check_batch(24) is None
+    with pytest.raises(InputError, match=r'every class has fewer than 4 .* take batches of 24'):
+        alignment.check_batch(23)
+    one = dataclasses.replace(alignment, classes=np.array([0] * 56 + [1] * 4))
+    assert 'take batches of 60' in one.check_batch(59)
+    assert dataclasses.replace(alignment, memory=3).check_batch(8) is None
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'), [('answer', None), ('operands', (1, 3)), ('question', (1, 2, 3, 4))]
+)
+def test_positions_by_name(name, expected):
+    """BOS, a, the operator, b, =: BOS is the same in all, and = too, but it is the question's."""
+    found = locate(Alignment(positions=name), toy.dataset(), toy.tokenizer())
+    assert found.positions == expected
+    assert locate(found, toy.dataset(), toy.tokenizer()) is found
+
+
+def test_positions_that_cannot_be_found():
+    with pytest.raises(InputError, match='align_positions=all: write answer, operands, question, '):
+        Alignment(positions='all')
+    lengths = toy.dataset().lengths.copy()
+    lengths[0] -= 1
+    uneven = dataclasses.replace(toy.dataset(), lengths=lengths)
+    with pytest.raises(InputError, match='prompts of 4 to 5 tokens'):
+        locate(Alignment(positions='question'), uneven, toy.tokenizer())
+    tokens = np.full_like(toy.dataset().tokens, toy.dataset().tokens[0, 2])
+    wordy = dataclasses.replace(toy.dataset(), tokens=tokens)
+    with pytest.raises(InputError, match='at no position do all prompts hold a number'):
+        locate(Alignment(positions='operands'), wordy, toy.tokenizer())

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-pytest.importorskip('mkdocstrings', reason='the docs extra is not installed')
+for package in ('mkdocstrings', 'mkdocs_jupyter'):
+    pytest.importorskip(package, reason='the docs extra is not installed')
 
 
 @pytest.fixture(scope='module')
@@ -33,6 +34,8 @@ def site(tmp_path_factory):
 def test_every_page_is_there_and_can_be_searched(site):
     pages = {path.stem for path in (ROOT / 'docs').glob('*.md')} - {'index'}
     assert pages <= {path.parent.name for path in site.glob('*/index.html')}
+    notebooks = {path.stem for path in (ROOT / 'docs/notebooks').glob('*.ipynb')}
+    assert notebooks == {path.parent.name for path in site.glob('notebooks/*/index.html')}
     index = (site / 'search' / 'search_index.json').read_text()
     assert 'any_size' in index
     assert 'linear_cka' in index

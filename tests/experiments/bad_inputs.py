@@ -199,14 +199,8 @@ class _Files:
         self._new('task_words').write_text('\n'.join(map(json.dumps, words)))
         alike = [{'prompt': f'{a}+{9 - a}=', 'answer': 9} for a in range(9)]
         self._new('task_alike').write_text('\n'.join(map(json.dumps, alike)))
-        lengths = [
-            {'prompt': '+'.join(map(str, range(n))) + '=', 'answer': n * (n - 1) // 2}
-            for n in (2, 2, 3, 3, 4, 4)
-            for _ in range(2)
-        ]
-        self._new('task_lengths').write_text(
-            '\n'.join(json.dumps({**line, 'counterfactual': None}) for line in lengths)
-        )
+        answers = [{'prompt': f'{a}+{b}=', 'answer': 100 + a + b} for a in range(9) for b in (1, 2)]
+        self._new('task_answers').write_text('\n'.join(map(json.dumps, answers)))
 
     def runs(self):
         self._new('file').write_text('mine')

@@ -1,6 +1,7 @@
 """A mistake costs one line, exit status 1 and nothing else, whichever launcher it is made with."""
 
 import os
+import re
 
 import pytest
 from bad_inputs import BROKEN_LINES, make_files
@@ -15,13 +16,14 @@ SOUND = {
     'compare_arms': (*RUN, BATCH),
     # Of the 32 neurons of its student 1 % are none.
     'pipeline': (*RUN, BATCH, '--smallest_size=.05'),
+    'accuracy': TOY,
     'evaluate': (*TOY, '--circuits={circuits}', '--output={new}'),
     'plan': (*TOY[:-1], BATCH, '--target=cpu', '--nolargest_batch', '--output={new}'),
     'train_teacher': (*TOY[1:], '--workdir={new}'),
     'settle': ('--workdir={new}', '--compilation_cache='),
     'tune': (*RUN, '--grid={grid}'),
     'convert': ('--source={teacher}', '--target={new}', '--compilation_cache='),
-    'compare': ('--first={circuits}', '--second={circuits}'),
+    'compare': (),
     'report': ('--workdir={new}',),
     'benchmark': ('--suite=checkpoint_memory', '--output={new}'),
 }
@@ -41,6 +43,13 @@ PROBLEMS = [
     ('distill', '--answer_low=500', 'no problem', '500'),
     ('evaluate', '--answer_high=-1', 'answer_high=-1 is below'),
     ('plan', '--answer_low=9 --answer_high=3', 'answer_high=3 is below answer_low=9'),
+    ('discover', '--answer_tokens=0', 'answer_tokens=0', 'at least 1'),
+    ('discover', '--shots=4', 'shots=4', 'such as a line break'),
+    ('discover', '--shots=5000 --answer_end=;', 'shots=5000 of', 'leave none to ask'),
+    ('accuracy', '--ranges=3', 'ranges=3', 'LOW:HIGH'),
+    ('accuracy', '--shot_counts=x', 'shot_counts=x', 'integers'),
+    ('accuracy', '--ranges=9:0', 'high=0 is below low=9'),
+    ('accuracy', '--output={file}', 'holds something else than a table of accuracies'),
     ('compare_arms', '--num_problems=0', 'num_problems=0', '1 to'),
     ('train_teacher', '--num_problems=-5', 'num_problems=-5', '1 to'),
     ('pipeline', '--num_problems=1e3', 'num_problems=1e3'),
@@ -95,7 +104,7 @@ PROBLEMS = [
 TASK_FILES = [
     ('discover', '--task=sudoku', "there is no task 'sudoku'", 'mod_113'),
     ('train_teacher', '--task=mod_113 --task_file={task_empty}', 'give one of them'),
-    ('discover', '--task=mod_113', 'prompts of 5 to 7 tokens', 'one length'),
+    ('discover', '--task=lookup --shots=2 --answer_end=;', 'shots=2', 'of arithmetic alone'),
     ('pipeline', '--studies=astrology', "there is no study 'astrology'", 'num_classes'),
     ('discover', '--plugins=no.such.module', 'plugins=no.such.module', "No module named 'no'"),
     ('discover', '--task_file={folder}/none.jsonl', 'none.jsonl cannot be read'),
@@ -104,7 +113,12 @@ TASK_FILES = [
     ('train_teacher', '--task_file={task_binary}', 'task_binary, line 1'),
     ('discover', '--task_file={task_words}', 'no example fits the tokenizer', 'left out because'),
     ('pipeline', '--task_file={task_alike}', 'no example fits', 'no other problem'),
-    ('discover', '--task_file={task_lengths}', 'length'),
+    (
+        'distill',
+        '--task_file={task_answers} --answer_tokens=3',
+        'distillation knows answers of one',
+    ),
+    ('discover', '--task_file={task_answers} --answer_tokens=3 --objective=causal', 'of one token'),
     ('evaluate', '--task_file=', 'task= names none'),
 ]
 for at, (name, (_, words)) in enumerate(BROKEN_LINES.items()):
@@ -198,9 +212,12 @@ CIRCUITS = [
     ('distill', '--arm=circuits --circuits={circuits} --split_seed=1', 'another split'),
     ('distill', '--arm=circuits --circuits={circuits} --high=8', 'other problems'),
     ('distill', '--arm=circuits --circuits={circuits} --teacher={other}', 'another model'),
-    ('compare', '--first={folder}/none', 'does not exist'),
-    ('compare', '--second={circuits_cut}', 'is damaged'),
-    ('compare', '--second={circuits_narrow}', 'within one model only'),
+    ('compare', '{folder}/none {circuits}', 'does not exist'),
+    ('compare', '{circuits} {circuits_cut}', 'is damaged'),
+    ('compare', '{circuits} {circuits_narrow}', 'within one model only'),
+    ('compare', '{circuits}', 'takes two files of circuits, and here are 1'),
+    ('compare', '', 'here are 0', 'compare FIRST SECOND'),
+    ('compare', '{circuits} {circuits} {circuits}', 'unexpected argument'),
 ]
 DISCOVERY = [
     ('discover', '--num_classes=0', 'num_classes=0', 'at least 1'),
@@ -449,13 +466,12 @@ FLAGS = [
     ('plan', '--steps', '--steps'),
     ('distill', 'seeds=3', "unexpected argument 'seeds=3'"),
     ('convert', '--to', '--to'),
-    ('compare', '--frist=3', 'no flag --frist', '--first'),
+    ('compare', '--plugin=3', 'no flag --plugin', '--plugins'),
     ('benchmark', '--device=3', 'no flag --device', '--devices'),
 ]
 REQUIRED = [
     ('evaluate', '--circuits'),
     ('convert', '--source'),
-    ('compare', '--first'),
     ('benchmark', '--suite'),
 ]
 CASES = [
@@ -476,8 +492,8 @@ def outcomes(tmp_path_factory):
     commands = {}
     for at, (launcher, text, *_) in enumerate(CASES):
         new = folder / f'new-{at}'
-        separated = text.split(' --')
-        own = [part if i == 0 else f'--{part}' for i, part in enumerate(separated) if part]
+        flagged = text.startswith('--')
+        own = re.split(r' (?=--)', text) if flagged else text.split()
         flags = [flag.format(new=new, **files) for flag in (*SOUND[launcher], *own)]
         commands[name_of(at)] = [launcher, *flags]
     for at, (launcher, _) in enumerate(REQUIRED, len(CASES)):

@@ -128,6 +128,30 @@ def mistakes(folder):
     }
 
 
+LAUNCHERS = sorted(
+    path.stem
+    for path in (ROOT / 'experiments').glob('*.py')
+    if 'launch.run(main' in path.read_text()
+)
+
+
+def dry_runs(folder):
+    """Yields a launcher that takes long and its flags, each with a folder that is not there."""
+    small = ('--operands=2', '--high=9', f'--workdir={folder}/dry', '--compilation_cache=')
+    search = (*small, '--discovery_steps=3')
+    yield 'discover', search
+    yield 'distill', (*small, '--arm=kd', '--batch_size=8', '--steps=4')
+    yield 'train_teacher', (*small, '--batch_size=8', '--steps=5')
+    arms = ('--arms=kd,circuits', '--batch_size=8', '--steps=4')
+    partial = ('--starts=nothing,partial', '--seeds=1', '--head_start_steps=6')
+    yield 'compare_arms', (*search, *arms, *partial)
+    yield 'pipeline', (*search, *arms, '--rediscover=kd', '--methods=one_mask')
+    yield 'settle', small[-2:]
+    grid = folder / 'grid.flags'
+    grid.write_text('--discovery_seed=1\n--num_classes=2\n')
+    yield 'tune', (*search, f'--grid={grid}')
+
+
 def snapshot(folder):
     return {
         path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob('*'))
@@ -150,16 +174,16 @@ def two_hosts(disks):
 def outcomes(tmp_path_factory):
     folder, streams = tmp_path_factory.mktemp('mistakes'), tmp_path_factory.mktemp('streams')
     wanted = mistakes(folder)
+    dry = {f'dry-{name}': [name, *flags, '--dry_run'] for name, flags in dry_runs(folder)}
     before = snapshot(folder)
     commands = {name: command for name, (command, _) in wanted.items()}
     commands |= two_hosts(tmp_path_factory.mktemp('disks'))
-    commands |= {name: ['pipeline', f'--{name}'] for name in ('help', 'helpfull')}
+    commands |= {f'help-{name}': [name, '--help'] for name in LAUNCHERS}
+    commands |= dry
     ended = run_launchers(commands, streams, at_once=len(commands))
     found = {name: (*ended[name], parts) for name, (_, parts) in wanted.items()}
     hosts = [(ended[name].code, ended[name].err) for name in ('host0', 'host1')]
-    listed = lambda page: set(re.findall(r'^  --(?:\[no\])?(\w+):', page, re.M))
-    helps = [listed(ended[name].out) for name in ('help', 'helpfull')]
-    return found, before, snapshot(folder), hosts, helps
+    return found, before, snapshot(folder), hosts, ended
 
 
 def test_a_mistake_is_one_line_and_status_1(outcomes):
@@ -178,13 +202,49 @@ def test_nothing_is_written_or_overwritten(outcomes):
     assert after == before
 
 
-def test_the_help_is_complete(outcomes):
-    shown, known = outcomes[4]
-    sources = [file.read_text() for file in (ROOT / 'experiments/flags').glob('*.py')]
-    shared = set(re.findall(r"DEFINE_\w+\(\s*'(\w+)'", ''.join(sources))) & known
-    assert len(shared) > 40
-    assert shown >= shared | {'rediscover', 'evaluate_problems'}
-    assert not shown & {'verbosity', 'pdb', 'helpxml'}, "absl's own"
+def defined_in(path):
+    return set(re.findall(r"(?:DEFINE_\w+|define_optional_path)\(\s*'(\w+)'", path.read_text()))
+
+
+@pytest.mark.parametrize('launcher', LAUNCHERS)
+def test_the_help_teaches(outcomes, launcher):
+    code, page, err = outcomes[4][f'help-{launcher}']
+    assert (code, err) == (0, '')
+    lines = page.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert f'    python -m experiments.{launcher} ' in page, 'an example'
+    flags = re.findall(r'^  --(?:\[no\])?(\w+)', page, re.M)
+    assert len(flags) == len(set(flags))
+    own = defined_in(ROOT / 'experiments' / f'{launcher}.py')
+    assert set(flags) >= own | {'flagfile', 'helpfull', 'plugins'}
+    assert not set(flags) & {'verbosity', 'pdb', 'helpxml', 'alsologtostderr'}, "absl's own"
+    titles = [line for line in lines if re.fullmatch(r'[A-Z][a-z ]+:', line)]
+    assert titles[-1] == 'Of every launcher:'
+    if launcher == 'pipeline':  # which has flags of every group but that of planting
+        everywhere = set.union(*map(defined_in, (ROOT / 'experiments/flags').glob('*.py')))
+        absent = everywhere - set(flags)
+        assert absent == defined_in(ROOT / 'experiments/flags/plant.py')
+        assert len(titles) == 13
+
+
+def test_a_dry_run_tells_the_plan_and_claims_nothing(outcomes):
+    wanted = {
+        'discover': ('1 training of 3 steps', 'discover: teacher'),
+        'distill': ('1 training of 4 steps', 'distill: kd'),
+        'train_teacher': ('1 training of 5 steps', 'export the teacher'),
+        'compare_arms': ('7 trainings of 28 steps', 'distill: circuits, from partial, seed 1'),
+        'pipeline': ('5 trainings of 17 steps', 'discover: student of kd'),
+        'tune': ('4 trainings of 9 steps', 'discover: the best 3 settings, with 2 more seeds'),
+        'settle': ('32 trainings of 41,600 steps', 'find circuits: null-2-2'),
+    }
+    for name, (size, stage) in wanted.items():
+        code, out, err = outcomes[4][f'dry-{name}']
+        assert (code, err) == (0, ''), name
+        first, *others = out.splitlines()
+        assert first.startswith(f'{name}: {size} in all, on 1 device (cpu); in '), first
+        assert any(line.strip().startswith(stage) for line in others), (name, out)
+        assert 'memory: at least' in out
+        assert others[-1] == 'nothing was claimed, loaded or written'
 
 
 def test_hosts_that_share_no_workdir_all_say_so(outcomes):

@@ -125,8 +125,9 @@ def distillation(mesh):
     import numpy as np
 
     from cdjax.distillation.alignment import Alignment
+    from cdjax.distillation.store import TeacherStore
     from cdjax.run.options import RunOptions
-    from cdjax.training.distillation import DistillationConfig, TeacherStore, distill
+    from cdjax.training.distillation import DistillationConfig, distill
     from cdjax.training.optimizer import OptimizerConfig
 
     teacher, problems = teacher_and_problems(mesh)

@@ -111,7 +111,7 @@ def test_each_problem_has_its_own_circuit_and_ablation(ablation, circuits, fill,
     assert np.abs(predictions.logit_difference - whole.logit_difference).max() > 0.01
 
 
-@pytest.mark.parametrize('shape', [(8, 1), (4, 2), (2, 4), (1, 8)])
+@pytest.mark.parametrize('shape', [(8, 1), (2, 4)])
 def test_eight_devices_agree_with_one(shape, circuits, fill):
     masks, classes = circuits
     mesh = make_mesh(*shape)

@@ -30,7 +30,7 @@ def mesh(request):
     [
         (5, (1, 1), 100, 20),
         (6, (1, 1), 100, 16),
-        (70, (1, 1), 4096, 58),
+        (70, (1, 1), 4096, 32),  # two of 58 would be nearly twice the rows
         (70, (1, 1), 69, 1),  # one row at least, however long
         (5, (8, 1), 100, 16),  # a multiple of the devices that share the rows
         (5, (2, 4), 100, 20),

@@ -1,11 +1,15 @@
-"""Circuits as smaller models, against the whole model with the rest ablated by an edit."""
+"""Many sets of masks in one program, and circuits as smaller models, against one mask at a time."""
 
+import hlo
+import jax
 import numpy as np
 import pytest
 import toy_study as toy
 
 from cdjax.errors import InputError
-from cdjax.inference import neuron_means, predict, predict_circuits
+from cdjax.inference import neuron_means, predict, predict_circuits, predict_each, sweeps
+from cdjax.inference.predictions import scored_rows
+from cdjax.parallel.mesh import make_mesh
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -27,13 +31,56 @@ def classes():
     return np.arange(len(toy.dataset())) % 4 % 2 * 2
 
 
+@pytest.fixture(scope='module')
+def fill():
+    return neuron_means(toy.model(), toy.dataset(), mesh=toy.one_device())
+
+
+@pytest.mark.parametrize('ablation', ['mean', 'counterfactual'])
+def test_each_set_is_answered_as_if_alone(monkeypatch, masks, classes, fill, ablation):
+    monkeypatch.setattr(sweeps, '_AT_ONCE', 2)  # the third set goes through by itself
+    options = {'classes': classes, 'fill': fill, 'ablation': ablation}
+    options |= {'mesh': toy.one_device(), 'tokens_per_pass': 64 * toy.T}
+    before = toy.compilations('<lambda>')
+    found = predict_each(toy.model(), toy.dataset(), list(masks), **options)
+    assert toy.compilations('<lambda>') == before + 1
+    assert len(found) == M
+    for predictions, one in zip(found, masks, strict=True):
+        expected = predict(toy.model(), toy.dataset(), masks=one, **options)
+        for got, want in zip(vars(predictions).values(), vars(expected).values(), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+    assert len({p.logit_difference.sum() for p in found}) == M
+
+
+def test_each_set_on_eight_devices(masks, classes, fill):
+    mesh = make_mesh(4, 2)
+    options = {'classes': classes, 'fill': fill}
+    many = predict_each(toy.model(mesh), toy.dataset(), masks, mesh=mesh, **options)
+    few = predict_each(toy.model(), toy.dataset(), masks, mesh=toy.one_device(), **options)
+    for several, one in zip(many, few, strict=True):
+        np.testing.assert_allclose(several.probability, one.probability, rtol=1e-4, atol=1e-6)
+
+
+def test_what_no_mask_changes_is_computed_once(masks, classes):
+    """Of layer 0 the loop holds the down projection alone, and nothing of the counterfactuals."""
+    data, B, c = toy.dataset(), 16, toy.teacher_config()
+    rows = scored_rows(data) | {'counterfactual_tokens': data.counterfactual_tokens}
+    rows = {name: x[:B] for name, x in (rows | {'classes': classes}).items()}
+    constants = {'model': toy.model(), 'masks': masks, 'count': np.int32(M)}
+    step = jax.jit(sweeps._rows_under_each('neurons'))
+    products = hlo.results(hlo.within_loops(step.lower(constants, rows).compile().as_text()), 'dot')
+    widths = [shape[1] for _, shape in products if shape[0] == B * toy.T]
+    keys = c.num_kv_heads * c.head_dim
+    assert sorted(widths) == [keys, keys, c.hidden_size]  # and keys and values of layer 1
+
+
 @pytest.mark.parametrize('filled', [True, False], ids=['mean', 'zero'])
-def test_each_is_what_predict_says_of_it(monkeypatch, masks, classes, filled):
+def test_each_is_what_predict_says_of_it(monkeypatch, masks, classes, fill, filled):
     monkeypatch.setattr('cdjax.inference.sweeps._STEP', 4)  # narrower than the model
     kept = masks.sum(-1).max()
     assert kept <= 24 < toy.F
     options = {'classes': classes, 'mesh': toy.one_device(), 'tokens_per_pass': 64 * toy.T}
-    fill = neuron_means(toy.model(), toy.dataset()) if filled else None
+    fill = fill if filled else None
     before = toy.compilations('<lambda>')
     found = predict_circuits(toy.model(), toy.dataset(), masks, fill=fill, **options)
     assert len(found) == M

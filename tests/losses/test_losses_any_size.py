@@ -110,3 +110,24 @@ def test_a_weight_without_its_logits_is_named(inputs):
     weights = losses.AnySizeWeights(selectivity=0.5)
     with pytest.raises(ValueError, match=r'weights\.selectivity=0\.5 needs the logits'):
         losses.any_size_loss(inputs['full'], inputs['circuit'], inputs['sizes'], weights=weights)
+
+
+def test_an_answer_of_several_tokens_counts_with_the_sum_of_its_kls(inputs):
+    """The KL of each token by itself; those that an answer lacks may hold anything."""
+    rng = np.random.default_rng(1)
+    full, circuit = 3 * rng.normal(size=(2, N, 3, V)).astype(np.float32)
+    answered = np.arange(3)[None] < rng.integers(1, 4, N)[:, None]
+    circuit[~answered] = 1e4 * rng.normal(size=V)
+
+    def loss(circuit):
+        return losses.any_size_loss(full, circuit, inputs['sizes'], answered=answered)[0]
+
+    kl = np.zeros(N)
+    for n, a in zip(*np.nonzero(answered), strict=True):
+        kl[n] += reference.mean_kl(full[n, a][None], circuit[n, a][None])
+    of = inputs['sizes'].argmax(1)
+    expected = np.mean([np.log(kl[of == g].mean() + 0.02) for g in range(G)])
+    np.testing.assert_allclose(quick_jit(loss)(circuit), expected, rtol=1e-5)
+    slopes = np.asarray(quick_jit(jax.grad(loss))(circuit))
+    assert not slopes[~answered].any()
+    assert np.abs(slopes[answered]).sum(axis=1).min() > 0

@@ -120,23 +120,55 @@ def test_top_k_is_a_lower_bound_and_does_not_call_the_rest_impossible():
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_feature_mse_is_the_error_of_the_projected_student(dtype):
-    rng = np.random.default_rng(0)
-    student, teacher = 3 + rng.normal(size=(N, P)), 3 + rng.normal(size=(N, Q))
-    projection = rng.normal(size=(P, Q))
-    where = np.arange(N) != 1
-    loss = lambda *x: losses.feature_mse(*x, where=where)
-    given = [jnp.asarray(x, dtype) for x in (student, teacher, projection)]
-    value, gradients = quick_jit(jax.value_and_grad(loss, (0, 1, 2)))(*given)
-    error = student[where] @ projection - teacher[where]
-    assert float(value) == pytest.approx(
-        np.mean(error**2), rel=1e-4 if dtype == 'float32' else 1e-2
+def test_a_linear_map_explains_a_part_of_the_variance_by_class(dtype, activations):
+    a, where = activations, np.arange(12) != 1
+    projection = np.random.default_rng(1).normal(size=(P, Q))
+    x_masks = (np.arange(P)[None] != np.arange(3)[:, None]).astype(float)
+    explained = lambda *x: losses.linear_map_r2(
+        *x, a['z'], student_masks=x_masks, teacher_masks=a['y_masks'], where=where
     )
-    to_projection = 2 * student[where].T @ error / error.size
-    tolerance = 1e-4 if dtype == 'float32' else 0.1
-    np.testing.assert_allclose(np.float64(gradients[2]), to_projection, atol=tolerance)
-    assert not np.asarray(gradients[1], np.float32).any()
-    assert np.asarray(gradients[0], np.float32)[where].all()
+    given = [jnp.asarray(x, dtype) for x in (a['x'], a['y'], projection)]
+    r2, counts = quick_jit(explained)(*given)
+    exact = [np.asarray(x, np.float64) for x in given]
+
+    def by_hand(x, y, w):
+        sides, rows_of = [], [np.flatnonzero(where & (a['z'][:, k] > 0)) for k in range(3)]
+        for k, rows in enumerate(rows_of):
+            centred = [side[rows] - side[rows].mean(axis=0) for side in (x, y)]
+            sides.append((centred[0] * x_masks[k], centred[1] * a['y_masks'][k]))
+        # The teacher is of unit size over all of its entries, those of the padding row too.
+        scale = np.sqrt(sum((t**2).sum() for _, t in sides) / y.size)
+        errors = [
+            (((s @ w) * a['y_masks'][k] - t / scale) ** 2).sum() for k, (s, t) in enumerate(sides)
+        ]
+        totals = [((t / scale) ** 2).sum() for _, t in sides]
+        return 1 - np.array(errors) / totals
+
+    tolerance = 1e-4 if dtype == 'float32' else 0.05
+    np.testing.assert_allclose(r2, by_hand(*exact), rtol=tolerance)
+    np.testing.assert_array_equal(counts, [4, 4, 3])
+    if dtype == 'bfloat16':
+        return
+    gradients = quick_jit(jax.grad(lambda *x: explained(*x)[0].sum(), (0, 1, 2)))(*given)
+    assert not np.asarray(gradients[1]).any()
+    for i in (0, 2):  # finite differences of the float64 sums, in one direction
+        direction = np.random.default_rng(i).normal(size=exact[i].shape)
+        moved = lambda step, i=i, direction=direction: [
+            side + step * direction if j == i else side for j, side in enumerate(exact)
+        ]
+        slope = (by_hand(*moved(1e-5)).sum() - by_hand(*moved(-1e-5)).sum()) / 2e-5
+        assert np.sum(np.float64(gradients[i]) * direction) == pytest.approx(slope, rel=1e-3)
+
+
+def test_the_best_map_of_what_the_student_knows_is_a_loss_of_0(activations):
+    x = activations['x']
+    w = np.random.default_rng(0).normal(size=(P, Q))
+    y = 5 + x @ w
+    unit = (y - y.mean(axis=0)).std()
+    pair = losses.ActivationPair(x, y, projection=w / unit)
+    loss, told = quick_jit(lambda pair: losses.alignment_loss(pair, similarity='linear_map'))(pair)
+    assert float(loss) == pytest.approx(0, abs=1e-5)
+    assert float(told['classes_left_out']) == 0
 
 
 def test_projection_keeps_the_variance_of_the_student():
@@ -293,6 +325,9 @@ def test_mistakes_name_the_value_and_the_remedy(activations):
             masked
         ),
         "similarity='svcca'": lambda: losses.alignment_loss(masked, similarity='svcca'),
+        'a projection is what linear_map needs': lambda: losses.alignment_loss(
+            losses.ActivationPair(a['x'], a['y']), similarity='linear_map'
+        ),
         'a memory of past rows is for CKA alone': lambda: losses.alignment_loss(
             losses.ActivationPair(
                 a['x'], a['y'], a['z'], memory=losses.RowMemory.empty(3, 2, P, Q)

@@ -117,7 +117,12 @@ CALLS = {
     'cross_entropy': lambda i: losses.cross_entropy(
         i['circuit_logits'], i['labels'], where=i['where']
     ),
-    'feature_mse': lambda i: losses.feature_mse(i['a'], i['b'], i['projection'], where=i['where']),
+    'linear_map_r2': lambda i: losses.linear_map_r2(
+        *(i[name] for name in ('a', 'b', 'projection', 'z')),
+        student_masks=i['masks'],
+        teacher_masks=i['b_masks'],
+        where=i['where'],
+    )[0],
 }
 
 

@@ -147,6 +147,7 @@ def make_study(
         'probability_without_neurons': 0.02,
         'neurons': neurons,
         'layers': layers,
+        'family': 'Llama',
         'sizes': [round(s * neurons) for s in sizes],
         'shares': list(sizes),
         'size': round(0.15 * neurons),

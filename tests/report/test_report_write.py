@@ -198,6 +198,31 @@ def test_neurons_and_classes_and_where_it_was_run(pages):
     assert '<th scope="row">discover/teacher</th><td class="n">0</td><td>usage</td>' in text
 
 
+def test_what_a_sceptic_asks_of_neurons_and_arms_is_on_the_page_and_on_the_terminal():
+    study = make_study()
+    study['minimality']['blocks'][0] |= {'drop': 0.37, 'drop_interval': [0.31, 0.43]}
+    start = make_start({'circuits': 0.1})
+    start['headroom'] = {'circuits': {'random': 0.64, 'wrong': 0.98}, 'random': {}}
+    results = make_results(study=study, starts={'nothing': start})
+    page, text = render(results, CONFIG, HISTORIES, PROVENANCE), summary(results)
+    cells = re.sub(r'<[^>]*>', ' ', page)
+    assert re.search(r'20\s% of their neurons are in tenths', cells)
+    assert re.search(r'1 +15 +50\.0\s% +0\.37 +\[0\.31, 0\.43\] +yes', cells)
+    assert re.search(r'9 +15 +50\.0\s% +0\.01 +\[0\.00, 0\.45\] +no', cells)
+    row = next(row for row in start['table'] if row['arm'] == 'circuits')
+    for shown in (cells, text):
+        assert re.search(rf'{re.escape(row["title"])} +{row["p"]:.3f} +{row["p_holm"]:.3f}', shown)
+        assert re.search(r'random masks +0\.64', shown)
+    assert re.search(r'targets of 1 of 2 are like that of class circuits', cells)
+    assert 'Model family Llama' in re.sub(r'\s+', ' ', cells)
+
+
+def test_one_seed_is_not_tested():
+    results = make_results(starts={'nothing': make_start({}, seeds=(0,))})
+    assert 'Holm' not in summary(results)
+    assert 'Holm' not in render(results, CONFIG, HISTORIES)
+
+
 def test_a_study_has_a_section_and_that_of_a_stranger_says_how_to_see_it(pages):
     page = pages['two starts']
     assert (

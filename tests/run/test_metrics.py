@@ -1,15 +1,12 @@
-"""metrics.jsonl across kills, TensorBoard events, object stores, and progress bars."""
+"""metrics.jsonl across kills, TensorBoard events, object stores."""
 
-import io
 import json
-import sys
 
 import numpy as np
-import pytest
 from tensorboardX.proto import event_pb2
 
 from cdjax.run import metrics
-from cdjax.run.metrics import MetricsWriter, progress, read_metrics
+from cdjax.run.metrics import MetricsWriter, read_metrics
 
 SESSION_START = event_pb2.SessionLog.SessionStatus.Value('START')
 
@@ -86,11 +83,6 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
         writer.write(4, {'loss': 1.0})
         writer.flush()
     assert not list(tmp_path.iterdir())
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, 'stderr', stream)
-    with progress(5, 'x') as bar:
-        bar.update(5)
-    assert stream.getvalue() == ''
 
 
 def test_a_remote_workdir_gets_whole_files(tmp_path, monkeypatch):
@@ -113,33 +105,3 @@ def test_a_remote_workdir_gets_whole_files(tmp_path, monkeypatch):
 
 def test_no_metrics_yet(tmp_path):
     assert read_metrics(tmp_path) == []
-
-
-def test_progress_shows_rate_and_time_left_after_a_second(monkeypatch):
-    stream = io.StringIO()
-    stream.isatty = lambda: True
-    monkeypatch.setattr(sys, 'stderr', stream)
-    now = [0.0]
-    with progress(100, 'train', initial=40) as bar:
-        bar._time = lambda: now[0]
-        bar.start_t = bar.last_print_t = 0.0
-        for _ in range(20):
-            now[0] += 0.04
-            bar.update(1)
-        assert stream.getvalue() == '', 'nothing in the first second'
-        for _ in range(20):
-            now[0] += 0.1
-            bar.update(1)
-    shown = stream.getvalue()
-    assert 'train' in shown
-    assert '80/100' in shown
-    assert 'step/s' in shown
-
-
-@pytest.mark.parametrize('tty', [True, False])
-def test_progress_is_sparse_in_log_files(monkeypatch, tty):
-    stream = io.StringIO()
-    stream.isatty = lambda: tty
-    monkeypatch.setattr(sys, 'stderr', stream)
-    with progress(10, 'x') as bar:
-        assert bar.mininterval == (0.5 if tty else 30.0)

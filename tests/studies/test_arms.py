@@ -9,6 +9,7 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.data import Split
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, Given
+from cdjax.distillation.store import TeacherStore
 from cdjax.errors import InputError
 from cdjax.studies import arms
 from cdjax.studies.arms import (
@@ -18,7 +19,7 @@ from cdjax.studies.arms import (
     summarise,
     train_head_start,
 )
-from cdjax.training.distillation import DistillationConfig, TeacherStore
+from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import OptimizerConfig
 

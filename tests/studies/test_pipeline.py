@@ -43,6 +43,7 @@ SHAPE = dataclasses.replace(
 METHODS = ('one_mask', 'mean_activation', 'random_masks')
 STEPS = OptimizerConfig(3, 1e-2)
 CLASSES = number_of_classes('two_numbers', counts=(1, 2), seeds=(0,))
+BEFORE = []  # what was told before the run, and whether its folder was there
 
 
 def make_config(teacher) -> PipelineConfig:
@@ -93,7 +94,13 @@ def finished(teacher, tmp_path_factory):
             patch.setattr(module, 'GradientDoctor', no_doctor)
         options = RunOptions(checkpoint_every=2)
         STUDIES.add(CLASSES)
-        pipeline = Pipeline(make_config(teacher), workdir, mesh=toy.one_device(), options=options)
+        pipeline = Pipeline(
+            make_config(teacher),
+            workdir,
+            mesh=toy.one_device(),
+            options=options,
+            announce=lambda outlook: BEFORE.append((outlook, workdir.exists())),
+        )
         yield pipeline, pipeline.run()
     STUDIES.remove(CLASSES.key)
 
@@ -146,6 +153,32 @@ def test_every_training_heeds_the_options(finished):
     for folder in folders:
         kept = sorted(int(path.name) for path in (folder / 'checkpoints').iterdir())
         assert kept == [2, 3], folder
+
+
+def test_what_was_announced_is_what_was_run(finished):
+    pipeline, _ = finished
+    ((before, there),) = BEFORE
+    assert not there
+    assert before.done == 0
+    config = json.loads((pipeline.workdir / 'config.json').read_text())
+    assert config == {'version': VERSION, 'name': 'pipeline', **before.facts}
+    after = []
+    Pipeline(pipeline.config, pipeline.workdir, mesh=toy.one_device(), announce=after.append)
+    assert [stage.name for stage in after[0].stages] == [stage.name for stage in before.stages]
+    assert all(stage.done for stage in after[0].stages)
+    assert after[0].left == 0 < before.left == before.steps
+    folders = [
+        folder
+        for folder in (pipeline.workdir / 'stages').glob('*/*')
+        if folder.parent.name != CLASSES.key
+    ]
+    trained = [stage for stage in after[0].stages if stage.steps]
+    assert len(trained) == len(folders)
+    assert {stage.reached for stage in trained} == {3}
+    assert min(stage.memory for stage in trained) > 0
+    assert [stage.name for stage in before.stages if stage.steps is None] == [
+        f'study: {CLASSES.title}'
+    ]
 
 
 def test_a_study_of_its_own(finished):

@@ -86,8 +86,12 @@ def test_every_teacher_is_a_draw_of_its_own():
 
 def test_what_is_done_is_read_and_another_protocol_is_refused(settled):
     workdir, results = settled
-    again = settle(PLANTED, workdir, mesh=toy.one_device(), options=OPTIONS)
+    told = []
+    again = settle(PLANTED, workdir, mesh=toy.one_device(), options=OPTIONS, announce=told.append)
     assert again == results
+    names = ['train teacher: planted-0', 'find circuits: planted-0-0']
+    names += [name.replace('planted', 'null') for name in names]
+    assert [(stage.name, stage.done) for stage in told[0].stages] == [(n, True) for n in names]
     other = dataclasses.replace(PLANTED, problems=21)
     assert protocol_hash(other) != protocol_hash(PLANTED) == results['protocol']
     with pytest.raises(InputError, match='holds another run: problems is 20 there and 21 here'):

@@ -79,8 +79,8 @@ def config(checkpoints, *, circuits='teacher', student=None, **changes):
     )
 
 
-def study(config, workdir):
-    return StudentStudy(config, workdir, mesh=toy.one_device(), options=OPTIONS)
+def study(config, workdir, **more):
+    return StudentStudy(config, workdir, mesh=toy.one_device(), options=OPTIONS, **more)
 
 
 def test_a_student_is_distilled_exported_and_measured_once(checkpoints, tmp_path, monkeypatch):
@@ -97,8 +97,10 @@ def test_a_student_is_distilled_exported_and_measured_once(checkpoints, tmp_path
         assert 0 < np.abs(np.asarray(a) - np.asarray(b)).max() < 4 * FINE_TUNING.learning_rate
 
     monkeypatch.setattr(training, 'batch_indices', lambda *_, **__: pytest.fail('it trained'))
-    again = study(chosen, tmp_path / 'run').run()
+    told = []
+    again = study(chosen, tmp_path / 'run', announce=told.append).run()
     assert model_hash(again.model) == model_hash(student.model)
+    assert [(stage.reached, stage.done) for stage in told[0].stages] == [(3, True), (0, True)]
 
 
 def refused(config, workdir, message):

@@ -49,6 +49,12 @@ def test_a_checkpoint_is_fine_tuned_in_float32(checkpoint, tmp_path):
     assert facts['weight_decay'] == FINE_TUNING.weight_decay
     teacher = started.run()
     assert str(teacher.folder) == str(tmp_path / 'run' / 'model')
+    told = []
+    TeacherStudy(config, tmp_path / 'run', mesh=toy.one_device(), announce=told.append)
+    assert [(stage.name, stage.done) for stage in told[0].stages] == [
+        ('train teacher', True),
+        ('export the teacher', True),
+    ]
     before = load_huggingface(checkpoint, dtype=jnp.float32)
     moved = []
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(teacher.model), strict=True):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import toy_study as toy
 from jax.sharding import PartitionSpec
 
 from cdjax.errors import InputError
@@ -25,6 +26,7 @@ from cdjax.run.metrics import read_metrics
 from cdjax.run.options import RunOptions
 from cdjax.training.diagnostics import GradientDoctor, GradientError
 from cdjax.training.loop import Diverged, TrainState, best_parameters, fit, init_state
+from cdjax.training.step import several_steps
 
 TX = optax.adam(0.1)
 EVERYWHERE = (('', PartitionSpec()),)
@@ -64,6 +66,9 @@ def first_state(mesh):
         mesh,
         EVERYWHERE,
     )
+
+
+several_noisy_steps = jax.jit(several_steps(noisy_step, 3))
 
 
 def run(mesh, workdir=None, *, steps=23, batches=batch_at, step=noisy_step, **options):
@@ -135,6 +140,27 @@ def test_the_workdir_changes_no_number_and_holds_the_points(mesh, tmp_path, unin
     assert_same(result, uninterrupted)
     records = [{k: v for k, v in r.items() if k != 'time'} for r in read_metrics(tmp_path)]
     assert records == result[1]
+
+
+def test_several_steps_in_one_dispatch_are_the_same_bits(mesh, tmp_path, uninterrupted):
+    """None goes past a log point (4, 8, ...), a checkpoint (5, 10, ...) or an end of the trace."""
+    before = toy.compilations('noisy_step')
+    dispatched, options = [], {'at_once': 3, 'profile_steps': (11, 12)}
+
+    def counted(state, batches):
+        dispatched.append(int(batches.count))
+        return several_noisy_steps(state, batches)
+
+    with pytest.raises(Stop):
+        run(mesh, tmp_path, step=counted, batches=raising_at(13), **options)
+    assert dispatched == [1, 3, 1, 3, 2, 1, 1]
+    assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
+    assert_same(run(mesh, tmp_path, step=several_noisy_steps, at_once=3), uninterrupted)
+    assert toy.compilations('noisy_step') == before + 1, 'one program whatever the number'
+    asked = []
+    run(mesh, step=counted, evaluate=lambda state: asked.append(int(state.step)) or {},
+        evaluate_every=7, at_once=3)  # fmt: skip
+    assert asked == [7, 14, 21, 23]
 
 
 @pytest.mark.parametrize('stop', [3, 13, 22])

@@ -57,6 +57,7 @@ def batch():
         'batch': {
             'tokens': data.tokens,
             'lengths': data.lengths,
+            'answers': data.answers,
             'counterfactual_tokens': data.counterfactual_tokens,
             'encoding': rng.normal(size=(B, 6)).astype(np.float32),
             'stores': {'teacher': {'logits': logits, 'activations': neurons.reshape(B, -1)}},

@@ -139,7 +139,8 @@ def check_counterfactuals(key: str, request: Request) -> None:
         request: what it is asked for.
     """
     dataset = request.dataset
-    lacking = int((dataset.counterfactual_answers == dataset.answers).sum())
+    alike = dataset.counterfactual_answers == dataset.answers
+    lacking = int((alike if alike.ndim == 1 else alike.all(axis=1)).sum())
     if lacking:
         raise InputError(
             f'methods={key} needs a counterfactual with another answer for each problem, and '

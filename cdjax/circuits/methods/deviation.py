@@ -9,6 +9,7 @@ from cdjax.circuits.methods.attribution import device_constants, per_unit
 from cdjax.circuits.methods.class_scores import average_by_class
 from cdjax.circuits.methods.method import Context, Method
 from cdjax.data import Dataset
+from cdjax.data.token_rows import counted_columns
 from cdjax.inference.activations import answer_activations
 from cdjax.models import Capture, Llama
 
@@ -44,8 +45,9 @@ def _squares(site: str, everywhere: bool):
     def everywhere_squares(constants, rows):
         found = constants['model'](rows['tokens'], capture=(Capture(site),), logits_at=())[1][site]
         squares = jnp.square(found.astype(jnp.float32) - constants['fill'][:, None])
-        at_T = jnp.arange(squares.shape[2])
-        seen_BxT = at_T[None, :] < rows['lengths'][:, None]
+        seen_BxT = counted_columns(rows['tokens'])
+        if seen_BxT is None:
+            seen_BxT = jnp.arange(squares.shape[2])[None, :] < rows['lengths'][:, None]
         seen = seen_BxT.reshape(1, *seen_BxT.shape, *(1,) * (squares.ndim - 3))
         return per_unit(jnp.where(seen, squares, 0.0), site)
 

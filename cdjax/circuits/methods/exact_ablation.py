@@ -12,7 +12,7 @@ from cdjax.circuits.methods.attribution import (
 from cdjax.circuits.methods.method import Context, Method, Request
 from cdjax.data import Dataset
 from cdjax.errors import InputError
-from cdjax.inference.predictions import logit_difference
+from cdjax.inference.predictions import answer_columns, logit_difference
 from cdjax.models import SITES, Edit, Llama
 from cdjax.models.config import LlamaConfig
 
@@ -52,12 +52,12 @@ def exact_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> j
         site: as there.
         ablation: as there.
     """
-    model, at_B = constants['model'], rows['lengths'] - 1
+    model, at = constants['model'], answer_columns(rows)
     layers, (units, *within) = model.config.num_layers, SITES[site].shape(model.config)
     fill = batch_fill(constants, rows, site=site, ablation=ablation)
 
     def answered(edits):
-        return logit_difference(model(rows['tokens'], edits=edits, logits_at=at_B)[0], rows)
+        return logit_difference(model(rows['tokens'], edits=edits, logits_at=at)[0], rows)
 
     def without(unit):
         kept = (jnp.arange(layers * units) != unit).astype(jnp.float32)

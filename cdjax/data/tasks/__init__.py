@@ -1,6 +1,6 @@
 """Generated tasks beside the arithmetic of `ArithmeticTask`: one file and one line each."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cdjax.data.arithmetic import ArithmeticTask
 from cdjax.data.dataset import Dataset
@@ -22,14 +22,15 @@ TASKS.add(order_lookup())
 
 
 def encode_task(
-    task: ArithmeticTask | str, tokenizer: 'PreTrainedTokenizerFast', *, prompt_prefix: str = ''
+    task: ArithmeticTask | str, tokenizer: 'PreTrainedTokenizerFast', **options: Any
 ) -> Dataset:
     """Tokenizes the problems of a task.
 
     Args:
         task: arithmetic, the key of a generated task, or the path of a task file.
         tokenizer: of the model in use.
-        prompt_prefix: text in front of each prompt, after BOS; arithmetic has its own.
+        **options: `prompt_prefix`, `answer_tokens` and `answer_end`, see
+            `cdjax.data.examples.encode_problems`; arithmetic has its own.
 
     Raises:
         InputError: nothing fits the tokenizer, or the file is broken.
@@ -38,5 +39,5 @@ def encode_task(
         return task.encode(tokenizer)
     if task in TASKS:
         examples = TASKS[task].examples()
-        return encode_problems(examples, tokenizer, prompt_prefix=prompt_prefix, source=task)
-    return read_task_file(task, tokenizer, prompt_prefix=prompt_prefix)
+        return encode_problems(examples, tokenizer, source=task, **options)
+    return read_task_file(task, tokenizer, **options)

@@ -4,7 +4,14 @@ An arm of a user's own is added to `ARMS` before a study runs; it is in the tabl
 then.
 """
 
-from cdjax.distillation.arms import circuits, disordered, factorial, whole
+from cdjax.distillation.arms import (
+    circuits,
+    disordered,
+    factorial,
+    interchange,
+    readings,
+    whole,
+)
 from cdjax.distillation.arms.arm import Arm, Given
 from cdjax.registry import Registry
 
@@ -24,6 +31,14 @@ ARMS.add(factorial.ONE_CIRCUIT)
 ARMS.add(factorial.REST)
 ARMS.add(disordered.SWAPPED)
 ARMS.add(disordered.SHUFFLED)
+ARMS.add(readings.RANDOM_EQUAL)
+ARMS.add(readings.FITNETS)
+ARMS.add(readings.CONTRIBUTIONS_ARM)
+ARMS.add(readings.CONTRIBUTIONS_RANDOM)
+ARMS.add(readings.ATTRIBUTIONS_ARM)
+ARMS.add(interchange.INTERCHANGE)
+ARMS.add(interchange.INTERCHANGE_RANDOM)
+ARMS.add(interchange.INTERCHANGE_WRONG)
 
 __all__ = ['ARMS', 'CIRCUITS', 'KD', 'RANDOM', 'Arm', 'Given', 'arms_by_default']
 

@@ -21,6 +21,11 @@ class Given:
             arm needs none.
         student: the student's circuits of the same classes; None for one from nothing.
         seed: of arms that draw: that of the student.
+        contribution: float `[L, U]`, how much each of the teacher's units adds to what is compared,
+            see `cdjax.distillation.contribution`; for arms that ask for it. 0 of layers that are
+            not paired.
+        student_shape: `(layers, units)` of the student's site; for arms that give a student blocks
+            of its own.
     """
 
     alignment: Alignment
@@ -28,6 +33,8 @@ class Given:
     teacher: Circuit | None = None
     student: Circuit | None = None
     seed: int = 0
+    contribution: np.ndarray | None = None
+    student_shape: tuple[int, int] | None = None
 
     def within_classes(
         self, teacher: np.ndarray | None, student: np.ndarray | None = None
@@ -66,6 +73,8 @@ class Arm:
         needs_circuits: whether `align` reads circuits.
         least_classes: of those circuits.
         other_layers: whether it may compare layers of the teacher that are not paired.
+        writes: whether it compares what units write.
+        needs_contribution: whether `align` reads how much units contribute.
         by_default: whether a comparison that names no arms runs it.
     """
 
@@ -78,6 +87,8 @@ class Arm:
     needs_circuits: bool = False
     least_classes: int = 1
     other_layers: bool = False
+    writes: bool = False
+    needs_contribution: bool = False
     by_default: bool = True
 
     def check(self, num_classes: int) -> None:

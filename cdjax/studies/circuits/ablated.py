@@ -10,6 +10,7 @@ import numpy as np
 from cdjax.circuits.methods import Method
 from cdjax.data import Dataset
 from cdjax.inference.predictions import Predictions, predict
+from cdjax.inference.sweeps import predict_each
 from cdjax.models import Llama
 
 
@@ -53,7 +54,7 @@ class Ablated:
             classes: int `[N]`, which of the K circuits is the problem's.
         """
         fixed = {'fill': self.fill, 'ablation': self.ablation, 'classes': classes, **self.passes}
-        return [predict(self.model, self.problems, masks=m, **fixed) for m in masks]
+        return predict_each(self.model, self.problems, masks, **fixed)
 
     def without(self, masks: Sequence[np.ndarray], classes: np.ndarray) -> list[Predictions]:
         """Returns what the model answers without that circuit; see `only`."""
@@ -65,7 +66,7 @@ class Ablated:
         Args:
             masks: bool `[K, L, F]`.
         """
-        # K equal masks in place of one, for which the ablated model would be compiled anew.
+        # K equal masks in place of one, for which the program would be compiled anew.
         removed = [np.broadcast_to(m, masks.shape) for m in masks]
         return self.without(removed, np.zeros(len(self.problems), np.int32))
 

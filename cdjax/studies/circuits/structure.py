@@ -55,7 +55,7 @@ def study_leak(
             out are schemes that have not and need a model, or structure that the problems lack.
     """
     sorting = Sorting(dataset, circuit.num_classes, seed, circuit.assignments)
-    found, answers = {}, dataset.answers[rows]
+    found, answers = {}, dataset.answer_ids[rows]
     for key, scheme in CLASSES.items():
         given = (assigned or {}).get(key)
         classes = scheme.assign(sorting) if given is None else given

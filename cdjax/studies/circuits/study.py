@@ -10,8 +10,8 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.methods import LEARNED, METHODS, ONE_MASK, Method
 from cdjax.data import Dataset, Split
 from cdjax.models import Llama
-from cdjax.run.metrics import progress
 from cdjax.run.options import TOKENS_PER_PASS
+from cdjax.run.progress import progress
 from cdjax.studies.circuits.ablated import Ablated, Circuits, draw_circuits
 from cdjax.studies.circuits.config import (
     CircuitStudyConfig,
@@ -92,6 +92,7 @@ def study_circuits(
         'ablation': first.ablation,
         'neurons': neurons,
         'layers': model.config.num_layers,
+        'family': type(model).__name__,
         'sizes': sizes,
         'shares': [size / neurons for size in sizes],
         'size': circuit.size,

@@ -68,7 +68,7 @@ def number_of_classes(
             circuits = [_discover(context, num_classes, seed) for seed in seeds]
             only.append([_only(context, c, rows, sizes) for c in circuits])
             bits.append(
-                [answer_information(c.assignments[rows], problems.answers) for c in circuits]
+                [answer_information(c.assignments[rows], problems.answer_ids) for c in circuits]
             )
         return {
             'counts': list(counts),

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from cdjax.circuits.circuit import Circuit
 from cdjax.data import ArithmeticTask, Dataset
 from cdjax.data.encoding import padding_id
+from cdjax.data.token_rows import TokenRows
 from cdjax.errors import InputError
 from cdjax.evaluation.matching import chance_of_matching, matched_overlap
 from cdjax.models import Llama
@@ -52,6 +53,11 @@ def operands(key: str = 'operands', steps: int = 1500, seeds: Sequence[int] = (0
             raise InputError(
                 f'studies={key} compares three operands with two: give it problems of three '
                 '(operands=3), or leave it out'
+            )
+        if isinstance(inputs.dataset.tokens, TokenRows):
+            raise InputError(
+                f'studies={key} trains on problems of two tasks at once, which need one prefix '
+                'and one length each: leave out shots, prompt_prefix, several_lengths, or the study'
             )
         for each in (inputs, two_operands(inputs)):
             check_discovery(

@@ -8,15 +8,17 @@ from jax.sharding import Mesh
 
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import one_device
-from cdjax.run.folder import open_workdir
+from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.run.results import from_text, stored
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.methods import check_methods
+from cdjax.studies.outlook import Announce, Outlook, no_announcement
 from cdjax.studies.run import Run
 from cdjax.studies.settle.comparison import compare
 from cdjax.studies.settle.planted import settle_planted
 from cdjax.studies.settle.protocol import ComparisonProtocol, PlantedProtocol, protocol_hash
+from cdjax.studies.settle.stages import comparison_stages, planted_stages
 from cdjax.training.discovery import check_discovery
 
 __all__ = ['PROTOCOLS', 'ComparisonProtocol', 'PlantedProtocol', 'protocol', 'settle']
@@ -84,6 +86,7 @@ def settle(
     gates: epath.PathLike | None = None,
     stop_at_gates: bool = True,
     options: RunOptions = RunOptions(),
+    announce: Announce = no_announcement,
 ) -> dict[str, Any]:
     """Runs a protocol: the gates, and the comparison where they are passed.
 
@@ -95,6 +98,7 @@ def settle(
             run in `gates/` of the folder.
         stop_at_gates: whether nothing is compared where a gate is not passed.
         options: what trainings write and check on the way.
+        announce: is told what is going to be done, before anything is loaded or claimed.
 
     Returns:
         `protocol` (its hash), `gates` (see `settle_planted`), and `comparison` (see `compare`),
@@ -116,14 +120,16 @@ def settle(
         inputs = Inputs(protocol.inputs)
         _check(protocol, inputs, mesh)
         facts['inputs'] = inputs.facts()
-    folder = open_workdir(workdir, facts, name='settle')
+    folder = check_workdir(workdir, facts, name='settle')
+    gated = protocol.gates if compared else protocol
+    at_gates = folder / 'gates' if compared else folder
+    stages = [] if passed is not None else [*planted_stages(gated, at_gates)]
+    if compared:
+        stages += comparison_stages(protocol, inputs, folder)
+    announce(Outlook('settle', folder, as_json(facts), tuple(stages), mesh))
+    open_workdir(workdir, facts, name='settle')
     if passed is None:
-        passed = settle_planted(
-            protocol.gates if compared else protocol,
-            folder / 'gates' if compared else folder,
-            mesh=mesh,
-            options=options,
-        )
+        passed = settle_planted(gated, at_gates, mesh=mesh, options=options)
     comparison = None
     if compared and (passed['passed'] or not stop_at_gates):
         comparison = compare(protocol, Run(inputs, folder, mesh, options))

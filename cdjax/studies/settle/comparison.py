@@ -72,7 +72,7 @@ def _seed(protocol, run, ablation, resampled, seed) -> dict[str, Any]:
         said = _answers(protocol, run, ablation, arms)
         said[UNION] = _at_union(protocol, run, ablation, learned, rankings[ONE_MASK.key])
         rows = _rows(protocol, run)
-        answers = run.inputs.dataset.answers[rows]
+        answers = run.inputs.dataset.answer_ids[rows]
         bits = {key: answer_information(c.assignments[rows], answers) for key, c in arms.items()}
         return {'arms': said, 'bits': bits}
 

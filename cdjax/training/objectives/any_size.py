@@ -192,6 +192,7 @@ class AnySize:
             subject.ablated_logits(of_rows(circuits_GxKxLxF, z_BxK), fill),
             sizes_BxG,
             probabilities=subject.probabilities,
+            answered=subject.answered,
             weights=self.weights,
             **without,
         )

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdjax.circuits.ablation import keep_only
+from cdjax.data.encoding import NO_TOKEN
 from cdjax.errors import InputError
+from cdjax.inference.predictions import answer_columns
 from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import FSDP, TENSOR, constrain
 
@@ -21,9 +23,10 @@ class Subject:
     Attributes:
         model: the model.
         fill: float32 `[L, T, F]`, what an ablated neuron becomes.
-        batch: `tokens` and `counterfactual_tokens` int `[B, T]`, `lengths` int `[B]`.
+        batch: `tokens` and `counterfactual_tokens` int `[B, T]`, `lengths` int `[B]`, `answers` int
+            `[B]`, or `[B, A]` where they have several tokens.
         store: what was stored of the model's answers, as the objective's `stores` asks: `logits`
-            float32 `[B, V]`, `activations` `[B, D]`.
+            float32 `[B, V]`, or `[B, A, V]`, `activations` `[B, D]`.
         assignments: `[B, K]`, one-hot rows, with a straight-through gradient where learned.
         probabilities: `[B, K]`, softmax of the classifier; None where classes are fixed.
         remat: what a backward pass keeps.
@@ -38,15 +41,15 @@ class Subject:
     remat: str
 
     def full_logits(self) -> jax.Array:
-        """Returns what the whole model says, `[B, V]`: as stored, or said again."""
+        """Returns what the whole model says, `[B, V]` or `[B, A, V]`: as stored, or said again."""
         if 'logits' in self.store:
             return self.store['logits']
-        return self.model(self.batch['tokens'], logits_at=self.batch['lengths'] - 1)[0]
+        return self.model(self.batch['tokens'], logits_at=answer_columns(self.batch))[0]
 
     def ablated_logits(
         self, masks_BxLxF: jax.Array, fill_LxBxTxF: jax.Array | None = None
     ) -> jax.Array:
-        """Returns what the model says with only a mask of each problem left, `[B, V]`.
+        """Returns what the model says with only a mask of each problem left, like `full_logits`.
 
         Args:
             masks_BxLxF: 1 for the neurons that stay.
@@ -55,8 +58,14 @@ class Subject:
         masks_BxLxF = constrain(masks_BxLxF, FSDP, None, TENSOR)
         fill = self.fill[:, None] if fill_LxBxTxF is None else fill_LxBxTxF
         edits = {'neurons': keep_only(masks_BxLxF, fill)}
-        at = self.batch['lengths'] - 1
+        at = answer_columns(self.batch)
         return self.model(self.batch['tokens'], edits=edits, logits_at=at, remat=self.remat)[0]
+
+    @property
+    def answered(self) -> jax.Array | None:
+        """Which logits `[B, A]` are of a token of the answer; None where it has one token."""
+        answers = self.batch['answers']
+        return None if answers.ndim == 1 else answers != NO_TOKEN
 
     def counterfactual_neurons(self) -> jax.Array:
         """Returns the neurons on each problem's counterfactual, `[L, B, T, F]`."""

@@ -1,0 +1,89 @@
+"""What a patched circuit does to the answer: circuits by their part in the computation.
+
+Of circuits that share a core only the parts that are each class's own can tell one from another;
+these are patched. A student from nothing has no circuits, and is given a block of neurons for each
+class, drawn by its seed, that is to take the part of the teacher's.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from cdjax.distillation.alignment import INTERCHANGE as BY_INTERCHANGE
+from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.arms.arm import Arm, Given
+from cdjax.distillation.contribution import equally_contributing
+from cdjax.evaluation.selectivity import specific_parts
+
+
+def specific_interchange(given: Given) -> Alignment:
+    """Patches what is each circuit's own."""
+    return _patching(given, specific_parts(given.teacher.masks))
+
+
+def random_interchange(given: Given) -> Alignment:
+    """Patches random living neurons of equal contribution, with the same blocks of the student."""
+    own = specific_parts(given.teacher.masks)
+    drawn, _ = equally_contributing(own, given.contribution, seed=given.seed)
+    return _patching(given, drawn)
+
+
+def other_interchange(given: Given) -> Alignment:
+    """Patches, on the problems of each class, what is the own part of the next."""
+    return _patching(given, np.roll(specific_parts(given.teacher.masks), 1, axis=0))
+
+
+def _patching(given: Given, masks: np.ndarray) -> Alignment:
+    student = given.student_masks
+    student = blocks(given) if student is None else specific_parts(student)
+    aligned = given.within_classes(masks, student)
+    # One activation is put in at all positions; how activations are read plays no part.
+    return dataclasses.replace(aligned, similarity=BY_INTERCHANGE, memory=0)
+
+
+def blocks(given: Given) -> np.ndarray:
+    """Returns disjoint blocks of a student's units for the classes, bool `[K, L, U]`.
+
+    In each layer as large a part of the units as the own parts of the circuits have of the
+    teacher's paired layers, and at least one unit.
+    """
+    layers, units = given.student_shape
+    own = specific_parts(given.teacher.masks)
+    of_layer = dict(given.alignment.pairs)
+    rng = np.random.default_rng(given.seed)
+    drawn = np.zeros((len(own), layers, units), bool)
+    for layer, of_teacher in of_layer.items():
+        order, start = rng.permutation(units), 0
+        for k in range(len(own)):
+            part = own[k, of_teacher].mean()
+            size = min(max(round(part * units), 1), max((units - start) // (len(own) - k), 1))
+            drawn[k, layer, order[start : start + size]] = True
+            start += size
+    return drawn
+
+
+def _arm(key: str, what: str, colour: str, align, **changes) -> Arm:
+    return Arm(
+        key,
+        f'KD + interchange of {what}',
+        f'interchange of {what}',
+        colour,
+        align,
+        needs_circuits=True,
+        least_classes=2,
+        by_default=False,
+        **changes,
+    )
+
+
+INTERCHANGE = _arm('interchange', 'specific parts', 'blue', specific_interchange)
+INTERCHANGE_RANDOM = _arm(
+    'interchange_random',
+    'random neurons',
+    'grey',
+    random_interchange,
+    needs_contribution=True,
+)
+INTERCHANGE_WRONG = _arm(
+    'interchange_wrong', 'other classes’ parts', 'vermillion', other_interchange
+)

@@ -1,0 +1,54 @@
+"""Positions of a prompt by name: where its operands are, or all of the question."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cdjax.data import Dataset
+from cdjax.distillation.alignment import ANSWER, OPERANDS, QUESTION, Alignment
+from cdjax.errors import InputError
+from cdjax.inference.means import check_one_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def locate(
+    alignment: Alignment, dataset: Dataset, tokenizer: 'PreTrainedTokenizerBase'
+) -> Alignment:
+    """Returns an alignment whose positions are numbers, or None for the answer position.
+
+    `question` are the positions from the first at which prompts differ on: neither BOS nor a prefix
+    that all share says anything of a problem. `operands` are those of them that hold a number in
+    every prompt.
+
+    Args:
+        alignment: its positions may be a name.
+        dataset: the problems, of prompts of one length where positions are named.
+        tokenizer: their tokenizer.
+
+    Raises:
+        InputError: prompts of several lengths, or none that holds a number everywhere.
+    """
+    if not isinstance(alignment.positions, str):
+        return alignment
+    name, found = alignment.positions, None
+    if name != ANSWER:
+        check_one_length(dataset)
+        tokens = np.asarray(dataset.tokens)
+        differ = np.flatnonzero((tokens != tokens[:1]).any(axis=0))
+        first = differ[0] if len(differ) else tokens.shape[1] - 1
+        found = tuple(range(int(first), tokens.shape[1]))
+        if name == OPERANDS:
+            found = tuple(p for p in found if _numbers(np.unique(tokens[:, p]), tokenizer))
+            if not found:
+                raise InputError(
+                    f'align_positions={OPERANDS}: at no position do all prompts hold a number; '
+                    f'write {QUESTION}, or numbers such as 1,3'
+                )
+    return dataclasses.replace(alignment, positions=found)
+
+
+def _numbers(ids: np.ndarray, tokenizer: 'PreTrainedTokenizerBase') -> bool:
+    return all(tokenizer.decode([int(token)]).strip().isdecimal() for token in ids)

@@ -1,0 +1,255 @@
+"""Did the mechanism move? What a distilled student computes where, held against its teacher.
+
+Outputs cannot tell: two models may answer alike and compute apart. Circuits are sought in each
+student for the teacher's classes, and what they do is compared; where they do not keep what the
+student can do, they are not its mechanism, and nothing is compared.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cdjax.circuits.circuit import Circuit
+from cdjax.circuits.clusters import cluster
+from cdjax.circuits.masks import binarize
+from cdjax.circuits.methods import LEARNED, METHODS
+from cdjax.circuits.methods.method import Context
+from cdjax.distillation.arms import KD
+from cdjax.distillation.interchange import draw_sources, predict_patched
+from cdjax.errors import InputError
+from cdjax.evaluation.classes import agreement
+from cdjax.evaluation.selectivity import (
+    compare_matrices,
+    selectivity,
+    selectivity_matrix,
+    specific_parts,
+)
+from cdjax.evaluation.statistics import paired_p, student_interval
+from cdjax.inference.attribution_vectors import attribution_vectors
+from cdjax.inference.means import neuron_means
+from cdjax.models import Llama
+from cdjax.studies.circuits import Ablated
+from cdjax.studies.discovery import discover_circuits, search_in_students
+from cdjax.studies.run import Run
+from cdjax.training.discovery import DiscoveryConfig
+
+# The part of its accuracy that a student has to keep with only its circuits for these to be
+# compared with the teacher's.
+FAITHFUL = 0.9
+
+# What is told of each student, by key: its name in tables, and whether it is about its circuits.
+MEASURES = {
+    'interchange': ('interchange accuracy', True),
+    'selectivity': ('selectivity of specific parts', True),
+    'correlation': ('correlation of ablation patterns', True),
+    'classes': ('classes in the use of neurons, NMI', False),
+    'kept': ('kept with only the circuits', False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MechanismConfig:
+    """How the mechanism of students is looked for.
+
+    Attributes:
+        method: key of the method that finds circuits in students: `learned` searches again, for as
+            long as in the teacher; one that ranks neurons takes seconds.
+        sources: other problems from which each circuit is patched.
+        max_problems: problems of unseen forms that are measured, at most.
+        seed: of the sources and of k-means.
+    """
+
+    method: str = LEARNED.key
+    sources: int = 4
+    max_problems: int = 1000
+    seed: int = 0
+
+    def __post_init__(self):
+        if METHODS[self.method].scores is None and self.method != LEARNED.key:
+            raise InputError(
+                f'mechanism={self.method} draws masks, and finds no circuits: name a method that '
+                'ranks neurons'
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """A model with circuits of the classes, on some unseen problems.
+
+    Attributes:
+        model: the model.
+        circuits: bool `[K, L, F]`.
+        fill: float32 `[L, T, F]`, mean activations.
+    """
+
+    model: Llama
+    circuits: np.ndarray
+    fill: np.ndarray
+
+
+class Mechanism:
+    """What a teacher does with its circuits, and how students compare.
+
+    Args:
+        run: the run.
+        teacher: the teacher's circuits; their classes are those of the problems.
+        discovery: the search for circuits.
+        config: how students are looked at.
+        planted: int `[N]`, the classes that were planted in the teacher; those of its circuits if
+            None.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        teacher: Circuit,
+        discovery: DiscoveryConfig,
+        config: MechanismConfig,
+        planted: np.ndarray | None = None,
+    ):
+        self._run, self._teacher, self._discovery, self._config = run, teacher, discovery, config
+        self._classes = teacher.assignments
+        self._planted = self._classes if planted is None else planted
+        rng = np.random.default_rng(config.seed)
+        unseen = np.sort(rng.permutation(run.inputs.split.test)[: config.max_problems])
+        self._rows, self._problems = unseen, run.inputs.dataset[unseen]
+        self._of_row = self._classes[unseen]
+        self._sources = draw_sources(
+            self._problems.lengths, self._of_row, config.sources, seed=config.seed
+        )
+        self._of_teacher: dict[str, Any] | None = None
+
+    def measure(self, student: Llama, name: str) -> dict[str, Any]:
+        """Looks for the teacher's mechanism in a student; see docs/artefacts.md for the fields.
+
+        Args:
+            student: the student.
+            name: of its folders.
+        """
+        found = self._find_circuits(student, name)
+        ablated = self._ablated(found)
+        whole, only = ablated.full, ablated.only([found.circuits], self._of_row)[0]
+        kept = only.accuracy / whole.accuracy if whole.accuracy else 0.0
+        teacher, matrix = self._teachers(), self._matrix(ablated, found.circuits)
+        patched = self._patched(found)
+        moved = teacher['patched'] != teacher['plain']
+        same = patched == teacher['patched']
+        vectors = attribution_vectors(
+            student, self._run.inputs.dataset, found.fill, **self._run.passes
+        )
+        K, train = self._teacher.num_classes, self._run.inputs.split.train
+        clusters = cluster(vectors, train, K, seed=self._config.seed)
+        share = lambda values: float(values.mean()) if values.size else None
+        correlation, _ = compare_matrices(teacher['matrix'], matrix)
+        return {
+            'accuracy': whole.accuracy,
+            'only': only.accuracy,
+            'kept': kept,
+            'faithful': bool(kept >= FAITHFUL),
+            'selectivity': selectivity(matrix),
+            'teacher_selectivity': selectivity(teacher['matrix']),
+            'correlation': correlation,
+            'interchange': share(same[moved]),
+            'interchange_unpatched': share((whole.tokens[:, None] == teacher['patched'])[moved]),
+            'moved': share(moved),
+            'classes': agreement(clusters[self._rows], self._planted[self._rows]).nmi,
+        }
+
+    def _find_circuits(self, student: Llama, name: str) -> Measured:
+        run, inputs = self._run, self._run.inputs
+        if self._config.method == LEARNED.key:
+            circuit = discover_circuits(
+                run,
+                lambda: {'student': student},
+                search_in_students(self._discovery),
+                {'student': run.workdir / 'circuits' / f'student_{name}'},
+                training=run.workdir / 'stages' / 'rediscover' / name,
+                description=f'discover: {name}',
+                classes=self._classes,
+                options=dataclasses.replace(run.options, check_gradients=False),
+            )['student']
+            return Measured(student, circuit.masks, circuit.fill)
+        fill = neuron_means(student, inputs.dataset[inputs.split.train], **run.passes)
+        context = Context(fill=fill, seed=self._config.seed, mesh=run.mesh, options=run.options)
+        scores = METHODS[self._config.method].scores(
+            student, inputs.dataset, inputs.split.train, self._classes, context=context
+        )
+        size = round(self._teacher.share * scores[0].size)
+        return Measured(student, binarize(scores, size), fill)
+
+    def _teachers(self) -> dict[str, Any]:
+        """Returns what the teacher does, computed once."""
+        if self._of_teacher is None:
+            teacher = Measured(self._run.teacher, self._teacher.masks, self._teacher.fill)
+            ablated = self._ablated(teacher)
+            self._of_teacher = {
+                'matrix': self._matrix(ablated, teacher.circuits),
+                'plain': ablated.full.tokens[:, None],
+                'patched': self._patched(teacher),
+            }
+        return self._of_teacher
+
+    def _ablated(self, of: Measured) -> Ablated:
+        return Ablated(of.model, self._problems, of.fill, 'mean', self._run.passes)
+
+    def _matrix(self, ablated: Ablated, circuits: np.ndarray) -> np.ndarray:
+        """The probability of the answer by class without each circuit's specific part."""
+        without = ablated.without_each(specific_parts(circuits))
+        return selectivity_matrix(np.stack([p.probability for p in without]), self._of_row)
+
+    def _patched(self, of: Measured) -> np.ndarray:
+        """The answers with each problem's specific part patched from each source, `[N, R]`."""
+        return predict_patched(
+            of.model,
+            self._problems,
+            specific_parts(of.circuits),
+            self._of_row,
+            self._sources,
+            **self._run.passes,
+        )
+
+
+def summarise_mechanism(
+    runs: Sequence[Mapping[str, Any]], found: Mapping[tuple[str, int], Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Returns one row an arm: means over seeds, and differences from KD, paired by seed.
+
+    What is about circuits is told of students whose circuits are faithful, and compared where
+    those of both are.
+
+    Args:
+        runs: one for each student, with `arm` and `seed`.
+        found: (arm, seed) → what `Mechanism.measure` returned.
+    """
+    rows = []
+    for arm in dict.fromkeys(run['arm'] for run in runs):
+        seeds = [run['seed'] for run in runs if run['arm'] == arm]
+        faithful = sum(found[arm, seed]['faithful'] for seed in seeds)
+        row = {'arm': arm, 'seeds': len(seeds), 'faithful': faithful}
+        for key, (_, of_circuits) in MEASURES.items():
+            value = _reader(found, key, of_circuits)
+            own = [(value(arm, seed), value(KD.key, seed)) for seed in seeds]
+            values = [mine for mine, _ in own if mine is not None]
+            gaps = [mine - kd for mine, kd in own if mine is not None and kd is not None]
+            row[key] = {'mean': float(np.mean(values)) if values else None, 'values': values}
+            if arm != KD.key and gaps:
+                row[key] |= {
+                    'gain': float(np.mean(gaps)),
+                    'gain_interval': student_interval(gaps),
+                    'p': paired_p(gaps),
+                    'pairs': len(gaps),
+                }
+        rows.append(row)
+    return rows
+
+
+def _reader(found, key: str, of_circuits: bool) -> Callable[[str, int], float | None]:
+    def value(arm: str, seed: int) -> float | None:
+        one = found.get((arm, seed))
+        if one is None or one[key] is None or (of_circuits and not one['faithful']):
+            return None
+        return one[key]
+
+    return value

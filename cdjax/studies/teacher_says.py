@@ -1,0 +1,92 @@
+"""What a study asks of its teacher for students: stores, contributions, patched answers."""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.arms import Arm
+from cdjax.distillation.contribution import unit_contributions
+from cdjax.distillation.interchange import Interchange, patch_teacher
+from cdjax.distillation.readings import ACTIVATIONS
+from cdjax.distillation.shards import stored_teacher
+from cdjax.distillation.store import OnlineTeacher, TeacherStore, Wanted
+from cdjax.models import Llama
+from cdjax.studies.run import Run
+from cdjax.training.distillation import DistillationConfig
+
+# Where what the teacher says is kept; anything else is a folder.
+IN_MEMORY, ONLINE = 'memory', 'online'
+
+
+class TeacherSays:
+    """What a teacher says of some problems of a run, each asked for once.
+
+    Args:
+        run: the run.
+        rows: int, the problems, those of the share first.
+        config: the distillation.
+        alignment: how representations are compared, without layers, classes and masks.
+        layers: of the teacher that may be compared; all if None.
+        arms: that are going to be run.
+        teacher: the teacher; that of the run if None.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        rows: np.ndarray,
+        config: DistillationConfig,
+        alignment: Alignment,
+        layers: Iterable[int] | None,
+        arms: Iterable[Arm],
+        teacher: Llama | None = None,
+    ):
+        self._run, self._config, self._alignment = run, config, alignment
+        self._dataset, self._layers = run.inputs.dataset[rows], layers
+        self._outputs = alignment.written or any(
+            arm.writes or arm.needs_contribution for arm in arms
+        )
+        self._teacher = teacher
+
+    @property
+    def teacher(self) -> Llama:
+        """The teacher."""
+        return self._run.teacher if self._teacher is None else self._teacher
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 (they live as long as their study)
+    def store(self, reading: str = ACTIVATIONS.key) -> TeacherStore | OnlineTeacher:
+        """Returns what it says of all problems, its units read in one way."""
+        wanted = Wanted(
+            None if self._layers is None else tuple(self._layers),
+            self._alignment.site,
+            self._alignment.positions,
+            reading,
+            self._outputs and reading == ACTIVATIONS.key,
+            self._config.top_k,
+            self._config.temperature,
+        )
+        place, passes = self._config.teacher_store, self._run.passes
+        if place == ONLINE:
+            return OnlineTeacher.build(self.teacher, self._dataset, wanted, **passes)
+        if place != IN_MEMORY:
+            folder = epath.Path(place) / reading
+            return stored_teacher(folder, self.teacher, self._dataset, wanted, **passes)
+        return TeacherStore.build(self.teacher, self._dataset, **vars(wanted), **passes)
+
+    def contribution(self, share: int) -> np.ndarray:
+        """Returns what each unit adds on the first `share` problems, see `unit_contributions`."""
+        return unit_contributions(self.store()[:share], self._run.inputs.teacher_config.num_layers)
+
+    def interchange(self, alignment: Alignment | None, share: int, seed: int) -> Interchange | None:
+        """Returns the answers of the patched teacher on the share, None where none are compared."""
+        if alignment is None or not alignment.interchange:
+            return None
+        config = self._config
+        top_k = None if config.top_k is None else (config.top_k, config.temperature)
+        share = self._dataset[:share]
+        options: dict[str, Any] = {'seed': seed, 'top_k': top_k, **self._run.passes}
+        return patch_teacher(self.teacher, share, alignment, **options)

@@ -1,0 +1,77 @@
+"""The first line of a run, and with --dry_run all that it is going to do."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from absl import flags
+
+from cdjax.studies.outlook import Outlook, Stage
+from cdjax.wording import count
+from experiments.launch import say
+
+FLAGS = flags.FLAGS
+
+
+def announce(outlook: Outlook) -> None:
+    """Prints what will run, how much it is, and where; with --dry_run all of it, and ends there."""
+    say(first_line(outlook))
+    if FLAGS.dry_run:
+        say(plan(outlook))
+        sys.exit(0)
+
+
+def first_line(outlook: Outlook) -> str:
+    """Returns what will run, how much it is, on what and where, in one line."""
+    parts = [f'{count(outlook.trainings, "training")} of {count(outlook.steps, "step")} in all']
+    if outlook.done == len(outlook.stages):
+        parts.append('all of it is done')
+    elif outlook.left < outlook.steps:
+        parts.append(f'{count(outlook.left, "step")} left')
+    devices = outlook.mesh.devices
+    parts.append(f'on {count(devices.size, "device")} ({devices.flat[0].device_kind})')
+    return f'{outlook.name}: {", ".join(parts)}; in {outlook.workdir}'
+
+
+def plan(outlook: Outlook) -> str:
+    """Returns configuration, stages and memory of a run as lines of text."""
+    lines = ['', 'configuration, as config.json will hold it:']
+    lines += [f'  {name} = {json.dumps(value)}' for name, value in leaves(outlook.facts)]
+    lines += ['', f'stages ({outlook.done} of {len(outlook.stages)} done):']
+    width = max(len(stage.name) for stage in outlook.stages)
+    lines += [f'  {s.name:<{width}}  {_steps(s):>22}  {_state(s)}'.rstrip() for s in outlook.stages]
+    lines += [
+        '',
+        f'memory: at least {_size(outlook.memory)} of {_size(outlook.memory_there)}: weights, '
+        'optimizer and what a step keeps;',
+        '  experiments.plan compiles the steps, and knows to the byte',
+        'time: each training tells its rate and the time left from its first steps on',
+        'nothing was claimed, loaded or written',
+    ]
+    return '\n'.join(lines)
+
+
+def leaves(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+    """Yields the settings of a configuration: dotted name, value."""
+    if isinstance(value, Mapping) and value:
+        for key, part in value.items():
+            yield from leaves(part, f'{name}.{key}'.lstrip('.'))
+    else:
+        yield name, value
+
+
+def _steps(stage: Stage) -> str:
+    if stage.steps is None:
+        return 'searches of its own'
+    return '' if stage.steps == 0 else count(stage.steps, 'step')
+
+
+def _size(size: float) -> str:
+    return f'{size / 1e6:.0f} MB' if size < 1e9 else f'{size / 1e9:,.1f} GB'
+
+
+def _state(stage: Stage) -> str:
+    if stage.done:
+        return 'done'
+    return f'at step {stage.reached:,}' if stage.reached else ''

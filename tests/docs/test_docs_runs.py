@@ -1,0 +1,151 @@
+"""What the pages tell one to type is run, at the smallest size; one table says what cannot be."""
+
+import json
+import os
+import re
+import shlex
+
+import pytest
+from launchers import ROOT, run_launchers
+from test_docs_commands import PAGES, blocks, commands
+
+# Commands of launchers that are not run here: words that are in them, and why. They are parsed
+# by test_docs_commands.py all the same, and told by --dry_run where DRY says so.
+NOT_RUN = {
+    'experiments/recipes/arms': '15 minutes; tests/studies/test_pipeline.py runs the arms',
+    'start_memorises': '2 minutes; likewise',
+    '--protocol=planted': 'hours; tests/studies/test_settle.py runs the protocols',
+    'benchmark': 'minutes on a quiet machine; tests/experiments/test_benchmarks.py runs the suites',
+    '--target=v5e': 'the compiler of a TPU; tests/planning compile for it where it is installed',
+    'llama31_8b --random_weights': '16 GB of weights; tests/models run the shapes',
+    'meta-llama': 'a checkpoint of the hub, behind a licence',
+    '--check': 'imports torch; tests/models/test_conversion.py runs it',
+    'golden': 'likewise',
+    '--compare': 'two finished runs; tests/report/test_report_compare.py makes them',
+    '--plugins=': 'tests/test_extending.py runs it with the modules of that page',
+    '--ablation=$ablation': 'a variable of the shell; the same without it is run',
+}
+DRY = ('experiments/recipes/arms', 'start_memorises', '--protocol=planted')
+# Other programs in blocks of shell: why they are not run here.
+PROGRAMS = {
+    'make': '`make test` is this suite; `make demo` takes minutes, and its plan is told below',
+    'gcloud': 'an account; tests/cloud run the scripts against a fake one',
+    'experiments/cloud/tpu.sh': 'likewise',
+    'kubectl': 'a cluster; tests/cloud/test_cloud_jobs.py reads the manifests',
+    'envsubst': 'likewise',
+    'docker': 'a daemon and a registry',
+    'sbatch': 'a Slurm cluster; tests/cloud read the script',
+    'python3.11': 'installs this package',
+    'python -m pip': 'installs a package',
+    'python -m build': 'tests/test_package.py builds both archives',
+}
+SETS_UP = ('export', 'for ', 'done', 'eval')
+
+SMALL = ('--operands=2', '--high=9')
+SEARCH = ('--discovery_steps=2', '--discovery_batch_size=16', '--smallest_size=.05')
+ANY_MODEL = ('--least_accuracy=0', '--nocheck_gradients')
+MEASURE = ('--evaluate_problems=20', '--noareas', '--sizes=.2', '--methods=mean_activation')
+TRAINING = ('--steps=2', '--batch_size=8', '--evaluate_every=2')
+SHRUNK = {
+    'discover': (*SEARCH, *ANY_MODEL),
+    'evaluate': MEASURE,
+    'distill': (*TRAINING, ANY_MODEL[1]),
+    'train_teacher': (TRAINING[0], '--batch_size=32', '--evaluate_every=2', ANY_MODEL[1]),
+    'pipeline': (*SEARCH, *ANY_MODEL, *MEASURE, *TRAINING, '--arms=kd,circuits', '--rediscover=kd'),
+    'convert': (),
+    'report': (),
+}
+SUBSTITUTES = {'PATH_OR_HUB_ID': 'cdjax/assets/teacher', 'runs/demo': 'runs/README/mine'}
+
+
+def told():
+    """Yields page, launcher and arguments of every command, once each."""
+    seen = set()
+    for page in PAGES:
+        inline = '\n'.join(re.findall(r'`(python -m experiments\.[^`]*)`', page.read_text()))
+        for text in [*blocks(page, 'bash'), inline]:
+            for words in commands(text):
+                if tuple(words) not in seen:
+                    seen.add(tuple(words))
+                    yield page.stem, words
+
+
+def why_not(words):
+    return next((why for part, why in NOT_RUN.items() if part in ' '.join(words)), None)
+
+
+def shrunk(words):
+    """Returns a command that does the same with less."""
+    words = [re.sub('|'.join(SUBSTITUTES), lambda m: SUBSTITUTES[m[0]], word) for word in words]
+    own_problems = any(w.startswith('--task') or 'planted' in w for w in words)
+    small = () if own_problems or words[0] in ('convert', 'report') else SMALL
+    return [*words, *SHRUNK[words[0]], *small]
+
+
+@pytest.fixture(scope='module')
+def outcomes(tmp_path_factory):
+    """What the pages' commands do in a folder like a checkout, in the order of the pages."""
+    folder, streams = (tmp_path_factory.mktemp(name) for name in ('checkout', 'streams'))
+    for name in ('cdjax', 'experiments'):
+        os.symlink(ROOT / name, folder / name)
+    lines = [{'prompt': f'{a}+{b}=', 'answer': str(a + b)} for a in range(12) for b in range(a)]
+    (folder / 'my_problems.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    run = {}
+    for page, words in told():
+        if why_not(words) is None:
+            # A folder that the first page fills by other flags is not the tutorial's.
+            own = 'runs/README/' if page == 'README' else 'runs/'
+            run[f'{page}-{len(run)}'] = [w.replace('runs/', own) for w in shrunk(words)]
+    return run, run_launchers(run, streams, at_once=1, seconds=400, cwd=folder), folder
+
+
+def test_every_command_that_can_run_here_runs(outcomes):
+    run, ended, folder = outcomes
+    assert len(run) > 12
+    wrong = {' '.join(run[name]): o.err[-500:] for name, o in ended.items() if o.code}
+    assert not wrong
+    assert (folder / 'runs/README/distill/student/model.safetensors').exists()
+    assert (folder / 'runs/README/mine/report.html').exists()
+
+
+def test_each_tells_first_what_and_last_where(outcomes):
+    run, ended, _ = outcomes
+    for name, (launcher, *_) in run.items():
+        if launcher in ('discover', 'distill', 'pipeline', 'train_teacher', 'evaluate'):
+            lines = ended[name].out.splitlines()
+            assert lines[0].startswith(f'{launcher}: '), (name, lines[0])
+            assert lines[-1].startswith('everything is in runs/'), (name, lines[-1])
+
+
+def test_what_is_too_long_tells_its_plan(tmp_path):
+    recipes = [['pipeline', '--flagfile=experiments/recipes/demo.flags']]
+    recipes += [words for _, words in told() if any(part in ' '.join(words) for part in DRY)]
+    dry = {
+        f'{i}': [*words, '--dry_run', f'--workdir={tmp_path}/run']
+        for i, words in enumerate(recipes)
+    }
+    ended = run_launchers(dry, tmp_path, at_once=2)
+    for name, (code, out, err) in ended.items():
+        assert code == 0, (dry[name], err)
+        assert 'nothing was claimed, loaded or written' in out
+    assert not (tmp_path / 'run').exists()
+
+
+def test_the_tables_hold_what_the_pages_have():
+    everything = [' '.join(words) for _, words in told()]
+    for part in NOT_RUN:
+        assert any(part in text for text in everything), f'no command has {part!r} any more'
+    lines = [
+        ' '.join(shlex.split(line, comments=True, posix=False))
+        for page in PAGES
+        for text in blocks(page, 'bash')
+        for line in text.replace('\\\n', ' ').splitlines()
+    ]
+    others = [
+        line for line in lines if line and not line.startswith(('python -m experiments', *SETS_UP))
+    ]
+    assert [line for line in others if not line.startswith(tuple(PROGRAMS))] == []
+    for name in PROGRAMS:
+        assert any(line.startswith(name) for line in others), (
+            f'no line begins with {name!r} any more'
+        )

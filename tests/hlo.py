@@ -1,0 +1,46 @@
+"""A compiled program's text, as far as tests ask of it: computations, and what a loop holds."""
+
+import re
+
+_COMPUTATION = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) [({].*\{$')
+_CALLED = re.compile(r'(?:calls|body|condition|to_apply)=%?([\w.\-]+)')
+_RESULT = re.compile(r'= \(?(\w+)\[([\d,]*)\]\S* ([\w\-]+)\(')
+
+
+def computations(text: str) -> dict[str, list[str]]:
+    """Returns the instructions of each computation of a program's text, by name."""
+    found, current = {}, []
+    for line in text.splitlines():
+        named = _COMPUTATION.match(line)
+        if named:
+            current = found.setdefault(named[1], [])
+        elif ' = ' in line:
+            current.append(line.strip())
+    return found
+
+
+def within_loops(text: str) -> list[str]:
+    """Returns the instructions of all loop bodies, and of what these call."""
+    of = computations(text)
+    waiting = [body for lines in of.values() for line in lines for body in _bodies(line)]
+    seen = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += [called for line in of[name] for called in _CALLED.findall(line)]
+    return [line for name in sorted(seen) for line in of[name]]
+
+
+def results(lines: list[str], operation: str | None = None) -> list[tuple[str, tuple[int, ...]]]:
+    """Returns dtype and shape of what instructions give, of all or of one kind such as 'dot'."""
+    found = [_RESULT.search(line) for line in lines]
+    return [
+        (m[1], tuple(int(n) for n in m[2].split(',') if n))
+        for m in found
+        if m and operation in (None, m[3])
+    ]
+
+
+def _bodies(line: str) -> list[str]:
+    return re.findall(r'body=%?([\w.\-]+)', line) if ' while(' in line else []

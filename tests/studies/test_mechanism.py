@@ -1,0 +1,111 @@
+"""A model that is its own teacher, one that is not, and the table of mechanisms by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import toy_study as toy
+from etils import epath
+
+from cdjax.circuits.circuit import Circuit
+from cdjax.circuits.masks import binarize
+from cdjax.circuits.methods import METHODS
+from cdjax.circuits.methods.method import Context
+from cdjax.data import save_tokenizer
+from cdjax.errors import InputError
+from cdjax.inference.means import neuron_means
+from cdjax.models import save_huggingface
+from cdjax.report.mechanism_dots import mechanism_dots
+from cdjax.report.mechanism_table import mechanism_table
+from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.mechanism import MEASURES, Mechanism, MechanismConfig, summarise_mechanism
+from cdjax.studies.run import Run
+from cdjax.training.discovery import DiscoveryConfig
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('checkpoints')
+    save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
+    save_huggingface(toy.model(), folder / 'teacher', tokenizer_from=folder / 'tokenizer')
+    config = InputsConfig(toy.TASK, share=0.5, test=0.25, teacher=str(folder / 'teacher'))
+    return Run(Inputs(config), epath.Path(tmp_path_factory.mktemp('run')), toy.one_device())
+
+
+@pytest.fixture(scope='module')
+def mechanism(run):
+    """The circuits that AtP finds in the teacher, of the two operators."""
+    data, train = run.inputs.dataset, run.inputs.split.train
+    fill, classes = neuron_means(toy.model(), data[train]), data.labels['operators']
+    scores = METHODS['atp'].scores(
+        toy.model(), data, train, classes, context=Context(fill=fill, mesh=toy.one_device())
+    )
+    circuit = Circuit(binarize(scores, 12), scores, fill, classes.astype(np.int32))
+    return Mechanism(run, circuit, DiscoveryConfig(), MechanismConfig('atp', sources=2))
+
+
+def test_a_teacher_has_its_own_mechanism_and_another_model_has_not(mechanism):
+    itself = mechanism.measure(toy.model(), 'itself')
+    assert itself['interchange'] == itself['correlation'] == pytest.approx(1)
+    assert itself['selectivity'] == pytest.approx(itself['teacher_selectivity'])
+    assert itself['interchange_unpatched'] == 0, 'moved answers are not those before'
+    assert 0 < itself['moved'] <= 1
+    assert itself['kept'] == pytest.approx(itself['only'] / itself['accuracy'])
+    assert itself['faithful'] == (itself['kept'] >= 0.9)
+    other = mechanism.measure(toy.model(seed=4), 'other')
+    assert other['interchange'] < 0.5
+    assert other['teacher_selectivity'] == itself['teacher_selectivity']
+    assert 0 <= other['classes'] <= 1
+
+
+def told(**changes):
+    return {key: 0.5 for key in MEASURES} | {'faithful': True} | changes
+
+
+RUNS = [{'arm': arm, 'seed': seed} for seed in (0, 1) for arm in ('kd', 'circuits')]
+FOUND = {
+    ('kd', 0): told(interchange=0.2, classes=0.1),
+    ('kd', 1): told(interchange=0.3, classes=0.2),
+    ('circuits', 0): told(interchange=0.5, classes=0.4),
+    ('circuits', 1): told(interchange=0.9, classes=0.7, faithful=False),
+}
+
+
+def test_the_table_compares_circuits_where_those_of_both_are_faithful():
+    kd, circuits = summarise_mechanism(RUNS, FOUND)
+    assert (kd['arm'], kd['seeds'], kd['faithful']) == ('kd', 2, 2)
+    assert 'gain' not in kd['interchange']
+    assert (circuits['seeds'], circuits['faithful']) == (2, 1)
+    assert circuits['interchange']['values'] == [0.5]
+    assert circuits['interchange']['gain'] == pytest.approx(0.3)
+    assert circuits['interchange']['gain_interval'] is None
+    assert circuits['classes']['gain'] == pytest.approx(0.4)
+    # Two differences, .3 and .5: sd .1 sqrt 2, t(.975, 1) = 12.706.
+    half = 12.7062 * (0.1 * np.sqrt(2)) / np.sqrt(2)
+    assert circuits['classes']['gain_interval'] == pytest.approx((0.4 - half, 0.4 + half), rel=1e-3)
+
+
+def test_the_table_is_told_and_drawn():
+    rows = summarise_mechanism(RUNS, FOUND)
+    table = [
+        {'arm': arm, 'title': title, 'phrase': title, 'colour': 'blue', 'mean': 0.5}
+        for arm, title in (('kd', 'KD'), ('circuits', 'KD + CKA of class circuits'))
+    ]
+    found = {'table': table, 'runs': RUNS, 'mechanism': rows}
+    text = mechanism_table({'nothing': found, 'partial': {'table': table}})
+    assert 'interchange accuracy' in text
+    assert '+0.40 [' in text
+    assert '1 of 2 students' in text
+    assert max(map(len, text.splitlines())) <= 100
+    chart = mechanism_dots('nothing', found)
+    assert len(chart.panels) == len(MEASURES)
+    assert mechanism_dots('nothing', {'table': table, 'runs': RUNS}) is None
+
+
+def test_a_method_that_draws_finds_no_circuits():
+    with pytest.raises(InputError, match='mechanism=random_masks draws masks'):
+        MechanismConfig('random_masks')
+    with pytest.raises(InputError, match="no method 'x'"):
+        dataclasses.replace(MechanismConfig(), method='x')

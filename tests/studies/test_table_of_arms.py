@@ -1,0 +1,160 @@
+"""A pair of checkpoints, from circuits of both to exported students, the controls as one flag.
+
+And a table that is finished: arms and seeds are added to it, and nothing is computed again.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy_study as toy
+from artefacts import disagreements
+
+from cdjax import studies
+from cdjax.data import save_tokenizer
+from cdjax.distillation import shards
+from cdjax.distillation.alignment import Alignment
+from cdjax.models import Llama, load_huggingface, save_huggingface
+from cdjax.run.json_file import read_json
+from cdjax.run.options import RunOptions
+from cdjax.studies.arms import ArmsConfig
+from cdjax.studies.circuits import CircuitStudyConfig
+from cdjax.studies.inputs import InputsConfig
+from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
+from cdjax.training.discovery import DiscoveryConfig
+from cdjax.training.distillation import DistillationConfig
+from cdjax.training.objectives import AnySize
+from cdjax.training.optimizer import OptimizerConfig
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+# A deeper teacher of the Llama 3.1 form and a student of the 3.2 form, which ties its embeddings.
+TEACHER = dataclasses.replace(toy.teacher_config(), num_layers=3)
+STUDENT = dataclasses.replace(toy.student_config(), tie_embeddings=True)
+ARMS = ('kd', 'circuits', 'random_equal')
+MORE = (*ARMS, 'wrong')
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('pair')
+    save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
+    for name, shape, seed in (('teacher', TEACHER, 0), ('student', STUDENT, 1)):
+        model = Llama(shape, jax.random.key(seed), init_std=0.5)
+        save_huggingface(model, folder / name, tokenizer_from=folder / 'tokenizer')
+    inputs = InputsConfig(
+        toy.TASK,
+        share=0.5,
+        test=0.25,
+        teacher=str(folder / 'teacher'),
+        student=str(folder / 'student'),
+    )
+    return PipelineConfig(
+        inputs,
+        DiscoveryConfig(
+            OptimizerConfig(2, 1e-2),
+            num_classes=2,
+            objective=AnySize(density=0.25, smallest=0.2, sizes=2),
+            batch_size=32,
+            least_accuracy=0.0,
+        ),
+        CircuitStudyConfig(methods=()),
+        ArmsConfig(
+            DistillationConfig(
+                OptimizerConfig(2), batch_size=32, teacher_store=str(folder / 'store'), top_k=20
+            ),
+            Alignment(min_count=4),
+            arms=ARMS,
+            primary=('circuits', 'random_equal'),
+            mechanism='mean_activation',
+            max_problems=30,
+        ),
+        layer_pairs='depth',
+        rediscover=(),
+        export='kd',
+    )
+
+
+def run(config, workdir, **changes):
+    arms = dataclasses.replace(config.arms, **changes)
+    pipeline = Pipeline(
+        dataclasses.replace(config, arms=arms),
+        workdir,
+        mesh=toy.one_device(),
+        name=TABLE,
+        options=RunOptions(check_gradients=False),
+    )
+    return pipeline.compare_arms()['checkpoint']
+
+
+@pytest.fixture(scope='module')
+def table(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('runs') / 'run'
+    before = toy.compilations('step')
+    found = run(config, workdir)
+    return workdir, found, toy.compilations('step') - before
+
+
+def test_a_pair_of_checkpoints_ends_in_a_table_and_in_students(config, table):
+    workdir, found, _ = table
+    assert [row['arm'] for row in found['table']] == list(ARMS)
+    assert found['runs'][0]['pairs'] == [[0, 1], [1, 2]]
+    assert found['primary']['arm'] == 'circuits'
+    assert set(found['headroom']) == {'circuits', 'random_equal'}
+    for arm in ARMS:
+        student = load_huggingface(workdir / 'students' / f'checkpoint-{arm}-0')
+        assert student.config == STUDENT
+    store = read_json(
+        Path(config.arms.distillation.teacher_store) / 'activations' / shards.MANIFEST
+    )
+    assert store['wanted']['layers'] == [1, 2]
+
+
+def test_arms_of_one_shape_share_their_step(table):
+    # Discovery of both models; KD; circuits and random_equal, which have one shape.
+    assert table[2] == 3
+
+
+def test_every_file_is_as_its_page_says(table):
+    workdir = table[0]
+    for section, pattern in {
+        'results/arms/START-ARM-SEED.json': 'results/arms/*',
+        'results/mechanism/START-ARM-SEED.json': 'results/mechanism/*',
+        'results/headroom/START.json': 'results/headroom/*',
+        'results/start_START.json': 'results/start_*.json',
+    }.items():
+        files = sorted(workdir.glob(pattern))
+        assert files, section
+        for file in files:
+            assert disagreements(section, read_json(file)) == [], file
+
+
+def test_arms_and_seeds_are_added_to_a_finished_table(config, table, monkeypatch):
+    workdir, found, _ = table
+    trained, distill = [], studies.arms.distill
+
+    def counted(*args, description, **options):
+        trained.append(description)
+        return distill(*args, description=description, **options)
+
+    monkeypatch.setattr(studies.arms, 'distill', counted)
+    compiled = toy.compilations('step')
+    again = run(config, workdir)
+    assert trained == []
+    assert again == found
+    more = run(config, workdir, arms=MORE, seeds=(0, 1))
+    assert toy.compilations('step') == compiled
+    assert trained == [
+        'distill: wrong, seed 0',
+        *(f'distill: {arm}, seed 1' for arm in MORE),
+    ]
+    assert [row['arm'] for row in more['table']] == list(MORE)
+    assert more['table'][1]['accuracies'][0] == found['table'][1]['accuracies'][0]
+    assert more['table'][1]['seeds'] == [0, 1]
+    assert set(more['headroom']) == set(MORE[1:])
+    assert more['primary']['analysis'] != found['primary']['analysis'], 'it is told of'
+    assert len(more['first']['unseen']) == 2
+    assert {row['arm']: row['seeds'] for row in more['mechanism']}['wrong'] == 2
+    assert np.isfinite([run['unseen'] for run in more['runs']]).all()
