@@ -22,8 +22,6 @@ from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.objectives import FixedDensity
 from cdjax.training.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 SIZES = (0.25, 1.0)
 
 
@@ -117,7 +115,14 @@ def test_intervals_of_random_masks_cover_masks_and_problems(circuit, monkeypatch
         asked.append(None if masks is None else len(masks))
         return dataclasses.replace(whole, correct=rng.random(len(problems)) < level)
 
-    monkeypatch.setattr(ablated, 'predict', varied)
+    def answer(by):
+        each = lambda model, problems, masks, **how: [
+            by(model, problems, masks=m, **how) for m in masks
+        ]
+        monkeypatch.setattr(ablated, 'predict', by)
+        monkeypatch.setattr(ablated, 'predict_each', each)
+
+    answer(varied)
     point = study(circuit, config, {})['curves']['random_masks'][0]
     assert 60 in asked, 'twenty draws for three classes, in one pass'
     low, high = point['only_interval']
@@ -130,7 +135,7 @@ def test_intervals_of_random_masks_cover_masks_and_problems(circuit, monkeypatch
     fixed = lambda model, problems, **_: dataclasses.replace(
         predict(model, problems), correct=np.arange(len(problems)) % 2 == 0
     )
-    monkeypatch.setattr(ablated, 'predict', fixed)
+    answer(fixed)
     point = study(circuit, config, {})['curves']['random_masks'][0]
     assert point['only'] == pytest.approx(0.5, abs=0.02)
 
