@@ -26,12 +26,17 @@ def key():
     return jax.random.key(0)
 
 
-@pytest.fixture(scope='module')
-def quick_compilation():
-    """Compiles in half the time what then runs slower: for tests that do little but compile."""
-    jax.config.update('jax_disable_most_optimizations', True)
+@pytest.fixture(scope='module', autouse=True)
+def compilation(request):
+    """Compiles in half the time what then runs slower, but in modules marked `optimised`.
+
+    Those compute for long, or look at what the compiler makes of a program. What a module has
+    compiled goes with it: other files find it on disk, and the memory is theirs.
+    """
+    optimised = request.node.get_closest_marker('optimised') is not None
+    jax.config.update('jax_disable_most_optimizations', not optimised)
     yield
-    jax.config.update('jax_disable_most_optimizations', False)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope='module')

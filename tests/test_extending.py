@@ -20,8 +20,6 @@ from cdjax.models import Llama, save_huggingface
 from cdjax.report.terminal import circuits_table
 from cdjax.studies.circuits import CircuitStudyConfig, study_circuits
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / 'docs' / 'extending.md').read_text()
 MODULES = dict(re.findall(r'```python\n# (my_\w+)\.py\n(.*?)```', PAGE, re.DOTALL))

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.ablation import keep_only
 from cdjax.data import Dataset
+from cdjax.data.token_rows import TokenRows
 from cdjax.distillation.alignment import Alignment
 from cdjax.errors import InputError
 from cdjax.inference.rows import map_rows
@@ -83,7 +84,7 @@ def patch_teacher(
     check_interchange(alignment)
     mesh = passes.pop('mesh', None)
     mesh = one_device() if mesh is None else mesh
-    drawn = draw_sources(dataset.lengths, alignment.classes, sources, seed=seed)
+    drawn = draw_sources(prompt_sizes(dataset), alignment.classes, sources, seed=seed)
     masks = in_layers(alignment.teacher_masks, alignment.teacher_layers)
     constants = {'model': teacher, 'masks': split_neurons(masks, mesh)}
     rows = {'tokens': dataset.tokens, 'lengths': dataset.lengths}
@@ -108,6 +109,12 @@ def check_interchange(alignment: Alignment) -> None:
             'similarity=interchange patches circuits of both models: choose an arm of circuits, '
             'such as interchange'
         )
+
+
+def prompt_sizes(dataset: Dataset) -> np.ndarray:
+    """Returns how many tokens each prompt has, int `[N]`: rows that are aligned may start later."""
+    tokens = dataset.tokens
+    return dataset.lengths - (tokens.starts if isinstance(tokens, TokenRows) else 0)
 
 
 def draw_sources(lengths: np.ndarray, classes: np.ndarray, sources: int, *, seed: int):

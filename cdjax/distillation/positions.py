@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cdjax.data import Dataset
+from cdjax.data.token_rows import TokenRows
 from cdjax.distillation.alignment import ANSWER, OPERANDS, QUESTION, Alignment
+from cdjax.distillation.interchange import prompt_sizes
 from cdjax.errors import InputError
-from cdjax.inference.means import check_one_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,11 +36,16 @@ def locate(
         return alignment
     name, found = alignment.positions, None
     if name != ANSWER:
-        check_one_length(dataset)
-        tokens = np.asarray(dataset.tokens)
-        differ = np.flatnonzero((tokens != tokens[:1]).any(axis=0))
-        first = differ[0] if len(differ) else tokens.shape[1] - 1
-        found = tuple(range(int(first), tokens.shape[1]))
+        tokens, end = dataset.tokens, int(dataset.lengths.max())
+        sizes = prompt_sizes(dataset)
+        if (sizes != sizes[0]).any():
+            raise InputError(
+                f'align_positions={name}: prompts have {sizes.min()} to {sizes.max()} tokens, and '
+                'no position is the same in all; leave it out, for that of the answer'
+            )
+        tokens = tokens.tokens if isinstance(tokens, TokenRows) else tokens
+        differ = np.flatnonzero((tokens[:, :end] != tokens[:1, :end]).any(axis=0))
+        found = tuple(range(int(differ[0]) if len(differ) else end - 1, end))
         if name == OPERANDS:
             found = tuple(p for p in found if _numbers(np.unique(tokens[:, p]), tokenizer))
             if not found:

@@ -78,20 +78,20 @@ class Attention(nnx.Module):
         v_BxSxJxh = split(self.v(x_BxTxd))
         if relp:  # the pattern depends on queries and keys alone
             q_BxPxHxh, k_BxSxJxh = jax.lax.stop_gradient((q_BxPxHxh, k_BxSxJxh))
-        whole = cache is None and read is None
+        whole, at_BxS = cache is None and read is None, None
         if isinstance(cache, Prefix):
             k_BxSxJxh, v_BxSxJxh, at_BxS = cache.in_front_of(k_BxSxJxh, v_BxSxJxh, positions_BxT)
             cache = None
-        else:
-            if cache is not None:
-                cache = k_BxSxJxh, v_BxSxJxh = tuple(
-                    write_rows(old, new, positions_BxT[:, 0])
-                    for old, new in zip(cache, (k_BxSxJxh, v_BxSxJxh), strict=True)
-                )
-            at_BxS = jnp.arange(k_BxSxJxh.shape[1])[None]
+        elif cache is not None:
+            cache = k_BxSxJxh, v_BxSxJxh = tuple(
+                write_rows(old, new, positions_BxT[:, 0])
+                for old, new in zip(cache, (k_BxSxJxh, v_BxSxJxh), strict=True)
+            )
         if whole:
             out = jax.nn.dot_product_attention(q_BxPxHxh, k_BxSxJxh, v_BxSxJxh, is_causal=True)
         else:
+            if at_BxS is None:
+                at_BxS = jnp.arange(k_BxSxJxh.shape[1])[None]
             seen = at_BxS[:, None, None, :] <= reading(positions_BxT)[:, None, :, None]
             out = jax.nn.dot_product_attention(q_BxPxHxh, k_BxSxJxh, v_BxSxJxh, mask=seen)
         out = site('head_out', out)

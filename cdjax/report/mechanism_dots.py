@@ -1,15 +1,14 @@
-"""Whether the teacher's mechanism moved into the students of each arm, on the page."""
+"""Whether the teacher's mechanism moved into the students of each arm, drawn."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from cdjax.colours import PALETTE
 from cdjax.distillation.arms import KD
 from cdjax.report.chart import Chart, true_minus
 from cdjax.report.mechanism_table import gain_text
-from cdjax.report.svg import PANEL, mark
+from cdjax.report.svg import PALETTE, PANEL, mark
 from cdjax.report.training_curves import arm_series
 from cdjax.studies.mechanism import FAITHFUL, MEASURES
 

@@ -35,7 +35,7 @@ def mechanism_table(starts: Mapping[str, Any]) -> str:
 
 
 def gain_text(told: Mapping[str, Any]) -> str:
-    """Returns what an arm's students have more than KD's: the mean and its interval."""
+    """Returns a difference from KD with its interval, where there are any."""
     if told.get('gain') is None:
         return ABSENT
     gain = number(told['gain'], signed=True)

@@ -17,7 +17,7 @@ from cdjax.circuits.masks import binarize
 from cdjax.circuits.methods import LEARNED, METHODS
 from cdjax.circuits.methods.method import Context
 from cdjax.distillation.arms import KD
-from cdjax.distillation.interchange import draw_sources, predict_patched
+from cdjax.distillation.interchange import draw_sources, predict_patched, prompt_sizes
 from cdjax.errors import InputError
 from cdjax.evaluation.classes import agreement
 from cdjax.evaluation.selectivity import (
@@ -29,6 +29,7 @@ from cdjax.evaluation.selectivity import (
 from cdjax.evaluation.statistics import paired_p, student_interval
 from cdjax.inference.attribution_vectors import attribution_vectors
 from cdjax.inference.means import neuron_means
+from cdjax.inference.predictions import Predictions
 from cdjax.models import Llama
 from cdjax.studies.circuits import Ablated
 from cdjax.studies.discovery import discover_circuits, search_in_students
@@ -117,7 +118,7 @@ class Mechanism:
         self._rows, self._problems = unseen, run.inputs.dataset[unseen]
         self._of_row = self._classes[unseen]
         self._sources = draw_sources(
-            self._problems.lengths, self._of_row, config.sources, seed=config.seed
+            prompt_sizes(self._problems), self._of_row, config.sources, seed=config.seed
         )
         self._of_teacher: dict[str, Any] | None = None
 
@@ -152,7 +153,7 @@ class Mechanism:
             'teacher_selectivity': selectivity(teacher['matrix']),
             'correlation': correlation,
             'interchange': share(same[moved]),
-            'interchange_unpatched': share((whole.tokens[:, None] == teacher['patched'])[moved]),
+            'interchange_unpatched': share((_first_tokens(whole) == teacher['patched'])[moved]),
             'moved': share(moved),
             'classes': agreement(clusters[self._rows], self._planted[self._rows]).nmi,
         }
@@ -186,7 +187,7 @@ class Mechanism:
             ablated = self._ablated(teacher)
             self._of_teacher = {
                 'matrix': self._matrix(ablated, teacher.circuits),
-                'plain': ablated.full.tokens[:, None],
+                'plain': _first_tokens(ablated.full),
                 'patched': self._patched(teacher),
             }
         return self._of_teacher
@@ -209,6 +210,11 @@ class Mechanism:
             self._sources,
             **self._run.passes,
         )
+
+
+def _first_tokens(said: Predictions) -> np.ndarray:
+    """The first token of each answer, `[N, 1]`: what is told of patched problems."""
+    return said.tokens.reshape(len(said.tokens), -1)[:, :1]
 
 
 def summarise_mechanism(

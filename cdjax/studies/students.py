@@ -111,7 +111,7 @@ class Students:
 
     def distilled(self, start: str, arm: str, seed: int) -> Llama:
         """Returns a student that was distilled, from its last checkpoint."""
-        from cdjax.run.checkpoints import Checkpoints  # Orbax is slow to import
+        from cdjax.run.checkpoints import Checkpoints  # takes seconds to import
 
         shape, mesh = self.run.inputs.student_config, self.run.mesh
         like = init_sharded(lambda key: Llama(shape, key), jax.random.key(0), mesh)

@@ -5,8 +5,6 @@ import toy_study as toy
 
 from cdjax.circuits.ablation import keep_only
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @jax.jit
 def captured(model, tokens, edits=None):

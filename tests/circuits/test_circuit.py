@@ -16,8 +16,6 @@ from cdjax.data import build_arithmetic_tokenizer
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import make_mesh
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 def random_circuit(*, fixed=False):
     rng = np.random.default_rng(0)

@@ -11,8 +11,6 @@ from cdjax.circuits.classifier import (
 )
 from cdjax.errors import InputError
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 def test_samples_are_one_hot_to_the_bit(key):
     logits = 3 * jax.random.normal(jax.random.key(1), (500, 4))

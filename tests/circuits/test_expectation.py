@@ -1,7 +1,6 @@
 """Each round trains for the classes of the one before, and nothing is left of an empty class."""
 
 import numpy as np
-import pytest
 import toy_study as toy
 
 from cdjax.circuits.classes import CLASSES, Sorting
@@ -9,8 +8,6 @@ from cdjax.circuits.expectation import refined_classes
 from cdjax.inference.divergences import circuit_divergences
 from cdjax.inference.means import neuron_means
 from cdjax.models import Edit
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 POINTS = np.array([0.0, 1.0, 2.0, 7.0, 8.0, 9.0])
 

@@ -132,7 +132,7 @@ def test_positions_that_cannot_be_found():
     lengths = toy.dataset().lengths.copy()
     lengths[0] -= 1
     uneven = dataclasses.replace(toy.dataset(), lengths=lengths)
-    with pytest.raises(InputError, match='prompts of 4 to 5 tokens'):
+    with pytest.raises(InputError, match='prompts have 4 to 5 tokens, and no position'):
         locate(Alignment(positions='question'), uneven, toy.tokenizer())
     tokens = np.full_like(toy.dataset().tokens, toy.dataset().tokens[0, 2])
     wordy = dataclasses.replace(toy.dataset(), tokens=tokens)

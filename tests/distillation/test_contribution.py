@@ -7,8 +7,6 @@ import toy_study as toy
 from cdjax.distillation.contribution import equally_contributing, unit_contributions
 from cdjax.distillation.store import TeacherStore
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.mark.parametrize('site', ['neurons', 'head_out'])
 def test_contributions_are_the_deviations_of_what_each_unit_writes(site):

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import toy_study as toy
 
+from cdjax.data.token_rows import TokenRows
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.interchange import (
     draw_sources,
     in_layers,
     patch_teacher,
     patched_logits,
+    prompt_sizes,
     student_patched,
 )
 from cdjax.errors import InputError
 from cdjax.models import Edit
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 DATA = toy.dataset()[:40]
 CLASSES = DATA.labels['operators'][:40]
@@ -112,3 +112,15 @@ def test_what_cannot_be_patched():
     kept = in_layers(MASKS, (1, 1))
     assert not kept[:, 0].any()
     np.testing.assert_array_equal(kept[:, 1], MASKS[:, 1])
+
+
+def test_prompts_that_are_aligned_are_patched_from_prompts_that_start_where_they_do():
+    starts = np.array([0, 1] * 20, np.int32)
+    rows = TokenRows(DATA.tokens, starts, np.full(40, toy.T, np.int32))
+    aligned = dataclasses.replace(DATA, tokens=rows)
+    np.testing.assert_array_equal(prompt_sizes(aligned), 5 - starts)
+    np.testing.assert_array_equal(prompt_sizes(DATA), np.full(40, 5))
+    patched = patch_teacher(toy.model(), aligned, ALIGNED, seed=0, sources=2)
+    np.testing.assert_array_equal(starts[patched.sources], np.tile(starts[:, None], 2))
+    batch = patched.at(np.array([3, 4]), 0, aligned.tokens)
+    np.testing.assert_array_equal(batch['source_tokens'].starts, starts[[3, 4]])

@@ -16,8 +16,6 @@ from cdjax.errors import InputError
 from cdjax.losses import alignment_loss
 from cdjax.models import Capture, Edit
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 DATA = toy.dataset()[:24]
 CLASSES = np.arange(24) % 2
 RNG = np.random.default_rng(0)

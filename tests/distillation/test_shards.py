@@ -13,8 +13,6 @@ from cdjax.distillation.shards import Shards, stored_teacher
 from cdjax.distillation.store import OnlineTeacher, TeacherStore, Wanted
 from cdjax.errors import InputError
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 DATA = toy.dataset()[:20]
 WANTED = Wanted(outputs=True)
 

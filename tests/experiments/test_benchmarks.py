@@ -16,6 +16,8 @@ from experiments.benchmarks.measure import OURS, compare, exponent
 from experiments.benchmarks.subject import SHAPES
 from experiments.benchmarks.tables import to_markdown
 
+pytestmark = pytest.mark.optimised
+
 
 def test_an_exponent_is_that_of_a_power_law():
     assert exponent([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0]) == pytest.approx(2.0)
@@ -67,7 +69,6 @@ def test_curves_have_their_exponents_and_are_drawn(monkeypatch):
 TINY = LlamaConfig(16, 8, 16, 1, 2, 1, 4)
 
 
-@pytest.mark.usefixtures('quick_compilation')
 def test_steps_that_are_timed_are_steps():
     for call in (
         training.student_steps(TINY, TINY, 8, aligned='circuits', at_once=2),

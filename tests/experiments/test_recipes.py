@@ -1,18 +1,34 @@
-"""Recipes: each says what it is, how it is run, how long, in how much memory, and to what end."""
+"""Recipes name flags that there are, and say beforehand what a run takes and is to answer."""
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
-from launchers import ROOT
 
-RECIPES = sorted((ROOT / 'experiments/recipes').glob('*.flags'))
+from cdjax.training.optimizer import OptimizerConfig
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / 'experiments' / 'recipes').glob('*.flags'))
+# Some are defined in a loop over names.
+DEFINED = {
+    name
+    for file in (ROOT / 'experiments').rglob('*.py')
+    if 'DEFINE_' in file.read_text()
+    for name in re.findall(r"'(\w+)'", file.read_text())
+}
+
+
+def flags_of(recipe):
+    lines = [line for line in recipe.read_text().splitlines() if line.startswith('--')]
+    pairs = (line.removeprefix('--').partition('=') for line in lines)
+    return {name: value for name, _, value in pairs}
 
 
 @pytest.mark.parametrize('recipe', RECIPES, ids=lambda path: path.stem)
 def test_a_header_has_four_answers(recipe):
     text = recipe.read_text()
-    header, flags = re.fullmatch(r'((?:# .*\n)+)((?:--.*\n)+)', text).groups()
+    header, flags = re.fullmatch(r'((?:#.*\n)+)((?:--.*\n)+)', text).groups()
     told = dict(re.findall(r'^# (\w+): +(.+)$', header, re.M))
     assert [*told] == ['Command', 'Time', 'Memory', 'Result']
     assert header.startswith('# ')
@@ -23,7 +39,35 @@ def test_a_header_has_four_answers(recipe):
     assert flagfile == f'--flagfile={recipe.relative_to(ROOT)}'
     assert re.search(r'second|minute|hour|not measured', told['Time'])
     assert re.search(r'\d GB|experiments\.plan', told['Memory'])
-    assert '--workdir=runs/' in flags
+    assert '--workdir=runs/' in flags or told['Command'].startswith(
+        'python -m experiments.evaluate'
+    )
+
+
+@pytest.mark.parametrize('recipe', RECIPES, ids=lambda path: path.stem)
+def test_every_flag_of_a_recipe_is_defined_somewhere(recipe):
+    unknown = [
+        name
+        for name in flags_of(recipe)
+        if name not in DEFINED and name.removeprefix('no') not in DEFINED
+    ]
+    assert not unknown
+
+
+@pytest.mark.parametrize('pair', ['llama31_8b_to_llama32_1b', 'llama3_70b_to_8b'])
+def test_a_pair_of_llamas_has_the_published_settings(pair):
+    given = flags_of(ROOT / 'experiments' / 'recipes' / f'{pair}.flags')
+    published = {'learning_rate': 1e-4, 'batch_size': 32, 'temperature': 2, 'weight': 0.01}
+    assert {name: float(given[name]) for name in published} == published
+    assert OptimizerConfig(1).clip_norm == 1
+    assert given['arms'].split(',') == ['kd', 'all', 'circuits', 'random', 'wrong']
+    assert given['starts'] == 'checkpoint'
+
+
+def test_the_primary_table_is_decided_beforehand():
+    given = flags_of(ROOT / 'experiments' / 'recipes' / 'arms_planted.flags')
+    assert set(given['primary'].split(',')) <= set(given['arms'].split(','))
+    assert len(given['seeds'].split(',')) == 12, 'fewer detect too little'
 
 
 def test_the_tables_of_the_docs_have_recipes():

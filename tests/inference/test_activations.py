@@ -5,8 +5,6 @@ import toy_study as toy
 
 from cdjax.inference.activations import answer_logits_and_activations
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 PASS = {'tokens_per_pass': 64 * toy.T}
 
 

@@ -4,14 +4,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import toy_study as toy
 
 from cdjax.inference.attribution_vectors import attribution_vectors
 from cdjax.inference.means import neuron_means
 from cdjax.models import Edit
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @functools.cache

@@ -1,12 +1,9 @@
 import jax
 import numpy as np
-import pytest
 import toy_study as toy
 
 from cdjax.circuits.classifier import Encoding
 from cdjax.inference.encodings import encode
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def test_default_encoding_is_the_embeddings_and_so_cannot_know_the_answer():

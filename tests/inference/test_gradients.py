@@ -10,8 +10,6 @@ from cdjax.inference.gradients import metric_gradients
 from cdjax.inference.rows import map_rows
 from cdjax.models import Edit
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def some():

@@ -8,8 +8,6 @@ import toy_study as toy
 from cdjax.errors import InputError
 from cdjax.inference.means import neuron_deviations, neuron_means
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.mark.parametrize('site', ['neurons', 'head_out', 'residual'])
 def test_means_equal_a_loop_over_problems(site):

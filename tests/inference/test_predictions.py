@@ -9,8 +9,6 @@ from cdjax.inference.predictions import Predictions, _predict_rows, predict
 from cdjax.models import Edit
 from cdjax.parallel.mesh import make_mesh
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 PASS = {'tokens_per_pass': 64 * toy.T}  # 137 problems in passes of 64
 
 

@@ -26,8 +26,6 @@ from cdjax.models import Edit
 from cdjax.models.generation import generate
 from cdjax.parallel.mesh import make_mesh
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 # Numbers to 20 are one token, others a token for each digit: prompts of 4 to 6 tokens.
 TASK = ArithmeticTask(
     ('+', '-'), 2, 7, 33, answer_tokens=3, several_lengths=True, shots=2, answer_end=' '

@@ -11,8 +11,6 @@ from cdjax.inference import neuron_means, predict, predict_circuits, predict_eac
 from cdjax.inference.predictions import scored_rows
 from cdjax.parallel.mesh import make_mesh
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 M = 3
 
 

@@ -181,12 +181,17 @@ def edges():
         yield name, case
 
 
+def evaluate(arrays):
+    """The value of every function."""
+    return {name: total(call(arrays)) for name, call in CALLS.items()}
+
+
 def differentiate(arrays):
     """The value of every function, and the gradient of their sum to every input."""
     floating = {name: x for name, x in arrays.items() if jnp.issubdtype(x.dtype, jnp.floating)}
 
     def loss(floating):
-        values = {name: total(call(arrays | floating)) for name, call in CALLS.items()}
+        values = evaluate(arrays | floating)
         return sum(values.values()), values
 
     (_, values), gradients = jax.value_and_grad(loss, has_aux=True)(floating)
@@ -245,7 +250,7 @@ def test_rows_sharded_over_eight_devices_give_the_same_values_and_gradients(at_e
 
 
 def test_inside_shard_map_each_device_computes_what_it_would_alone(at_edges):
-    _, cases, results = at_edges
+    _, cases, (values, _) = at_edges
     # The first eight edges, one for each device. (Ranks of equal distances, which the edges after
     # them have, are an accident of rounding.)
     stacked = {key: np.stack([case[key] for case in cases[:8]]) for key in cases[0]}
@@ -254,15 +259,12 @@ def test_inside_shard_map_each_device_computes_what_it_would_alone(at_edges):
     @jax.shard_map(mesh=mesh, in_specs=PartitionSpec('fsdp'), out_specs=PartitionSpec('fsdp'))
     def local(stacked):
         one = {key: array[0] for key, array in stacked.items()}
-        return jax.tree.map(lambda x: x[None], differentiate(one))
+        return jax.tree.map(lambda x: x[None], evaluate(one))
 
     found = jax.device_get(quick_jit(local)(stacked))
-    for alone, mapped, what in zip(results, found, ('value', 'gradient'), strict=True):
-        for name in alone:
-            scale = 1 + np.abs(alone[name][:8]).max()
-            np.testing.assert_allclose(
-                mapped[name] / scale, alone[name][:8] / scale, atol=1e-4, err_msg=f'{what} {name}'
-            )
+    for name, alone in values.items():
+        scale = 1 + np.abs(alone[:8]).max()
+        np.testing.assert_allclose(found[name] / scale, alone[:8] / scale, atol=1e-4, err_msg=name)
 
 
 def test_every_product_asks_for_float32():

@@ -13,8 +13,6 @@ from cdjax.errors import InputError
 from cdjax.models import SITES, Capture, Edit, Llama, Site
 from cdjax.models.blocks import MLP, Block
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 B, L = 3, 6  # deep enough for a scan that is not unrolled
 ROWS = np.array([2, 0, -1])
 

@@ -1,10 +1,13 @@
 import json
 
+import pytest
 from artefacts import disagreements
 
 from cdjax.models import LlamaConfig
 from cdjax.run.results import to_text
 from experiments.benchmarks.checkpoint_memory import measure
+
+pytestmark = pytest.mark.optimised
 
 
 def test_neither_loading_nor_saving_holds_the_model_twice(tmp_path):

@@ -12,8 +12,6 @@ from cdjax.errors import InputError
 from cdjax.models import SITES, Edit
 from cdjax.models.edits import apply_edit, check_edits
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 B, AT = 4, np.arange(toy.T)
 CONFIG = toy.teacher_config()
 FULL = (toy.L, B, toy.T, toy.F)

@@ -10,8 +10,6 @@ import toy_study as toy
 
 from cdjax.models import SITES, Capture, Edit
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 B, T, F = 3, toy.T, toy.F
 ROWS = np.array([2, 0, -1])
 

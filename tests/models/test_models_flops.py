@@ -8,6 +8,8 @@ from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import block_parameters, forward_flops
 from cdjax.models.parameters import abstract_model
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.mark.parametrize('preset', ['llama3_8b', 'llama32_1b', 'llama3_70b'])
 def test_block_parameters_are_those_of_the_model(preset):

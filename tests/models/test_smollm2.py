@@ -17,6 +17,8 @@ from cdjax.models import load_huggingface
 from cdjax.models.generation import generate
 from cdjax.models.parity import measure_parity, parity_tokens, torch_reference
 
+pytestmark = pytest.mark.optimised
+
 PROMPTS = (
     'The capital of France is',
     'Water boils at a temperature of',
@@ -39,7 +41,7 @@ PROMPTS = (
     'The quick brown fox',
     'Two plus three is',
 )
-NEW_TOKENS = 16
+NEW_TOKENS = 8
 
 
 @pytest.fixture(scope='module')

@@ -10,8 +10,6 @@ import toy_study as toy
 from cdjax.data.token_rows import TokenRows, align
 from cdjax.models import Edit
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 PREFIX = (0, 7, 3, 9)
 LENGTHS = (3, 5, 2, 5)
 

@@ -19,6 +19,8 @@ from cdjax.planning.job import Program
 from cdjax.planning.roofline import Work, llama_work
 from cdjax.planning.targets import CHIPS, parse_target
 
+pytestmark = pytest.mark.optimised
+
 NOTHING = Work(0, 0, 0, 0)
 JOB = DiscoveryJob(LlamaConfig(16, 8, 8, 1, 1, 1, 8), length=3, num_problems=4)
 

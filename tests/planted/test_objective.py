@@ -20,8 +20,6 @@ from cdjax.planted.objective import (
 )
 from cdjax.planted.plan import PlanConfig, draw_plan
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 B, K, FLOOR = 6, 2, 2.0
 TERMS = tuple(vars(PlantWeights()))
 

@@ -12,8 +12,6 @@ from cdjax.run.options import RunOptions
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 PLANT = PlantConfig(plan=PlanConfig(shared=4, specific=6))
 
 

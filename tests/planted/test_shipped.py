@@ -11,6 +11,8 @@ from cdjax.planted import PLANTED_TEACHERS
 from cdjax.planted.ground_truth import GroundTruth
 from cdjax.studies.inputs import Inputs, InputsConfig
 
+pytestmark = pytest.mark.optimised
+
 TASKS = {
     'lookup': 'lookup',
     'null': 'lookup',

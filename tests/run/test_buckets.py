@@ -31,8 +31,6 @@ from cdjax.training.gradient_reports import GradientReport
 from cdjax.training.objectives import AnySize
 from cdjax.training.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 STEPS = OptimizerConfig(6, 1e-2)
 
 

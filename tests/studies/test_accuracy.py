@@ -16,8 +16,6 @@ from cdjax.run.results import to_text
 from cdjax.studies.accuracy import AccuracyConfig, measure_accuracy
 from cdjax.studies.inputs import InputsConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 TASK = ArithmeticTask(('+',), 2, answer_tokens=2, several_lengths=True, answer_end=' ')
 
 

@@ -23,8 +23,6 @@ from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 N, K = 40, 3
 ROWS = np.array([3, 1, 17, 30])
 CONFIG = ArmsConfig(DistillationConfig(OptimizerConfig(3, 1e-3)))

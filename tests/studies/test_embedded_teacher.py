@@ -12,6 +12,8 @@ from cdjax.data.training_data import read_training_data
 from cdjax.inference.predictions import predict
 from cdjax.studies.inputs import EMBEDDED_TEACHER, Inputs, InputsConfig
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.fixture(scope='module')
 def inputs():

@@ -23,8 +23,6 @@ from cdjax.studies.study import Context
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.objectives import AnySize, FixedDensity
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 DISCOVERY = DiscoveryConfig(num_classes=3, objective=AnySize(density=0.25), least_accuracy=0)
 SIZES = (0.25, 1.0)
 

@@ -22,8 +22,6 @@ from cdjax.studies.mechanism import MEASURES, Mechanism, MechanismConfig, summar
 from cdjax.studies.run import Run
 from cdjax.training.discovery import DiscoveryConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):

@@ -35,8 +35,6 @@ from cdjax.training.distillation import DistillationConfig
 from cdjax.training.objectives import AnySize, FixedDensity
 from cdjax.training.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 SHAPE = dataclasses.replace(
     toy.teacher_config(), num_layers=1, intermediate_size=16, num_heads=2, num_kv_heads=1
 )

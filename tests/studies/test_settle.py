@@ -25,8 +25,6 @@ from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.objectives import AnySize
 from cdjax.training.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 OPTIONS = RunOptions(check_gradients=False)
 DISCOVERY = DiscoveryConfig(
     OptimizerConfig(2), 2, AnySize(density=0.25, smallest=0.1), batch_size=16, least_accuracy=0

@@ -21,8 +21,6 @@ from cdjax.training import distillation as training
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 OPTIONS = RunOptions(check_gradients=False)
 
 

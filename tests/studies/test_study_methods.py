@@ -22,8 +22,6 @@ from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.objectives import FixedDensity
 from cdjax.training.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 SIZES = (0.25, 1.0)
 
 

@@ -28,8 +28,6 @@ from cdjax.training.distillation import DistillationConfig
 from cdjax.training.objectives import AnySize
 from cdjax.training.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 # A deeper teacher of the Llama 3.1 form and a student of the 3.2 form, which ties its embeddings.
 TEACHER = dataclasses.replace(toy.teacher_config(), num_layers=3)
 STUDENT = dataclasses.replace(toy.student_config(), tie_embeddings=True)

@@ -20,8 +20,6 @@ from cdjax.studies.teacher import TeacherConfig, TeacherShape, TeacherStudy
 from cdjax.training.language_model import FROM_NOTHING, LanguageModelConfig
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 TRAINING = LanguageModelConfig(OptimizerConfig(3), batch_size=32)
 OPTIONS = RunOptions(check_gradients=False)
 

@@ -20,8 +20,6 @@ from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.objectives import AnySize
 from cdjax.training.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 SEARCH = DiscoveryConfig(
     OptimizerConfig(2), 2, AnySize(density=0.25, smallest=0.1), batch_size=16, least_accuracy=0
 )

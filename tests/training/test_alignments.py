@@ -24,8 +24,6 @@ from cdjax.training.distillation import (
 from cdjax.training.optimizer import OptimizerConfig
 from cdjax.training.schedules import weight_at
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 CONFIG = DistillationConfig(OptimizerConfig(2, 1e-2, 0, 0.1), batch_size=32)
 SHARE = toy.dataset()[toy.rows().share]
 CLASSES = SHARE.labels['operators']

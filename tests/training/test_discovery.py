@@ -26,7 +26,7 @@ from cdjax.training.discovery import DiscoveryConfig, check_discovery, discover
 from cdjax.training.objectives import AnySize, FixedDensity, Published
 from cdjax.training.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation', 'one_step_a_dispatch')
+pytestmark = pytest.mark.usefixtures('one_step_a_dispatch')
 
 STEPS = 20
 # The toy models answer nothing right.

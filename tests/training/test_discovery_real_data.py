@@ -18,8 +18,6 @@ from cdjax.training.language_model import LanguageModelConfig, train_language_mo
 from cdjax.training.objectives import AnySize, FixedDensity
 from cdjax.training.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 TASK = ArithmeticTask(
     ('+',), 2, 7, 23, answer_tokens=3, several_lengths=True, shots=2, answer_end=' '
 )

@@ -30,7 +30,7 @@ from cdjax.training.distillation import (
 from cdjax.training.loop import state_of
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 
-pytestmark = pytest.mark.usefixtures('quick_compilation', 'one_step_a_dispatch')
+pytestmark = pytest.mark.usefixtures('one_step_a_dispatch')
 
 STEPS = 20
 CONFIG = DistillationConfig(OptimizerConfig(STEPS, 1e-2, warmup_steps=1), batch_size=32)

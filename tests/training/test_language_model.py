@@ -14,7 +14,7 @@ from cdjax.training.language_model import LanguageModelConfig, train_language_mo
 from cdjax.training.optimizer import OptimizerConfig
 from cdjax.training.step import jit_step
 
-pytestmark = pytest.mark.usefixtures('quick_compilation', 'one_step_a_dispatch')
+pytestmark = pytest.mark.usefixtures('one_step_a_dispatch')
 
 CONFIG = LanguageModelConfig(OptimizerConfig(40, 1e-2, warmup_steps=4), batch_size=64)
 

@@ -25,8 +25,6 @@ from cdjax.training.objectives import (
 )
 from cdjax.training.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 B = 64
 FIXED = FixedDensity(density=0.2, hidden=8)
 ANY = AnySize(smallest=0.05, sizes=4)

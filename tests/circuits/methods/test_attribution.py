@@ -20,8 +20,6 @@ from cdjax.inference.gradients import metric_gradients
 from cdjax.inference.predictions import logit_difference, predict
 from cdjax.models import Edit, LlamaConfig
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 UNITS = toy.L * toy.F
 
 

@@ -1,9 +1,6 @@
 import numpy as np
-import pytest
 import toy_study as toy
 from method_runs import activations, classes, scores_of
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def test_it_is_the_mean_over_the_training_problems_of_each_class():
