@@ -129,6 +129,7 @@ def _rows(rng, rows, c):
     return {
         'tokens': tokens(rows, LENGTH),
         'lengths': np.full(rows, LENGTH, np.int32),
+        'answers': tokens(rows),
         'counterfactual_tokens': tokens(rows, LENGTH),
     }
 
