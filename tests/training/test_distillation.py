@@ -319,7 +319,7 @@ def test_independent_activations_score_nothing_within_classes(monkeypatch):
     student, teacher = independent(toy.F // 2), independent(toy.F)
     logits = np.zeros((len(rows), len(toy.tokenizer())), np.float32)
     noise = Reading('noise', 'what is drawn here', lambda *_, **__: (logits, student))
-    monkeypatch.setitem(READINGS, 'noise', noise)
+    monkeypatch.setitem(READINGS._entries, 'noise', noise)
     alignment = Alignment(
         ((0, 0),), classes, masks(toy.F, 0), masks(toy.F // 2, 1), reading='noise'
     )
@@ -452,7 +452,7 @@ def test_a_detached_student_is_caught(store, monkeypatch):
         logits, neurons = answer_activations(*args, **options)
         return logits, jax.lax.stop_gradient(neurons)
 
-    monkeypatch.setitem(READINGS, 'trap', Reading('trap', 'detached activations', trap))
+    monkeypatch.setitem(READINGS._entries, 'trap', Reading('trap', 'detached activations', trap))
     detached = dataclasses.replace(CIRCUITS, reading='trap')
     with pytest.raises(GradientError, match=r'alignment .* is detached'):
         run(
