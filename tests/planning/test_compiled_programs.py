@@ -33,8 +33,6 @@ from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.objectives import AnySize
 
-pytestmark = pytest.mark.optimised
-
 L, B, T, F, K = {L}, {B}, {T}, {F}, 3
 teacher = LlamaConfig(640, {d}, F, L, 8, 4, 64)
 student = LlamaConfig(640, {d} // 2, F // 2, L, 4, 2, 64)
