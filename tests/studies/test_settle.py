@@ -117,7 +117,7 @@ def test_gates_of_another_folder_are_taken_if_they_are_of_this_protocol(settled,
         run(other, gates=workdir)
     with pytest.raises(InputError, match='holds no settled'):
         run(compared, gates=tmp_path)
-    with pytest.raises(InputError, match='holds another run: stop_at_gates is True there'):
+    with pytest.raises(InputError, match='holds another run: stop_at_gates is true there'):
         run(compared, gates=workdir, stop_at_gates=False)
     with pytest.raises(InputError, match='protocol=planted is the gates themselves'):
         run(PLANTED, gates=workdir)
