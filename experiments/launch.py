@@ -124,7 +124,12 @@ def _refuse(error: InputError | flags.Error) -> int:
 
 def _like(name: str) -> list[str]:
     """Returns the flags that somebody may have meant: longer names of it first, then the alike."""
-    names = [known for known in flags.FLAGS if len(known) > 1]
+    names = [
+        known
+        for module, defined in flags.FLAGS.flags_by_module_dict().items()
+        if not module.startswith('absl')
+        for known in (flag.name for flag in defined)
+    ]
     longer = [known for known in names if known.endswith(f'_{name}')]
     alike = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     return list(dict.fromkeys([*longer, *alike]))[:3]

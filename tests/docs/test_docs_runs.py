@@ -49,7 +49,13 @@ PROGRAMS = {
 SETS_UP = ('export', 'for ', 'done', 'eval')
 
 SMALL = ('--operands=2', '--high=9')
-SEARCH = ('--discovery_steps=2', '--discovery_batch_size=16', '--smallest_size=.05')
+# One class, for batches of 8 hold too few of each where there are more.
+SEARCH = (
+    '--num_classes=1',
+    '--discovery_steps=2',
+    '--discovery_batch_size=16',
+    '--smallest_size=.05',
+)
 ANY_MODEL = ('--least_accuracy=0', '--nocheck_gradients')
 MEASURE = ('--evaluate_problems=20', '--noareas', '--sizes=.2', '--methods=mean_activation')
 TRAINING = ('--steps=2', '--batch_size=8', '--evaluate_every=2')

@@ -287,7 +287,7 @@ DISTILLATION = [
     ('distill', '--arm=all --similarity=svcca', 'similarity=svcca', 'procrustes'),
     ('distill', '--arm=all --align_site=gate', "no site 'gate'", 'neurons'),
     ('distill', '--arm=circuits --align_site=mlp_out', 'align_site=mlp_out has no circuits'),
-    ('distill', '--arm=all --align_positions=x', 'align_positions=x', 'write integers'),
+    ('distill', '--arm=all --align_positions=x', 'align_positions=x', 'or integers'),
     ('distill', '--arm=all --align_positions=99', 'align_positions=99', 'name positions from 0'),
     ('compare_arms', '--row_memory=-1', 'row_memory=-1'),
     ('pipeline', '--min_count=2', 'min_count=2', 'at least 4'),
@@ -517,7 +517,9 @@ def wrong_with(outcome, words):
         return f'{len(lines)} lines: {lines[-3:]}'
     if absent := [word for word in words if word not in lines[0]]:
         return f'{absent} not in {lines[0]}'
-    return f'printed {outcome.out}' if outcome.out else ''
+    # What the models or the disk refuse comes after the line that tells what is going to be done.
+    told = re.fullmatch(r'\w+: .* (on 1 device|on \d+ unseen problems).*\n', outcome.out)
+    return f'printed {outcome.out}' if outcome.out and not told else ''
 
 
 @pytest.mark.parametrize('at', range(len(CASES) + len(REQUIRED)), ids=name_of)

@@ -61,7 +61,7 @@ SIGNATURES = {
     ),
     'any_size_loss': (
         '(full_logits, circuit_logits, sizes, *, probabilities=None, without_own_logits=None, '
-        'without_other_logits=None, weights=None, offset=0.02, where=None)'
+        'without_other_logits=None, answered=None, weights=None, offset=0.02, where=None)'
     ),
     'AnySizeWeights': '(faithfulness=1.0, usage=1.0, completeness=0.0, selectivity=0.0)',
     'top_k_mask': '(scores, size, *, axis=-1)',

@@ -33,8 +33,6 @@ from cdjax.training.loop import init_state
 from cdjax.training.objectives import AnySize, FixedDensity, Published
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 
-pytestmark = pytest.mark.optimised
-
 TEACHER = LlamaConfig(128, 64, 96, 3, 4, 4, 16)
 STUDENT = LlamaConfig(128, 32, 48, 2, 2, 2, 16)
 JOB = DistillationJob(

@@ -72,6 +72,7 @@ def start(workdir, teacher):
     return Pipeline(config, workdir, mesh=toy.one_device())
 
 
+@pytest.mark.usefixtures('one_step_a_dispatch')
 def test_a_pipeline_in_a_bucket_is_stopped_and_continued(bucket, teacher, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     # The doctor compiles each step once more, and has tests of its own.

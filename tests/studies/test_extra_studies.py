@@ -41,6 +41,7 @@ def context(tmp_path):
         teacher_config=toy.teacher_config(),
         tokenizer=toy.tokenizer(),
         config=SimpleNamespace(task=toy.TASK),
+        keeps_right=False,
     )
     run = ToyRun(inputs, epath.Path(tmp_path), toy.one_device(), RunOptions())
     folder = epath.Path(tmp_path)

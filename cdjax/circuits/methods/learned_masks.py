@@ -113,6 +113,6 @@ EM = for_classes(
     'EM classes',
     'classes of expectation maximisation',
     'sky',
-    line='dotted',
+    line='dashdot',
     by_default=False,
 )
