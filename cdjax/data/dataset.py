@@ -80,6 +80,11 @@ class Dataset:
         return self.answers if self.answers.ndim == 1 else row_ids(self.answers)
 
     @property
+    def answer_tokens(self) -> int:
+        """Tokens of the longest answer that there is room for."""
+        return 1 if self.answers.ndim == 1 else self.answers.shape[1]
+
+    @property
     def prompt_columns(self) -> int:
         """Columns of `tokens` that are of prompts; behind them stand answers to go on from."""
         return int(self.lengths.max(initial=0))
@@ -95,7 +100,7 @@ class Dataset:
         if self.answers.ndim > 1:
             raise InputError(
                 f'{what} knows answers of one token, and some here have up to '
-                f'{self.answers.shape[1]}: set answer_tokens=1 and leave answer_end out'
+                f'{self.answer_tokens}: set answer_tokens=1 and leave answer_end out'
             )
 
     @functools.cached_property

@@ -218,7 +218,7 @@ def _useful_flops(
     objective, rows, length = config.objective, config.batch_size, problems.tokens.shape[1]
     if not objective.passes:
         return None
-    logits = rows * _answer_tokens(problems)
+    logits = rows * problems.answer_tokens
     flops = collections.Counter()
     for model in models:
         again = config.asks_again(_stores(model, problems, config))
@@ -228,12 +228,8 @@ def _useful_flops(
     return dict(flops)
 
 
-def _answer_tokens(problems: Dataset) -> int:
-    return 1 if problems.answers.ndim == 1 else problems.answers.shape[1]
-
-
 def _stores(model: Llama, problems: Dataset, config: DiscoveryConfig) -> tuple[str, ...]:
-    return config.stores(model.config, len(problems), _answer_tokens(problems))
+    return config.stores(model.config, len(problems), problems.answer_tokens)
 
 
 def _build_store(model, name, dataset, config, **passes) -> dict[str, np.ndarray]:

@@ -145,8 +145,8 @@ def check_discovery(
     check_memory(needed, mesh, batch_size=config.batch_size, name=batch_flag)
     config.encoding.check(next(iter(shapes.values())), dataset.prompt_columns)
     check_one_length(dataset)
-    if config.objective.key == 'causal':
-        dataset.require_single_answers('objective=causal')
+    if config.objective.single_answers:
+        dataset.require_single_answers(f'objective={config.objective.key}')
     for name, shape in shapes.items():
         config.objective.check_shape(shape, name)
         if circuit_size(config, shape) < 1:

@@ -56,6 +56,7 @@ class AnySize:
     stores: ClassVar[tuple[str, ...]] = ('logits',)
     standardized: ClassVar[bool] = False
     task: ClassVar[str] = 'faithfulness'
+    single_answers: ClassVar[bool] = False
 
     def __post_init__(self):
         check_density(self.density)

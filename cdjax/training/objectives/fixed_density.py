@@ -52,6 +52,7 @@ class FixedDensity:
     standardized: ClassVar[bool] = True
     forward_passes: ClassVar[int] = 0
     task: ClassVar[str] = 'faithfulness'
+    single_answers: ClassVar[bool] = True
 
     def __post_init__(self):
         check_density(self.density)

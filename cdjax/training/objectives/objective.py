@@ -98,6 +98,7 @@ class Objective(Protocol):
         stores: which of `logits` and `activations` of each problem it reads.
         standardized: whether it reads those activations standardised over all problems.
         task: the term that the gradients of the others are compared with.
+        single_answers: whether it knows answers of one token only.
     """
 
     key: str
@@ -107,6 +108,7 @@ class Objective(Protocol):
     stores: tuple[str, ...]
     standardized: bool
     task: str
+    single_answers: bool
 
     @property
     def passes(self) -> int:

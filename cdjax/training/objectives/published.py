@@ -36,6 +36,7 @@ class Published:
     standardized: ClassVar[bool] = False
     forward_passes: ClassVar[int] = 0
     task: ClassVar[str] = 'similarity'
+    single_answers: ClassVar[bool] = False
     passes: ClassVar[int] = 0
 
     def __post_init__(self):
