@@ -41,3 +41,8 @@ class RunOptions:
                 raise InputError(
                     f'profile_steps={first}:{end}: FIRST must be at least 0, and END above it'
                 )
+
+    @property
+    def unchecked(self) -> 'RunOptions':
+        """These options for one of many trainings alike: the gradient doctor is not asked again."""
+        return dataclasses.replace(self, check_gradients=False)

@@ -169,7 +169,7 @@ class Mechanism:
                 training=run.workdir / 'stages' / 'rediscover' / name,
                 description=f'discover: {name}',
                 classes=self._classes,
-                options=dataclasses.replace(run.options, check_gradients=False),
+                options=run.options.unchecked,
             )['student']
             return Measured(student, circuit.masks, circuit.fill)
         fill = neuron_means(student, inputs.dataset[inputs.split.train], **run.passes)

@@ -50,7 +50,7 @@ def rediscover(
             training=run.workdir / 'stages' / 'rediscover' / student,
             description=f'discover: student of {arm}',
             classes=teacher.assignments,
-            options=dataclasses.replace(run.options, check_gradients=False),
+            options=run.options.unchecked,
         )
         study = study_circuits(
             model,

@@ -49,7 +49,7 @@ def search(
         {key: context.circuits / name / key for key in names},
         training=context.stages / name,
         description=description,
-        options=dataclasses.replace(run.options, check_gradients=False),
+        options=run.options.unchecked,
     )
 
 

@@ -128,7 +128,7 @@ def tune(
     folder = check_workdir(workdir, facts, name='tune')
     announce(Outlook('tune', folder, as_json(facts), _stages(config, inputs, folder), mesh))
     open_workdir(workdir, facts, name='tune')
-    run = Run(within, folder, mesh, dataclasses.replace(options, check_gradients=False))
+    run = Run(within, folder, mesh, options.unchecked)
     return stored(folder / 'tuning.json', lambda: _tune(config, run))
 
 

@@ -43,7 +43,7 @@ def train_scores(
         classes=classes,
         description=f'learn masks: {key}',
         workdir=None if context.workdir is None else context.workdir / key,
-        options=dataclasses.replace(context.options, check_gradients=False),
+        options=context.options.unchecked,
     )
     return circuits['model'].scores
 

@@ -121,7 +121,7 @@ def _train(context: Context, runs: dict[str, Run], steps: int) -> Llama:
         mesh=run.mesh,
         description='train on two operands as well',
         workdir=context.stages / 'both',
-        options=dataclasses.replace(run.options, check_gradients=False),
+        options=run.options.unchecked,
     )
     return model
 

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from cdjax.circuits.circuit import Circuit
 from cdjax.evaluation.classes import agreement
 from cdjax.models import Llama, LlamaConfig
-from cdjax.run.options import RunOptions
 from cdjax.studies.circuits import unseen_rows
 from cdjax.studies.circuits.config import sizes_in_neurons
 from cdjax.studies.discovery import search_in_students
@@ -113,13 +112,9 @@ def train_other(context: Context, steps: int) -> Llama:
         mesh=run.mesh,
         description='train the other scale',
         workdir=context.stages / 'other_scale',
-        options=_quiet(run.options),
+        options=run.options.unchecked,
     )
     return model
-
-
-def _quiet(options: RunOptions) -> RunOptions:
-    return dataclasses.replace(options, check_gradients=False)
 
 
 def _only(context: Context, model: Llama, circuit: Circuit) -> list[float]:

@@ -66,7 +66,7 @@ def _seed(protocol, run, ablation, resampled, seed) -> dict[str, Any]:
             discovery=_search(protocol.discovery, resampled, seed),
             mesh=run.mesh,
             workdir=run.workdir / 'stages' / name,
-            options=dataclasses.replace(run.options, check_gradients=False),
+            options=run.options.unchecked,
         )
         arms = {LEARNED.key: learned, **rankings}
         said = _answers(protocol, run, ablation, arms)
@@ -120,7 +120,7 @@ def _discover(run: Run, search: DiscoveryConfig, name: str) -> Circuit:
         {'teacher': run.workdir / 'circuits' / name},
         training=run.workdir / 'stages' / name / LEARNED.key,
         description=f'discover: {name}',
-        options=dataclasses.replace(run.options, check_gradients=False),
+        options=run.options.unchecked,
     )
     return found['teacher']
 

@@ -113,7 +113,7 @@ def search(run: Run, discovery: DiscoveryConfig, name: str, num_classes: int, se
         {'teacher': run.workdir / 'circuits' / of},
         training=run.workdir / 'stages' / of,
         description=f'discover: {of}',
-        options=dataclasses.replace(run.options, check_gradients=False),
+        options=run.options.unchecked,
     )
     return found['teacher']
 
