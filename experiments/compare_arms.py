@@ -23,11 +23,13 @@ from experiments.flags import (
     define_checkpoint_flags,
     define_discovery_flags,
     define_distillation_flags,
+    define_limits_flags,
     define_machine_flags,
     define_run_flags,
     define_task_flags,
     discovery_from_flags,
     inputs_from_flags,
+    limited,
     run_options,
     start_machine,
 )
@@ -36,6 +38,7 @@ FLAGS = flags.FLAGS
 define_run_flags('runs/arms')
 define_checkpoint_flags()
 define_task_flags()
+define_limits_flags()
 define_discovery_flags()
 define_distillation_flags()
 define_arms_flags()
@@ -52,7 +55,7 @@ def main() -> None:
     """Runs all arms and prints a table for each start."""
     arms = arms_from_flags()
     config = PipelineConfig(
-        inputs=inputs_from_flags(),
+        inputs=limited(inputs_from_flags()),
         discovery=discovery_from_flags(),
         study=CircuitStudyConfig(methods=()),
         arms=arms,

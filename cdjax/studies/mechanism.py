@@ -16,7 +16,6 @@ from cdjax.circuits.clusters import cluster
 from cdjax.circuits.masks import binarize
 from cdjax.circuits.methods import LEARNED, METHODS
 from cdjax.circuits.methods.method import Context
-from cdjax.distillation.arms import KD
 from cdjax.distillation.interchange import draw_sources, predict_patched, prompt_sizes
 from cdjax.errors import InputError
 from cdjax.evaluation.classes import agreement
@@ -26,11 +25,11 @@ from cdjax.evaluation.selectivity import (
     selectivity_matrix,
     specific_parts,
 )
-from cdjax.evaluation.statistics import paired_p, student_interval
 from cdjax.inference.attribution_vectors import attribution_vectors
 from cdjax.inference.means import neuron_means
 from cdjax.inference.predictions import Predictions
 from cdjax.models import Llama
+from cdjax.studies.beside_kd import beside_kd
 from cdjax.studies.circuits import Ablated
 from cdjax.studies.discovery import discover_circuits, search_in_students
 from cdjax.studies.run import Run
@@ -235,18 +234,7 @@ def summarise_mechanism(
         faithful = sum(found[arm, seed]['faithful'] for seed in seeds)
         row = {'arm': arm, 'seeds': len(seeds), 'faithful': faithful}
         for key, (_, of_circuits) in MEASURES.items():
-            value = _reader(found, key, of_circuits)
-            own = [(value(arm, seed), value(KD.key, seed)) for seed in seeds]
-            values = [mine for mine, _ in own if mine is not None]
-            gaps = [mine - kd for mine, kd in own if mine is not None and kd is not None]
-            row[key] = {'mean': float(np.mean(values)) if values else None, 'values': values}
-            if arm != KD.key and gaps:
-                row[key] |= {
-                    'gain': float(np.mean(gaps)),
-                    'gain_interval': student_interval(gaps),
-                    'p': paired_p(gaps),
-                    'pairs': len(gaps),
-                }
+            row[key] = beside_kd(arm, seeds, _reader(found, key, of_circuits))
         rows.append(row)
     return rows
 

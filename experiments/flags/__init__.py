@@ -16,8 +16,10 @@ from experiments.flags.distillation import (
 )
 from experiments.flags.inputs import (
     define_checkpoint_flags,
+    define_limits_flags,
     define_task_flags,
     inputs_from_flags,
+    limited,
     problems_from_flags,
 )
 from experiments.flags.machine import define_machine_flags, define_mesh_flags, start_machine
@@ -39,6 +41,7 @@ __all__ = [
     'define_discovery_flags',
     'define_distillation_flags',
     'define_export_flag',
+    'define_limits_flags',
     'define_machine_flags',
     'define_mesh_flags',
     'define_optional_path',
@@ -52,6 +55,7 @@ __all__ = [
     'discovery_from_flags',
     'distillation_from_flags',
     'inputs_from_flags',
+    'limited',
     'plant_from_flags',
     'problems_from_flags',
     'run_options',

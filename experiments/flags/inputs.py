@@ -5,6 +5,7 @@ import dataclasses
 from absl import flags, logging
 
 from cdjax.data import TASKS, ArithmeticTask
+from cdjax.data.limits import Limits
 from cdjax.errors import InputError
 from cdjax.models.config import PRESETS
 from cdjax.studies.inputs import TEACHER_DTYPES, InputsConfig
@@ -62,6 +63,44 @@ def define_task_flags() -> None:
     )
     flags.DEFINE_float('test', inputs.test, 'Part of all canonical forms that is held out.')
     flags.DEFINE_integer('split_seed', inputs.split_seed, 'Seed of the split by canonical form.')
+
+
+@group('Problems and their split')
+def define_limits_flags() -> None:
+    """Defines what the share may hold, and what is measured beyond it; see `limited`."""
+    flags.DEFINE_list(
+        'share_high',
+        [],
+        'Largest operand that distillation may use: one number for all operands, or one for each '
+        'in its place. Students are measured on unseen problems beyond it too.',
+    )
+    flags.DEFINE_string(
+        'share_where',
+        Limits().label,
+        'Label of the problems that distillation may use, LABEL=VALUE; any if not given.',
+    )
+    flags.DEFINE_string(
+        'rival',
+        InputsConfig().rival,
+        'Task of the same prompts whose answers go by another rule: how often students give them '
+        'beyond the share.',
+    )
+
+
+def limited(inputs: InputsConfig) -> InputsConfig:
+    """Returns inputs whose share is limited as the flags say.
+
+    Raises:
+        InputError: a limit that is no number, or an unknown task.
+    """
+    try:
+        high = tuple(int(number) for number in FLAGS.share_high)
+    except ValueError:
+        raise InputError(
+            f'share_high={",".join(FLAGS.share_high)}: write integers such as 14 or 14,19,19'
+        ) from None
+    limits = Limits(high, FLAGS.share_where)
+    return dataclasses.replace(inputs, limits=limits, rival=FLAGS.rival)
 
 
 def problems_from_flags() -> InputsConfig:
