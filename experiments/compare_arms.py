@@ -10,8 +10,7 @@ Example, 15 minutes on two CPU cores; what it is going to do is told by --dry_ru
 
 from absl import flags
 
-from cdjax.report.mechanism_table import mechanism_table
-from cdjax.report.terminal import arms_table, headroom_table, pooled_lines
+from cdjax.report.terminal import arms_table, headroom_table, pooled_lines, students_tables
 from cdjax.studies.analysis import pooled_table
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
@@ -80,8 +79,7 @@ def main() -> None:
     if FLAGS.pool:
         for start in starts:
             launch.say(pooled_lines(pooled_table([FLAGS.workdir, *FLAGS.pool], start)))
-    if config.arms.mechanism is not None:
-        launch.say(mechanism_table(starts))
+    launch.say(students_tables(starts))
     launch.say_where(FLAGS.workdir)
 
 

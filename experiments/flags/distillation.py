@@ -266,7 +266,7 @@ def arms_from_flags() -> ArmsConfig:
     Raises:
         InputError: a value out of range, or an unknown arm or start.
     """
-    seeds, problems = _integers('seeds', '0,1,2'), _integers('training_problems', '40,80')
+    seeds, problems = integers('seeds', '0,1,2'), integers('training_problems', '40,80')
     return ArmsConfig(
         distillation=distillation_from_flags(),
         alignment=alignment_from_flags(),
@@ -282,7 +282,7 @@ def arms_from_flags() -> ArmsConfig:
     )
 
 
-def _integers(name: str, example: str) -> tuple[int, ...]:
+def integers(name: str, example: str) -> tuple[int, ...]:
     """Returns the numbers of a flag that lists some."""
     try:
         return tuple(int(number) for number in FLAGS[name].value)

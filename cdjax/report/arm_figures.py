@@ -1,33 +1,48 @@
-"""Whether the teacher's mechanism moved into the students of each arm, as text."""
+"""Figures of the students of each arm beside their accuracy, and what they differ from KD by."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from cdjax.report.names import start_name
+from cdjax.studies.costs import COSTS
 from cdjax.studies.mechanism import MEASURES
 from cdjax.wording import ABSENT, number
 
 
 def mechanism_table(starts: Mapping[str, Any]) -> str:
-    """Returns the figures of each arm, means over seeds, and what they differ from KD by.
+    """Returns whether the mechanism moved, means over seeds and differences from KD, as text.
 
     Args:
         starts: what `Pipeline.compare_arms` returns; starts without a `mechanism` are left out.
     """
+    names = {key: name for key, (name, _) in MEASURES.items()}
+    return _tables(starts, 'mechanism', 'Mechanism of students', names)
+
+
+def costs_table(starts: Mapping[str, Any]) -> str:
+    """Returns what else is told of students, means over seeds and differences from KD, as text.
+
+    Args:
+        starts: what `Pipeline.compare_arms` returns.
+    """
+    return _tables(starts, 'costs', 'Beside the accuracy of students', COSTS)
+
+
+def _tables(starts, field: str, title: str, names: Mapping[str, str]) -> str:
     lines = []
     for start, found in starts.items():
-        if not found.get('mechanism'):
+        rows = found.get(field)
+        if not rows:
             continue
         titles = {row['arm']: row['title'] for row in found['table']}
         lines += [
             *([''] if lines else []),
-            f'Mechanism of students from {start_name(start)}: mean, and difference from KD '
-            '[95 % interval]',
+            f'{title} from {start_name(start)}: mean, and difference from KD [95 % interval]',
         ]
-        for key, (name, _) in MEASURES.items():
-            lines.append(f'  {name}')
-            for row in found['mechanism']:
-                mean, of_kd = number(row[key]['mean']), gain_text(row[key])
+        for key in [key for key in names if key in rows[0]]:
+            lines.append(f'  {names[key]}')
+            for row in rows:
+                mean, of_kd = number(row[key]['mean'], 3), gain_text(row[key])
                 seeds = f'{len(row[key]["values"])} of {row["seeds"]} students'
                 line = f'    {titles[row["arm"]]:<36}{mean:>6}  {of_kd:<22}{seeds:>18}'
                 lines.append(line.rstrip())
