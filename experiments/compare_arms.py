@@ -1,13 +1,15 @@
 """The table of arms: KD against KD + CKA of circuits and its controls, over seeds and starts.
 
 Discovers the teacher's circuits, distils every arm from every start with every seed, and prints
-the table. Runs are shared with nothing: each has its checkpoint, and a killed study continues. The
-same command with more arms or more seeds adds them to a finished table.
+the table, which arms.json holds too. Runs are shared with nothing: each has its checkpoint, and a
+killed study continues. The same command with more arms, more seeds or other sizes of the share
+adds them to a finished table.
 
 Example, 15 minutes on two CPU cores; what it is going to do is told by --dry_run:
     python -m experiments.compare_arms --flagfile=experiments/recipes/arms.flags --dry_run
 """
 
+import jax
 from absl import flags
 
 from cdjax.report.terminal import arms_table, headroom_table, pooled_lines, students_tables
@@ -32,6 +34,7 @@ from experiments.flags import (
     run_options,
     start_machine,
 )
+from experiments.output import write_output
 
 FLAGS = flags.FLAGS
 define_run_flags('runs/arms')
@@ -75,6 +78,8 @@ def main() -> None:
     launch.say(pipeline.config.arms.describe())
     launch.say(headroom_table(pipeline.headroom()))
     starts = pipeline.compare_arms()
+    if jax.process_index() == 0:
+        write_output(f'{FLAGS.workdir}/arms.json', {'starts': starts})
     launch.say(arms_table(starts))
     if FLAGS.pool:
         for start in starts:

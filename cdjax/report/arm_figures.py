@@ -53,6 +53,6 @@ def gain_text(told: Mapping[str, Any]) -> str:
     """Returns a difference from KD with its interval, where there are any."""
     if told.get('gain') is None:
         return ABSENT
-    gain = number(told['gain'], signed=True)
+    gain = number(told['gain'], 3, signed=True)
     interval = told['gain_interval']
-    return gain if interval is None else f'{gain} [{", ".join(number(x) for x in interval)}]'
+    return gain if interval is None else f'{gain} [{", ".join(number(x, 3) for x in interval)}]'
