@@ -85,9 +85,9 @@ class TwinsProtocol:
     label: str = 'table'
     limits: Limits = Limits(label='cues=agree')
     teachers: tuple[int, ...] = (0, 1, 2, 3)
-    share: float = 0.25
+    share: float = 0.5
     arms: ArmsConfig = ArmsConfig(
-        DistillationConfig(OptimizerConfig(400, 2e-3, 30, 1.0), batch_size=128),
+        DistillationConfig(OptimizerConfig(300, 2e-3, 30, 1.0), batch_size=128),
         Alignment(),
         arms=(
             'kd',
@@ -101,7 +101,7 @@ class TwinsProtocol:
         ),
         starts=('nothing',),
         seeds=tuple(range(12)),
-        evaluate_every=200,
+        evaluate_every=150,
         circuits=PLANTED,
     )
     layer_pairs: str = 'depth'
@@ -211,9 +211,8 @@ def _table(protocol, name, folder, mesh, options) -> dict[str, Any]:
 
     def compute():
         home = folder / 'teachers' / name
-        teacher = TeacherStudy(protocol.teacher_of(name), home, mesh=mesh, options=options)
         if not (home / 'model' / 'ground_truth.json').exists():
-            teacher.run()
+            TeacherStudy(protocol.teacher_of(name), home, mesh=mesh, options=options).run()
         config = protocol.students_of(name, home / 'model')
         pipeline = Pipeline(
             config, folder / 'tables' / name, mesh=mesh, name=TABLE, options=options
