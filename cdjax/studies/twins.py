@@ -39,6 +39,7 @@ from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
 from cdjax.studies.settle.protocol import LOOKUP_TEACHER, protocol_hash
 from cdjax.studies.settle.verdicts import Hypothesis, judge
 from cdjax.studies.teacher import TeacherConfig, TeacherStudy
+from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.optimizer import OptimizerConfig
 
@@ -84,7 +85,7 @@ class TwinsProtocol:
     tasks: tuple[str, str] = ('lookup_second', 'lookup_third')
     label: str = 'table'
     limits: Limits = Limits(label='cues=agree')
-    teachers: tuple[int, ...] = (0, 1, 2, 3)
+    teachers: tuple[int, ...] = (0, 1, 2)
     share: float = 0.5
     arms: ArmsConfig = ArmsConfig(
         DistillationConfig(OptimizerConfig(300, 2e-3, 30, 1.0), batch_size=128),
@@ -144,6 +145,8 @@ class TwinsProtocol:
         )
         return PipelineConfig(
             inputs,
+            # Nothing is searched for.
+            DiscoveryConfig(num_classes=2, least_accuracy=0.0),
             study=CircuitStudyConfig(methods=()),
             arms=self.arms,
             layer_pairs=self.layer_pairs,
