@@ -24,13 +24,13 @@ from experiments.flags import (
     define_checkpoint_flags,
     define_discovery_flags,
     define_distillation_flags,
-    define_limits_flags,
     define_machine_flags,
+    define_reach_flags,
     define_run_flags,
     define_task_flags,
     discovery_from_flags,
     inputs_from_flags,
-    limited,
+    reaching,
     run_options,
     start_machine,
 )
@@ -40,7 +40,7 @@ FLAGS = flags.FLAGS
 define_run_flags('runs/arms')
 define_checkpoint_flags()
 define_task_flags()
-define_limits_flags()
+define_reach_flags()
 define_discovery_flags()
 define_distillation_flags()
 define_arms_flags()
@@ -57,7 +57,7 @@ def main() -> None:
     """Runs all arms and prints a table for each start."""
     arms = arms_from_flags()
     config = PipelineConfig(
-        inputs=limited(inputs_from_flags()),
+        inputs=reaching(inputs_from_flags()),
         discovery=discovery_from_flags(),
         study=CircuitStudyConfig(methods=()),
         arms=arms,

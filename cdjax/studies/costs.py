@@ -1,10 +1,14 @@
-"""What is told of students beside their accuracy: how sure they are, how far they reach."""
+"""What is told of students beside their accuracy: how sure they are, how far they reach.
+
+And what they forget, which is held against what they knew before, see `Students.describe_start`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from cdjax.inference.perplexity import perplexity
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama
 from cdjax.studies.beside_kd import beside_kd
@@ -17,6 +21,8 @@ COSTS = {
     'confidence': 'probability of the likeliest answer, unseen problems',
     'beyond': 'accuracy beyond the limits of the share',
     'rival': 'answers of the rival rule beyond the limits of the share',
+    'perplexity': 'perplexity of the text',
+    'others': 'accuracy on other tasks',
 }
 
 
@@ -40,6 +46,30 @@ def measure_beyond(model: Llama, inputs: Inputs, most: int, **passes) -> dict[st
     said = predict(model, inputs.dataset[rows], **passes)
     given = None if rival is None else float((said.tokens == rival[rows]).mean())
     return {'beyond': said.accuracy, 'rival': given}
+
+
+def measure_forgetting(model: Llama, inputs: Inputs, most: int, **passes) -> dict[str, Any]:
+    """Returns what a student still knows of what it is not distilled on.
+
+    Args:
+        model: the student.
+        inputs: the text and the other tasks.
+        most: problems of each task that are answered, at most.
+        **passes: mesh and tokens of a pass.
+
+    Returns:
+        `perplexity` of the text, None without one; `other_tasks`, the accuracy on each; `others`,
+        their mean, None without any.
+    """
+    told = {}
+    for task, problems in inputs.others.items():
+        rows = np.sort(np.random.default_rng(0).permutation(len(problems))[:most])
+        told[task] = predict(model, problems[rows], **passes).accuracy
+    return {
+        'perplexity': None if inputs.text is None else perplexity(model, inputs.text, **passes),
+        'other_tasks': told,
+        'others': float(np.mean(list(told.values()))) if told else None,
+    }
 
 
 def summarise_costs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

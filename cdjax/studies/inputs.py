@@ -26,6 +26,7 @@ from cdjax.data import (
 )
 from cdjax.data.limits import Limits
 from cdjax.data.splits import SHARE, TEST, smaller_share
+from cdjax.data.text import TextRows, read_text
 from cdjax.data.training_data import (
     TrainingData,
     count_seen,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 # None: each tensor keeps the dtype that it is stored in.
 TEACHER_DTYPES = {'stored': None, 'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
+TEXT_ROW = 256  # tokens of a row of a text
 EMBEDDED_TEACHER = Path(cdjax.__file__).parent / 'assets' / 'teacher'
 
 
@@ -64,6 +66,9 @@ class InputsConfig:
         limits: of what distillation may use; held-out problems beyond them are measured apart.
         rival: key of a task of the same prompts and other answers, those of another rule; how often
             students give these is measured on held-out problems beyond the limits.
+        text: a text file, whose perplexity tells what distillation makes students forget.
+        other_tasks: likewise, tasks whose accuracy is measured: keys of `cdjax.data.TASKS`, or
+            paths of task files.
         prompt_prefix: text before each prompt; arithmetic problems have their own, like the next.
         answer_tokens: tokens of an answer at most.
         answer_end: text that ends each answer, and has to be predicted too.
@@ -83,6 +88,8 @@ class InputsConfig:
     split_seed: int = 0
     limits: Limits = Limits()
     rival: str | None = None
+    text: str | None = None
+    other_tasks: tuple[str, ...] = ()
     prompt_prefix: str = ''
     answer_tokens: int = 1
     answer_end: str = ''
@@ -143,6 +150,8 @@ class Inputs:
             kept.
         split: their split by canonical form; with limits, `share` and `test` are within them.
         beyond: int, the problems of unseen forms beyond the limits; none without limits.
+        text: the rows of the text; None without one.
+        others: key or path → the problems of each other task.
         rival_answers: like the answers of `dataset`, those of the rival task; None without one.
         trainings: what the student to start from was trained on, as far as its folder says.
 
@@ -179,6 +188,14 @@ class Inputs:
         if not config.limits.none:
             self._keep_within(config.limits)
         self.rival_answers = None if config.rival is None else self._read_rival(config.rival)
+        self.text: TextRows | None = None
+        if config.text is not None:
+            length = min(TEXT_ROW, self.teacher_config.max_length, self.student_config.max_length)
+            self.text = read_text(config.text, self.tokenizer, length)
+        self.others: dict[str, Dataset] = {
+            task: encode_task(task, self.tokenizer, **config.encoding)
+            for task in config.other_tasks
+        }
         self.trainings: tuple[TrainingData, ...] = ()
         if not config.random_weights:
             self._check_trainings()
@@ -288,6 +305,8 @@ class Inputs:
         return {
             **dataclasses.asdict(self.config),
             'data': self._all.hash,
+            'text_tokens': None if self.text is None else self.text.hash,
+            'other_data': {task: others.hash for task, others in self.others.items()},
             'tokenizer': tokenizer_hash(self.tokenizer),
             'teacher_weights': weights(self.teacher_path),
             'student_weights': weights(self.student_path),

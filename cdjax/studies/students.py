@@ -30,7 +30,7 @@ from cdjax.studies.arms import (
     train_head_start,
 )
 from cdjax.studies.by_problems import by_problems
-from cdjax.studies.costs import measure_beyond, summarise_costs
+from cdjax.studies.costs import measure_beyond, measure_forgetting, summarise_costs
 from cdjax.studies.discovery import discover_circuits, search_in_students
 from cdjax.studies.evaluation import discover_teacher
 from cdjax.studies.ground_truth import planted_circuit, planted_classes
@@ -219,9 +219,9 @@ class Students:
                 interchange=self.says.interchange(alignment, share, seed),
                 options=self.run.options,
             )
-            result |= measure_beyond(
-                model, self.run.inputs, self.arms.max_problems, **self.run.passes
-            )
+            asked = self.run.inputs, self.arms.max_problems
+            result |= measure_beyond(model, *asked, **self.run.passes)
+            result |= measure_forgetting(model, *asked, **self.run.passes)
             if seed == self.arms.seeds[0] and self.whole is None:
                 self.save(model, start, self.run.workdir / 'students' / name)
             return result
@@ -354,11 +354,14 @@ class Students:
                 'unseen': inputs.dataset[evaluated_rows(inputs.split, self.arms)],
                 'share': inputs.dataset[inputs.split.share[: self.arms.max_problems]],
             }
-            found = {name: [] for name in parts}
+            found = {name: [] for name in (*parts, 'perplexity', 'others')}
             for seed in self.arms.seeds:  # one student at a time is held
+                model = self.first(start, seed)
                 for name, problems in parts.items():
-                    model = self.first(start, seed)
                     found[name].append(predict(model, problems, **self.run.passes).accuracy)
+                known = measure_forgetting(model, inputs, self.arms.max_problems, **self.run.passes)
+                for name in ('perplexity', 'others'):
+                    found[name].append(known[name])
             return {'seeds': list(self.arms.seeds), **found}
 
         path = self.run.workdir / 'results' / f'start_{start}.json'

@@ -16,11 +16,11 @@ from experiments.flags.distillation import (
 )
 from experiments.flags.inputs import (
     define_checkpoint_flags,
-    define_limits_flags,
+    define_reach_flags,
     define_task_flags,
     inputs_from_flags,
-    limited,
     problems_from_flags,
+    reaching,
 )
 from experiments.flags.machine import define_machine_flags, define_mesh_flags, start_machine
 from experiments.flags.optional_path import define_optional_path
@@ -41,13 +41,13 @@ __all__ = [
     'define_discovery_flags',
     'define_distillation_flags',
     'define_export_flag',
-    'define_limits_flags',
     'define_machine_flags',
     'define_mesh_flags',
     'define_optional_path',
     'define_pairs_flag',
     'define_pass_flag',
     'define_plant_flags',
+    'define_reach_flags',
     'define_run_flags',
     'define_study_flags',
     'define_task_flags',
@@ -55,9 +55,9 @@ __all__ = [
     'discovery_from_flags',
     'distillation_from_flags',
     'inputs_from_flags',
-    'limited',
     'plant_from_flags',
     'problems_from_flags',
+    'reaching',
     'run_options',
     'start_machine',
     'study_from_flags',

@@ -65,9 +65,12 @@ def define_task_flags() -> None:
     flags.DEFINE_integer('split_seed', inputs.split_seed, 'Seed of the split by canonical form.')
 
 
-@group('Problems and their split')
-def define_limits_flags() -> None:
-    """Defines what the share may hold, and what is measured beyond it; see `limited`."""
+@group('What students are asked beside their problems')
+def define_reach_flags() -> None:
+    """Defines how far students are followed: beyond the share, and into what they know else.
+
+    See `reaching`.
+    """
     flags.DEFINE_list(
         'share_high',
         [],
@@ -85,10 +88,20 @@ def define_limits_flags() -> None:
         'Task of the same prompts whose answers go by another rule: how often students give them '
         'beyond the share.',
     )
+    flags.DEFINE_string(
+        'text',
+        InputsConfig().text,
+        'Text file whose perplexity is measured before and after: what students forget.',
+    )
+    flags.DEFINE_list(
+        'other_tasks',
+        list(InputsConfig().other_tasks),
+        'Tasks on which students are measured before and after: generated ones, or paths of jsonl.',
+    )
 
 
-def limited(inputs: InputsConfig) -> InputsConfig:
-    """Returns inputs whose share is limited as the flags say.
+def reaching(inputs: InputsConfig) -> InputsConfig:
+    """Returns inputs whose students are followed as far as the flags say.
 
     Raises:
         InputError: a limit that is no number, or an unknown task.
@@ -100,7 +113,13 @@ def limited(inputs: InputsConfig) -> InputsConfig:
             f'share_high={",".join(FLAGS.share_high)}: write integers such as 14 or 14,19,19'
         ) from None
     limits = Limits(high, FLAGS.share_where)
-    return dataclasses.replace(inputs, limits=limits, rival=FLAGS.rival)
+    return dataclasses.replace(
+        inputs,
+        limits=limits,
+        rival=FLAGS.rival,
+        text=FLAGS.text,
+        other_tasks=tuple(FLAGS.other_tasks),
+    )
 
 
 def problems_from_flags() -> InputsConfig:
