@@ -166,10 +166,8 @@ def test_arms_and_seeds_are_added_to_a_finished_table(config, table, monkeypatch
     assert again == found
     more = run(config, workdir, arms=MORE, seeds=(0, 1))
     assert toy.compilations('step') == compiled
-    assert trained == [
-        'distill: wrong, seed 0',
-        *(f'distill: {arm}, seed 1' for arm in MORE),
-    ]
+    added = ['distill: wrong, seed 0', *(f'distill: {arm}, seed 1' for arm in MORE)]
+    assert trained == 2 * added, 'with all problems, and with fewer'
     assert [row['arm'] for row in more['table']] == list(MORE)
     assert more['table'][1]['accuracies'][0] == found['table'][1]['accuracies'][0]
     assert more['table'][1]['seeds'] == [0, 1]
