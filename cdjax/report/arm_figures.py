@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cdjax.report.names import start_name
+from cdjax.report.names import arm_name, start_name
 from cdjax.studies.costs import COSTS
 from cdjax.studies.mechanism import MEASURES
-from cdjax.wording import ABSENT, number
+from cdjax.wording import ABSENT, number, points, points_interval
 
 
 def mechanism_table(starts: Mapping[str, Any]) -> str:
@@ -26,6 +26,39 @@ def costs_table(starts: Mapping[str, Any]) -> str:
         starts: what `Pipeline.compare_arms` returns.
     """
     return _tables(starts, 'costs', 'Beside the accuracy of students', COSTS)
+
+
+def problems_table(starts: Mapping[str, Any]) -> str:
+    """Returns mean accuracies by arm and training problems, and what alignment saves of these.
+
+    Args:
+        starts: what `Pipeline.compare_arms` returns; starts without `by_problems` are left out.
+    """
+    lines = []
+    for start, found in starts.items():
+        told = found.get('by_problems')
+        if not told:
+            continue
+        titles = {row['arm']: row['title'] for row in found['table']}
+        lines += [
+            *([''] if lines else []),
+            f'Students from {start_name(start)}, accuracy on unseen problems by training problems',
+            f'{"":36}' + ''.join(f'{n:>8,}' for n in told['problems']),
+        ]
+        for row in told['arms']:
+            cells = ''.join(f'{100 * mean:>8.1f}' for mean in row['means'])
+            lines.append(f'{titles[row["arm"]]:<36}{cells}')
+        lines += [f'    {line}' for line in map(saved_text, told['saves'])]
+    return '\n'.join(lines)
+
+
+def saved_text(saved: Mapping[str, Any]) -> str:
+    """Returns how an arm with some problems compares with KD with twice as many, in a line."""
+    interval = f' {points_interval(saved["interval"])}' if saved['interval'] else ''
+    return (
+        f'{arm_name(saved["arm"])} with {saved["problems"]:,} minus KD with '
+        f'{saved["kd_problems"]:,}: {points(saved["difference"])}{interval} points'
+    )
 
 
 def _tables(starts, field: str, title: str, names: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Accuracy against the number of training problems: as text, and drawn."""
+"""Accuracy against the number of training problems, drawn."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,44 +6,12 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from cdjax.report.arm_figures import saved_text
 from cdjax.report.chart import Chart, percent_axis
-from cdjax.report.names import arm_name, start_name
+from cdjax.report.names import start_name
 from cdjax.report.svg import mark
 from cdjax.report.training_curves import arm_series
-from cdjax.wording import percent, points, points_interval
-
-
-def problems_table(starts: Mapping[str, Any]) -> str:
-    """Returns mean accuracies by arm and training problems, and what alignment saves of these.
-
-    Args:
-        starts: what `Pipeline.compare_arms` returns; starts without `by_problems` are left out.
-    """
-    lines = []
-    for start, found in starts.items():
-        told = found.get('by_problems')
-        if not told:
-            continue
-        titles = {row['arm']: row['title'] for row in found['table']}
-        lines += [
-            *([''] if lines else []),
-            f'Students from {start_name(start)}, accuracy on unseen problems by training problems',
-            f'{"":36}' + ''.join(f'{n:>8,}' for n in told['problems']),
-        ]
-        for row in told['arms']:
-            cells = ''.join(f'{100 * mean:>8.1f}' for mean in row['means'])
-            lines.append(f'{titles[row["arm"]]:<36}{cells}')
-        lines += [f'    {line}' for line in map(saved_text, told['saves'])]
-    return '\n'.join(lines)
-
-
-def saved_text(saved: Mapping[str, Any]) -> str:
-    """Returns how an arm with some problems compares with KD with twice as many, in a line."""
-    interval = f' {points_interval(saved["interval"])}' if saved['interval'] else ''
-    return (
-        f'{arm_name(saved["arm"])} with {saved["problems"]:,} minus KD with '
-        f'{saved["kd_problems"]:,}: {points(saved["difference"])}{interval} points'
-    )
+from cdjax.wording import percent
 
 
 def problem_curves(start: str, found: Mapping[str, Any]) -> Chart | None:

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdjax.circuits.methods import LEARNED
-from cdjax.report.arm_figures import costs_table, mechanism_table
+from cdjax.report.arm_figures import costs_table, mechanism_table, problems_table
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.names import start_name
-from cdjax.report.problem_curves import problems_table
 from cdjax.report.tables import (
     TESTS,
     arm_rows,

@@ -29,6 +29,7 @@ from cdjax.inference.attribution_vectors import attribution_vectors
 from cdjax.inference.means import neuron_means
 from cdjax.inference.predictions import Predictions
 from cdjax.models import Llama
+from cdjax.planted.recovery import parts_found
 from cdjax.studies.beside_kd import beside_kd
 from cdjax.studies.circuits import Ablated
 from cdjax.studies.discovery import discover_circuits, search_in_students
@@ -46,6 +47,8 @@ MEASURES = {
     'correlation': ('correlation of ablation patterns', True),
     'classes': ('classes in the use of neurons, NMI', False),
     'kept': ('kept with only the circuits', False),
+    'auroc': ('neurons meant for each class found, AUROC', False),
+    'precision': ('neurons meant for each class found, precision', False),
 }
 
 
@@ -81,11 +84,13 @@ class Measured:
     Attributes:
         model: the model.
         circuits: bool `[K, L, F]`.
+        scores: float `[K, L, F]`, the ranking that they were cut from.
         fill: float32 `[L, T, F]`, mean activations.
     """
 
     model: Llama
     circuits: np.ndarray
+    scores: np.ndarray
     fill: np.ndarray
 
 
@@ -121,12 +126,15 @@ class Mechanism:
         )
         self._of_teacher: dict[str, Any] | None = None
 
-    def measure(self, student: Llama, name: str) -> dict[str, Any]:
+    def measure(self, student: Llama, name: str, meant: np.ndarray) -> dict[str, Any]:
         """Looks for the teacher's mechanism in a student; see docs/artefacts.md for the fields.
 
         Args:
             student: the student.
             name: of its folders.
+            meant: bool `[K, L, F]`, the student's neurons that are meant to be each class's own:
+                the blocks of an interchange, or the specific parts of circuits that it had. KD's
+                students are asked for the same, and are not told of them.
         """
         found = self._find_circuits(student, name)
         ablated = self._ablated(found)
@@ -155,6 +163,7 @@ class Mechanism:
             'interchange_unpatched': share((_first_tokens(whole) == teacher['patched'])[moved]),
             'moved': share(moved),
             'classes': agreement(clusters[self._rows], self._planted[self._rows]).nmi,
+            **parts_found(found.scores, meant),
         }
 
     def _find_circuits(self, student: Llama, name: str) -> Measured:
@@ -170,19 +179,20 @@ class Mechanism:
                 classes=self._classes,
                 options=run.options.unchecked,
             )['student']
-            return Measured(student, circuit.masks, circuit.fill)
+            return Measured(student, circuit.masks, circuit.scores, circuit.fill)
         fill = neuron_means(student, inputs.dataset[inputs.split.train], **run.passes)
         context = Context(fill=fill, seed=self._config.seed, mesh=run.mesh, options=run.options)
         scores = METHODS[self._config.method].scores(
             student, inputs.dataset, inputs.split.train, self._classes, context=context
         )
         size = round(self._teacher.share * scores[0].size)
-        return Measured(student, binarize(scores, size), fill)
+        return Measured(student, binarize(scores, size), scores, fill)
 
     def _teachers(self) -> dict[str, Any]:
         """Returns what the teacher does, computed once."""
         if self._of_teacher is None:
-            teacher = Measured(self._run.teacher, self._teacher.masks, self._teacher.fill)
+            circuit = self._teacher
+            teacher = Measured(self._run.teacher, circuit.masks, circuit.scores, circuit.fill)
             ablated = self._ablated(teacher)
             self._of_teacher = {
                 'matrix': self._matrix(ablated, teacher.circuits),

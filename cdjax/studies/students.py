@@ -13,6 +13,7 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.data.training_data import OUTSIDE_SHARE
 from cdjax.distillation.alignment import Alignment, LayerPairs
 from cdjax.distillation.arms import ARMS, CIRCUITS, Given
+from cdjax.distillation.arms.interchange import own_parts
 from cdjax.distillation.headroom import CLOSE, headroom, too_close
 from cdjax.distillation.pairings import pair_layers, reads_models
 from cdjax.distillation.target import Target
@@ -129,7 +130,9 @@ class Students:
             def compute(arm=arm, seed=seed, name=name):
                 # Only students of start 'partial' have teacher's circuits for each seed.
                 study = self._mechanism(start, seed if start == 'partial' else self.arms.seeds[0])
-                return study.measure(self.distilled(start, arm, seed), name)
+                return study.measure(
+                    self.distilled(start, arm, seed), name, own_parts(self.given(start, seed))
+                )
 
             path = self.run.workdir / 'results' / 'mechanism' / f'{name}.json'
             found[arm, seed] = stored(path, compute)

@@ -302,7 +302,7 @@ def test_limits_leave_the_teachers_problems_and_measure_what_is_beyond(teacher):
     fewer = inputs.with_share(10)
     assert np.isin(fewer.split.share, inputs.split.share).all()
     assert len(inputs.split.share) > 10, 'the first ones are as they were'
-    with pytest.raises(InputError, match="leaves no problem held out beyond"):
+    with pytest.raises(InputError, match='leaves no problem held out beyond'):
         Inputs(dataclasses.replace(config, limits=Limits((9,))))
 
 
