@@ -61,7 +61,7 @@ class Contrast:
     @property
     def hypothesis(self) -> Hypothesis:
         """The difference of the two is above 0."""
-        text = f'{self.arm} follow their own teacher more than {self.other}'
+        text = f'followed: {self.arm} minus {self.other}'
         return Hypothesis(f'{self.arm}-{self.other}', text, 0.0)
 
 
