@@ -95,6 +95,9 @@ def run(jobs: Mapping[str, Job], *, rounds: int) -> dict[str, Any]:
             answer = _in_a_process(Measurement(job, index, rounds))
             limit = answer.pop('machine')
             measured[answer.pop('name')] = answer
+            ms, part = 1e3 * answer['seconds']['median'], answer['of_limit']
+            line = f'{name}: {list(measured)[-1]}: {ms:.3g} ms, {part:.0%} of the limit of products'
+            print(line, file=sys.stderr, flush=True)
         for program, footprint in _planned(job, limit).items():
             measured[program]['planned_bytes'] = footprint.total
         programs |= {f'{name}: {program}': found for program, found in measured.items()}
