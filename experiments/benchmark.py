@@ -89,6 +89,9 @@ flags.DEFINE_integer('length', 8, 'Positions of a row (programs).', lower_bound=
 flags.DEFINE_integer(
     'tokens_per_pass', TOKENS_PER_PASS, 'Tokens of a pass of the teacher (programs).', lower_bound=8
 )
+flags.DEFINE_multi_enum(
+    'jobs', ['discover', 'distill'], ['discover', 'distill'], 'Whose programs run (programs).'
+)
 flags.DEFINE_string('scratch', None, 'Folder for temporary files; the system default if not given.')
 flags.DEFINE_string('output', None, 'JSON file to write the result to as well.')
 flags.DEFINE_string('markdown', None, 'File to write the result to as tables of Markdown.')
@@ -96,13 +99,14 @@ flags.DEFINE_string('figure', None, 'SVG file to draw the curves to (growth).')
 
 
 def _jobs():
-    return programs.make_jobs(
+    jobs = programs.make_jobs(
         LlamaConfig.preset(FLAGS.model),
         LlamaConfig.preset(FLAGS.student),
         length=FLAGS.length,
         tokens_per_pass=FLAGS.tokens_per_pass,
         batch_size=FLAGS.batch_size,
     )
+    return {name: jobs[name] for name in FLAGS.jobs}
 
 
 def main() -> None:

@@ -69,12 +69,10 @@ def make_jobs(
         'options': RunOptions(tokens_per_pass=tokens_per_pass),
     }
     search = DiscoveryConfig(num_classes=CLASSES, batch_size=batch_size)
-    training = DistillationConfig(batch_size=batch_size)
+    training = DistillationConfig(batch_size=batch_size, compute_dtype='bfloat16')
     return {
-        'discovery': DiscoveryJob(model, config=search, **size),
-        'distillation': DistillationJob(
-            student, model, config=training, keep_teacher=False, **size
-        ),
+        'discover': DiscoveryJob(model, config=search, **size),
+        'distill': DistillationJob(student, model, config=training, keep_teacher=False, **size),
     }
 
 

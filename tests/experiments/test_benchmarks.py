@@ -90,11 +90,11 @@ def test_steps_that_are_timed_are_steps():
 
 def test_programs_of_a_run_are_measured_in_processes_of_their_own():
     jobs = programs.make_jobs(TINY, TINY, length=4, tokens_per_pass=32, batch_size=8)
-    found = programs.run({'distillation': jobs['distillation']}, rounds=1)
-    assert set(found['programs']) == {'distillation: teacher pass', 'distillation: student step'}
+    found = programs.run({'distill': jobs['distill']}, rounds=1)
+    assert set(found['programs']) == {'distill: teacher pass', 'distill: student step'}
     written = json.loads(to_text({'suite': 'programs', **found}))
     assert disagreements('programs', written) == []
-    assert '| distillation: student step |' in to_markdown({'programs': found})
+    assert '| distill: student step |' in to_markdown({'programs': found})
 
 
 def test_arguments_of_programs_are_what_a_run_would_give_them():
