@@ -42,7 +42,7 @@ def problems_table(starts: Mapping[str, Any]) -> str:
         titles = {row['arm']: row['title'] for row in found['table']}
         lines += [
             *([''] if lines else []),
-            f'Students from {start_name(start)}, accuracy on unseen problems by training problems',
+            f'Accuracy on unseen problems by training problems, from {start_name(start)}',
             f'{"":36}' + ''.join(f'{n:>8,}' for n in told['problems']),
         ]
         for row in told['arms']:
@@ -70,7 +70,8 @@ def _tables(starts, field: str, title: str, names: Mapping[str, str]) -> str:
         titles = {row['arm']: row['title'] for row in found['table']}
         lines += [
             *([''] if lines else []),
-            f'{title} from {start_name(start)}: mean, and difference from KD [95 % interval]',
+            f'{title} from {start_name(start)}:',
+            'mean, and difference from KD [95 % interval]',
         ]
         for key in [key for key in names if key in rows[0]]:
             lines.append(f'  {names[key]}')
@@ -79,6 +80,10 @@ def _tables(starts, field: str, title: str, names: Mapping[str, str]) -> str:
                 seeds = f'{len(row[key]["values"])} of {row["seeds"]} students'
                 line = f'    {titles[row["arm"]]:<36}{mean:>6}  {of_kd:<22}{seeds:>18}'
                 lines.append(line.rstrip())
+            before = [x for x in (found.get('first') or {}).get(key, ()) if x is not None]
+            if before:
+                mean = number(sum(before) / len(before), 3)
+                lines.append(f'    {"before distillation":<36}{mean:>6}')
     return '\n'.join(lines)
 
 
