@@ -33,6 +33,7 @@ from cdjax.studies.arms import (
 from cdjax.studies.by_problems import by_problems
 from cdjax.studies.costs import measure_beyond, measure_forgetting, summarise_costs
 from cdjax.studies.discovery import discover_circuits, search_in_students
+from cdjax.studies.dissociation import dissociation
 from cdjax.studies.evaluation import discover_teacher
 from cdjax.studies.ground_truth import planted_circuit, planted_classes
 from cdjax.studies.layer_pairs import pair_by_doing
@@ -91,6 +92,9 @@ class Students:
             primary = primary_comparison(runs, self.arms)
             if primary is not None:
                 starts[start]['primary'] = primary
+            apart = dissociation(runs)
+            if apart is not None:
+                starts[start]['dissociation'] = apart
             if self.arms.training_problems:
                 starts[start]['by_problems'] = self.by_problems(start, starts[start]['table'])
             if self.arms.mechanism is not None:

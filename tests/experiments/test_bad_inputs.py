@@ -401,6 +401,7 @@ for launcher, text, words in (
     ('evaluate', '--split_seed=1', 'comes from another split'),
     ('convert', '--source={weights_cut}', 'truncated'),
     ('settle', '--workdir={foreign}', 'thesis.tex'),
+    ('twins', '--workdir={foreign}', 'thesis.tex'),
     *(
         (launcher, '--workdir={foreign}', 'thesis.tex')
         for launcher in ('discover', 'distill', 'pipeline', 'compare_arms', 'train_teacher')

@@ -275,6 +275,7 @@ def make_start(gains, *, seeds=(0, 1, 2), base=0.5, spread=0.02, first=None, arm
                     'losses': [[1000, 0.5, 0.2]],
                     'cka_all': 0.5,
                     'cka_circuits': None if arm == 'wrong' else 0.4,
+                    'by_class': [end, end],
                     'confidence': 0.7,
                     'ece': abs(end - 0.7),
                     'brier': 1 - end,
