@@ -296,8 +296,9 @@ def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, f
     """Returns the calibration of a student, its accuracy by class, and its CKA with the teacher.
 
     The CKA is debiased, a mean over the layer pairs: `cka_all` compares all units over all
-    problems, `cka_circuits` the teacher's circuit of each class with the student's neurons (its circuit,
-    where it has one) on that class's problems, None at a site without circuits. The rest is what
+    problems, `cka_circuits` the teacher's circuit of each class with the student's neurons (its
+    circuit, where it has one) on that class's problems, None at a site without circuits. `by_class`
+    is the accuracy on the problems of each class of the teacher's circuits. The rest is what
     `cdjax.evaluation.calibration` returns. `passes` are further arguments of
     `answer_logits_and_activations`.
     """
