@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdjax.circuits.methods import LEARNED
-from cdjax.report.arm_figures import costs_table, mechanism_table, problems_table
+from cdjax.report.arm_figures import costs_table, flops_table, mechanism_table, problems_table
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.names import start_name
 from cdjax.report.tables import (
@@ -66,7 +66,12 @@ def students_tables(starts: Mapping[str, Any]) -> str:
     Args:
         starts: what `Pipeline.compare_arms` returns.
     """
-    tables = (problems_table(starts), costs_table(starts), mechanism_table(starts))
+    tables = (
+        problems_table(starts),
+        flops_table(starts),
+        costs_table(starts),
+        mechanism_table(starts),
+    )
     return '\n\n'.join(table for table in tables if table).replace(NBSP, ' ')
 
 
