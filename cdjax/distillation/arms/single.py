@@ -26,10 +26,9 @@ def circuit_of(k: int):
 
 
 def _arm(key: str, which: str, k: int, colour: str) -> Arm:
-    what = f"the {which} class's circuit"
     return Arm(
         key,
-        f'KD + CKA of {what}',
+        f'KD + CKA of the {which} circuit',
         f'the {which} class’s circuit',
         colour,
         circuit_of(k),
