@@ -24,6 +24,7 @@ from experiments.flags.machine import define_machine_flags, define_mesh_flags, s
 from experiments.flags.optional_path import define_optional_path
 from experiments.flags.plant import define_plant_flags, plant_from_flags
 from experiments.flags.run import (
+    define_dry_run_flag,
     define_export_flag,
     define_pass_flag,
     define_run_flags,
@@ -38,6 +39,7 @@ __all__ = [
     'define_checkpoint_flags',
     'define_discovery_flags',
     'define_distillation_flags',
+    'define_dry_run_flag',
     'define_export_flag',
     'define_machine_flags',
     'define_mesh_flags',
