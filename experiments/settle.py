@@ -22,6 +22,7 @@ from experiments.flags import (
     define_machine_flags,
     define_run_flags,
     define_task_flags,
+    define_workers_flag,
     inputs_from_flags,
     run_options,
     start_machine,
@@ -29,6 +30,7 @@ from experiments.flags import (
 
 FLAGS = flags.FLAGS
 define_run_flags('runs/settle')
+define_workers_flag('teachers and seeds')
 flags.DEFINE_enum('protocol', PROTOCOLS[0], list(PROTOCOLS), 'What is settled, and how.')
 flags.DEFINE_string(
     'gates',
