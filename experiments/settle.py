@@ -3,7 +3,7 @@
 --protocol=planted asks of the search for circuits what it finds where circuits were planted, and
 where nothing was; embedded compares masks and classes in the teacher that ships with the package,
 and llama in a checkpoint of yours, if the gates are passed. A killed run, started again with the
-same command, continues.
+same command, continues; --workers=10 does as many teachers or seeds at a time.
 
 Example, the positive and the negative control; what it is going to do is told by --dry_run:
     python -m experiments.settle --protocol=planted --workdir=runs/settle --dry_run

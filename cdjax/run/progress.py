@@ -40,7 +40,8 @@ def progress(
     """
     silent = jax.process_index() != 0
     if _one_of_several or not sys.stderr.isatty():
-        description = ': '.join([*_one_of_several, description])
+        of_whom = [name for name in _one_of_several if name not in description]
+        description = ': '.join([*of_whom, description])
         return LogLines(total, description, initial=initial, unit=unit, stage=stage, disable=silent)
     return tqdm.tqdm(
         total=total,
