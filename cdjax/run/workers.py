@@ -20,6 +20,7 @@ import jax
 from jax.sharding import Mesh
 
 from cdjax.errors import InputError
+from cdjax.parallel.preemption import Preempted
 from cdjax.run import progress
 
 # Of JAX, which a process sets for itself: the others are to compile as it does.
@@ -149,7 +150,7 @@ def _work(
     try:
         pickle.loads(job)()
     except Exception as error:
-        if not isinstance(error, InputError):
+        if not isinstance(error, InputError | Preempted):
             traceback.print_exc()
         sender.send(_sendable(error))
 
