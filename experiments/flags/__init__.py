@@ -28,6 +28,7 @@ from experiments.flags.run import (
     define_export_flag,
     define_pass_flag,
     define_run_flags,
+    define_workers_flag,
     run_options,
 )
 from experiments.flags.study import define_study_flags, study_from_flags
@@ -51,6 +52,7 @@ __all__ = [
     'define_study_flags',
     'define_task_flags',
     'define_training_flags',
+    'define_workers_flag',
     'discovery_from_flags',
     'distillation_from_flags',
     'inputs_from_flags',

@@ -46,6 +46,20 @@ def define_dry_run_flag(what: str) -> None:
 
 
 @group('The run')
+def define_workers_flag(parts: str) -> None:
+    """Defines how many parts of a run are done at once; see `run_options`.
+
+    Args:
+        parts: what they are, for the help.
+    """
+    flags.DEFINE_integer(
+        'workers',
+        RunOptions().workers,
+        f'Processes that do {parts} at once, each with its share of the CPU cores.',
+    )
+
+
+@group('The run')
 def define_pass_flag() -> None:
     """Defines how much of a data set goes through a model at once; see `run_options`."""
     flags.DEFINE_integer(
@@ -69,6 +83,7 @@ def run_options() -> RunOptions:
         profile_steps=_profile_steps(),
         check_gradients=FLAGS.check_gradients,
         diagnose_every=FLAGS.diagnose_every,
+        workers=FLAGS.workers if 'workers' in FLAGS else RunOptions().workers,
         **passes,
     )
 
