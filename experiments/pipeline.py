@@ -26,6 +26,7 @@ from experiments.flags import (
     define_run_flags,
     define_study_flags,
     define_task_flags,
+    define_workers_flag,
     discovery_from_flags,
     inputs_from_flags,
     reaching,
@@ -36,6 +37,7 @@ from experiments.flags import (
 
 FLAGS = flags.FLAGS
 define_run_flags('runs/pipeline')
+define_workers_flag('searches of --studies')
 flags.DEFINE_list(
     'rediscover', list(PipelineConfig().rediscover), 'Arms whose students are searched again.'
 )

@@ -167,6 +167,10 @@ def compiler_environment(target: Target) -> dict[str, str]:
             'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
             'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
         }
+    if target.platform == 'cuda':
+        # Without a GPU nothing tries which tiles suit a product, and Triton may find none.
+        flags = environment.get('XLA_FLAGS', ''), '--xla_gpu_enable_triton_gemm=false'
+        environment['XLA_FLAGS'] = ' '.join(flags).strip()
     return environment
 
 

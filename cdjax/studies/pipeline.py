@@ -20,6 +20,7 @@ from cdjax.run.metrics import MetricsWriter
 from cdjax.run.options import RunOptions
 from cdjax.run.provenance import record_start
 from cdjax.run.results import stored
+from cdjax.run.workers import check_workers
 from cdjax.studies.arms import PLANTED, ArmsConfig, rows_outside_share
 from cdjax.studies.circuits import CircuitStudyConfig, smallest_faithful_share
 from cdjax.studies.discovery import check_accuracy
@@ -133,6 +134,7 @@ class Pipeline:
         announce: Announce = no_announcement,
     ):
         mesh = one_device() if mesh is None else mesh
+        check_workers(options.workers, mesh)
         inputs = Inputs(config.inputs)
         config = _located(config, inputs)
         check_stages(config, inputs, mesh)

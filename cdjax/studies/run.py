@@ -36,6 +36,10 @@ class Run:
         if self.inputs.keeps_right and self.inputs.right is None:
             _ = self.teacher  # says which problems there are
 
+    def __reduce__(self):
+        # Another process has a device of its own, and loads the teacher itself.
+        return type(self), (self.inputs, self.workdir, None, self.options)
+
     @functools.cached_property
     def teacher(self) -> Llama:
         """The teacher, loaded when a stage first needs it, and kept."""
