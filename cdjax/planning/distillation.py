@@ -34,7 +34,8 @@ from cdjax.planning.job import (
 )
 from cdjax.planning.roofline import Work, llama_work
 from cdjax.run.options import RunOptions
-from cdjax.training.distillation import DistillationConfig, first_memory, make_step
+from cdjax.training.distillation import DistillationConfig, make_step
+from cdjax.training.learned_maps import first_memory
 from cdjax.training.optimizer import make_optimizer
 from cdjax.training.step import jit_step
 
