@@ -41,7 +41,7 @@ def test_problems_to_reach():
 
 
 def test_costs_are_means_and_differences_of_what_was_measured():
-    of = {'confidence': 0.5, 'brier': 0.5, 'rival': None}
+    of = {'confidence': 0.5, 'brier': 0.5, 'rival': None, 'perplexity': None, 'others': None}
     run = lambda arm, seed, **told: {'arm': arm, 'seed': seed, **of, **told}
     kd, other = summarise_costs(
         [
