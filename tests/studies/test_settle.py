@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toy_study as toy
 from artefacts import disagreements
-from launchers import ROOT
+from forks import ROOT
 
 from cdjax.errors import InputError
 from cdjax.planted.ground_truth import GroundTruth
