@@ -307,8 +307,9 @@ def test_a_batch_for_no_mesh(machine):
     assert machine == []
 
 
-def test_a_plan_for_this_cpu():
+def test_a_plan_for_this_cpu(monkeypatch):
     """The whole way, through the other process, without a compiler to install."""
+    monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # in half the time
     job = changed(JOB, keep_teacher=False, keep_start=True)
     plan = planning.plan_job(job, parse_target('cpu:2'), find_largest_batch=False)
     assert plan.fits
@@ -322,8 +323,10 @@ def test_a_plan_for_this_cpu():
     assert 0 < counters <= 16
 
 
-def test_8b_to_1b_compiles_and_fits_on_v5e_4x4():
-    """The real TPU compiler, without a TPU. About a minute."""
+def test_8b_to_1b_compiles_and_fits_on_v5e_4x4(monkeypatch):
+    """The real TPU compiler, without a TPU."""
+    # With the least effort for speed, which is most of a minute; memory is what is asked for here.
+    monkeypatch.setenv('JAX_EXEC_TIME_OPTIMIZATION_EFFORT', '-1.0')
     target = parse_target('v5e:4x4')
     try:
         compiler_environment(target)
