@@ -30,6 +30,12 @@ ENVIRONMENT = {
     'TOKENIZERS_PARALLELISM': 'false',  # its threads do not survive a fork
 }
 
+# What the package imports when it is first needed.
+LAZY = (
+    *('orbax.checkpoint', 'scipy.optimize', 'scipy.stats', 'sklearn.cluster', 'sklearn.metrics'),
+    *('tensorboardX', 'torch'),
+)
+
 
 class Fork:
     """A program that runs, with what tests use of `subprocess.Popen`.
@@ -113,9 +119,8 @@ def _ask(what, **details):
 
 
 def _import_everything():
-    import orbax.checkpoint  # noqa: F401 (here and below: lazy in the package)
-    import sklearn.cluster
-    import sklearn.metrics  # noqa: F401
+    for name in LAZY:
+        importlib.import_module(name)
     from transformers import AutoTokenizer
 
     import cdjax
