@@ -25,8 +25,6 @@ from experiments.benchmarks.measure import OURS, compare, exponent
 from experiments.benchmarks.subject import SHAPES
 from experiments.benchmarks.tables import to_markdown
 
-pytestmark = pytest.mark.optimised
-
 
 def test_an_exponent_is_that_of_a_power_law():
     assert exponent([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0]) == pytest.approx(2.0)
