@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdjax.circuits.methods import LEARNED
+from cdjax.report.arm_figures import costs_table, mechanism_table, problems_table
 from cdjax.report.comparisons import at_circuit_size
-from cdjax.report.mechanism_table import mechanism_table
 from cdjax.report.names import start_name
 from cdjax.report.tables import (
     TESTS,
@@ -45,7 +45,7 @@ def summary(results: Mapping[str, Any]) -> str:
         headroom_table({start: found['headroom'] for start, found in results['starts'].items()}),
         arms_table(results['starts']),
         _text(_rediscovery(results['rediscovery'])),
-        mechanism_table(results['starts']),
+        students_tables(results['starts']),
         *(_text(_study(key, result)) for key, result in results['studies'].items()),
     ]
     return '\n\n'.join(part for part in parts if part)
@@ -58,6 +58,16 @@ def arms_table(starts: Mapping[str, Any]) -> str:
         starts: what `Pipeline.compare_arms` returns.
     """
     return '\n\n'.join(_text(_arms(start, found)) for start, found in starts.items())
+
+
+def students_tables(starts: Mapping[str, Any]) -> str:
+    """Returns what is told of students beside their accuracy, as far as it was measured.
+
+    Args:
+        starts: what `Pipeline.compare_arms` returns.
+    """
+    tables = (problems_table(starts), costs_table(starts), mechanism_table(starts))
+    return '\n\n'.join(table for table in tables if table).replace(NBSP, ' ')
 
 
 def headroom_table(headroom: Mapping[str, Any]) -> str:

@@ -45,6 +45,12 @@ class Run:
         """The teacher, loaded when a stage first needs it, and kept."""
         return self.inputs.load_teacher(self.mesh)
 
+    def with_inputs(self, inputs: Inputs, workdir: epath.Path) -> 'Run':
+        """Returns the same run with other problems of the same teacher, kept in another folder."""
+        other = dataclasses.replace(self, inputs=inputs, workdir=workdir)
+        vars(other)['teacher'] = self.teacher  # in the place of the cached one: it is loaded once
+        return other
+
     @property
     def passes(self) -> dict[str, Any]:
         """Keyword arguments of every pass of a model over a data set."""
