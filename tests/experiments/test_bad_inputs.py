@@ -214,6 +214,8 @@ CIRCUITS = [
     ('evaluate', '--sizes=', 'sizes='),
     ('evaluate', '--sizes=nan', 'sizes=nan'),
     ('evaluate', '--sizes=a', 'sizes=a', 'write shares'),
+    ('evaluate', '--sizes=.0001', 'sizes=0.0001 of 64 neurons is less than one', 'at least'),
+    ('settle', '--workers=0', 'workers=0 must be at least 1'),
     ('evaluate', '--ablation=noise', 'ablation=noise', 'counterfactual'),
     ('evaluate', '--evaluate_problems=0', 'evaluate_problems=0'),
     ('evaluate', '--output={file}/study.json', 'is no folder'),

@@ -13,6 +13,7 @@ from cdjax.parallel.mesh import one_device
 from cdjax.run.results import to_text
 from experiments.benchmarks import (
     attribution,
+    devices,
     distillation,
     forward,
     growth,
@@ -24,8 +25,6 @@ from experiments.benchmarks.figure import draw
 from experiments.benchmarks.measure import OURS, compare, exponent
 from experiments.benchmarks.subject import SHAPES
 from experiments.benchmarks.tables import to_markdown
-
-pytestmark = pytest.mark.optimised
 
 
 def test_an_exponent_is_that_of_a_power_law():
@@ -109,6 +108,16 @@ def test_arguments_of_programs_are_what_a_run_would_give_them():
                 state, metrics = step.step(state, batch, *rest)
             assert np.isfinite(metrics['loss'])
             assert int(state.step) == 2
+
+
+def test_devices_of_a_training_step_are_a_curve(monkeypatch):
+    monkeypatch.setattr(devices, 'STUDENT', TINY)
+    monkeypatch.setattr(devices, 'ROWS', 8)
+    monkeypatch.setattr(devices, 'cpu_seconds', devices.measure)  # here there are several
+    monkeypatch.setattr(growth, 'CURVES', {'devices of a training step': ((1, 2), 'a reason')})
+    (curve,) = growth.run(rounds=1)['curves'].values()
+    assert curve['sizes'] == [1, 2]
+    assert min(curve['cpu_seconds']) > 0
 
 
 def test_steps_are_over_the_first_program(monkeypatch):

@@ -11,7 +11,8 @@ import time
 import warnings
 
 import pytest
-from launchers import ROOT, run_launchers
+from forks import ROOT
+from launchers import run_launchers
 
 from cdjax.parallel.preemption import Preempted
 from cdjax.run.folder import VERSION
