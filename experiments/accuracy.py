@@ -63,7 +63,12 @@ def main() -> None:
     options = run_options()
     if FLAGS.output is not None:
         check_output(FLAGS.output, 'cells', 'a table of accuracies')
-    found = measure_accuracy(config, mesh=start_machine(), options=options)
+    found = measure_accuracy(
+        config,
+        mesh=start_machine(),
+        options=options,
+        say=lambda line: launch.say(f'accuracy: {line}'),
+    )
     launch.say(accuracy_table(found))
     if FLAGS.output is not None and jax.process_index() == 0:
         write_output(FLAGS.output, found)

@@ -13,6 +13,8 @@ from experiments.launch import say
 
 FLAGS = flags.FLAGS
 
+NOTHING = 'nothing was claimed, loaded or written'  # the last line of a dry run
+
 
 def announce(outlook: Outlook) -> None:
     """Prints what will run, how much it is, and where; with --dry_run all of it, and ends there."""
@@ -36,8 +38,7 @@ def first_line(outlook: Outlook) -> str:
 
 def plan(outlook: Outlook) -> str:
     """Returns configuration, stages and memory of a run as lines of text."""
-    lines = ['', 'configuration, as config.json will hold it:']
-    lines += [f'  {name} = {json.dumps(value)}' for name, value in leaves(outlook.facts)]
+    lines = ['', 'configuration, as config.json will hold it:', *settings(outlook.facts)]
     lines += ['', f'stages ({outlook.done} of {len(outlook.stages)} done):']
     width = max(len(stage.name) for stage in outlook.stages)
     lines += [f'  {s.name:<{width}}  {_steps(s):>22}  {_state(s)}'.rstrip() for s in outlook.stages]
@@ -47,9 +48,14 @@ def plan(outlook: Outlook) -> str:
         'optimizer and what a step keeps;',
         '  experiments.plan compiles the steps, and knows to the byte',
         'time: each training tells its rate and the time left from its first steps on',
-        'nothing was claimed, loaded or written',
+        NOTHING,
     ]
     return '\n'.join(lines)
+
+
+def settings(facts: Mapping[str, Any]) -> list[str]:
+    """Returns a configuration as lines: dotted names and values."""
+    return [f'  {name} = {json.dumps(value)}' for name, value in leaves(facts)]
 
 
 def leaves(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:

@@ -2,12 +2,14 @@
 
 Peers are compared with where they are installed (`pip install -e '.[benchmark]'`); `--suite=all`
 runs all that measure speed. Calls of ours and of the peers alternate, so that what else the machine
-does falls on all alike. Two suites measure memory.
+does falls on all alike. Two suites measure memory, and one the programs of runs at the shapes of
+Llama 3, each beside its plan: that one is for an accelerator.
 
 Examples:
     python -m experiments.benchmark --suite=forward --shape=smollm2
     python -m experiments.benchmark --suite=checkpoint_memory --model=llama32_3b --devices=8
     python -m experiments.benchmark --suite=edit_memory --model=llama31_8b
+    python -m experiments.benchmark --suite=programs --model=llama31_8b --length=1024
 """
 
 import tempfile
@@ -19,16 +21,20 @@ from etils import epath
 from cdjax.errors import InputError
 from cdjax.models.config import PRESETS, LlamaConfig
 from cdjax.models.target_folder import require_file
+from cdjax.planning.job import DTYPES
+from cdjax.run.options import TOKENS_PER_PASS
 from cdjax.run.results import to_text
 from experiments import launch
 from experiments.benchmarks import (
     attribution,
     checkpoint_memory,
     cka,
+    demo,
     distillation,
     edit_memory,
     forward,
     growth,
+    programs,
     startup,
     sweep,
     training,
@@ -37,7 +43,12 @@ from experiments.benchmarks.subject import SHAPES
 from experiments.benchmarks.tables import to_markdown
 from experiments.output import check_output, write_output
 
-_compared = lambda: {'shape': FLAGS.shape, 'rows': FLAGS.rows, 'rounds': FLAGS.rounds}
+_compared = lambda: {
+    'shape': FLAGS.shape,
+    'rows': FLAGS.rows,
+    'rounds': FLAGS.rounds,
+    'dtype': FLAGS.dtype,
+}
 SPEED = {
     'forward': lambda folder: forward.run(folder, **_compared()),
     'sweep': lambda folder: sweep.run(folder, masks=FLAGS.masks, **_compared()),
@@ -47,9 +58,11 @@ SPEED = {
     'training': lambda _: training.run(shape=FLAGS.shape, rows=FLAGS.rows, rounds=FLAGS.rounds),
     'growth': lambda _: growth.run(rounds=FLAGS.rounds),
     'startup': lambda folder: startup.run(folder, rounds=FLAGS.rounds),
+    'demo': demo.run,
 }
 SUITES = {
     **SPEED,
+    'programs': lambda _: programs.run(_jobs(), rounds=FLAGS.rounds),
     'checkpoint_memory': lambda folder: checkpoint_memory.run(
         folder, model=FLAGS.model, devices=FLAGS.devices
     ),
@@ -63,19 +76,39 @@ SUITES = {
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum('suite', None, [*SUITES, 'all'], 'What to measure; required.', required=True)
-flags.DEFINE_enum('model', 'llama32_3b', PRESETS, 'Shapes of the model (memory).')
+flags.DEFINE_enum('model', 'llama32_3b', PRESETS, 'Shapes of the model (memory, programs).')
+flags.DEFINE_enum('student', 'llama32_1b', PRESETS, 'Shapes of a student of it (programs).')
 flags.DEFINE_enum('shape', 'small', list(SHAPES), 'Shapes of the model (speed).')
+flags.DEFINE_enum('dtype', 'float32', DTYPES, 'Of weights and computation (speed).')
 flags.DEFINE_integer('rows', 256, 'Prompts of eight tokens (speed).', lower_bound=1)
 flags.DEFINE_integer('masks', 64, 'Circuits of a sweep.', lower_bound=1)
 flags.DEFINE_integer('rounds', 5, 'Calls of each program (speed).', lower_bound=1)
 flags.DEFINE_integer('devices', 8, 'Simulated devices.', lower_bound=1)
 flags.DEFINE_integer('prefix', 64, 'Tokens of a few-shot prefix (edit_memory).', lower_bound=0)
 flags.DEFINE_integer('question', 6, 'Tokens behind it (edit_memory).', lower_bound=1)
-flags.DEFINE_integer('batch_size', 64, 'Problems of a step (edit_memory).', lower_bound=8)
+flags.DEFINE_integer('batch_size', 64, 'Problems of a step (edit_memory, programs).', lower_bound=8)
+flags.DEFINE_integer('length', 8, 'Positions of a row (programs).', lower_bound=2)
+flags.DEFINE_integer(
+    'tokens_per_pass', TOKENS_PER_PASS, 'Tokens of a pass of the teacher (programs).', lower_bound=8
+)
+flags.DEFINE_multi_enum(
+    'jobs', ['discover', 'distill'], ['discover', 'distill'], 'Whose programs run (programs).'
+)
 flags.DEFINE_string('scratch', None, 'Folder for temporary files; the system default if not given.')
 flags.DEFINE_string('output', None, 'JSON file to write the result to as well.')
 flags.DEFINE_string('markdown', None, 'File to write the result to as tables of Markdown.')
 flags.DEFINE_string('figure', None, 'SVG file to draw the curves to (growth).')
+
+
+def _jobs():
+    jobs = programs.make_jobs(
+        LlamaConfig.preset(FLAGS.model),
+        LlamaConfig.preset(FLAGS.student),
+        length=FLAGS.length,
+        tokens_per_pass=FLAGS.tokens_per_pass,
+        batch_size=FLAGS.batch_size,
+    )
+    return {name: jobs[name] for name in FLAGS.jobs}
 
 
 def main() -> None:

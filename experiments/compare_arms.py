@@ -1,17 +1,18 @@
 """The table of arms: KD against KD + CKA of circuits and its controls, over seeds and starts.
 
 Discovers the teacher's circuits, distils every arm from every start with every seed, and prints
-the table. Runs are shared with nothing: each has its checkpoint, and a killed study continues. The
-same command with more arms or more seeds adds them to a finished table.
+the table, which arms.json holds too. Runs are shared with nothing: each has its checkpoint, and a
+killed study continues. The same command with more arms, more seeds or other sizes of the share
+adds them to a finished table.
 
 Example, 15 minutes on two CPU cores; what it is going to do is told by --dry_run:
     python -m experiments.compare_arms --flagfile=experiments/recipes/arms.flags --dry_run
 """
 
+import jax
 from absl import flags
 
-from cdjax.report.mechanism_table import mechanism_table
-from cdjax.report.terminal import arms_table, headroom_table, pooled_lines
+from cdjax.report.terminal import arms_table, headroom_table, pooled_lines, students_tables
 from cdjax.studies.analysis import pooled_table
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
@@ -24,18 +25,22 @@ from experiments.flags import (
     define_discovery_flags,
     define_distillation_flags,
     define_machine_flags,
+    define_reach_flags,
     define_run_flags,
     define_task_flags,
     discovery_from_flags,
     inputs_from_flags,
+    reaching,
     run_options,
     start_machine,
 )
+from experiments.output import write_output
 
 FLAGS = flags.FLAGS
 define_run_flags('runs/arms')
 define_checkpoint_flags()
 define_task_flags()
+define_reach_flags()
 define_discovery_flags()
 define_distillation_flags()
 define_arms_flags()
@@ -52,7 +57,7 @@ def main() -> None:
     """Runs all arms and prints a table for each start."""
     arms = arms_from_flags()
     config = PipelineConfig(
-        inputs=inputs_from_flags(),
+        inputs=reaching(inputs_from_flags()),
         discovery=discovery_from_flags(),
         study=CircuitStudyConfig(methods=()),
         arms=arms,
@@ -73,12 +78,13 @@ def main() -> None:
     launch.say(pipeline.config.arms.describe())
     launch.say(headroom_table(pipeline.headroom()))
     starts = pipeline.compare_arms()
+    if jax.process_index() == 0:
+        write_output(f'{FLAGS.workdir}/arms.json', {'starts': starts})
     launch.say(arms_table(starts))
     if FLAGS.pool:
         for start in starts:
             launch.say(pooled_lines(pooled_table([FLAGS.workdir, *FLAGS.pool], start)))
-    if config.arms.mechanism is not None:
-        launch.say(mechanism_table(starts))
+    launch.say(students_tables(starts))
     launch.say_where(FLAGS.workdir)
 
 

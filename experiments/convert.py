@@ -70,6 +70,7 @@ def main() -> None:
             keep_layers=layers,
         ),
         mesh,
+        say=lambda line: launch.say(f'convert: {line}'),
     )
     launch.say(f'wrote {FLAGS.target}')
     if FLAGS.check or FLAGS.golden is not None or FLAGS.save_golden is not None:

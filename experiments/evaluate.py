@@ -7,6 +7,10 @@ Example, a minute on two CPU cores, after the example of experiments.discover:
     python -m experiments.evaluate --circuits=runs/discover/circuits/teacher.safetensors --noareas
 """
 
+import sys
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 from absl import flags
 
@@ -14,8 +18,10 @@ from cdjax.report.terminal import circuits_table, kept_line, recovery_table
 from cdjax.studies.circuits import smallest_faithful_share
 from cdjax.studies.evaluation import EvaluationConfig, evaluate_circuits
 from experiments import launch
+from experiments.announce import NOTHING, settings
 from experiments.flags import (
     define_checkpoint_flags,
+    define_dry_run_flag,
     define_machine_flags,
     define_optional_path,
     define_pass_flag,
@@ -38,6 +44,7 @@ define_optional_path(
     'Compare with the circuits that were planted in the teacher: folder or file of its ground '
     'truth, that beside the checkpoint if no path is given.',
 )
+define_dry_run_flag('what would be measured, on which problems and how')
 define_study_flags(trained=False)
 define_checkpoint_flags()
 define_task_flags()
@@ -58,7 +65,7 @@ def main() -> None:
         config,
         mesh=start_machine(),
         options=options,
-        say=lambda line: launch.say(f'evaluate: {line}; to {output}'),
+        announce=lambda line, facts: _announce(f'evaluate: {line}; to {output}', facts),
     )
     if jax.process_index() == 0:
         write_output(output, study)
@@ -68,6 +75,15 @@ def main() -> None:
     if 'ground_truth' in study:
         launch.say(recovery_table(study))
     launch.say(f'everything is in {output}')
+
+
+def _announce(line: str, facts: Mapping[str, Any]) -> None:
+    """Prints what is going to be measured; with --dry_run all that decides it, and ends there."""
+    launch.say(line)
+    if FLAGS.dry_run:
+        lines = ['', 'configuration, as the study will hold it:', *settings(facts), '', NOTHING]
+        launch.say('\n'.join(lines))
+        sys.exit(0)
 
 
 if __name__ == '__main__':

@@ -22,11 +22,14 @@ from experiments.flags import (
     define_discovery_flags,
     define_distillation_flags,
     define_machine_flags,
+    define_reach_flags,
     define_run_flags,
     define_study_flags,
     define_task_flags,
+    define_workers_flag,
     discovery_from_flags,
     inputs_from_flags,
+    reaching,
     run_options,
     start_machine,
     study_from_flags,
@@ -34,6 +37,7 @@ from experiments.flags import (
 
 FLAGS = flags.FLAGS
 define_run_flags('runs/pipeline')
+define_workers_flag('searches of --studies')
 flags.DEFINE_list(
     'rediscover', list(PipelineConfig().rediscover), 'Arms whose students are searched again.'
 )
@@ -48,6 +52,7 @@ flags.DEFINE_list(
 define_study_flags()
 define_checkpoint_flags()
 define_task_flags()
+define_reach_flags()
 define_discovery_flags()
 define_distillation_flags()
 define_arms_flags()
@@ -59,7 +64,7 @@ def main() -> None:
     from cdjax.report.write import write_report  # with matplotlib, which --help does not need
 
     config = PipelineConfig(
-        inputs=inputs_from_flags(),
+        inputs=reaching(inputs_from_flags()),
         discovery=discovery_from_flags(),
         study=study_from_flags(),
         arms=arms_from_flags(),

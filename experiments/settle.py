@@ -3,7 +3,7 @@
 --protocol=planted asks of the search for circuits what it finds where circuits were planted, and
 where nothing was; embedded compares masks and classes in the teacher that ships with the package,
 and llama in a checkpoint of yours, if the gates are passed. A killed run, started again with the
-same command, continues.
+same command, continues; --workers=10 does as many teachers or seeds at a time.
 
 Example, the positive and the negative control; what it is going to do is told by --dry_run:
     python -m experiments.settle --protocol=planted --workdir=runs/settle --dry_run
@@ -22,6 +22,7 @@ from experiments.flags import (
     define_machine_flags,
     define_run_flags,
     define_task_flags,
+    define_workers_flag,
     inputs_from_flags,
     run_options,
     start_machine,
@@ -29,6 +30,7 @@ from experiments.flags import (
 
 FLAGS = flags.FLAGS
 define_run_flags('runs/settle')
+define_workers_flag('teachers and seeds')
 flags.DEFINE_enum('protocol', PROTOCOLS[0], list(PROTOCOLS), 'What is settled, and how.')
 flags.DEFINE_string(
     'gates',

@@ -22,6 +22,7 @@ from experiments.flags import (
     define_machine_flags,
     define_run_flags,
     define_task_flags,
+    define_workers_flag,
     discovery_from_flags,
     inputs_from_flags,
     run_options,
@@ -33,6 +34,7 @@ FLAGS = flags.FLAGS
 OWN = '(no flag)'
 DEFAULT = {field.name: field.default for field in TuningConfig.__dataclass_fields__.values()}
 define_run_flags('runs/tune')
+define_workers_flag('searches')
 define_checkpoint_flags()
 define_task_flags()
 define_discovery_flags()

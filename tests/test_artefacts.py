@@ -5,7 +5,14 @@ import re
 import pytest
 from artefacts import DOC, TYPES, disagreements, fields
 
-START = {'version': 1, 'seeds': [0, 1], 'unseen': [0.5, 0.25], 'share': [1.0, 0]}
+START = {
+    'version': 1,
+    'seeds': [0, 1],
+    'unseen': [0.5, 0.25],
+    'share': [1.0, 0],
+    'perplexity': [None, 3.5],
+    'others': [None, None],
+}
 
 
 def test_a_file_as_documented():

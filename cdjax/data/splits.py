@@ -57,6 +57,31 @@ def split(dataset: HasForms, *, share: float = SHARE, test: float = TEST, seed: 
     return Split(*(np.flatnonzero(rows) for rows in (~in_test, in_share, in_test)))
 
 
+def smaller_share(dataset: HasForms, of: Split, problems: int, *, seed: int) -> Split:
+    """Returns a split whose share is a part of that of another: whole forms, nested in each other.
+
+    Args:
+      dataset: the problems that were split.
+      of: their split.
+      problems: of the smaller share; the last form in it may make it less by a few.
+      seed: of the order in which forms are taken.
+
+    Raises:
+      InputError: fewer problems than a form has, or more than the share.
+    """
+    forms, of_row = np.unique(dataset.forms[of.share], return_inverse=True)
+    place = np.random.default_rng(seed).permutation(len(forms))
+    counts = np.zeros(len(forms), np.int64)
+    np.add.at(counts, place[of_row], 1)
+    taken = int((np.cumsum(counts) <= problems).sum())
+    if not taken or problems > len(of.share):
+        raise InputError(
+            f'training_problems={problems}: the share has {len(of.share)} problems of '
+            f'{len(forms)} forms; choose at most as many, and at least those of a form'
+        )
+    return of._replace(share=of.share[place[of_row] < taken])
+
+
 def validation_split(dataset: HasForms, of: Split, *, part: float, seed: int) -> Split:
     """Splits the training problems of a split once more: its `test` is what choices are made on.
 

@@ -52,6 +52,9 @@ def headroom(
 ) -> dict[str, dict[str, float | None]]:
     """Returns the similarity of each arm's target to each other's, by the keys of the two.
 
+    None of two that compare in other ways, such as by CKA and by a learned map: they are told apart
+    by that, however alike their targets are.
+
     Args:
         alignments: what each arm compares.
         activations: the teacher's, of each arm, as for `target_similarity`; of one that compares
@@ -60,7 +63,10 @@ def headroom(
     keys, found = list(alignments), {key: {} for key in alignments}
     for i, a in enumerate(keys):
         for b in keys[i + 1 :]:
-            value = target_similarity(alignments[a], alignments[b], activations[a], activations[b])
+            one, other = alignments[a], alignments[b]
+            value = None
+            if one.similarity == other.similarity:
+                value = target_similarity(one, other, activations[a], activations[b])
             found[a][b] = found[b][a] = value
     return found
 

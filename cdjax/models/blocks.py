@@ -30,7 +30,18 @@ class Linear(nnx.Module):
         self.weight = nnx.Param(weight.astype(dtype))
 
     def __call__(self, x):
-        return x @ self.weight[...].astype(x.dtype)
+        weight = self.weight[...]
+        return x @ weight if weight.dtype == x.dtype else rounded_product(x, weight)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def rounded_product(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """Returns `x @ weight` in the dtype of x.
+
+    A backward pass rounds the weight again: kept, those of all layers are a second model in 16
+    bits, which a loop over the layers writes and reads once more.
+    """
+    return x @ weight.astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -41,11 +52,20 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x, relp=False):
-        y = x.astype(jnp.float32)
-        scale = jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
-        y = y * (jax.lax.stop_gradient(scale) if relp else scale)
-        weight = jnp.expand_dims(self.weight[...], range(x.ndim - 1))
-        return (weight.astype(jnp.float32) * y).astype(x.dtype)
+        norm = functools.partial(rms_norm, eps=self.eps, relp=relp)
+        if x.dtype != jnp.float32:
+            # A backward pass widens x again: what would be kept is four times as large as x.
+            norm = jax.checkpoint(norm, prevent_cse=False)
+        return norm(x, self.weight[...])
+
+
+def rms_norm(x: jax.Array, weight: jax.Array, *, eps: float, relp: bool) -> jax.Array:
+    """Returns `weight * x / rms(x)` in the dtype of x; with `relp` the rms has no gradient."""
+    y = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + eps)
+    y = y * (jax.lax.stop_gradient(scale) if relp else scale)
+    weight = jnp.expand_dims(weight, range(x.ndim - 1))
+    return (weight.astype(jnp.float32) * y).astype(x.dtype)
 
 
 class Embedding(nnx.Module):
@@ -56,7 +76,9 @@ class Embedding(nnx.Module):
         self.weight = nnx.Param(weight.astype(dtype))
 
     def __call__(self, tokens, dtype):
-        return self.weight[...].astype(dtype)[tokens]
+        # Rounded behind the gather, so that the gradients of a token's rows are summed in float32:
+        # of one that is in every prompt, 16 bits would lose most.
+        return self.weight[...][tokens].astype(dtype)
 
 
 class Attention(nnx.Module):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -79,7 +80,12 @@ def keep_layers(model: Llama, layers: tuple[int, ...]) -> Llama:
     return cut
 
 
-def convert(conversion: Conversion, mesh: Mesh | None = None) -> Path:
+def convert(
+    conversion: Conversion,
+    mesh: Mesh | None = None,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
     """Converts a checkpoint, and proves it equal where the conversion asks for it.
 
     The certificate compares the loaded model with transformers' (or the golden file) before
@@ -89,6 +95,7 @@ def convert(conversion: Conversion, mesh: Mesh | None = None) -> Path:
     Args:
         conversion: what into what.
         mesh: where the model is held meanwhile.
+        say: is told in one line what is made of what, before anything is loaded.
 
     Returns:
         The target folder.
@@ -116,6 +123,7 @@ def convert(conversion: Conversion, mesh: Mesh | None = None) -> Path:
     golden = None if c.golden is None else load_reference(c.golden)
     certificate = certificate_path(target)
     stages = {}
+    say(f'{source} to {target}, {to}' + (' with a certificate' if check else ''))
 
     # A check at load wants the weights as they are stored.
     model = load_orbax(source, mesh=mesh) if from_orbax else _load(source, mesh, c, check)

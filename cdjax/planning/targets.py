@@ -29,6 +29,9 @@ GIB = 2**30
 # one, filled by `pip install --target`.
 COMPILERS_FOLDER = '.compilers'
 
+# What a compiler is called when it is installed; CUDA's by its major version.
+_COMPILERS = {'tpu': ('libtpu',), 'cuda': ('jax_cuda13_plugin', 'jax_cuda12_plugin')}
+
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
@@ -144,12 +147,12 @@ def compiler_environment(target: Target) -> dict[str, str]:
     environment = dict(os.environ, JAX_PLATFORMS='cpu')
     if target.platform == 'cpu':
         return environment
-    module = 'libtpu' if target.platform == 'tpu' else 'jax_cuda12_plugin'
+    modules = _COMPILERS[target.platform]
     folder = Path(COMPILERS_FOLDER).resolve()
-    if (folder / module).is_dir():
+    if any((folder / module).is_dir() for module in modules):
         old = environment.get('PYTHONPATH')
         environment['PYTHONPATH'] = f'{folder}{os.pathsep}{old}' if old else str(folder)
-    elif importlib.util.find_spec(module) is None:
+    elif not any(importlib.util.find_spec(module) for module in modules):
         packages = ' '.join(f"'{package}'" for package in compiler_packages(target))
         raise InputError(
             f'target={target.name} needs its compiler: pip install --no-deps '
@@ -164,6 +167,10 @@ def compiler_environment(target: Target) -> dict[str, str]:
             'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
             'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
         }
+    if target.platform == 'cuda':
+        # Without a GPU nothing tries which tiles suit a product, and Triton may find none.
+        flags = environment.get('XLA_FLAGS', ''), '--xla_gpu_enable_triton_gemm=false'
+        environment['XLA_FLAGS'] = ' '.join(flags).strip()
     return environment
 
 

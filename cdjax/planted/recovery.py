@@ -52,6 +52,33 @@ def recovery(
     return mean_recovery(found) | {'nmi': agreed.nmi, 'ari': agreed.ari}
 
 
+def parts_found(scores: np.ndarray, parts: np.ndarray) -> dict[str, float | None]:
+    """Returns how well a ranking finds the neurons that are each class's own, means over classes.
+
+    A neuron is ranked for a class by its score there minus its mean score for the others.
+
+    Args:
+        scores: float `[K, L, F]`, the highest for the neurons of a circuit.
+        parts: bool `[K, L, F]`, the neurons that are each class's own.
+
+    Returns:
+        `auroc`, in all layers, and `precision` of as many neurons as a part has; .5 and the share
+        of the part by chance, None of one class or where nothing is any class's own.
+    """
+    found = []
+    for k in range(len(parts)) if len(parts) > 1 else ():
+        contrast = scores[k] - np.delete(scores, k, axis=0).mean(axis=0)
+        size = int(parts[k].sum())
+        first = np.argsort(-contrast, axis=None, kind='stable')[:size]
+        found.append(
+            {
+                'auroc': _auroc(parts[k], contrast, np.ones_like(parts[k])),
+                'precision': float(parts[k].ravel()[first].mean()) if size else None,
+            }
+        )
+    return mean_recovery(found) if found else {'auroc': None, 'precision': None}
+
+
 def mean_recovery(found: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     """Returns the mean of each figure over those recoveries that have it, None where none has."""
     return {name: _mean([one[name] for one in found]) for name in found[0]}

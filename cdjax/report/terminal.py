@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdjax.circuits.methods import LEARNED
+from cdjax.report.arm_figures import costs_table, flops_table, mechanism_table, problems_table
 from cdjax.report.comparisons import at_circuit_size
-from cdjax.report.mechanism_table import mechanism_table
 from cdjax.report.names import start_name
 from cdjax.report.tables import (
     TESTS,
@@ -45,7 +45,7 @@ def summary(results: Mapping[str, Any]) -> str:
         headroom_table({start: found['headroom'] for start, found in results['starts'].items()}),
         arms_table(results['starts']),
         _text(_rediscovery(results['rediscovery'])),
-        mechanism_table(results['starts']),
+        students_tables(results['starts']),
         *(_text(_study(key, result)) for key, result in results['studies'].items()),
     ]
     return '\n\n'.join(part for part in parts if part)
@@ -58,6 +58,21 @@ def arms_table(starts: Mapping[str, Any]) -> str:
         starts: what `Pipeline.compare_arms` returns.
     """
     return '\n\n'.join(_text(_arms(start, found)) for start, found in starts.items())
+
+
+def students_tables(starts: Mapping[str, Any]) -> str:
+    """Returns what is told of students beside their accuracy, as far as it was measured.
+
+    Args:
+        starts: what `Pipeline.compare_arms` returns.
+    """
+    tables = (
+        problems_table(starts),
+        flops_table(starts),
+        costs_table(starts),
+        mechanism_table(starts),
+    )
+    return '\n\n'.join(table for table in tables if table).replace(NBSP, ' ')
 
 
 def headroom_table(headroom: Mapping[str, Any]) -> str:
@@ -267,7 +282,7 @@ def _arms(start: str, found) -> list[str]:
             gain = points(gap.value)
             gain += f' {points_interval(gap.interval)}' if gap.interval else ' (one seed)'
         lines.append(f'{row["title"]:<36}{cells}{100 * row["mean"]:>8.1f}  {gain}')
-    lines += _primary(found)
+    lines += _primary(found) + _dissociation(found)
     if len(seeds) > len(shown):
         lines.append(f'(the first {len(shown)} of {len(seeds)} seeds; means are over all)')
     lines += _tests(found)
@@ -290,6 +305,26 @@ def _primary(found) -> list[str]:
         f'points{interval}, p {p}; within ±1 point: p {equal}',
         WIDTH,
     )
+
+
+def _dissociation(found) -> list[str]:
+    """Returns whether the circuits of two classes move each its own, if that was asked."""
+    told = found.get('dissociation')
+    if told is None:
+        return []
+    interval = f' {points_interval(told["interval"])}' if told['interval'] else ''
+    text = (
+        f'Double dissociation, {count(len(told["seeds"]), "seed")}: what the circuit of each of '
+        f'two classes adds to its own class more than to the other, summed: '
+        f'{points(told["interaction"])} points{interval}, p {number(told["p"], 3)}'
+    )
+    if told['gains'] is not None:
+        first, second = ([points(gain) for gain in row] for row in told['gains'])
+        text += (
+            f"; over KD, the first class's circuit {first[0]} there and {first[1]} on the second, "
+            f"the second's {second[0]} on the first and {second[1]} there"
+        )
+    return textwrap.wrap(text, WIDTH)
 
 
 def pooled_lines(rows) -> str:

@@ -16,10 +16,11 @@ from cdjax.report import findings, maps, summary, tables
 from cdjax.report.arm_dots import arm_dots
 from cdjax.report.chart import Chart, plain
 from cdjax.report.comparisons import at_circuit_size
-from cdjax.report.mechanism_dots import mechanism_dots
+from cdjax.report.figure_dots import cost_dots, mechanism_dots
 from cdjax.report.method_curves import method_curves
 from cdjax.report.names import TEMPLATES, start_name
 from cdjax.report.neuron_cards import neuron_cards
+from cdjax.report.problem_curves import problem_curves
 from cdjax.report.provenance import describe
 from cdjax.report.selectivity_curves import recovery_bars, selectivity_front
 from cdjax.report.training_curves import arm_curves, discovery_curves, gradient_rows
@@ -193,6 +194,8 @@ def _charts(results, config, history) -> dict[str, Chart | None]:
     for start, found in starts.items():
         charts[f'arms-{start}'] = arm_curves(start, found)
         charts[f'dots-{start}'] = arm_dots(start, found)
+        charts[f'problems-{start}'] = problem_curves(start, found)
+        charts[f'costs-{start}'] = cost_dots(start, found)
         charts[f'mechanism-{start}'] = mechanism_dots(start, found)
     if results['rediscovery']:
         matrices = {}

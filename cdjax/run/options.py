@@ -19,6 +19,8 @@ class RunOptions:
             the objective trains nothing.
         diagnose_every: steps between further reports of the doctor; none if None.
         tokens_per_pass: tokens of a batch of a pass over a data set.
+        workers: processes that share out the CPU cores, where a run consists of parts that know
+            nothing of each other (`cdjax.run.workers`).
 
     Raises:
         InputError: a value out of range.
@@ -29,9 +31,10 @@ class RunOptions:
     check_gradients: bool = True
     diagnose_every: int | None = None
     tokens_per_pass: int = TOKENS_PER_PASS
+    workers: int = 1
 
     def __post_init__(self):
-        for name in ('checkpoint_every', 'diagnose_every', 'tokens_per_pass'):
+        for name in ('checkpoint_every', 'diagnose_every', 'tokens_per_pass', 'workers'):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f'{name}={value} must be at least 1')

@@ -12,6 +12,13 @@ _DELAY = 1.0  # seconds: shorter work prints nothing
 
 # When the last line of progress was written to a log, on the clock of `time.monotonic`.
 _written = [-float('inf')]
+# Name of this process, in front of its lines, where it is one of several that write at once.
+_one_of_several: list[str] = []
+
+
+def write_lines(name: str) -> None:
+    """Makes whole lines of what this process shows, on a terminal too, with its name in front."""
+    _one_of_several[:] = [name]
 
 
 def progress(
@@ -32,7 +39,9 @@ def progress(
         stage: whether this is a stage of a run, whose end is worth a line in a log file.
     """
     silent = jax.process_index() != 0
-    if not sys.stderr.isatty():
+    if _one_of_several or not sys.stderr.isatty():
+        of_whom = [name for name in _one_of_several if name not in description]
+        description = ': '.join([*of_whom, description])
         return LogLines(total, description, initial=initial, unit=unit, stage=stage, disable=silent)
     return tqdm.tqdm(
         total=total,

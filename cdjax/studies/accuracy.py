@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from cdjax.parallel.mesh import one_device
 from cdjax.run.options import RunOptions
 from cdjax.run.progress import progress
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.wording import count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,11 @@ class AccuracyConfig:
 
 
 def measure_accuracy(
-    config: AccuracyConfig, *, mesh: Mesh | None = None, options: RunOptions = RunOptions()
+    config: AccuracyConfig,
+    *,
+    mesh: Mesh | None = None,
+    options: RunOptions = RunOptions(),
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Asks a model problems of several ranges, behind several numbers of solved examples.
 
@@ -63,6 +69,7 @@ def measure_accuracy(
         config: what is asked.
         mesh: the mesh; one device if None.
         options: of passes.
+        say: is told in one line what is going to be asked, before the model is loaded.
 
     Returns:
         `inputs`, what was asked of what; and `cells`, for each range and number of examples
@@ -79,6 +86,10 @@ def measure_accuracy(
         dataset = encode_task(task, inputs.tokenizer)
         drawn = np.random.default_rng(task.seed).permutation(len(dataset))[: config.max_problems]
         datasets.append(dataset[np.sort(drawn)])
+    say(
+        f'{inputs.teacher_path or "random weights"} on {count(len(config.ranges), "range")} of '
+        f'operands, {count(sum(map(len, datasets)), "problem")} in all'
+    )
     model, cells = inputs.load_teacher(mesh), []
     passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
     with progress(len(datasets), 'accuracy', unit='cell') as bar:

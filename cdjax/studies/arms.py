@@ -10,12 +10,14 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from cdjax.circuits.circuit import Circuit
 from cdjax.data import Dataset, Split
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, KD, Given, arms_by_default
 from cdjax.distillation.interchange import Interchange
 from cdjax.distillation.store import TeacherStore
 from cdjax.errors import InputError, check_seed
+from cdjax.evaluation.calibration import calibration
 from cdjax.evaluation.statistics import (
     equivalence_p,
     holm,
@@ -39,6 +41,8 @@ STARTS = {
 }
 
 EVALUATE_EVERY = 250  # steps
+# Whose circuits arms are made of.
+CIRCUITS_OF = FOUND, PLANTED = 'found', 'planted'
 # The accuracy whose steps are compared, and the difference of accuracies that would not matter.
 REACH, EQUIVALENT = 0.8, 0.01
 
@@ -64,6 +68,10 @@ class ArmsConfig:
             where nothing is decided, and all comparisons are looks at what came out.
         mechanism: key of the method that finds circuits in every student, whose mechanism is then
             held against the teacher's, see `cdjax.studies.mechanism`; not looked at if None.
+        circuits: whose circuits arms are made of, one of `CIRCUITS_OF`: those that a search finds,
+            or those that were planted in the teacher, which is a control of the search.
+        training_problems: sizes of smaller shares, parts of the share, with which all arms are
+            distilled as well, see `cdjax.studies.by_problems`.
     """
 
     distillation: DistillationConfig = DistillationConfig()
@@ -76,8 +84,16 @@ class ArmsConfig:
     max_problems: int = 1500
     primary: tuple[str, str] | None = None
     mechanism: str | None = None
+    circuits: str = FOUND
+    training_problems: tuple[int, ...] = ()
 
     def __post_init__(self):
+        if self.circuits not in CIRCUITS_OF:
+            raise InputError(f'circuits={self.circuits}: choose from {", ".join(CIRCUITS_OF)}')
+        if len(set(self.training_problems)) < len(self.training_problems):
+            listed = ','.join(map(str, self.training_problems))
+            raise InputError(f'training_problems={listed}: name each of them once')
+        object.__setattr__(self, 'training_problems', tuple(sorted(self.training_problems)))
         if self.arms is None:
             object.__setattr__(self, 'arms', arms_by_default())
         for field, known in (('arms', ARMS), ('starts', STARTS)):
@@ -109,6 +125,14 @@ class ArmsConfig:
     def distillation_from(self, start: str) -> DistillationConfig:
         """Returns the distillation of the students of a start."""
         return self.distillation.suited_to(pretrained=start == 'checkpoint')
+
+    def with_problems(self, problems: int) -> 'ArmsConfig':
+        """Returns the arms of a share of so few problems, all of them a batch where it is less."""
+        batch_size = min(self.distillation.batch_size, problems)
+        distillation = dataclasses.replace(self.distillation, batch_size=batch_size)
+        return dataclasses.replace(
+            self, distillation=distillation, primary=None, mechanism=None, training_problems=()
+        )
 
     def describe(self) -> str:
         """Returns a line on the optimizer of each start."""
@@ -223,7 +247,7 @@ def run_arm(
 
     Returns:
         The student; and its accuracy on unseen forms and on the share, the curve of the former,
-        and the CKA with the teacher on unseen forms, of all neurons and within classes.
+        and what `measure_unseen` returns of unseen forms.
     """
     passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
     unseen = evaluated_rows(split, config)
@@ -264,21 +288,24 @@ def run_arm(
             for point in history
             if 'task' in point
         ],
-        **measure_alignment(model, problems, store[shared:], unseen, given, **passes),
+        **measure_unseen(model, problems, store[shared:], unseen, given, **passes),
     }
 
 
-def measure_alignment(model, problems, store, rows, given, **passes) -> dict[str, float | None]:
-    """Returns the debiased CKA of student and teacher, mean over the layer pairs.
+def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, float | None]:
+    """Returns the calibration of a student, its accuracy by class, and its CKA with the teacher.
 
-    `cka_all` compares all units over all problems; `cka_circuits` the teacher's circuit of each
-    class with the student's neurons (its circuit, where it has one) on that class's problems, None
-    at a site without circuits. `passes` are further arguments of `answer_logits_and_activations`.
+    The CKA is debiased, a mean over the layer pairs: `cka_all` compares all units over all
+    problems, `cka_circuits` the teacher's circuit of each class with the student's neurons (its
+    circuit, where it has one) on that class's problems, None at a site without circuits. `by_class`
+    is the accuracy on the problems of each class of the teacher's circuits. The rest is what
+    `cdjax.evaluation.calibration` returns. `passes` are further arguments of
+    `answer_logits_and_activations`.
     """
     circuits = given.within_classes(given.teacher.masks, given.student_masks)
     layers = tuple(sorted(set(circuits.student_layers)))
     where = {'site': circuits.site, 'positions': circuits.positions}
-    _, x = answer_logits_and_activations(model, problems, layers=layers, **where, **passes)
+    logits, x = answer_logits_and_activations(model, problems, layers=layers, **where, **passes)
     y = store.of_layers(circuits.teacher_layers)
     classes = jax.nn.one_hot(given.teacher.assignments[rows], circuits.num_classes)
     over_all, within = [], []
@@ -298,7 +325,16 @@ def measure_alignment(model, problems, store, rows, given, **passes) -> dict[str
     return {
         'cka_all': float(np.mean(over_all)),
         'cka_circuits': float(np.mean(within)) if within else None,
+        'by_class': _by_class(logits.argmax(axis=1) == problems.answers, given.teacher, rows),
+        **calibration(logits, problems.answers),
     }
+
+
+def _by_class(correct_N: np.ndarray, teacher: Circuit, rows: np.ndarray) -> list[float | None]:
+    """Returns the accuracy on the problems of each class, None of one without any."""
+    of_row = teacher.assignments[rows]
+    own = [correct_N[of_row == k] for k in range(teacher.num_classes)]
+    return [float(right.mean()) if len(right) else None for right in own]
 
 
 def evaluated_rows(split: Split, config: ArmsConfig) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -51,7 +51,7 @@ def evaluate_circuits(
     *,
     mesh: Mesh | None = None,
     options: RunOptions = RunOptions(),
-    say: Callable[[str], None] = lambda line: None,
+    announce: Callable[[str, Mapping[str, Any]], None] = lambda line, facts: None,
 ) -> dict[str, Any]:
     """Measures saved circuits on unseen forms, beside those of methods that train nothing.
 
@@ -59,7 +59,8 @@ def evaluate_circuits(
         config: what is measured.
         mesh: the mesh; one device if None.
         options: of passes.
-        say: is told in one line what is going to be measured, before a model is loaded.
+        announce: is told what is going to be measured, in one line and as `config` will hold it,
+            before a model is loaded.
 
     Returns:
         What `study_circuits` returns, and in `config` what it was measured on and how; with a
@@ -74,6 +75,7 @@ def evaluate_circuits(
     inputs, name = Inputs(config.inputs), f'--circuits={config.circuits}'
     inputs.check_circuits(circuit, name)
     study = config.study
+    study.check_sizes(inputs.teacher_config.num_neurons)
     check_methods(
         study.methods,
         inputs.dataset,
@@ -85,9 +87,15 @@ def evaluate_circuits(
     known = config.ground_truth is not None
     truth = read_ground_truth(config.ground_truth, inputs) if known else None
     problems = len(unseen_rows(inputs.split, study))
-    say(
+    facts = {
+        'circuits': [config.circuits, circuit.hash],
+        'inputs': inputs.facts(),
+        'study': dataclasses.asdict(study),
+    }
+    announce(
         f'{count(circuit.num_classes, "circuit")} of {config.circuits} beside '
-        f'{count(len(study.methods), "method")}, on {count(problems, "unseen problem")}'
+        f'{count(len(study.methods), "method")}, on {count(problems, "unseen problem")}',
+        facts,
     )
     model = inputs.load_teacher(mesh)
     inputs.check_circuits(circuit, name, model=model)
@@ -119,11 +127,7 @@ def evaluate_circuits(
         )
     if inputs.right is not None:
         found['only_correct'] = inputs.right
-    origin = {'circuits': [config.circuits, circuit.hash], 'inputs': inputs.facts()}
-    return {
-        'config': json.loads(json.dumps(origin | {'study': dataclasses.asdict(study)})),
-        **found,
-    }
+    return {'config': json.loads(json.dumps(facts)), **found}
 
 
 def study_teacher(

@@ -11,11 +11,13 @@ from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.circuits.methods import LEARNED, METHODS
 from cdjax.data import Dataset
 from cdjax.errors import InputError
+from cdjax.inference.means import neuron_means
 from cdjax.models import Llama
 from cdjax.planted.ground_truth import NAME, GroundTruth
 from cdjax.planted.recovery import mean_recovery, recovery
 from cdjax.studies.circuits import Ablated
 from cdjax.studies.inputs import Inputs
+from cdjax.studies.run import Run
 
 
 def read_ground_truth(path: str, inputs: Inputs) -> GroundTruth:
@@ -52,6 +54,21 @@ def planted_classes(inputs: Inputs) -> np.ndarray | None:
     truth = GroundTruth.load(epath.Path(folder))
     here = truth.info.get('data') == inputs.dataset.hash and truth.num_classes > 1
     return truth.assignments if here else None
+
+
+def planted_circuit(run: Run) -> Circuit:
+    """Returns what is planted in the teacher of a run, and necessary, as circuits of its classes.
+
+    Raises:
+        InputError: nothing is, or it is the ground truth of another model.
+    """
+    truth = read_ground_truth('', run.inputs)
+    truth.check_belongs(
+        f'the ground truth of {run.inputs.teacher_path}', model=model_hash(run.teacher)
+    )
+    fill = neuron_means(run.teacher, run.inputs.dataset[run.inputs.split.train], **run.passes)
+    scores = truth.necessary.astype(np.float32)
+    return Circuit(truth.necessary, scores, fill, truth.assignments)
 
 
 def study_recovery(

@@ -1,5 +1,6 @@
 """What a study starts from: checkpoints, tokenizer, problems and their split."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 import cdjax
 from cdjax.circuits.circuit import Circuit, model_hash, tokenizer_hash
 from cdjax.data import (
+    TASKS,
     ArithmeticTask,
     Dataset,
     Split,
@@ -22,7 +24,9 @@ from cdjax.data import (
     encode_task,
     split,
 )
-from cdjax.data.splits import SHARE, TEST
+from cdjax.data.limits import Limits
+from cdjax.data.splits import SHARE, TEST, smaller_share
+from cdjax.data.text import TextRows, read_text
 from cdjax.data.training_data import (
     TrainingData,
     count_seen,
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
 # None: each tensor keeps the dtype that it is stored in.
 TEACHER_DTYPES = {'stored': None, 'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
+TEXT_ROW = 256  # tokens of a row of a text
 EMBEDDED_TEACHER = Path(cdjax.__file__).parent / 'assets' / 'teacher'
 
 
@@ -58,6 +63,12 @@ class InputsConfig:
         share: part of the training forms that distillation may use.
         test: part of all canonical forms that is held out.
         split_seed: of the split by canonical form.
+        limits: of what distillation may use; held-out problems beyond them are measured apart.
+        rival: key of a task of the same prompts and other answers, those of another rule; how often
+            students give these is measured on held-out problems beyond the limits.
+        text: a text file, whose perplexity tells what distillation makes students forget.
+        other_tasks: likewise, tasks whose accuracy is measured: keys of `cdjax.data.TASKS`, or
+            paths of task files.
         prompt_prefix: text before each prompt; arithmetic problems have their own, like the next.
         answer_tokens: tokens of an answer at most.
         answer_end: text that ends each answer, and has to be predicted too.
@@ -75,6 +86,10 @@ class InputsConfig:
     share: float = SHARE
     test: float = TEST
     split_seed: int = 0
+    limits: Limits = Limits()
+    rival: str | None = None
+    text: str | None = None
+    other_tasks: tuple[str, ...] = ()
     prompt_prefix: str = ''
     answer_tokens: int = 1
     answer_end: str = ''
@@ -92,6 +107,18 @@ class InputsConfig:
             raise InputError(
                 f'teacher_dtype={self.teacher_dtype}: choose one of {", ".join(TEACHER_DTYPES)}'
             )
+        if self.rival is not None:
+            TASKS[self.rival]  # an unknown one is refused
+            if self.limits.none:
+                raise InputError(
+                    f'rival={self.rival} is told from the task beyond what students learn from: '
+                    'set share_where or share_high too'
+                )
+
+    @property
+    def prefix(self) -> str:
+        """The text in front of every prompt."""
+        return self.task.prefix if isinstance(self.task, ArithmeticTask) else self.prompt_prefix
 
     @property
     def encoding(self) -> dict[str, Any]:
@@ -121,7 +148,11 @@ class Inputs:
             teacher is loaded on, those that it answers.
         right: how many problems the teacher answers, and of how many; None unless only those are
             kept.
-        split: their split by canonical form.
+        split: their split by canonical form; with limits, `share` and `test` are within them.
+        beyond: int, the problems of unseen forms beyond the limits; none without limits.
+        text: the rows of the text; None without one.
+        others: key or path → the problems of each other task.
+        rival_answers: like the answers of `dataset`, those of the rival task; None without one.
         trainings: what the student to start from was trained on, as far as its folder says.
 
     Raises:
@@ -153,9 +184,49 @@ class Inputs:
         self.split: Split = split(
             self.dataset, share=config.share, test=config.test, seed=config.split_seed
         )
+        self.beyond = np.zeros(0, np.int64)
+        if not config.limits.none:
+            self._keep_within(config.limits)
+        self.rival_answers = None if config.rival is None else self._read_rival(config.rival)
+        self.text: TextRows | None = None
+        if config.text is not None:
+            length = min(TEXT_ROW, self.teacher_config.max_length, self.student_config.max_length)
+            self.text = read_text(config.text, self.tokenizer, length)
+        self.others: dict[str, Dataset] = {
+            task: encode_task(task, self.tokenizer, **config.encoding)
+            for task in config.other_tasks
+        }
         self.trainings: tuple[TrainingData, ...] = ()
         if not config.random_weights:
             self._check_trainings()
+
+    def _keep_within(self, limits: Limits) -> None:
+        """Leaves out of the share, and out of what is held out, what is beyond the limits."""
+        within, whole = limits.within(self.dataset, self.config.prefix), self.split
+        share, test = (rows[within[rows]] for rows in (whole.share, whole.test))
+        self.split = Split(whole.train, share, test)
+        self.beyond = whole.test[~within[whole.test]]
+        parts = {'in the share': share, 'held out within': test, 'held out beyond': self.beyond}
+        empty = [name for name, rows in parts.items() if not len(rows)]
+        if empty:
+            raise InputError(
+                f'share_where or share_high leaves no problem {empty[0]}: choose other limits, or '
+                'larger parts'
+            )
+
+    def _read_rival(self, key: str) -> np.ndarray:
+        theirs = encode_task(key, self.tokenizer, **self.config.encoding)
+        if not np.array_equal(theirs.prompts, self.dataset.prompts):
+            raise InputError(f'rival={key} has other prompts: name a task of the same ones')
+        return theirs.answers
+
+    def with_share(self, problems: int) -> 'Inputs':
+        """Returns the same inputs with a smaller share, part of this one; see `smaller_share`."""
+        smaller = copy.copy(self)
+        smaller.split = smaller_share(
+            self.dataset, self.split, problems, seed=self.config.split_seed
+        )
+        return smaller
 
     def _read_student(self, name: str) -> None:
         if self.has_student:
@@ -175,7 +246,7 @@ class Inputs:
 
     def _check_trainings(self) -> None:
         """Reads what the models were trained on; problems held out here must be none of it."""
-        unseen = self.split.test
+        unseen = np.concatenate([self.split.test, self.beyond])
         seen, _ = count_seen(read_training_data(self.teacher_path), self.dataset, unseen)
         if seen:
             warnings.warn(
@@ -234,6 +305,8 @@ class Inputs:
         return {
             **dataclasses.asdict(self.config),
             'data': self._all.hash,
+            'text_tokens': None if self.text is None else self.text.hash,
+            'other_data': {task: others.hash for task, others in self.others.items()},
             'tokenizer': tokenizer_hash(self.tokenizer),
             'teacher_weights': weights(self.teacher_path),
             'student_weights': weights(self.student_path),
@@ -303,7 +376,8 @@ class Inputs:
         """Leaves out the problems that a model answers wrong; the others stay in their parts."""
         right = predict(model, self._all, mesh=mesh, description='what it answers').correct
         place = np.cumsum(right) - 1
-        parts = Split(*(place[rows[right[rows]]] for rows in self.split))
+        kept = lambda rows: place[rows[right[rows]]]
+        parts = Split(*map(kept, self.split))
         self.right = {'right': int(right.sum()), 'of': len(right)}
         empty = [name for name, rows in zip(Split._fields, parts, strict=True) if not len(rows)]
         if empty:
@@ -313,7 +387,9 @@ class Inputs:
             )
         left_out = {**self._all.left_out, 'the teacher answers wrong': int((~right).sum())}
         self.dataset = dataclasses.replace(self._all[right], left_out=left_out)
-        self.split = parts
+        self.split, self.beyond = parts, kept(self.beyond)
+        if self.rival_answers is not None:
+            self.rival_answers = self.rival_answers[right]
 
     def load_student(self, mesh: Mesh) -> Llama:
         """Loads the student to start from onto the mesh, in float32: it is going to be trained.

@@ -16,7 +16,6 @@ from cdjax.circuits.clusters import cluster
 from cdjax.circuits.masks import binarize
 from cdjax.circuits.methods import LEARNED, METHODS
 from cdjax.circuits.methods.method import Context
-from cdjax.distillation.arms import KD
 from cdjax.distillation.interchange import draw_sources, predict_patched, prompt_sizes
 from cdjax.errors import InputError
 from cdjax.evaluation.classes import agreement
@@ -26,11 +25,12 @@ from cdjax.evaluation.selectivity import (
     selectivity_matrix,
     specific_parts,
 )
-from cdjax.evaluation.statistics import paired_p, student_interval
 from cdjax.inference.attribution_vectors import attribution_vectors
 from cdjax.inference.means import neuron_means
 from cdjax.inference.predictions import Predictions
 from cdjax.models import Llama
+from cdjax.planted.recovery import parts_found
+from cdjax.studies.beside_kd import beside_kd
 from cdjax.studies.circuits import Ablated
 from cdjax.studies.discovery import discover_circuits, search_in_students
 from cdjax.studies.run import Run
@@ -47,6 +47,8 @@ MEASURES = {
     'correlation': ('correlation of ablation patterns', True),
     'classes': ('classes in the use of neurons, NMI', False),
     'kept': ('kept with only the circuits', False),
+    'auroc': ('neurons meant for each class found, AUROC', False),
+    'precision': ('neurons meant for each class found, precision', False),
 }
 
 
@@ -82,11 +84,13 @@ class Measured:
     Attributes:
         model: the model.
         circuits: bool `[K, L, F]`.
+        scores: float `[K, L, F]`, the ranking that they were cut from.
         fill: float32 `[L, T, F]`, mean activations.
     """
 
     model: Llama
     circuits: np.ndarray
+    scores: np.ndarray
     fill: np.ndarray
 
 
@@ -122,12 +126,15 @@ class Mechanism:
         )
         self._of_teacher: dict[str, Any] | None = None
 
-    def measure(self, student: Llama, name: str) -> dict[str, Any]:
+    def measure(self, student: Llama, name: str, meant: np.ndarray) -> dict[str, Any]:
         """Looks for the teacher's mechanism in a student; see docs/artefacts.md for the fields.
 
         Args:
             student: the student.
             name: of its folders.
+            meant: bool `[K, L, F]`, the student's neurons that are meant to be each class's own:
+                the blocks of an interchange, or the specific parts of circuits that it had. KD's
+                students are asked for the same, and are not told of them.
         """
         found = self._find_circuits(student, name)
         ablated = self._ablated(found)
@@ -156,6 +163,7 @@ class Mechanism:
             'interchange_unpatched': share((_first_tokens(whole) == teacher['patched'])[moved]),
             'moved': share(moved),
             'classes': agreement(clusters[self._rows], self._planted[self._rows]).nmi,
+            **parts_found(found.scores, meant),
         }
 
     def _find_circuits(self, student: Llama, name: str) -> Measured:
@@ -171,19 +179,20 @@ class Mechanism:
                 classes=self._classes,
                 options=run.options.unchecked,
             )['student']
-            return Measured(student, circuit.masks, circuit.fill)
+            return Measured(student, circuit.masks, circuit.scores, circuit.fill)
         fill = neuron_means(student, inputs.dataset[inputs.split.train], **run.passes)
         context = Context(fill=fill, seed=self._config.seed, mesh=run.mesh, options=run.options)
         scores = METHODS[self._config.method].scores(
             student, inputs.dataset, inputs.split.train, self._classes, context=context
         )
         size = round(self._teacher.share * scores[0].size)
-        return Measured(student, binarize(scores, size), fill)
+        return Measured(student, binarize(scores, size), scores, fill)
 
     def _teachers(self) -> dict[str, Any]:
         """Returns what the teacher does, computed once."""
         if self._of_teacher is None:
-            teacher = Measured(self._run.teacher, self._teacher.masks, self._teacher.fill)
+            circuit = self._teacher
+            teacher = Measured(self._run.teacher, circuit.masks, circuit.scores, circuit.fill)
             ablated = self._ablated(teacher)
             self._of_teacher = {
                 'matrix': self._matrix(ablated, teacher.circuits),
@@ -235,18 +244,7 @@ def summarise_mechanism(
         faithful = sum(found[arm, seed]['faithful'] for seed in seeds)
         row = {'arm': arm, 'seeds': len(seeds), 'faithful': faithful}
         for key, (_, of_circuits) in MEASURES.items():
-            value = _reader(found, key, of_circuits)
-            own = [(value(arm, seed), value(KD.key, seed)) for seed in seeds]
-            values = [mine for mine, _ in own if mine is not None]
-            gaps = [mine - kd for mine, kd in own if mine is not None and kd is not None]
-            row[key] = {'mean': float(np.mean(values)) if values else None, 'values': values}
-            if arm != KD.key and gaps:
-                row[key] |= {
-                    'gain': float(np.mean(gaps)),
-                    'gain_interval': student_interval(gaps),
-                    'p': paired_p(gaps),
-                    'pairs': len(gaps),
-                }
+            row[key] = beside_kd(arm, seeds, _reader(found, key, of_circuits))
         rows.append(row)
     return rows
 

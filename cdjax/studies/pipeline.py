@@ -20,12 +20,14 @@ from cdjax.run.metrics import MetricsWriter
 from cdjax.run.options import RunOptions
 from cdjax.run.provenance import record_start
 from cdjax.run.results import stored
-from cdjax.studies.arms import ArmsConfig, rows_outside_share
+from cdjax.run.workers import check_workers
+from cdjax.studies.arms import PLANTED, ArmsConfig, rows_outside_share
 from cdjax.studies.circuits import CircuitStudyConfig, smallest_faithful_share
 from cdjax.studies.discovery import check_accuracy
 from cdjax.studies.distillation import check_student_memory
 from cdjax.studies.evaluation import discover_teacher, study_teacher
 from cdjax.studies.extra import STUDIES
+from cdjax.studies.ground_truth import read_ground_truth
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.layer_similarity import study_layer_similarity
 from cdjax.studies.methods import check_methods
@@ -132,6 +134,7 @@ class Pipeline:
         announce: Announce = no_announcement,
     ):
         mesh = one_device() if mesh is None else mesh
+        check_workers(options.workers, mesh)
         inputs = Inputs(config.inputs)
         config = _located(config, inputs)
         check_stages(config, inputs, mesh)
@@ -221,6 +224,7 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
     check_discovery(
         models, inputs.dataset, config.discovery, mesh=mesh, batch_flag='discovery_batch_size'
     )
+    config.study.check_sizes(inputs.teacher_config.num_neurons)
     check_methods(
         config.study.methods,
         inputs.dataset,
@@ -237,6 +241,22 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
         mesh=mesh,
         alignment=config.arms.alignment if aligned else None,
     )
+    for problems in config.arms.training_problems:
+        fewer = len(inputs.with_share(problems).split.share)
+        check_distillation(
+            config.arms.with_problems(fewer).distillation,
+            fewer,
+            vocab_size=inputs.teacher_config.vocab_size,
+            mesh=mesh,
+            alignment=config.arms.alignment if aligned else None,
+        )
+    if config.arms.circuits == PLANTED:
+        if starts != ('nothing',):
+            raise InputError(
+                f'circuits={PLANTED} are those of the teacher alone, and students that do part of '
+                'the task have their own: set starts=nothing, or leave it out'
+            )
+        read_ground_truth('', inputs)
     check_student_memory(config.arms.distillation, inputs, mesh)
     check_pairs(
         config.layer_pairs,
@@ -279,7 +299,7 @@ def _facts(config: PipelineConfig, inputs: Inputs, name: str) -> dict[str, Any]:
         for start in config.arms.starts
     }
     if name == TABLE:
-        for field in ('arms', 'seeds', 'mechanism'):
+        for field in ('arms', 'seeds', 'mechanism', 'training_problems'):
             del facts['arms'][field]
         del facts['export']
     return facts

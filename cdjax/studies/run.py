@@ -36,10 +36,20 @@ class Run:
         if self.inputs.keeps_right and self.inputs.right is None:
             _ = self.teacher  # says which problems there are
 
+    def __reduce__(self):
+        # Another process has a device of its own, and loads the teacher itself.
+        return type(self), (self.inputs, self.workdir, None, self.options)
+
     @functools.cached_property
     def teacher(self) -> Llama:
         """The teacher, loaded when a stage first needs it, and kept."""
         return self.inputs.load_teacher(self.mesh)
+
+    def with_inputs(self, inputs: Inputs, workdir: epath.Path) -> 'Run':
+        """Returns the same run with other problems of the same teacher, kept in another folder."""
+        other = dataclasses.replace(self, inputs=inputs, workdir=workdir)
+        vars(other)['teacher'] = self.teacher  # in the place of the cached one: it is loaded once
+        return other
 
     @property
     def passes(self) -> dict[str, Any]:

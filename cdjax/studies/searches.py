@@ -1,7 +1,7 @@
 """What studies that search again have in common: the searches, and means over their seeds."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from cdjax.evaluation.selectivity import specific_parts
 from cdjax.evaluation.statistics import student_interval
 from cdjax.inference.predictions import Predictions
 from cdjax.models import Llama
+from cdjax.run.workers import work_ahead
 from cdjax.studies.circuits import Ablated, unseen_rows
 from cdjax.studies.circuits.config import sizes_in_neurons
 from cdjax.studies.circuits.selective import selectivities
@@ -51,6 +52,18 @@ def search(
         description=description,
         options=run.options.unchecked,
     )
+
+
+def search_ahead(context: Context, searches: Mapping[str, Callable[[], Circuit]]) -> None:
+    """Asks several workers, where a run has them, for all searches that are not done yet.
+
+    Args:
+        context: of the study.
+        searches: name of each, as `search` has it → the call of it, to be pickled.
+    """
+    there = lambda name: (context.circuits / name / 'teacher.json').exists()
+    missing = {name: call for name, call in searches.items() if not there(name)}
+    work_ahead(missing, context.run.options.workers)
 
 
 def with_seed(config: DiscoveryConfig, seed: int) -> DiscoveryConfig:

@@ -8,6 +8,7 @@ from etils import epath
 
 from cdjax.circuits.classes import CLASSES, Sorting
 from cdjax.circuits.methods import LEARNED, METHODS
+from cdjax.studies.arms import PLANTED
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.inputs import Inputs
 from cdjax.studies.outlook import (
@@ -39,7 +40,8 @@ class PipelineStages:
 
     def arms_alone(self) -> tuple[Stage, ...]:
         """Returns the stages of `Pipeline.compare_arms`."""
-        return (self._discover_teacher(), *self._arms())
+        search = () if self.config.arms.circuits == PLANTED else (self._discover_teacher(),)
+        return (*search, *self._arms())
 
     def whole(self) -> tuple[Stage, ...]:
         """Returns the stages of `Pipeline.run`."""
@@ -100,16 +102,28 @@ class PipelineStages:
         for start in self.config.arms.starts:
             distillation = self.config.arms.distillation_from(start)
             memory = self._beside_teacher(distillation)
-            for seed in self.config.arms.seeds:
-                for arm in self.config.arms.arms:
-                    name = f'{start}-{arm}-{seed}'
-                    yield training_stage(
-                        f'distill: {arm}, from {start}, seed {seed}',
-                        distillation.optimizer.steps,
-                        self.folder / 'stages' / 'distill' / name,
-                        self._result(f'arms/{name}'),
-                        memory=memory,
-                    )
+            yield from self._distillations(start, distillation.optimizer.steps, memory)
+            for problems in self.config.arms.training_problems:
+                yield from self._distillations(
+                    start, distillation.optimizer.steps, memory, problems
+                )
+
+    def _distillations(
+        self, start: str, steps: int, memory: int, problems: int | None = None
+    ) -> Iterator[Stage]:
+        """Yields those of all arms and seeds from a start, with fewer problems if so asked."""
+        folder = self.folder if problems is None else self.folder / 'problems' / str(problems)
+        with_fewer = '' if problems is None else f', {problems} problems'
+        for seed in self.config.arms.seeds:
+            for arm in self.config.arms.arms:
+                name = f'{start}-{arm}-{seed}'
+                yield training_stage(
+                    f'distill: {arm}, from {start}, seed {seed}{with_fewer}',
+                    steps,
+                    folder / 'stages' / 'distill' / name,
+                    folder / 'results' / 'arms' / f'{name}.json',
+                    memory=memory,
+                )
 
     def _joint_searches(self, start: str) -> Iterator[Stage]:
         """Yields what makes students that are no longer from nothing, and finds their circuits."""

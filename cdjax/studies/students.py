@@ -12,7 +12,8 @@ import numpy as np
 from cdjax.circuits.circuit import Circuit
 from cdjax.data.training_data import OUTSIDE_SHARE
 from cdjax.distillation.alignment import Alignment, LayerPairs
-from cdjax.distillation.arms import ARMS, CIRCUITS, Given
+from cdjax.distillation.arms import ARMS, CIRCUITS, KD, Given
+from cdjax.distillation.arms.interchange import own_parts
 from cdjax.distillation.headroom import CLOSE, headroom, too_close
 from cdjax.distillation.pairings import pair_layers, reads_models
 from cdjax.distillation.target import Target
@@ -22,15 +23,20 @@ from cdjax.parallel.mesh import init_sharded
 from cdjax.run.results import stored
 from cdjax.studies.analysis import primary_comparison
 from cdjax.studies.arms import (
+    PLANTED,
     ArmsConfig,
     evaluated_rows,
     run_arm,
     summarise,
     train_head_start,
 )
+from cdjax.studies.by_problems import by_problems
+from cdjax.studies.costs import measure_beyond, measure_forgetting, summarise_costs
 from cdjax.studies.discovery import discover_circuits, search_in_students
+from cdjax.studies.dissociation import dissociation
+from cdjax.studies.equal_flops import at_equal_flops, step_flops
 from cdjax.studies.evaluation import discover_teacher
-from cdjax.studies.ground_truth import planted_classes
+from cdjax.studies.ground_truth import planted_circuit, planted_classes
 from cdjax.studies.layer_pairs import pair_by_doing
 from cdjax.studies.mechanism import Mechanism, MechanismConfig, summarise_mechanism
 from cdjax.studies.run import Run
@@ -48,6 +54,8 @@ class Students:
             the task.
         layer_pairs: which layers are aligned, see `cdjax.distillation.pairings.pair_layers`.
         most_pairs: see `cdjax.distillation.pairings.Context.most`.
+        whole: the students of the whole share, where these have a part of it: they have the same
+            circuits, pairs of layers and first weights.
     """
 
     def __init__(
@@ -57,30 +65,62 @@ class Students:
         discovery: DiscoveryConfig,
         layer_pairs: str,
         most_pairs: int | None = None,
+        whole: 'Students | None' = None,
     ):
         self.run, self.arms, self.discovery = run, arms, discovery
-        self.layer_pairs, self.most_pairs = layer_pairs, most_pairs
+        self.layer_pairs, self.most_pairs, self.whole = layer_pairs, most_pairs, whole
+
+    def with_problems(self, problems: int) -> 'Students':
+        """Returns the students of a smaller share, in a folder of their own."""
+        inputs = self.run.inputs.with_share(problems)
+        run = self.run.with_inputs(inputs, self.run.workdir / 'problems' / str(problems))
+        arms = self.arms.with_problems(len(inputs.split.share))
+        return Students(run, arms, self.discovery, self.layer_pairs, self.most_pairs, self)
 
     def compare_arms(self) -> dict[str, Any]:
         """Distils every arm from every start with every seed; returns runs and tables by start."""
         headrooms = self.headroom()
         starts = {}
         for start in self.arms.starts:
-            runs = [
-                self.distil(start, arm, seed) for seed in self.arms.seeds for arm in self.arms.arms
-            ]
+            runs = self.distil_all(start)
             starts[start] = {
                 'table': summarise(runs, self.arms.arms),
                 'runs': runs,
+                'costs': summarise_costs(runs),
                 'first': self.describe_start(start),
                 'headroom': headrooms[start],
             }
+            if KD.key in self.arms.arms:
+                starts[start]['equal_flops'] = at_equal_flops(runs, self.step_flops(start))
             primary = primary_comparison(runs, self.arms)
             if primary is not None:
                 starts[start]['primary'] = primary
+            apart = dissociation(runs)
+            if apart is not None:
+                starts[start]['dissociation'] = apart
+            if self.arms.training_problems:
+                starts[start]['by_problems'] = self.by_problems(start, starts[start]['table'])
             if self.arms.mechanism is not None:
                 starts[start]['mechanism'] = self.mechanism(start, runs)
         return starts
+
+    def distil_all(self, start: str) -> list[dict[str, Any]]:
+        """Distils every arm with every seed from a start; returns their measurements."""
+        return [self.distil(start, arm, seed) for seed in self.arms.seeds for arm in self.arms.arms]
+
+    def by_problems(self, start: str, table: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Distils every student with fewer problems as well; see `cdjax.studies.by_problems`.
+
+        Args:
+            start: the start.
+            table: rows of `summarise`, of the whole share.
+        """
+        tables = {len(self.run.inputs.split.share): table}
+        for problems in self.arms.training_problems:
+            fewer = self.with_problems(problems)
+            runs = fewer.distil_all(start)
+            tables[len(fewer.run.inputs.split.share)] = summarise(runs, self.arms.arms)
+        return by_problems(tables)
 
     def mechanism(self, start: str, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Looks for the teacher's mechanism in every student of a start; see `studies.mechanism`.
@@ -97,7 +137,9 @@ class Students:
             def compute(arm=arm, seed=seed, name=name):
                 # Only students of start 'partial' have teacher's circuits for each seed.
                 study = self._mechanism(start, seed if start == 'partial' else self.arms.seeds[0])
-                return study.measure(self.distilled(start, arm, seed), name)
+                return study.measure(
+                    self.distilled(start, arm, seed), name, own_parts(self.given(start, seed))
+                )
 
             path = self.run.workdir / 'results' / 'mechanism' / f'{name}.json'
             found[arm, seed] = stored(path, compute)
@@ -118,6 +160,28 @@ class Students:
         folder = self.run.workdir / 'stages' / 'distill' / f'{start}-{arm}-{seed}' / 'checkpoints'
         with Checkpoints(folder, read_only=True) as checkpoints:
             return checkpoints.restore_parameters(like)
+
+    def step_flops(self, start: str) -> dict[str, float]:
+        """Returns the FLOPs of a step of each arm, of students of a start.
+
+        Answers are taken to be the teacher's; right answers in their place cost no less.
+        """
+
+        def compute():
+            given = self.given(start, self.arms.seeds[0])
+            config = self.arms.distillation_from(start)
+            how = {'pretrained': start != 'nothing', 'mesh': self.run.mesh}
+            return {
+                'flops': {
+                    arm: step_flops(self.run.inputs, config, ARMS[arm].alignment(given), **how)
+                    for arm in self.arms.arms
+                }
+            }
+
+        path = self.run.workdir / 'results' / 'step_flops' / f'{start}.json'
+        # Of a table that arms are added to, they are counted again.
+        holds = lambda found: list(found['flops']) == list(self.arms.arms)
+        return stored(path, compute, holds=holds)['flops']
 
     def headroom(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """Returns how alike the targets of the arms are inside the teacher, once for each start.
@@ -187,7 +251,10 @@ class Students:
                 interchange=self.says.interchange(alignment, share, seed),
                 options=self.run.options,
             )
-            if seed == self.arms.seeds[0]:
+            asked = self.run.inputs, self.arms.max_problems
+            result |= measure_beyond(model, *asked, **self.run.passes)
+            result |= measure_forgetting(model, *asked, **self.run.passes)
+            if seed == self.arms.seeds[0] and self.whole is None:
                 self.save(model, start, self.run.workdir / 'students' / name)
             return result
 
@@ -202,6 +269,11 @@ class Students:
     def says(self) -> TeacherSays:
         """What the teacher says of the share and, behind it, of the unseen problems evaluated."""
         inputs, arms = self.run.inputs, [ARMS[arm] for arm in self.arms.arms]
+        if self.whole is not None:
+            share = self.whole.run.inputs.split.share
+            own = np.flatnonzero(np.isin(share, inputs.split.share))
+            behind = len(evaluated_rows(inputs.split, self.arms))
+            return self.whole.says.some(np.r_[own, len(share) : len(share) + behind])
         rows = np.concatenate([inputs.split.share, evaluated_rows(inputs.split, self.arms)])
         # Layers that a student's own doing is going to choose are not known yet.
         layers = None
@@ -213,6 +285,8 @@ class Students:
     @functools.lru_cache(maxsize=1)  # noqa: B019 (students live as long as their process)
     def first(self, start: str, seed: int) -> Llama | LlamaConfig:
         """Returns what the students of a start and a seed start from."""
+        if self.whole is not None:
+            return self.whole.first(start, seed)
         if start == 'nothing':
             return self.run.inputs.student_config
         if start == 'checkpoint':
@@ -250,6 +324,10 @@ class Students:
 
     def circuits(self, start: str, seed: int) -> tuple[Circuit, Circuit | None]:
         """Returns the circuits of the teacher, and those of a student that has any."""
+        if self.whole is not None:
+            return self.whole.circuits(start, seed)
+        if self.arms.circuits == PLANTED:
+            return self._planted, None
         if start == 'nothing':
             return discover_teacher(self.run, self.discovery), None
         # All seeds start from one checkpoint, whose circuits are searched once.
@@ -265,8 +343,14 @@ class Students:
         )
         return joint['teacher'], joint['student']
 
+    @functools.cached_property
+    def _planted(self) -> Circuit:
+        return planted_circuit(self.run)
+
     def pairs(self, start: str, seed: int) -> LayerPairs:
         """Returns the layers that are aligned, paired once where the student's doing decides."""
+        if self.whole is not None:
+            return self.whole.pairs(start, seed)
         if not reads_models(self.layer_pairs):
             return self.pairs_from_shapes
 
@@ -302,11 +386,14 @@ class Students:
                 'unseen': inputs.dataset[evaluated_rows(inputs.split, self.arms)],
                 'share': inputs.dataset[inputs.split.share[: self.arms.max_problems]],
             }
-            found = {name: [] for name in parts}
+            found = {name: [] for name in (*parts, 'perplexity', 'others')}
             for seed in self.arms.seeds:  # one student at a time is held
+                model = self.first(start, seed)
                 for name, problems in parts.items():
-                    model = self.first(start, seed)
                     found[name].append(predict(model, problems, **self.run.passes).accuracy)
+                known = measure_forgetting(model, inputs, self.arms.max_problems, **self.run.passes)
+                for name in ('perplexity', 'others'):
+                    found[name].append(known[name])
             return {'seeds': list(self.arms.seeds), **found}
 
         path = self.run.workdir / 'results' / f'start_{start}.json'

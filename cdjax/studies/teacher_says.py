@@ -1,5 +1,6 @@
 """What a study asks of its teacher for students: stores, contributions, patched answers."""
 
+import copy
 import functools
 from collections.abc import Iterable
 from typing import Any
@@ -51,6 +52,17 @@ class TeacherSays:
             arm.writes or arm.needs_contribution for arm in arms
         )
         self._teacher = teacher
+        self._whole, self._places = None, None
+
+    def some(self, places: np.ndarray) -> 'TeacherSays':
+        """Returns what it says of some of the problems, which it is not asked for again.
+
+        Args:
+            places: int, among `rows`.
+        """
+        part = copy.copy(self)
+        part._dataset, part._whole, part._places = self._dataset[places], self, places
+        return part
 
     @property
     def teacher(self) -> Llama:
@@ -60,6 +72,8 @@ class TeacherSays:
     @functools.lru_cache(maxsize=4)  # noqa: B019 (they live as long as their study)
     def store(self, reading: str = ACTIVATIONS.key) -> TeacherStore | OnlineTeacher:
         """Returns what it says of all problems, its units read in one way."""
+        if self._whole is not None:
+            return self._whole.store(reading)[self._places]
         wanted = Wanted(
             None if self._layers is None else tuple(self._layers),
             self._alignment.site,

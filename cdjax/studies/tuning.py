@@ -7,6 +7,8 @@ that circuits are evaluated on elsewhere take no part in it.
 
 import copy
 import dataclasses
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from cdjax.parallel.mesh import one_device
 from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
+from cdjax.run.workers import check_workers, work_ahead
 from cdjax.studies.circuits import Ablated, CircuitStudyConfig, unseen_rows
 from cdjax.studies.circuits.config import sizes_in_neurons
 from cdjax.studies.discovery import discover_circuits
@@ -99,7 +102,7 @@ def tune(
         config: what is compared.
         workdir: the folder of the run; `tuning.json` is written there.
         mesh: the mesh; one device if None.
-        options: what searches write and check on the way.
+        options: what searches write and check on the way, and how many of them run at once.
         announce: is told what is going to be done, before a model is loaded and the folder claimed.
 
     Returns:
@@ -112,7 +115,10 @@ def tune(
         InputError: wrong inputs, a setting that cannot be searched, or a folder of another run.
     """
     mesh = one_device() if mesh is None else mesh
+    check_workers(options.workers, mesh)
     inputs = Inputs(config.inputs)
+    measure = CircuitStudyConfig(config.sizes, max_problems=config.problems)
+    measure.check_sizes(inputs.teacher_config.num_neurons)
     for name, discovery in config.settings:
         try:
             check_discovery(
@@ -166,8 +172,12 @@ def _tune(config: TuningConfig, run: Run) -> dict[str, Any]:
         return keep_and_take_out(ablated, circuit, circuit.assignments[rows], sizes)
 
     first, *others = config.seeds
-    found = [[points(at, first)] for at in range(len(config.settings))]
-    for at in finalists([score(each[0]) for each in found], config.finalists):
+    everyone = range(len(config.settings))
+    _work_ahead(config, run, everyone, [first])
+    found = [[points(at, first)] for at in everyone]
+    best = finalists([score(each[0]) for each in found], config.finalists)
+    _work_ahead(config, run, best, others)
+    for at in best:
         found[at] += [points(at, seed) for seed in others]
     settings = [
         {
@@ -185,6 +195,19 @@ def _tune(config: TuningConfig, run: Run) -> dict[str, Any]:
         'chosen': chosen(settings),
         'most_selective': most_selective(settings, config.sizes),
     }
+
+
+def _work_ahead(config: TuningConfig, run: Run, settings: Iterable[int], seeds: list[int]) -> None:
+    """Asks several workers for the searches of these settings and seeds that are not there yet."""
+    jobs = {
+        f'setting {at}, seed {seed}': functools.partial(
+            _search, run, at, with_seed(config.settings[at][1], seed)
+        )
+        for seed in seeds
+        for at in settings
+        if not (run.workdir / 'circuits' / f'{at}-{seed}.json').exists()
+    }
+    work_ahead(jobs, run.options.workers)
 
 
 def _search(run: Run, at: int, discovery: DiscoveryConfig) -> Circuit:

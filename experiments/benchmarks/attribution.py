@@ -10,9 +10,9 @@ import numpy as np
 from cdjax.circuits.methods.integrated import activation_effects, gate_effects
 from cdjax.circuits.methods.patching import patching_effects, relp_effects
 from cdjax.inference import metric_gradients
-from experiments.benchmarks.measure import OURS, compare, machine
+from experiments.benchmarks.measure import OURS, against_limit, compare, machine
 from experiments.benchmarks.peers import TorchHooks, installed
-from experiments.benchmarks.subject import make_subject
+from experiments.benchmarks.subject import check_equal, make_subject
 
 KIN = {
     'AtP': patching_effects,
@@ -22,10 +22,10 @@ KIN = {
 }
 
 
-def run(workdir: Path, *, shape: str, rows: int, rounds: int) -> dict[str, Any]:
+def run(workdir: Path, *, shape: str, rows: int, rounds: int, dtype: str) -> dict[str, Any]:
     """Measures the sum over prompts and positions of |(a - mean) gradient|, `[L, F]`."""
-    subject = make_subject(shape, workdir, rows=rows)
-    peers, absent = installed(subject.folder, subject.model.config, (TorchHooks,))
+    subject = make_subject(shape, workdir, rows=rows, dtype=dtype)
+    peers, absent = installed(subject.folder, subject.model.config, dtype, (TorchHooks,))
     answers, others = subject.answers
     batch = {
         'tokens': subject.tokens,
@@ -37,21 +37,17 @@ def run(workdir: Path, *, shape: str, rows: int, rounds: int) -> dict[str, Any]:
     @jax.jit
     def scores(model, batch, fill):
         activations, gradients = metric_gradients(model, batch)
-        return jnp.abs((activations - fill[:, None]) * gradients).sum((1, 2))
+        effects = (activations - fill[:, None]) * gradients.astype(jnp.float32)
+        return jnp.abs(effects).sum((1, 2))
 
     ours = lambda: jax.block_until_ready(scores(subject.model, batch, subject.fill))
     theirs = lambda peer: peer.attribution(subject.tokens, answers, others, subject.fill)
     runs = {OURS: ours, **{k: lambda peer=peer: theirs(peer) for k, peer in peers.items()}}
     if 'transformers' in peers:
-        np.testing.assert_allclose(runs[OURS](), runs['transformers'](), rtol=1e-2, atol=1e-4)
-    found, limit = compare(runs, rounds), machine()
+        check_equal(runs[OURS](), runs['transformers'](), subject.dtype)
+    found, limit = compare(runs, rounds), machine(dtype)
     flops = 2 * subject.flops  # forward, and backward to activations: weights take no gradient
-    rate = flops / found['seconds'][OURS]['cpu']
-    found |= {
-        'flops': flops,
-        'flops_per_cpu_second': rate,
-        'of_limit': rate / limit['flops_per_cpu_second'],
-    }
+    found |= against_limit(flops, found, limit)
     few = {name: values[: max(rows // 8, 1)] for name, values in batch.items()}
     kin = {name: _effects(effects, subject, few) for name, effects in KIN.items()}
     cases = {'attribution': found, 'an eighth of the prompts': compare(kin, rounds, base='AtP')}

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from cdjax.losses import linear_cka
-from experiments.benchmarks.measure import OURS, compare, machine
+from experiments.benchmarks.measure import OURS, against_limit, compare, machine
 
 SIZES = ((256, 1024), (1024, 1024), (1024, 4096))
 
@@ -25,11 +25,7 @@ def run(*, rounds: int) -> dict[str, Any]:
         result = compare(runs, rounds)
         # Two Gram matrices, and the gradient of one of them times x; or the other form's.
         gram, features = 2 * n * n * 3 * width, 2 * n * width * width * 5
-        flops = min(gram, features)
-        result['flops'] = flops
-        result['flops_per_cpu_second'] = flops / result['seconds'][OURS]['cpu']
-        result['of_limit'] = result['flops_per_cpu_second'] / limit['flops_per_cpu_second']
-        found[f'n={n} width={width}'] = result
+        found[f'n={n} width={width}'] = result | against_limit(min(gram, features), result, limit)
     return {'cases': found, 'absent': absent, 'machine': limit}
 
 

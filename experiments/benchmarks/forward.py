@@ -4,19 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from cdjax.models import Capture, Edit
-from experiments.benchmarks.measure import OURS, compare, machine
+from experiments.benchmarks.measure import OURS, against_limit, compare, machine
 from experiments.benchmarks.peers import installed
-from experiments.benchmarks.subject import make_subject
+from experiments.benchmarks.subject import check_equal, make_subject
 
 
-def run(workdir: Path, *, shape: str, rows: int, rounds: int) -> dict[str, Any]:
-    """Measures logits and neurons at the last position, float32, against all installed peers."""
-    subject = make_subject(shape, workdir, rows=rows)
+def run(workdir: Path, *, shape: str, rows: int, rounds: int, dtype: str) -> dict[str, Any]:
+    """Measures logits and neurons at the last position against all installed peers."""
+    subject = make_subject(shape, workdir, rows=rows, dtype=dtype)
     model, tokens = subject.model, subject.tokens
-    peers, absent = installed(subject.folder, model.config)
+    peers, absent = installed(subject.folder, model.config, dtype)
     edited = jax.jit(lambda m, t, edit: m(t, edits={'neurons': edit}, logits_at=-1)[0])
     capture = (Capture('neurons', positions=(-1,)),)
     reading = jax.jit(lambda m, t: m(t, capture=capture, logits_at=-1)[1]['neurons'][:, :, 0])
@@ -35,18 +34,13 @@ def run(workdir: Path, *, shape: str, rows: int, rounds: int) -> dict[str, Any]:
         ),
         'capture': (lambda: reading(model, tokens), lambda peer: peer.captured(tokens)),
     }
-    found, limit = {}, machine()
+    found, limit = {}, machine(dtype)
     for name, (ours, theirs) in cases.items():
         runs = {OURS: lambda ours=ours: jax.block_until_ready(ours())}
         runs |= {k: lambda peer=peer, theirs=theirs: theirs(peer) for k, peer in peers.items()}
         expected = runs[OURS]()
-        for peer in peers:  # who computes something else is not compared with
-            np.testing.assert_allclose(runs[peer](), expected, atol=1e-3, rtol=1e-3)
+        for peer in peers:
+            check_equal(expected, runs[peer](), subject.dtype)
         found[name] = compare(runs, rounds)
-        rate = subject.flops / found[name]['seconds'][OURS]['cpu']
-        found[name] |= {
-            'flops': subject.flops,
-            'flops_per_cpu_second': rate,
-            'of_limit': rate / limit['flops_per_cpu_second'],
-        }
+        found[name] |= against_limit(subject.flops, found[name], limit)
     return {'cases': found, 'absent': absent, 'machine': limit}

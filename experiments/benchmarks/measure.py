@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdjax.precision import exact_products
+
 OURS = 'cdjax'
 
 
@@ -60,26 +62,56 @@ def _ratio(taken, of_base, cpu):
     }
 
 
-def machine(size: int = 1024) -> dict[str, Any]:
-    """Returns what the machine can do: float32 products of `size`, and copies, a second."""
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)).astype(np.float32))
-    product = jax.jit(lambda x: jnp.matmul(x, x, precision=jax.lax.Precision.HIGHEST))
+def machine(dtype: str = 'float32') -> dict[str, Any]:
+    """Returns what this machine can do a second: products in `dtype`, and copies.
+
+    Copies are those of the host on a CPU, and within the memory of an accelerator.
+    """
+    on_cpu = jax.default_backend() == 'cpu'
+    size = 1024 if on_cpu else 8192
+    with exact_products(dtype):
+        product = (
+            jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((size, size), dtype)).compile()
+        )
+    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
     source = np.ones(1 << 25, np.float32)
     target = np.empty_like(source)
-    found = compare(
-        {
-            'product': lambda: jax.block_until_ready(product(x)),
-            'copy': lambda: np.copyto(target, source),
-        },
-        rounds=9,
-    )['seconds']
+    if on_cpu:
+        copy, moved = (lambda: np.copyto(target, source)), 2 * source.nbytes
+    else:
+        on_device = jnp.ones(1 << 28, jnp.float32)
+        add, moved = jax.jit(lambda x: x + 1), 2 * on_device.nbytes
+        copy = lambda: jax.block_until_ready(add(on_device))
+    runs = {'product': lambda: jax.block_until_ready(product(x)), 'copy': copy}
+    found = compare(runs, rounds=9)['seconds']
     return {
         'device': jax.devices()[0].device_kind,
         'cores': len(os.sched_getaffinity(0)),
+        'dtype': dtype,
         'flops_per_second': 2 * size**3 / found['product']['least'],
         'flops_per_cpu_second': 2 * size**3 / found['product']['cpu'],
-        'bytes_per_second': 2 * source.nbytes / found['copy']['least'],
+        'bytes_per_second': moved / found['copy']['least'],
     }
+
+
+def against_limit(
+    flops: float, found: Mapping[str, Any], limit: Mapping[str, Any]
+) -> dict[str, float]:
+    """Returns the rate of our calls, and its ratio to the products of the machine.
+
+    By CPU seconds on a CPU, where others may use the machine as well; by the clock elsewhere.
+
+    Args:
+        flops: of the products that a call needs.
+        found: what `compare` returns.
+        limit: what `machine` returns.
+    """
+    ours = found['seconds'][OURS]
+    if jax.default_backend() == 'cpu':
+        rate, most = flops / ours['cpu'], limit['flops_per_cpu_second']
+    else:
+        rate, most = flops / ours['median'], limit['flops_per_second']
+    return {'flops': flops, 'rate': rate, 'of_limit': rate / most}
 
 
 def exponent(sizes: list[int], seconds: list[float]) -> float:

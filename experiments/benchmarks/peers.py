@@ -1,12 +1,13 @@
 """The same model and the same interventions in what people use now, each where it is installed.
 
-A peer is made from a folder of our own Hugging Face export, and computes float32 logits and neurons
-of the last position of each row.
+A peer is made from a folder of our own Hugging Face export, and computes logits and neurons of the
+last position of each row, in the dtype and on the kind of device that ours run on.
 """
 
 import importlib.util
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from cdjax.models import LlamaConfig
@@ -17,12 +18,14 @@ class TorchHooks:
 
     package = 'transformers'
 
-    def __init__(self, folder: Path, config: LlamaConfig):
+    def __init__(self, folder: Path, config: LlamaConfig, dtype: str):
         import torch
         import transformers
 
-        self.torch = torch
-        self.model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.torch, self.dtype = torch, getattr(torch, dtype)
+        self.device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+        self.model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=self.dtype)
+        self.model.to(self.device)
         self.model.requires_grad_(False)
         self.downs = [block.mlp.down_proj for block in self.model.model.layers]
 
@@ -32,7 +35,7 @@ class TorchHooks:
             for n, down in enumerate(self.downs)
         ]
         try:
-            run = self.model(self.torch.as_tensor(tokens), use_cache=False, logits_to_keep=1)
+            run = self.model(self.ids(tokens), use_cache=False, logits_to_keep=1)
             return run.logits[:, -1]
         finally:
             for handle in handles:
@@ -41,14 +44,15 @@ class TorchHooks:
     def masked(self, tokens, masks, fill=None):
         """Returns logits `[B, V]` under tensors: masks `[L, B, 1, F]`, the rest at `fill` or 0."""
         with self.torch.inference_mode():
-            return self._run(tokens, lambda n, x: (_ablated(n, x, masks, fill),)).numpy()
+            logits = self._run(tokens, lambda n, x: (_ablated(n, x, masks, fill),))
+        return _on_host(logits)
 
     def captured(self, tokens):
         """Returns the neurons at the last position, `[L, B, F]`."""
         taken = []
         with self.torch.inference_mode():
             self._run(tokens, lambda _, x: taken.append(x[:, -1].clone()))
-        return self.torch.stack(taken).numpy()
+        return _on_host(self.torch.stack(taken))
 
     def attribution(self, tokens, answers, others, fill):
         """Attribution patching: the sum over problems and positions of (a - fill) * gradient."""
@@ -60,17 +64,23 @@ class TorchHooks:
             return (taken[-1],)
 
         logits = self._run(tokens, hook)
-        rows = torch.arange(len(tokens))
-        (
-            logits[rows, torch.as_tensor(answers)] - logits[rows, torch.as_tensor(others)]
-        ).sum().backward()
-        fill = torch.as_tensor(fill)
-        scores = [((x - f) * x.grad).abs().sum((0, 1)) for x, f in zip(taken, fill, strict=True)]
-        return torch.stack(scores).detach().numpy()
+        rows = torch.arange(len(tokens), device=self.device)
+        difference = logits[rows, self.ids(answers)] - logits[rows, self.ids(others)]
+        difference.sum().backward()
+        fill = torch.as_tensor(fill, device=self.device)
+        scores = [
+            ((x - f) * x.grad.float()).abs().sum((0, 1)) for x, f in zip(taken, fill, strict=True)
+        ]
+        return _on_host(torch.stack(scores).detach())
 
     def tensor(self, x):
-        """Returns a float32 tensor of an array, to be made before a call is timed."""
-        return self.torch.tensor(np.asarray(x, np.float32))
+        """Returns an array as a tensor of the model's dtype, to be made before a call is timed."""
+        x = np.asarray(x, np.float32)
+        return self.torch.tensor(x, dtype=self.dtype, device=self.device)
+
+    def ids(self, tokens):
+        """Returns tokens as a tensor where the model is."""
+        return self.torch.as_tensor(tokens, device=self.device)
 
 
 class NNsight(TorchHooks):
@@ -78,30 +88,30 @@ class NNsight(TorchHooks):
 
     package = 'nnsight'
 
-    def __init__(self, folder: Path, config: LlamaConfig):
-        super().__init__(folder, config)
+    def __init__(self, folder: Path, config: LlamaConfig, dtype: str):
+        super().__init__(folder, config, dtype)
         from nnsight import NNsight
 
         self.wrapped = NNsight(self.model)
 
     def masked(self, tokens, masks, fill=None):
         """Returns logits `[B, V]` under tensors: masks `[L, B, 1, F]`, the rest at `fill` or 0."""
-        tokens, wrapped = self.torch.as_tensor(tokens), self.wrapped
+        tokens, wrapped = self.ids(tokens), self.wrapped
         with self.torch.inference_mode(), wrapped.trace(tokens, use_cache=False, logits_to_keep=1):
             for n, block in enumerate(wrapped.model.layers):
                 down = block.mlp.down_proj
                 down.input = _ablated(n, down.input, masks, fill)
             logits = wrapped.output.logits.save()
-        return logits[:, -1].numpy()
+        return _on_host(logits[:, -1])
 
     def captured(self, tokens):
         """Returns the neurons at the last position, `[L, B, F]`."""
-        wrapped, tokens = self.wrapped, self.torch.as_tensor(tokens)
+        wrapped, tokens = self.wrapped, self.ids(tokens)
         with self.torch.inference_mode(), wrapped.trace(tokens, use_cache=False, logits_to_keep=1):
             taken = [].save()
             for block in wrapped.model.layers:
                 taken.append(block.mlp.down_proj.input[:, -1])
-        return self.torch.stack(taken).numpy()
+        return _on_host(self.torch.stack(taken))
 
 
 class TransformerLens(TorchHooks):
@@ -109,14 +119,14 @@ class TransformerLens(TorchHooks):
 
     package = 'transformer_lens'
 
-    def __init__(self, folder: Path, config: LlamaConfig):
-        super().__init__(folder, config)
+    def __init__(self, folder: Path, config: LlamaConfig, dtype: str):
+        super().__init__(folder, config, dtype)
         from transformer_lens.model_bridge import TransformerBridge
 
         self.bridge = TransformerBridge.boot_transformers(
             str(folder),
-            device='cpu',
-            dtype=self.torch.float32,
+            device=self.device,
+            dtype=self.dtype,
             hf_model=self.model,
         )
         self.sites = [f'blocks.{n}.mlp.out.hook_in' for n in range(config.num_layers)]
@@ -129,10 +139,12 @@ class TransformerLens(TorchHooks):
         hooks = [
             (site, lambda x, hook, n=n: hooked(x, hook, n)) for n, site in enumerate(self.sites)
         ]
-        logits = self.bridge.run_with_hooks(
-            self.torch.as_tensor(tokens), fwd_hooks=hooks, logits_to_keep=1
-        )
+        logits = self.bridge.run_with_hooks(self.ids(tokens), fwd_hooks=hooks, logits_to_keep=1)
         return logits[:, -1]
+
+
+def _on_host(x):
+    return x.float().cpu().numpy()
 
 
 def _ablated(n, x, masks, fill):
@@ -143,12 +155,12 @@ def _ablated(n, x, masks, fill):
 PEERS = (TorchHooks, NNsight, TransformerLens)
 
 
-def installed(folder: Path, config: LlamaConfig, peers=PEERS) -> tuple[dict, list[str]]:
+def installed(folder: Path, config: LlamaConfig, dtype: str, peers=PEERS) -> tuple[dict, list[str]]:
     """Returns the peers by name of their package, and the packages that are not installed."""
     found, absent = {}, []
     for peer in peers:
         if all(importlib.util.find_spec(name) for name in ('torch', peer.package)):
-            found[peer.package] = peer(folder, config)
+            found[peer.package] = peer(folder, config, dtype)
         else:
             absent.append(peer.package)
     return found, absent

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cdjax.data import Dataset, build_arithmetic_tokenizer
@@ -12,6 +13,7 @@ from cdjax.models import Llama, LlamaConfig, save_huggingface
 SHAPES = {
     # SmolLM2-135M.
     'smollm2': LlamaConfig(49152, 576, 1536, 30, 9, 3, 64, rope_theta=1e5, tie_embeddings=True),
+    'llama32_1b': LlamaConfig.preset('llama32_1b'),
     'small': LlamaConfig(4096, 256, 1024, 4, 8, 4, 32, tie_embeddings=True),
 }
 
@@ -21,7 +23,7 @@ class Subject:
     """A model, prompts of one length and a neuron mask for each of them.
 
     Attributes:
-        model: float32, random weights.
+        model: random weights.
         tokens: int `[B, T]`.
         masks: bool `[L, B, 1, F]`, half of the neurons.
         fill: float32 `[L, T, F]`.
@@ -37,6 +39,11 @@ class Subject:
     folder: Path
 
     @property
+    def dtype(self) -> jnp.dtype:
+        """That of the weights and of the computation."""
+        return self.model.embed.weight[...].dtype
+
+    @property
     def flops(self) -> float:
         """Products that logits of the last position need, 2 a parameter and token.
 
@@ -50,12 +57,14 @@ class Subject:
         return 2.0 * (self.tokens.size * everywhere + len(self.tokens) * at_the_end)
 
 
-def make_subject(shape: str, workdir: Path, *, rows: int, length: int = 8) -> Subject:
+def make_subject(
+    shape: str, workdir: Path, *, rows: int, dtype: str = 'float32', length: int = 8
+) -> Subject:
     """Returns the subject of a shape, its checkpoint written into `workdir`."""
     c = SHAPES[shape]
-    model = jax.jit(lambda key: Llama(c, key))(jax.random.key(0))
+    model = jax.jit(lambda key: Llama(c, key, dtype=jnp.dtype(dtype)))(jax.random.key(0))
     rng = np.random.default_rng(0)
-    folder = workdir / shape
+    folder = workdir / f'{shape}_{dtype}'
     if not folder.exists():
         save_huggingface(model, folder)
         build_arithmetic_tokenizer(9).save_pretrained(folder)  # some peers want one
@@ -67,6 +76,22 @@ def make_subject(shape: str, workdir: Path, *, rows: int, length: int = 8) -> Su
         rng.integers(0, c.vocab_size, (2, rows)),
         folder,
     )
+
+
+def check_equal(ours: np.ndarray, theirs: np.ndarray, dtype: jnp.dtype) -> None:
+    """Raises AssertionError where a peer computes something else: it is not compared with.
+
+    Args:
+        ours: what we return.
+        theirs: what the peer does.
+        dtype: of the computation; in 16 bits the two round differently in each layer.
+    """
+    ours, theirs = np.asarray(ours, np.float32), np.asarray(theirs, np.float32)
+    if dtype == jnp.float32:
+        np.testing.assert_allclose(theirs, ours, atol=1e-3, rtol=1e-2)
+        return
+    apart = np.linalg.norm(theirs - ours) / np.linalg.norm(ours)
+    assert apart < 0.05, f'answers are {apart:.3f} apart'
 
 
 def make_dataset(tokens: np.ndarray, answers: np.ndarray) -> Dataset:

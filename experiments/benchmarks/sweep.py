@@ -13,11 +13,13 @@ from experiments.benchmarks.peers import installed
 from experiments.benchmarks.subject import make_dataset, make_subject
 
 
-def run(workdir: Path, *, shape: str, rows: int, rounds: int, masks: int) -> dict[str, Any]:
+def run(
+    workdir: Path, *, shape: str, rows: int, rounds: int, dtype: str, masks: int
+) -> dict[str, Any]:
     """Measures a sweep; each peer runs its masked pass once for each mask."""
-    subject = make_subject(shape, workdir, rows=rows)
+    subject = make_subject(shape, workdir, rows=rows, dtype=dtype)
     model, tokens, c = subject.model, subject.tokens, subject.model.config
-    peers, absent = installed(subject.folder, c)
+    peers, absent = installed(subject.folder, c, dtype)
     dataset = make_dataset(tokens, subject.answers)
     sizes = np.geomspace(0.02, 0.2, masks)
     rng = np.random.default_rng(1)
@@ -34,7 +36,7 @@ def run(workdir: Path, *, shape: str, rows: int, rounds: int, masks: int) -> dic
 
     runs = {OURS: ours, **{k: lambda peer=peer: theirs(peer) for k, peer in peers.items()}}
     cases = {f'{masks} masks': compare(runs, rounds), 'ten sizes of a study': _study(rounds)}
-    return {'cases': cases, 'absent': absent, 'machine': machine()}
+    return {'cases': cases, 'absent': absent, 'machine': machine(dtype)}
 
 
 def _study(rounds):

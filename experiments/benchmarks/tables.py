@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cdjax.planning.targets import GIB
 from experiments.benchmarks.measure import OURS
 
 
@@ -16,8 +17,7 @@ def _section(name, found):
         m = found['machine']
         lines += [
             f'Limits of this {m["device"]} on {m["cores"]} core(s), in the same run: '
-            f'{m["flops_per_cpu_second"] / 1e9:.0f} GFLOP/s a core in float32 products, '
-            f'{m["bytes_per_second"] / 1e9:.0f} GB/s in copies.',
+            f'{_products(m)}, {m["bytes_per_second"] / 1e9:.0f} GB/s in copies.',
             '',
         ]
     if found.get('absent'):
@@ -25,6 +25,14 @@ def _section(name, found):
     if 'curves' in found:
         lines += ['| grows | sizes | CPU seconds | exponent | why |', '|---|---|---|---|---|']
         lines += [_curve(*curve) for curve in found['curves'].items()]
+    elif 'programs' in found:
+        lines += [
+            '| program | ms | TFLOP | MFU | of the limit | GiB used | planned | used / planned |',
+            '|---|---|---|---|---|---|---|---|',
+        ]
+        lines += [_program(*program) for program in found['programs'].items()]
+        lines += ['', 'Share of the busy time by kernel:', '']
+        lines += [_kernels(*program) for program in found['programs'].items()]
     elif 'cases' in found:
         lines += [
             '| case | program | seconds | CPU s | over the first (low to high) | by CPU s |',
@@ -36,6 +44,33 @@ def _section(name, found):
         lines += ['| figure | value |', '|---|---|']
         lines += [f'| {key} | {value} |' for key, value in found.items()]
     return '\n'.join([*lines, ''])
+
+
+def _products(m):
+    if m['device'] == 'cpu':
+        return f'{m["flops_per_cpu_second"] / 1e9:.0f} GFLOP/s a core in {m["dtype"]} products'
+    return f'{m["flops_per_second"] / 1e12:.0f} TFLOP/s in {m["dtype"]} products'
+
+
+def _program(name, found):
+    share = lambda value: '' if value is None else f'{value:.0%}'
+    used, planned = found['peak_bytes'], found.get('planned_bytes')
+    cells = [
+        name,
+        f'{found["seconds"]["median"] * 1e3:.3g}',
+        f'{found["useful_flops"] / 1e12:.3g}',
+        share(found['mfu']),
+        share(found['of_limit']),
+        '' if used is None else f'{used / GIB:.2f}',
+        '' if planned is None else f'{planned / GIB:.2f}',
+        '' if used is None or planned is None else f'{used / planned:.3f}',
+    ]
+    return f'| {" | ".join(cells)} |'
+
+
+def _kernels(name, found):
+    kernels = ', '.join(f'`{kernel}` {part:.0%}' for kernel, part in found['kernels'].items())
+    return f'- {name}: {kernels}'
 
 
 def _row(case, program, result):

@@ -12,10 +12,9 @@ from cdjax.distillation.readings import READINGS
 from cdjax.errors import InputError
 from cdjax.models import SITES
 from cdjax.models.llama import REMAT_POLICIES
-from cdjax.studies.arms import STARTS, ArmsConfig
+from cdjax.studies.arms import CIRCUITS_OF, STARTS, ArmsConfig
 from cdjax.studies.pipeline import PipelineConfig
-from cdjax.training import distillation
-from cdjax.training.distillation import DistillationConfig
+from cdjax.training.distillation_config import FROM_NOTHING, DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig
 from cdjax.training.schedules import WEIGHT_SCHEDULES
@@ -62,7 +61,7 @@ def define_distillation_flags() -> None:
     )
     flags.DEFINE_float('init_std', default.init_std, "Deviation of a new student's first matrices.")
     define_alignment_flags()
-    define_training_flags(default, distillation.FROM_NOTHING)
+    define_training_flags(default, FROM_NOTHING)
     flags.DEFINE_integer(
         'evaluate_every', ArmsConfig().evaluate_every, 'Steps between evaluations on unseen forms.'
     )
@@ -240,6 +239,19 @@ def define_arms_flags() -> None:
         "Method that finds circuits in every student, to see whether the teacher's mechanism moved "
         '(learned: searches again, which takes long); not looked at if not given.',
     )
+    flags.DEFINE_enum(
+        'arm_circuits',
+        default.circuits,
+        list(CIRCUITS_OF),
+        'Circuits that arms are made of: those that a search finds, or those that were planted in '
+        'the teacher.',
+    )
+    flags.DEFINE_list(
+        'training_problems',
+        list(default.training_problems),
+        'Smaller shares, in problems, with which all students are distilled as well: accuracy '
+        'against the number of training problems.',
+    )
     flags.DEFINE_integer(
         'head_start_steps',
         default.head_start_steps,
@@ -253,10 +265,7 @@ def arms_from_flags() -> ArmsConfig:
     Raises:
         InputError: a value out of range, or an unknown arm or start.
     """
-    try:
-        seeds = tuple(int(seed) for seed in FLAGS.seeds)
-    except ValueError:
-        raise InputError(f'seeds={",".join(FLAGS.seeds)}: write integers such as 0,1,2') from None
+    seeds, problems = integers('seeds', '0,1,2'), integers('training_problems', '40,80')
     return ArmsConfig(
         distillation=distillation_from_flags(),
         alignment=alignment_from_flags(),
@@ -267,4 +276,15 @@ def arms_from_flags() -> ArmsConfig:
         evaluate_every=FLAGS.evaluate_every,
         mechanism=FLAGS.mechanism,
         primary=None if FLAGS.primary is None else tuple(FLAGS.primary),
+        circuits=FLAGS.arm_circuits,
+        training_problems=problems,
     )
+
+
+def integers(name: str, example: str) -> tuple[int, ...]:
+    """Returns the numbers of a flag that lists some."""
+    try:
+        return tuple(int(number) for number in FLAGS[name].value)
+    except ValueError:
+        listed = ','.join(FLAGS[name].value)
+        raise InputError(f'{name}={listed}: write integers such as {example}') from None

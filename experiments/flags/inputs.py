@@ -5,6 +5,7 @@ import dataclasses
 from absl import flags, logging
 
 from cdjax.data import TASKS, ArithmeticTask
+from cdjax.data.limits import Limits
 from cdjax.errors import InputError
 from cdjax.models.config import PRESETS
 from cdjax.studies.inputs import TEACHER_DTYPES, InputsConfig
@@ -62,6 +63,63 @@ def define_task_flags() -> None:
     )
     flags.DEFINE_float('test', inputs.test, 'Part of all canonical forms that is held out.')
     flags.DEFINE_integer('split_seed', inputs.split_seed, 'Seed of the split by canonical form.')
+
+
+@group('What students are asked beside their problems')
+def define_reach_flags() -> None:
+    """Defines how far students are followed: beyond the share, and into what they know else.
+
+    See `reaching`.
+    """
+    flags.DEFINE_list(
+        'share_high',
+        [],
+        'Largest operand that distillation may use: one number for all operands, or one for each '
+        'in its place. Students are measured on unseen problems beyond it too.',
+    )
+    flags.DEFINE_string(
+        'share_where',
+        Limits().label,
+        'Label of the problems that distillation may use, LABEL=VALUE; any if not given.',
+    )
+    flags.DEFINE_string(
+        'rival',
+        InputsConfig().rival,
+        'Task of the same prompts whose answers go by another rule: how often students give them '
+        'beyond the share.',
+    )
+    flags.DEFINE_string(
+        'text',
+        InputsConfig().text,
+        'Text file whose perplexity is measured before and after: what students forget.',
+    )
+    flags.DEFINE_list(
+        'other_tasks',
+        list(InputsConfig().other_tasks),
+        'Tasks on which students are measured before and after: generated ones, or paths of jsonl.',
+    )
+
+
+def reaching(inputs: InputsConfig) -> InputsConfig:
+    """Returns inputs whose students are followed as far as the flags say.
+
+    Raises:
+        InputError: a limit that is no number, or an unknown task.
+    """
+    try:
+        high = tuple(int(number) for number in FLAGS.share_high)
+    except ValueError:
+        raise InputError(
+            f'share_high={",".join(FLAGS.share_high)}: write integers such as 14 or 14,19,19'
+        ) from None
+    limits = Limits(high, FLAGS.share_where)
+    return dataclasses.replace(
+        inputs,
+        limits=limits,
+        rival=FLAGS.rival,
+        text=FLAGS.text,
+        other_tasks=tuple(FLAGS.other_tasks),
+    )
 
 
 def problems_from_flags() -> InputsConfig:

@@ -18,11 +18,7 @@ def define_run_flags(workdir: str) -> None:
     """
     default = RunOptions()
     flags.DEFINE_string('workdir', workdir, 'Folder of the run.')
-    flags.DEFINE_bool(
-        'dry_run',
-        False,
-        'Print configuration, stages, steps and memory, and what of it is done; run nothing.',
-    )
+    define_dry_run_flag('configuration, stages, steps and memory, and what of it is done')
     flags.DEFINE_integer('checkpoint_every', default.checkpoint_every, 'Steps between checkpoints.')
     flags.DEFINE_string(
         'profile_steps',
@@ -41,6 +37,26 @@ def define_run_flags(workdir: str) -> None:
         'takes the memory of one more gradient.',
     )
     define_pass_flag()
+
+
+@group('The run')
+def define_dry_run_flag(what: str) -> None:
+    """Defines the flag that has a launcher print `what`, and end there."""
+    flags.DEFINE_bool('dry_run', False, f'Print {what}; run nothing.')
+
+
+@group('The run')
+def define_workers_flag(parts: str) -> None:
+    """Defines how many parts of a run are done at once; see `run_options`.
+
+    Args:
+        parts: what they are, for the help.
+    """
+    flags.DEFINE_integer(
+        'workers',
+        RunOptions().workers,
+        f'Processes that do {parts} at once, each with its share of the CPU cores.',
+    )
 
 
 @group('The run')
@@ -67,6 +83,7 @@ def run_options() -> RunOptions:
         profile_steps=_profile_steps(),
         check_gradients=FLAGS.check_gradients,
         diagnose_every=FLAGS.diagnose_every,
+        workers=FLAGS.workers if 'workers' in FLAGS else RunOptions().workers,
         **passes,
     )
 

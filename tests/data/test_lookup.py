@@ -48,3 +48,22 @@ def test_counterfactuals_are_of_the_same_class(tokenizer):
         classes = [of[tuple(tokens)] for tokens in dataset.counterfactual_tokens]
         assert (classes == dataset.labels[label]).all()
         assert (dataset.counterfactual_answers != dataset.answers).all()
+
+
+def test_the_tasks_of_two_cues_agree_where_the_cues_do(tokenizer):
+    second, third = (encode_task(task, tokenizer) for task in ('lookup_second', 'lookup_third'))
+    np.testing.assert_array_equal(second.prompts, third.prompts)
+    numbers = np.array([p.strip('=').split('+') for p in second.prompts], int)
+    agree = second.labels['cues'] == second.label_names['cues'].index('agree')
+    np.testing.assert_array_equal(agree, numbers[:, 1] % 2 == numbers[:, 2] % 2)
+    np.testing.assert_array_equal(agree, third.labels['cues'] == 0)
+    assert agree.mean() == 0.5
+    same = second.answers == third.answers
+    assert same[agree].all()
+    assert same[~agree].mean() < 0.1
+    for dataset, column in ((second, 1), (third, 2)):
+        odd = dataset.labels['table'] == dataset.label_names['table'].index('odd')
+        np.testing.assert_array_equal(odd, numbers[:, column] % 2 == 1)
+        for rows in (odd, ~odd):  # a table of the first operand
+            both = np.stack([numbers[rows, 0], dataset.answers[rows]], 1)
+            assert len(np.unique(both, axis=0)) == 31

@@ -83,3 +83,10 @@ def test_every_pair_of_arms_once_and_those_that_are_too_close():
     assert found['rest']['nearly'] == found['nearly']['rest']
     assert set(too_close(found, 'circuits')) == {'nearly'}
     assert too_close(found, 'kd') == {}
+
+
+def test_arms_that_compare_in_other_ways_are_told_apart_by_that():
+    arms = {'circuits': BASE, 'fitnets': dataclasses.replace(BASE, similarity='linear_map')}
+    found = headroom(arms, dict.fromkeys(arms, ACTIVATIONS))
+    assert found == {'circuits': {'fitnets': None}, 'fitnets': {'circuits': None}}
+    assert too_close(found, 'circuits') == {}

@@ -21,6 +21,7 @@ NOT_RUN = {
     'runs/planted/teachers': 'a teacher that those hours train',
     'benchmark': 'minutes on a quiet machine; tests/experiments/test_benchmarks.py runs the suites',
     '--target=v5e': 'the compiler of a TPU; tests/planning compile for it where it is installed',
+    '--target=h200': 'the compiler of a GPU, likewise',
     'llama31_8b --random_weights': '16 GB of weights; tests/models run the shapes',
     'meta-llama': 'a checkpoint of the hub, behind a licence',
     '--check': 'imports torch; tests/models/test_conversion.py runs it',

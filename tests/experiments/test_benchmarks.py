@@ -9,8 +9,19 @@ import pytest
 from artefacts import disagreements
 
 from cdjax.models import Llama, LlamaConfig
+from cdjax.parallel.mesh import one_device
 from cdjax.run.results import to_text
-from experiments.benchmarks import attribution, distillation, forward, growth, sweep, training
+from experiments.benchmarks import (
+    attribution,
+    demo,
+    devices,
+    distillation,
+    forward,
+    growth,
+    programs,
+    sweep,
+    training,
+)
 from experiments.benchmarks.figure import draw
 from experiments.benchmarks.measure import OURS, compare, exponent
 from experiments.benchmarks.subject import SHAPES
@@ -46,7 +57,7 @@ def test_ratios_are_theirs_over_ours(monkeypatch):
 def test_a_suite_compares_with_transformers(tmp_path, monkeypatch, suite, options):
     """Within the suites, logits, neurons and scores are asserted equal to the peers'."""
     monkeypatch.setattr(attribution, 'KIN', {'AtP': attribution.KIN['AtP']})
-    found = suite.run(tmp_path, shape='small', rows=4, rounds=1, **options)
+    found = suite.run(tmp_path, shape='small', rows=4, rounds=1, dtype='float32', **options)
     assert 'transformers' not in found['absent']
     cases = list(found['cases'].values())
     for case in cases if suite is forward else cases[:1]:
@@ -75,6 +86,52 @@ def test_steps_that_are_timed_are_steps():
         training.discovery_steps(TINY, 8, classes=2),
     ):
         assert all(np.isfinite(call()['loss']).all() for _ in range(2))
+
+
+def test_programs_of_a_run_are_measured_in_processes_of_their_own():
+    jobs = programs.make_jobs(TINY, TINY, length=4, tokens_per_pass=32, batch_size=8)
+    found = programs.run({'distill': jobs['distill']}, rounds=1)
+    assert set(found['programs']) == {'distill: teacher pass', 'distill: student step'}
+    written = json.loads(to_text({'suite': 'programs', **found}))
+    assert disagreements('programs', written) == []
+    assert '| distill: student step |' in to_markdown({'programs': found})
+
+
+def test_arguments_of_programs_are_what_a_run_would_give_them():
+    """So the step that is measured trains: its loss is finite, and it goes on from its state."""
+    jobs = programs.make_jobs(TINY, TINY, length=4, tokens_per_pass=32, batch_size=8)
+    with jax.set_mesh(one_device()):
+        for job in jobs.values():
+            *_, step = job.programs(one_device())
+            state, batch, *rest = programs.random_arguments(step)
+            assert (np.asarray(batch['lengths']) == 4).all()
+            for _ in range(2):
+                state, metrics = step.step(state, batch, *rest)
+            assert np.isfinite(metrics['loss'])
+            assert int(state.step) == 2
+
+
+def test_devices_of_a_training_step_are_a_curve(monkeypatch):
+    monkeypatch.setattr(devices, 'STUDENT', TINY)
+    monkeypatch.setattr(devices, 'ROWS', 8)
+    monkeypatch.setattr(devices, 'cpu_seconds', devices.measure)  # here there are several
+    monkeypatch.setattr(growth, 'CURVES', {'devices of a training step': ((1, 2), 'a reason')})
+    (curve,) = growth.run(rounds=1)['curves'].values()
+    assert curve['sizes'] == [1, 2]
+    assert min(curve['cpu_seconds']) > 0
+
+
+def test_stages_of_a_demo_end_where_its_log_says_so(tmp_path, monkeypatch):
+    script = tmp_path / 'experiments' / 'pipeline.py'
+    script.parent.mkdir()
+    lines = ('pipeline: 2 trainings', 'discover: teacher: 3 steps in 2 s', 'warning: none')
+    script.write_text('\n'.join(f'print({line!r})' for line in (*lines, 'kd: 1 step in 1 s')))
+    monkeypatch.setattr(demo, 'ROOT', tmp_path)
+    (case,) = demo.run(tmp_path)['cases'].values()
+    stages = [demo.START, 'discover: teacher', 'kd', demo.REST, demo.WHOLE]
+    assert list(case['seconds']) == stages
+    parts = sum(case['seconds'][name]['median'] for name in stages[:-1])
+    assert parts == pytest.approx(case['seconds'][demo.WHOLE]['median'])
 
 
 def test_steps_are_over_the_first_program(monkeypatch):

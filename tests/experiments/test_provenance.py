@@ -70,6 +70,7 @@ def outcomes(tmp_path_factory):
     of_file = f'--circuits={folder}/on_file/circuits/teacher.safetensors'
     second = {
         'evaluate': [*evaluate, *common],
+        'evaluate_dry': [*evaluate, *common, f'--output={folder}/new', '--dry_run'],
         'evaluate_split': [*evaluate, *other_split],
         'evaluate_test': [*evaluate, *common, '--test=0.5'],
         'evaluate_task': [*evaluate, *common, '--high=8'],
@@ -100,6 +101,18 @@ def test_the_same_flags_go_on(outcomes):
     _, done, then, _ = outcomes
     for outcome in (*done.values(), then['evaluate'], then['distill']):
         assert outcome.code == 0, outcome.err
+
+
+def test_an_evaluation_says_what_it_will_measure(outcomes):
+    """With --dry_run that is all; `new` is looked for below."""
+    done, dry = outcomes.then['evaluate'].out, outcomes.then['evaluate_dry']
+    assert (dry.code, dry.err) == (0, '')
+    first, *others = dry.out.splitlines()
+    line, _, output = first.partition('; to ')
+    assert output == f'{outcomes.folder}/new'
+    assert done.startswith(line)
+    assert '  study.sizes = [0.1]' in others
+    assert others[-1] == 'nothing was claimed, loaded or written'
 
 
 @pytest.mark.parametrize('name', ['evaluate_split', 'evaluate_test', 'distill_split'])

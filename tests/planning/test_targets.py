@@ -57,11 +57,18 @@ def test_an_absent_compiler_is_named_with_the_command_that_installs_it(tmp_path,
 def test_a_compiler_in_its_folder_is_seen_by_the_compiling_process_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('PYTHONPATH', 'mine')
+    monkeypatch.delenv('XLA_FLAGS', raising=False)
     (tmp_path / '.compilers/libtpu').mkdir(parents=True)
     environment = compiler_environment(parse_target('v5e:4x4'))
     assert environment['PYTHONPATH'].split(':') == [str(tmp_path / '.compilers'), 'mine']
     assert environment['JAX_PLATFORMS'] == 'cpu'
     assert environment['TPU_SKIP_MDS_QUERY'] == '1'
+    assert 'XLA_FLAGS' not in environment
+    # Triton may find no tiles for a product where there is no GPU to try them on.
+    (tmp_path / '.compilers/jax_cuda12_plugin').mkdir(parents=True)
+    monkeypatch.setenv('XLA_FLAGS', '--mine')
+    environment = compiler_environment(parse_target('h200x1'))
+    assert environment['XLA_FLAGS'] == '--mine --xla_gpu_enable_triton_gemm=false'
 
 
 def test_the_compilers_are_those_that_jax_pins():

@@ -4,7 +4,7 @@ import numpy as np
 import planted_toy as toy
 import pytest
 
-from cdjax.planted.recovery import mean_recovery, recovery
+from cdjax.planted.recovery import mean_recovery, parts_found, recovery
 
 ROWS = np.arange(6)
 
@@ -63,3 +63,18 @@ def test_one_mask_for_all_problems():
 
 def test_means_leave_out_what_is_not_there():
     assert mean_recovery([{'a': 1.0, 'b': None}, {'a': 0.0, 'b': None}]) == {'a': 0.5, 'b': None}
+
+
+def test_parts_of_a_class_are_found_by_what_it_has_over_the_others():
+    parts = np.zeros((2, 1, 8), bool)
+    parts[0, 0, [0, 1]] = parts[1, 0, [2, 3]] = True
+    # Neuron 4 is first for both classes, and so for neither.
+    both = scores([4, 0, 1], [4, 2, 3])
+    assert parts_found(both, parts) == {'auroc': 1.0, 'precision': 1.0}
+    mixed = scores([0, 5], [2, 3])
+    # Class 0: neuron 0 before 5 before five that are tied, of which 1 is one, before 2 and 3.
+    found = parts_found(mixed, parts)
+    pairs = [6, 5 - 3 + 3 * 0.5]  # of the six others, those that come behind neurons 0 and 1
+    assert found['auroc'] == pytest.approx((sum(pairs) / 12 + 1) / 2)
+    assert found['precision'] == pytest.approx((0.5 + 1) / 2)
+    assert parts_found(both[:1], parts[:1]) == {'auroc': None, 'precision': None}

@@ -16,7 +16,11 @@ pytestmark = pytest.mark.optimised
 TASKS = {
     'lookup': 'lookup',
     'null': 'lookup',
+    'order': 'lookup_order',
+    'towers': 'lookup_two',
 }
+# Which table is read is harder to tell where no token shows it.
+LEAST_RIGHT = {'order': 0.93}
 
 
 @pytest.mark.parametrize('name', TASKS)
@@ -29,20 +33,21 @@ def test_it_is_small_and_whole(name):
     model = inputs.load_teacher(toy.one_device())
     truth.check_belongs(name, model=model_hash(model))
     unseen = inputs.dataset[inputs.split.test]
-    assert predict(model, unseen, mesh=toy.one_device()).accuracy >= 0.99
+    assert predict(model, unseen, mesh=toy.one_device()).accuracy >= LEAST_RIGHT.get(name, 0.99)
     assert truth.plan.empty == (name == 'null')
     assert bool(truth.causal_size) == (name != 'null')
 
 
-def test_circuits_do_what_they_are_planted_for():
-    """Asked of the model once more, on a hundred problems."""
-    folder = PLANTED_TEACHERS / 'lookup'
+@pytest.mark.parametrize('name', [name for name in TASKS if name != 'null'])
+def test_circuits_do_what_they_are_planted_for(name):
+    """Asked of the model once more, on some of the problems."""
+    folder = PLANTED_TEACHERS / name
     inputs, truth = (
-        Inputs(InputsConfig(task='lookup', teacher=str(folder))),
+        Inputs(InputsConfig(task=TASKS[name], teacher=str(folder))),
         GroundTruth.load(folder),
     )
     model = inputs.load_teacher(toy.one_device())
-    rows = inputs.split.test[::7]
+    rows = inputs.split.test[::7] if name == 'lookup' else inputs.split.test
     fill = neuron_means(model, inputs.dataset[inputs.split.train], mesh=toy.one_device())
     classes = truth.assignments[rows]
     answered = lambda masks: (
@@ -56,9 +61,10 @@ def test_circuits_do_what_they_are_planted_for():
         ).probability
     )
     circuits = truth.plan.circuits
-    assert answered(circuits).mean() > 0.9
-    assert answered(truth.necessary).mean() > 0.8, 'what is necessary is enough, too'
+    whole = answered(np.ones_like(circuits)).mean()
+    assert answered(circuits).mean() > 0.9 * whole
+    assert answered(truth.necessary).mean() > 0.8 * whole, 'what is necessary is enough, too'
     # A right answer by chance has probability 1/31.
     assert answered(np.roll(circuits, 1, axis=0)).mean() < 0.1
     assert answered(~truth.specific).mean() < 0.1
-    assert answered(~np.roll(truth.specific, 1, axis=0)).mean() > 0.8
+    assert answered(~np.roll(truth.specific, 1, axis=0)).mean() > 0.8 * whole

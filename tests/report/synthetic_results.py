@@ -8,6 +8,9 @@ from cdjax.circuits.classes import CLASSES
 from cdjax.circuits.methods import LEARNED, METHODS, ONE_MASK, RANDOM_MASKS
 from cdjax.distillation.arms import ARMS, arms_by_default
 from cdjax.studies.arms import summarise
+from cdjax.studies.by_problems import by_problems
+from cdjax.studies.costs import summarise_costs
+from cdjax.studies.equal_flops import at_equal_flops
 
 SHARES = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
 # Share at which the circuits of a method are half way.
@@ -273,11 +276,29 @@ def make_start(gains, *, seeds=(0, 1, 2), base=0.5, spread=0.02, first=None, arm
                     'losses': [[1000, 0.5, 0.2]],
                     'cka_all': 0.5,
                     'cka_circuits': None if arm == 'wrong' else 0.4,
+                    'by_class': [end, end],
+                    'confidence': 0.7,
+                    'ece': abs(end - 0.7),
+                    'brier': 1 - end,
+                    'beyond': end / 2,
+                    'rival': None,
+                    'perplexity': None,
+                    'others': None,
                 }
             )
     aligned = [arm for arm in arms if ARMS[arm].align is not None]
     headroom = {a: {b: 0.9 for b in aligned if b != a} for a in aligned}
-    return {'table': summarise(runs, arms), 'runs': runs, 'first': first, 'headroom': headroom}
+    table = summarise(runs, arms)
+    half = [{**row, 'accuracies': [0.7 * a for a in row['accuracies']]} for row in table]
+    return {
+        'table': table,
+        'runs': runs,
+        'first': first,
+        'headroom': headroom,
+        'costs': summarise_costs(runs),
+        'equal_flops': at_equal_flops(runs, dict.fromkeys(arms, 2e6)) if 'kd' in arms else [],
+        'by_problems': by_problems({92: half, 184: table}),
+    }
 
 
 def make_neurons(classes=4, operands=3, values=5):

@@ -30,7 +30,8 @@ from cdjax.run.results import to_text
 
 VOID = {'meta', 'br', 'hr', 'img', 'link', 'input'}
 TEN_MEGABYTES = 10_000_000
-FIRST = {'unseen': [0.3, 0.3, 0.3], 'share': [0.3, 0.3, 0.3]}
+NUMBER = r'[+−]?\d+\.\d+'
+FIRST = {'unseen': [0.3] * 3, 'share': [0.3] * 3, 'perplexity': [None] * 3, 'others': [0.8] * 3}
 SHAPES = {
     'two starts': {
         'starts': {'nothing': make_start({}), 'partial': make_start({}, first=FIRST)},
@@ -222,6 +223,13 @@ def test_what_a_sceptic_asks_of_neurons_and_arms_is_on_the_page_and_on_the_termi
     for shown in (cells, text):
         assert re.search(rf'{re.escape(row["title"])} +{row["p"]:.3f} +{row["p_holm"]:.3f}', shown)
         assert re.search(r'random masks +0\.64', shown)
+    assert {'figure-problems-nothing', 'figure-costs-nothing'} <= set(
+        re.findall(r'id="(.*?)"', page)
+    )
+    shift = 100 * (0.7 * (row['mean']) - start['table'][0]['mean'])
+    assert f'class circuits with 92 minus KD with 184: {shift:.1f}'.replace('-', '−') in text
+    ece = next(told for told in start['costs'] if told['arm'] == 'circuits')['ece']
+    assert re.search(rf'class circuits +{ece["mean"]:.3f}  {NUMBER} \[', text)
     assert re.search(r'targets of 1 of 2 are like that of class circuits', cells)
     assert 'Model family Llama' in re.sub(r'\s+', ' ', cells)
 

@@ -105,3 +105,17 @@ def test_other_processes_say_nothing(stream, monkeypatch, tty):
 def test_times_are_told_as_people_tell_them():
     told = [module._seconds(s) for s in (0.25, 12.4, 61, 3599, 7800)]
     assert told == ['0.2 s', '12 s', '1 min 1 s', '59 min 59 s', '2 h 10 min']
+
+
+def test_one_of_several_processes_writes_lines_with_its_name(stream, clock, monkeypatch):
+    monkeypatch.setattr(module, '_one_of_several', [])
+    stream.isatty = lambda: True
+    module.write_lines('mean-0')
+    for description in ('learn masks: one_mask', 'discover: mean-0'):
+        with progress(2, description) as lines:
+            clock[0] += 1.0
+            lines.update(2)
+    assert stream.getvalue().splitlines() == [
+        'mean-0: learn masks: one_mask: 2 steps in 1.0 s',
+        'discover: mean-0: 2 steps in 1.0 s',
+    ]

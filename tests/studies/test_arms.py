@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from cdjax.studies import arms
 from cdjax.studies.arms import (
     ArmsConfig,
     evaluated_rows,
-    measure_alignment,
+    measure_unseen,
     summarise,
     train_head_start,
 )
@@ -145,17 +146,21 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     monkeypatch.setattr(
         arms,
         'answer_logits_and_activations',
-        lambda *_, layers, **__: (None, stack[:, list(layers)].astype(np.float32)),
+        lambda *_, layers, **__: (np.zeros((n, 4)), stack[:, list(layers)].astype(np.float32)),
     )
     # assignments are of all problems, neurons of `rows` alone
     by_row = lambda circuit: dataclasses.replace(circuit, assignments=classes[np.argsort(rows)])
     store = TeacherStore(np.zeros((n, 1)), teacher_neurons[:, 1:].astype(np.float32), (1,), 1)
-    measure = lambda *circuits: measure_alignment(
-        None, None, store, rows, Given(GIVEN.alignment, rows, *circuits), mesh=None
+    problems = SimpleNamespace(answers=np.zeros(n, int))
+    measure = lambda *circuits: measure_unseen(
+        None, problems, store, rows, Given(GIVEN.alignment, rows, *circuits), mesh=None
     )
     both = measure(by_row(teacher), by_row(student_circuit))
     assert both['cka_circuits'] == pytest.approx(1, abs=1e-3)
     assert abs(both['cka_all']) < 0.2
+    # Of four tokens that are equally likely the first is answered, and it is right.
+    assert (both['confidence'], both['ece']) == pytest.approx((0.25, 0.75))
+    assert both['by_class'] == [1.0] * K
     against_all = measure(by_row(teacher))
     assert abs(against_all['cka_circuits']) < 0.2
 
@@ -171,6 +176,8 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
         ({'seeds': (1, 1)}, 'each of them once'),
         ({'seeds': (-1,)}, 'seeds=-1 must not be negative'),
         ({'evaluate_every': 0}, 'evaluate_every=0'),
+        ({'circuits': 'real'}, 'circuits=real: choose from found, planted'),
+        ({'training_problems': (8, 8)}, 'training_problems=8,8: name each of them once'),
         ({'alignment': Alignment(site='mlp_out')}, 'leave out circuits, random, wrong'),
     ],
 )

@@ -13,6 +13,7 @@ import toy_study as toy
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.data import ArithmeticTask, save_tokenizer
+from cdjax.data.limits import Limits
 from cdjax.data.training_data import FILE, TrainingData, training_data_file
 from cdjax.errors import InputError
 from cdjax.models import Llama, LlamaConfig, save_huggingface
@@ -284,3 +285,30 @@ def test_a_checkpoint_that_was_trained_on_is_another_one(teacher):
     assert differing == {'teacher_weights', 'student_weights'}
     random = Inputs(dataclasses.replace(config, random_weights=True)).facts()
     assert random['teacher_weights'] is random['student_weights'] is None
+
+
+def test_limits_leave_the_teachers_problems_and_measure_what_is_beyond(teacher):
+    config = InputsConfig(
+        toy.TASK, teacher=str(teacher), test=0.25, share=0.5, limits=Limits((9, 4))
+    )
+    inputs, whole = Inputs(config), toy.rows()
+    second = np.array([int(prompt[2]) for prompt in inputs.dataset.prompts])
+    np.testing.assert_array_equal(inputs.split.train, whole.train)
+    assert (second[inputs.split.share] <= 4).all()
+    assert (second[inputs.split.test] <= 4).all()
+    assert (second[inputs.beyond] > 4).all()
+    both = np.sort(np.concatenate([inputs.split.test, inputs.beyond]))
+    np.testing.assert_array_equal(both, whole.test)
+    fewer = inputs.with_share(10)
+    assert np.isin(fewer.split.share, inputs.split.share).all()
+    assert len(inputs.split.share) > 10, 'the first ones are as they were'
+    with pytest.raises(InputError, match='leaves no problem held out beyond'):
+        Inputs(dataclasses.replace(config, limits=Limits((9,))))
+
+
+def test_a_rival_has_the_same_prompts(teacher):
+    limited = InputsConfig(toy.TASK, teacher=str(teacher), limits=Limits((4,)))
+    with pytest.raises(InputError, match='rival=lookup_two has other prompts'):
+        Inputs(dataclasses.replace(limited, rival='lookup_two'))
+    with pytest.raises(InputError, match='set share_where or share_high too'):
+        InputsConfig(toy.TASK, rival='lookup_two')

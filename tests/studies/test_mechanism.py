@@ -13,10 +13,11 @@ from cdjax.circuits.methods import METHODS
 from cdjax.circuits.methods.method import Context
 from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
+from cdjax.evaluation.selectivity import specific_parts
 from cdjax.inference.means import neuron_means
 from cdjax.models import save_huggingface
-from cdjax.report.mechanism_dots import mechanism_dots
-from cdjax.report.mechanism_table import mechanism_table
+from cdjax.report.arm_figures import mechanism_table
+from cdjax.report.figure_dots import mechanism_dots
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.mechanism import MEASURES, Mechanism, MechanismConfig, summarise_mechanism
 from cdjax.studies.run import Run
@@ -45,15 +46,19 @@ def mechanism(run):
 
 
 def test_a_teacher_has_its_own_mechanism_and_another_model_has_not(mechanism):
-    itself = mechanism.measure(toy.model(), 'itself')
+    own = specific_parts(mechanism._teacher.masks)
+    itself = mechanism.measure(toy.model(), 'itself', own)
     assert itself['interchange'] == itself['correlation'] == pytest.approx(1)
     assert itself['selectivity'] == pytest.approx(itself['teacher_selectivity'])
     assert itself['interchange_unpatched'] == 0, 'moved answers are not those before'
     assert 0 < itself['moved'] <= 1
     assert itself['kept'] == pytest.approx(itself['only'] / itself['accuracy'])
     assert itself['faithful'] == (itself['kept'] >= 0.9)
-    other = mechanism.measure(toy.model(seed=4), 'other')
+    other = mechanism.measure(toy.model(seed=4), 'other', own)
     assert other['interchange'] < 0.5
+    # The circuits are cut from the ranking that is asked for what is each one's own.
+    assert itself['auroc'] > 0.75 > other['auroc']
+    assert itself['precision'] > other['precision']
     assert other['teacher_selectivity'] == itself['teacher_selectivity']
     assert 0 <= other['classes'] <= 1
 
@@ -94,7 +99,7 @@ def test_the_table_is_told_and_drawn():
     found = {'table': table, 'runs': RUNS, 'mechanism': rows}
     text = mechanism_table({'nothing': found, 'partial': {'table': table}})
     assert 'interchange accuracy' in text
-    assert '+0.40 [' in text
+    assert '+0.400 [' in text
     assert '1 of 2 students' in text
     assert max(map(len, text.splitlines())) <= 100
     chart = mechanism_dots('nothing', found)

@@ -3,20 +3,31 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 import toy_study as toy
 from artefacts import disagreements
+from etils import epath
 from forks import ROOT
 
 from cdjax.errors import InputError
+from cdjax.parallel.mesh import make_mesh
 from cdjax.planted.ground_truth import GroundTruth
 from cdjax.planted.plan import PlanConfig
 from cdjax.planted.training import PlantConfig
 from cdjax.run.options import RunOptions
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.run import Run
-from cdjax.studies.settle import PROTOCOLS, ComparisonProtocol, PlantedProtocol, protocol, settle
+from cdjax.studies.settle import (
+    PROTOCOLS,
+    ComparisonProtocol,
+    PlantedProtocol,
+    comparison,
+    planted,
+    protocol,
+    settle,
+)
 from cdjax.studies.settle.comparison import compare
 from cdjax.studies.settle.protocol import LOOKUP_TEACHER, Claim, protocol_hash
 from cdjax.studies.teacher import TeacherConfig, TeacherShape
@@ -41,7 +52,12 @@ PLANTED = PlantedProtocol(TEACHER, (0,), (0,), DISCOVERY, (0,), problems=20)
 @pytest.fixture(scope='module')
 def settled(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'settle'
-    return workdir, settle(PLANTED, workdir, mesh=toy.one_device(), options=OPTIONS)
+    options = dataclasses.replace(OPTIONS, workers=3)
+    with pytest.MonkeyPatch.context() as patch:
+        asked = toy.hire_workers(patch, planted)
+        results = settle(PLANTED, workdir, mesh=toy.one_device(), options=options)
+    assert asked == {'planted-0': 3, 'null-0': 3}
+    return workdir, results
 
 
 def test_an_untrained_teacher_passes_no_gate(settled):
@@ -57,6 +73,18 @@ def test_an_untrained_teacher_passes_no_gate(settled):
     for name in ('planted-0-0', 'null-0-0'):
         text = json.loads((workdir / 'results' / f'{name}.json').read_text())
         assert disagreements('results/KIND-TEACHER-SEED.json', text) == []
+
+
+def test_workers_are_asked_for_what_is_not_there_yet(settled, tmp_path, monkeypatch):
+    workdir, results = settled
+    asked = toy.hire_workers(monkeypatch, planted)
+    options = dataclasses.replace(OPTIONS, workers=3)
+    assert settle(PLANTED, workdir, mesh=toy.one_device(), options=options) == results
+    assert asked == {}
+    both = make_mesh(devices=jax.devices()[:2])
+    with pytest.raises(InputError, match='workers=3 share out the CPU cores'):
+        settle(PLANTED, tmp_path / 'other', mesh=both, options=options)
+    assert not (tmp_path / 'other').exists()
 
 
 def test_the_ground_truth_lies_beside_the_teacher(settled):
@@ -165,8 +193,9 @@ def test_a_reduced_protocol_is_another_one():
         protocol('planted', InputsConfig(), (0,))
 
 
-def test_masks_and_rankings_are_compared_problem_by_problem(settled, tmp_path):
+def test_masks_and_rankings_are_compared_problem_by_problem(settled, tmp_path, monkeypatch):
     workdir, _ = settled
+    asked = toy.hire_workers(monkeypatch, comparison)
     inputs = dataclasses.replace(
         TEACHER.inputs, teacher=str(workdir / 'teachers' / 'planted-0' / 'model')
     )
@@ -187,8 +216,10 @@ def test_masks_and_rankings_are_compared_problem_by_problem(settled, tmp_path):
         ),
         problems=20,
     )
-    run = Run(Inputs(inputs), tmp_path, toy.one_device(), OPTIONS)
+    options = dataclasses.replace(OPTIONS, workers=2)
+    run = Run(Inputs(inputs), epath.Path(tmp_path), toy.one_device(), options)
     found = compare(compared, run)['mean']
+    assert asked == {'mean-0': 2, 'mean-attribution': 2}
     stored = json.loads((tmp_path / 'results' / 'mean-0.json').read_text())
     assert disagreements('results/ABLATION-SEED.json', stored) == []
     # What operator classes keep was not measured, so nothing is said of it.

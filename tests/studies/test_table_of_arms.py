@@ -14,6 +14,7 @@ from artefacts import disagreements
 
 from cdjax import studies
 from cdjax.data import save_tokenizer
+from cdjax.data.limits import Limits
 from cdjax.distillation import shards
 from cdjax.distillation.alignment import Alignment
 from cdjax.models import Llama, load_huggingface, save_huggingface
@@ -42,10 +43,17 @@ def config(tmp_path_factory):
     for name, shape, seed in (('teacher', TEACHER, 0), ('student', STUDENT, 1)):
         model = Llama(shape, jax.random.key(seed), init_std=0.5)
         save_huggingface(model, folder / name, tokenizer_from=folder / 'tokenizer')
+    (folder / 'text.txt').write_text('1+2=3 ' * 40)
+    (folder / 'other.jsonl').write_text(
+        ''.join(f'{{"prompt": "{n}*2=", "answer": {2 * n}}}\n' for n in (2, 3, 4))
+    )
     inputs = InputsConfig(
         toy.TASK,
         share=0.5,
         test=0.25,
+        limits=Limits((8,)),
+        text=str(folder / 'text.txt'),
+        other_tasks=(str(folder / 'other.jsonl'),),
         teacher=str(folder / 'teacher'),
         student=str(folder / 'student'),
     )
@@ -68,6 +76,7 @@ def config(tmp_path_factory):
             primary=('circuits', 'random_equal'),
             mechanism='mean_activation',
             max_problems=30,
+            training_problems=(40,),
         ),
         layer_pairs='depth',
         rediscover=(),
@@ -101,6 +110,16 @@ def test_a_pair_of_checkpoints_ends_in_a_table_and_in_students(config, table):
     assert found['runs'][0]['pairs'] == [[0, 1], [1, 2]]
     assert found['primary']['arm'] == 'circuits'
     assert set(found['headroom']) == {'circuits', 'random_equal'}
+    (few,) = found['by_problems']['arms'][:1]
+    assert (few['arm'], len(few['means'])) == ('kd', 2)
+    assert len(found['by_problems']['problems']) == 2
+    assert found['by_problems']['problems'][0] <= 40
+    assert few['means'][1] == found['table'][0]['mean']
+    of_kd = next(run for run in found['runs'] if run['arm'] == 'kd')
+    assert found['costs'][0]['perplexity']['values'] == [of_kd['perplexity']]
+    assert of_kd['beyond'] is not None
+    assert len(of_kd['other_tasks']) == 1
+    assert found['first']['perplexity'][0] > 1
     for arm in ARMS:
         student = load_huggingface(workdir / 'students' / f'checkpoint-{arm}-0')
         assert student.config == STUDENT
@@ -118,15 +137,19 @@ def test_arms_of_one_shape_share_their_step(table):
 def test_every_file_is_as_its_page_says(table):
     workdir = table[0]
     for section, pattern in {
-        'results/arms/START-ARM-SEED.json': 'results/arms/*',
+        'results/arms/START-ARM-SEED.json': '**/results/arms/*',
         'results/mechanism/START-ARM-SEED.json': 'results/mechanism/*',
         'results/headroom/START.json': 'results/headroom/*',
         'results/start_START.json': 'results/start_*.json',
+        'results/step_flops/START.json': 'results/step_flops/*',
     }.items():
         files = sorted(workdir.glob(pattern))
         assert files, section
         for file in files:
             assert disagreements(section, read_json(file)) == [], file
+    starts = {'checkpoint': table[1]}
+    known = [text for text in disagreements('arms.json', {'version': 2, 'starts': starts})]
+    assert known == []
 
 
 def test_arms_and_seeds_are_added_to_a_finished_table(config, table, monkeypatch):
@@ -144,10 +167,8 @@ def test_arms_and_seeds_are_added_to_a_finished_table(config, table, monkeypatch
     assert again == found
     more = run(config, workdir, arms=MORE, seeds=(0, 1))
     assert toy.compilations('step') == compiled
-    assert trained == [
-        'distill: wrong, seed 0',
-        *(f'distill: {arm}, seed 1' for arm in MORE),
-    ]
+    added = ['distill: wrong, seed 0', *(f'distill: {arm}, seed 1' for arm in MORE)]
+    assert trained == 2 * added, 'with all problems, and with fewer'
     assert [row['arm'] for row in more['table']] == list(MORE)
     assert more['table'][1]['accuracies'][0] == found['table'][1]['accuracies'][0]
     assert more['table'][1]['seeds'] == [0, 1]

@@ -79,7 +79,8 @@ def test_selective_circuits_have_to_work():
     assert tuning.most_selective([setting('one', 0.9, selective=None)], (0.05,)) is None
 
 
-def test_settings_are_searched_and_told(tmp_path):
+def test_settings_are_searched_and_told(tmp_path, monkeypatch):
+    asked = toy.hire_workers(monkeypatch, tuning)
     save_tokenizer(toy.tokenizer(), tmp_path / 'tokenizer')
     save_huggingface(toy.model(), tmp_path / 'teacher', tokenizer_from=tmp_path / 'tokenizer')
     inputs = InputsConfig(toy.TASK, share=0.5, test=0.25, teacher=str(tmp_path / 'teacher'))
@@ -92,10 +93,11 @@ def test_settings_are_searched_and_told(tmp_path):
         finalists=1,
         problems=20,
     )
-    run = lambda c: tuning.tune(
-        c, tmp_path / 'run', mesh=toy.one_device(), options=RunOptions(check_gradients=False)
-    )
+    options = RunOptions(check_gradients=False, workers=4)
+    run = lambda c: tuning.tune(c, tmp_path / 'run', mesh=toy.one_device(), options=options)
     found = run(config)
+    names = [f'setting {at}, seed {seed}' for seed in (0, 1) for at in (0, 1)]
+    assert asked == dict.fromkeys(names, 4)
     text = json.loads((tmp_path / 'run' / 'tuning.json').read_text())
     assert disagreements('tuning.json', text) == []
     assert [s['seeds'] for s in found['settings']] == [[0, 1], [0, 1]]

@@ -6,7 +6,7 @@ from cdjax.data.arithmetic import ArithmeticTask
 from cdjax.data.dataset import Dataset
 from cdjax.data.examples import encode_problems
 from cdjax.data.task_file import read_task_file
-from cdjax.data.tasks.lookup import operator_lookup, order_lookup
+from cdjax.data.tasks.lookup import cued_lookup, operator_lookup, order_lookup
 from cdjax.data.tasks.modular_addition import modular_addition
 from cdjax.data.tasks.task import TASKS, Task
 
@@ -19,6 +19,8 @@ TASKS.add(modular_addition())
 TASKS.add(operator_lookup())
 TASKS.add(operator_lookup('lookup_two', tables=2))
 TASKS.add(order_lookup())
+TASKS.add(cued_lookup('lookup_second', 0))
+TASKS.add(cued_lookup('lookup_third', 1))
 
 
 def encode_task(

@@ -4,6 +4,8 @@ The class of a problem says which table is read, and by which operand. A network
 seconds, and a class has no answer that another lacks: no answer tells which class it is from.
 """
 
+import itertools
+
 import numpy as np
 
 from cdjax.data.examples import Example
@@ -11,6 +13,7 @@ from cdjax.data.expressions import OPERATORS, SIGNS
 from cdjax.data.tasks.task import Task
 
 NUMBERS = 31
+CUES = 8  # numbers that a cue is one of
 
 
 def operator_lookup(key: str = 'lookup', tables: int = 4) -> Task:
@@ -44,11 +47,43 @@ def order_lookup() -> Task:
     return Task('lookup_order', 'two tables, told apart by which operand is larger', examples)
 
 
+def cued_lookup(key: str, cue: int) -> Task:
+    """Returns the task `a + b + c =` whose table, π_0(a) or π_1(a), one of two cues tells.
+
+    Cues are the parities of b and of c, numbers from 0 to 7. The two tasks of the two cues have the
+    same prompts, and the same answers wherever the cues agree: there, answers cannot tell which of
+    the two rules a model goes by. Labels are `table`, the class, and `cues`, agree or differ.
+
+    Args:
+        key: of the task.
+        cue: 0 for that of b, 1 for that of c.
+    """
+    tables = _tables(2)
+
+    def examples() -> list[Example]:
+        found = []
+        for a, b, c in itertools.product(range(NUMBERS), range(CUES), range(CUES)):
+            table = (b, c)[cue] % 2
+            labels = {
+                'table': ('even', 'odd')[table],
+                'cues': 'agree' if b % 2 == c % 2 else 'differ',
+            }
+            found.append(Example(f'{a}+{b}+{c}=', str(tables[table, a]), labels=labels))
+        return found
+
+    return Task(key, f'two tables, told apart by the parity of operand {cue + 2}', examples)
+
+
+def _tables(number: int) -> np.ndarray:
+    """Returns permutations of the numbers, int `[number, NUMBERS]`."""
+    return np.random.default_rng(0).permuted(np.tile(np.arange(NUMBERS), (number, 1)), axis=1)
+
+
 def _examples(
     cases: list[tuple[int, str, int, int]], label: str, names: list[str]
 ) -> list[Example]:
     """Returns an example for each (a, operator, b, class)."""
-    tables = np.random.default_rng(0).permuted(np.tile(np.arange(NUMBERS), (len(names), 1)), axis=1)
+    tables = _tables(len(names))
     return [
         Example(
             f'{a}{operator}{b}=',

@@ -34,11 +34,15 @@ def other_interchange(given: Given) -> Alignment:
 
 
 def _patching(given: Given, masks: np.ndarray) -> Alignment:
-    student = given.student_masks
-    student = blocks(given) if student is None else specific_parts(student)
-    aligned = given.within_classes(masks, student)
+    aligned = given.within_classes(masks, own_parts(given))
     # One activation is put in at all positions; how activations are read plays no part.
     return dataclasses.replace(aligned, similarity=BY_INTERCHANGE, memory=0)
+
+
+def own_parts(given: Given) -> np.ndarray:
+    """Returns the student's neurons that are to be each class's own, bool `[K, L, U]`."""
+    student = given.student_masks
+    return blocks(given) if student is None else specific_parts(student)
 
 
 def blocks(given: Given) -> np.ndarray:

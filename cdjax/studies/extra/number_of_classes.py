@@ -1,6 +1,7 @@
 """Does the number of classes matter? The text has it that its precise value is not critical."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from cdjax.studies.searches import (
     keep_at_sizes,
     mean_with_interval,
     search,
+    search_ahead,
     study_sizes,
 )
 from cdjax.studies.study import (
@@ -63,6 +65,12 @@ def number_of_classes(
         problems = run.inputs.dataset[rows]
         neurons = run.teacher.config.num_neurons
         sizes = study_sizes(context, neurons)
+        searches = {
+            _name(K, seed): functools.partial(_discover, context, K, seed)
+            for K in counts
+            for seed in seeds
+        }
+        search_ahead(context, searches)
         only, bits = [], []
         for num_classes in counts:
             circuits = [_discover(context, num_classes, seed) for seed in seeds]
@@ -88,10 +96,14 @@ def _search(discovery: DiscoveryConfig, num_classes: int, seed: int) -> Discover
     return dataclasses.replace(discovery, objective=objective, num_classes=num_classes, seed=seed)
 
 
+def _name(num_classes: int, seed: int) -> str:
+    return f'{num_classes}-{seed}'
+
+
 def _discover(context: Context, num_classes: int, seed: int) -> Circuit:
     config = _search(context.discovery, num_classes, seed)
     what = f'discover: {count(num_classes, "class", "classes")}, seed {seed}'
-    return search(context, f'{num_classes}-{seed}', config, what)['teacher']
+    return search(context, _name(num_classes, seed), config, what)['teacher']
 
 
 def _only(

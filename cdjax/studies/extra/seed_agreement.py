@@ -1,17 +1,19 @@
 """Does another seed find the same circuits and the same classes?"""
 
+import functools
 import itertools
 from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import Mesh
 
+from cdjax.circuits.circuit import Circuit
 from cdjax.evaluation.classes import agreement
 from cdjax.evaluation.matching import chance_of_matching, matched_overlap
 from cdjax.studies.circuits import learned_rows
 from cdjax.studies.circuits.living import find_living
 from cdjax.studies.inputs import Inputs
-from cdjax.studies.searches import search, study_sizes, with_seed
+from cdjax.studies.searches import search, search_ahead, study_sizes, with_seed
 from cdjax.studies.study import STUDIES, Context, Result, Section, Study, Table
 from cdjax.training.discovery import DiscoveryConfig, check_discovery
 from cdjax.wording import count, exact_percent, number, sentence
@@ -33,12 +35,9 @@ def seed_agreement(key: str = 'seed_agreement', seeds: Sequence[int] = (0, 1, 2,
 
     def measure(context: Context) -> Result:
         run = context.run
-        circuits = [
-            search(
-                context, str(seed), with_seed(context.discovery, seed), f'discover: seed {seed}'
-            )['teacher']
-            for seed in seeds
-        ]
+        searches = {str(seed): functools.partial(_discover, context, seed) for seed in seeds}
+        search_ahead(context, searches)
+        circuits = [discover() for discover in searches.values()]
         learned = run.inputs.dataset[learned_rows(run.inputs.split, context.evaluation)]
         living = find_living(run.teacher, learned, circuits[0].fill, **run.passes)
         sizes = study_sizes(context, run.teacher.config.num_neurons)
@@ -68,6 +67,11 @@ def seed_agreement(key: str = 'seed_agreement', seeds: Sequence[int] = (0, 1, 2,
         }
 
     return Study(key, 'Whether seeds agree', measure, present, check)
+
+
+def _discover(context: Context, seed: int) -> Circuit:
+    config = with_seed(context.discovery, seed)
+    return search(context, str(seed), config, f'discover: seed {seed}')['teacher']
 
 
 def present(result: Result) -> Section:

@@ -1,12 +1,14 @@
 """What does selectivity cost in sufficiency? Searches that ask for it more and more."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
+from cdjax.circuits.circuit import Circuit
 from cdjax.colours import PALETTE
 from cdjax.evaluation.statistics import student_interval
 from cdjax.studies.circuits import unseen_rows
@@ -17,6 +19,7 @@ from cdjax.studies.searches import (
     keep_and_take_out,
     mean_with_interval,
     search,
+    search_ahead,
     study_sizes,
     with_seed,
 )
@@ -56,6 +59,13 @@ def selectivity_front(
 
     def measure(context: Context) -> Result:
         sizes = study_sizes(context, context.run.teacher.config.num_neurons)
+        searches = {
+            _name(form, w, seed): functools.partial(_discover, context, form, w, seed)
+            for form in FORMS
+            for w in weights
+            for seed in seeds
+        }
+        search_ahead(context, searches)
         points = [
             [[_measure(context, form, w, seed, sizes) for seed in seeds] for w in weights]
             for form in FORMS
@@ -82,13 +92,21 @@ def _search(discovery: DiscoveryConfig, form: str, weight: float, seed: int) -> 
     return with_seed(dataclasses.replace(discovery, objective=objective), seed)
 
 
+def _name(form: str, weight: float, seed: int) -> str:
+    return f'{form}-{weight:g}-{seed}'
+
+
+def _discover(context: Context, form: str, weight: float, seed: int) -> Circuit:
+    config = _search(context.discovery, form, weight, seed)
+    what = f'discover: {TITLES[form]}, weight {weight:g}, seed {seed}'
+    return search(context, _name(form, weight, seed), config, what)['teacher']
+
+
 def _measure(
     context: Context, form: str, weight: float, seed: int, sizes: Sequence[int]
 ) -> list[dict[str, float | None]]:
     """Returns sufficiency, and selectivity of the specific parts, of one search at each size."""
-    config = _search(context.discovery, form, weight, seed)
-    what = f'discover: {TITLES[form]}, weight {weight:g}, seed {seed}'
-    circuit = search(context, f'{form}-{weight:g}-{seed}', config, what)['teacher']
+    circuit = _discover(context, form, weight, seed)
     rows = unseen_rows(context.run.inputs.split, context.evaluation)
     return keep_and_take_out(
         ablated_model(context, circuit), circuit, circuit.assignments[rows], sizes

@@ -11,6 +11,7 @@ from cdjax.parallel.mesh import one_device
 from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.run.results import from_text, stored
+from cdjax.run.workers import check_workers
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.methods import check_methods
 from cdjax.studies.outlook import Announce, Outlook, no_announcement
@@ -97,7 +98,7 @@ def settle(
         gates: the folder of a run of the gates alone, whose results are taken; if None, gates are
             run in `gates/` of the folder.
         stop_at_gates: whether nothing is compared where a gate is not passed.
-        options: what trainings write and check on the way.
+        options: what trainings write and check on the way, and how many of them run at once.
         announce: is told what is going to be done, before anything is loaded or claimed.
 
     Returns:
@@ -109,6 +110,7 @@ def settle(
     """
     facts = {'protocol': protocol_hash(protocol), **dataclasses.asdict(protocol)}
     mesh = one_device() if mesh is None else mesh
+    check_workers(options.workers, mesh)
     compared = isinstance(protocol, ComparisonProtocol)
     if not compared and not (gates is None and stop_at_gates):
         raise InputError(

@@ -1,6 +1,7 @@
 """What masks and classes are worth in a teacher whose circuits nobody knows."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from cdjax.circuits.methods import LEARNED, ONE_MASK
 from cdjax.evaluation.classes import answer_information
 from cdjax.inference.means import neuron_means
 from cdjax.run.results import stored
+from cdjax.run.workers import work_ahead
 from cdjax.studies.circuits import Ablated, CircuitStudyConfig, unseen_rows
 from cdjax.studies.circuits.config import sizes_in_neurons
 from cdjax.studies.discovery import discover_circuits
@@ -34,6 +36,7 @@ def compare(protocol: ComparisonProtocol, run: Run) -> dict[str, Any]:
         the answer's probability with only the circuits, by size; and `bits[ARM]`, what its classes
         tell of the answer.
     """
+    _work_ahead(protocol, run)
     found = {}
     for ablation, resampled in protocol.ablations:
         attribution = _attribution(protocol, run, ablation)
@@ -47,6 +50,21 @@ def compare(protocol: ComparisonProtocol, run: Run) -> dict[str, Any]:
             },
         }
     return found
+
+
+def _work_ahead(protocol: ComparisonProtocol, run: Run) -> None:
+    """Asks several workers for all seeds and rankings that are not there yet."""
+    jobs = {
+        f'{ablation}-{seed}': functools.partial(_seed, protocol, run, ablation, resampled, seed)
+        for ablation, resampled in protocol.ablations
+        for seed in protocol.seeds
+    } | {
+        f'{ablation}-{ATTRIBUTION}': functools.partial(_attribution, protocol, run, ablation)
+        for ablation, _ in protocol.ablations
+    }
+    results = run.workdir / 'results'
+    missing = {name: job for name, job in jobs.items() if not (results / f'{name}.json').exists()}
+    work_ahead(missing, run.options.workers)
 
 
 def _seed(protocol, run, ablation, resampled, seed) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.methods.learned_masks import search_for
 from cdjax.evaluation.classes import agreement
 from cdjax.evaluation.selectivity import specific_parts
+from cdjax.parallel.mesh import one_device
 from cdjax.planted.ground_truth import GroundTruth
 from cdjax.planted.recovery import recovery
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
+from cdjax.run.workers import work_ahead
 from cdjax.studies.circuits import Ablated, CircuitStudyConfig, unseen_rows
 from cdjax.studies.circuits.selective import selectivities
 from cdjax.studies.discovery import discover_circuits
@@ -51,12 +53,10 @@ def settle_planted(
         'planted': (protocol.teachers, protocol.planted),
         'null': (protocol.nulls, protocol.null),
     }
+    _work_ahead(protocol, kinds, workdir, options)
     found = {
         kind: [
-            [
-                _measured(protocol, kind, teacher, config(teacher), seed, workdir, mesh, options)
-                for seed in protocol.seeds
-            ]
+            _teacher(protocol, kind, teacher, config(teacher), workdir, options, mesh)
             for teacher in teachers
         ]
         for kind, (teachers, config) in kinds.items()
@@ -73,6 +73,29 @@ def settle_planted(
         'passed': all(verdict['verdict'] == SUPPORTED for verdict in verdicts),
         **found,
     }
+
+
+def _work_ahead(protocol, kinds, workdir, options) -> None:
+    """Asks several workers for all teachers, and what is found in each, that are not there yet."""
+    there = lambda name: (workdir / 'results' / f'{name}.json').exists()
+    jobs = {
+        f'{kind}-{teacher}': functools.partial(
+            _teacher, protocol, kind, teacher, config(teacher), workdir, options
+        )
+        for kind, (teachers, config) in kinds.items()
+        for teacher in teachers
+        if not all(there(f'{kind}-{teacher}-{seed}') for seed in protocol.seeds)
+    }
+    work_ahead(jobs, options.workers)
+
+
+def _teacher(protocol, kind, teacher, config, workdir, options, mesh=None) -> list[dict[str, Any]]:
+    """Returns what each seed finds in one teacher, on one device if there is no mesh."""
+    mesh = one_device() if mesh is None else mesh
+    return [
+        _measured(protocol, kind, teacher, config, seed, workdir, mesh, options)
+        for seed in protocol.seeds
+    ]
 
 
 def _measured(protocol, kind, teacher, config, seed, workdir, mesh, options) -> dict[str, Any]:

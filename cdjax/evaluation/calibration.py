@@ -1,0 +1,36 @@
+"""Whether a model is as sure of its answers as it is right."""
+
+import numpy as np
+
+BINS = 15
+
+
+def calibration(logits: np.ndarray, answers: np.ndarray, *, bins: int = BINS) -> dict[str, float]:
+    """Returns how the probabilities of a model's answers agree with what is right.
+
+    Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599.
+
+    Args:
+        logits: float `[N, V]`, at the answer position.
+        answers: int `[N]`, the right tokens.
+        bins: of the confidence, of equal width.
+
+    Returns:
+        `confidence`, the mean probability of the likeliest token; `ece`, the expected calibration
+        error, `Σ_b n_b/N |right_b − confidence_b|` over the bins; and `brier`,
+        `mean_i Σ_v (p_iv − y_iv)²` with y the right answer, from 0 to 2: the lower, the better.
+    """
+    N = len(answers)
+    squares, confidence, of_answer, right = (np.empty(N) for _ in range(4))
+    for i, row in enumerate(logits):  # a vocabulary may be large: one row at a time
+        p = np.exp(row.astype(np.float64) - row.max())
+        p /= p.sum()
+        squares[i], confidence[i], of_answer[i] = p @ p, p.max(), p[answers[i]]
+        right[i] = row.argmax() == answers[i]
+    bin_N = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_N, right - confidence, minlength=bins)
+    return {
+        'confidence': float(confidence.mean()),
+        'ece': float(np.abs(gaps).sum() / N),
+        'brier': float((squares - 2 * of_answer + 1).mean()),
+    }

@@ -1,0 +1,127 @@
+"""Figures of the students of each arm beside their accuracy, and what they differ from KD by."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cdjax.report.names import arm_name, start_name
+from cdjax.studies.costs import COSTS
+from cdjax.studies.mechanism import MEASURES
+from cdjax.wording import ABSENT, number, points, points_interval
+
+
+def mechanism_table(starts: Mapping[str, Any]) -> str:
+    """Returns whether the mechanism moved, means over seeds and differences from KD, as text.
+
+    Args:
+        starts: what `Pipeline.compare_arms` returns; starts without a `mechanism` are left out.
+    """
+    names = {key: name for key, (name, _) in MEASURES.items()}
+    return _tables(starts, 'mechanism', 'Mechanism of students', names)
+
+
+def costs_table(starts: Mapping[str, Any]) -> str:
+    """Returns what else is told of students, means over seeds and differences from KD, as text.
+
+    Args:
+        starts: what `Pipeline.compare_arms` returns.
+    """
+    return _tables(starts, 'costs', 'Beside the accuracy of students', COSTS)
+
+
+def problems_table(starts: Mapping[str, Any]) -> str:
+    """Returns mean accuracies by arm and training problems, and what alignment saves of these.
+
+    Args:
+        starts: what `Pipeline.compare_arms` returns; starts without `by_problems` are left out.
+    """
+    lines = []
+    for start, found in starts.items():
+        told = found.get('by_problems')
+        if not told:
+            continue
+        titles = {row['arm']: row['title'] for row in found['table']}
+        lines += [
+            *([''] if lines else []),
+            f'Accuracy on unseen problems by training problems, from {start_name(start)}',
+            f'{"":36}' + ''.join(f'{n:>8,}' for n in told['problems']),
+        ]
+        for row in told['arms']:
+            cells = ''.join(f'{100 * mean:>8.1f}' for mean in row['means'])
+            lines.append(f'{titles[row["arm"]]:<36}{cells}')
+        lines += [f'    {line}' for line in map(saved_text, told['saves'])]
+    return '\n'.join(lines)
+
+
+def saved_text(saved: Mapping[str, Any]) -> str:
+    """Returns how an arm with some problems compares with KD with twice as many, in a line."""
+    interval = f' {points_interval(saved["interval"])}' if saved['interval'] else ''
+    return (
+        f'{arm_name(saved["arm"])} with {saved["problems"]:,} minus KD with '
+        f'{saved["kd_problems"]:,}: {points(saved["difference"])}{interval} points'
+    )
+
+
+def flops_table(starts: Mapping[str, Any]) -> str:
+    """Returns what a step of each arm costs, and its accuracy at the FLOPs of KD, as text.
+
+    Args:
+        starts: what `Pipeline.compare_arms` returns; starts without KD are left out.
+    """
+    lines = []
+    for start, found in starts.items():
+        told = found.get('equal_flops')
+        if not told or len(told) < 2:
+            continue
+        titles = {row['arm']: row['title'] for row in found['table']}
+        kd = next(row['step_flops'] for row in told if 'gain' not in row)
+        lines += [
+            *([''] if lines else []),
+            f'Accuracy on unseen problems at the FLOPs of KD, from {start_name(start)}',
+            f'{"":36}{"FLOPs of a step":>17}{"steps":>8}{"mean":>8}  gain over KD, points',
+        ]
+        for row in told:
+            gain = ''
+            if row.get('gain') is not None:
+                gain = points(row['gain'])
+                gain += f' {points_interval(row["gain_interval"])}' if row['gain_interval'] else ''
+            mean = ABSENT if row['mean'] is None else f'{100 * row["mean"]:.1f}'
+            cost = f'{number(row["step_flops"] / kd)} × KD'
+            lines.append(
+                f'{titles[row["arm"]]:<36}{cost:>17}{row["steps"]:>8,.0f}{mean:>8}  {gain}'.rstrip()
+            )
+    return '\n'.join(lines)
+
+
+def _tables(starts, field: str, title: str, names: Mapping[str, str]) -> str:
+    lines = []
+    for start, found in starts.items():
+        rows = found.get(field)
+        if not rows:
+            continue
+        titles = {row['arm']: row['title'] for row in found['table']}
+        lines += [
+            *([''] if lines else []),
+            f'{title} from {start_name(start)}:',
+            'mean, and difference from KD [95 % interval]',
+        ]
+        for key in [key for key in names if key in rows[0]]:
+            lines.append(f'  {names[key]}')
+            for row in rows:
+                mean, of_kd = number(row[key]['mean'], 3), gain_text(row[key])
+                seeds = f'{len(row[key]["values"])} of {row["seeds"]} students'
+                line = f'    {titles[row["arm"]]:<36}{mean:>6}  {of_kd:<22}{seeds:>18}'
+                lines.append(line.rstrip())
+            before = [x for x in (found.get('first') or {}).get(key, ()) if x is not None]
+            if before:
+                mean = number(sum(before) / len(before), 3)
+                lines.append(f'    {"before distillation":<36}{mean:>6}')
+    return '\n'.join(lines)
+
+
+def gain_text(told: Mapping[str, Any]) -> str:
+    """Returns a difference from KD with its interval, where there are any."""
+    if told.get('gain') is None:
+        return ABSENT
+    gain = number(told['gain'], 3, signed=True)
+    interval = told['gain_interval']
+    return gain if interval is None else f'{gain} [{", ".join(number(x, 3) for x in interval)}]'
