@@ -30,7 +30,7 @@ setup(
         # torch is the reference that the tests compare with; see constraints.txt.
         'test': [
             'pytest>=8,<10',
-            'pytest-xdist>=3.6,<4',
+            'pytest-xdist>=3.7,<4',
             'ruff>=0.15,<0.18',
             'torch>=2.6',
             'gguf>=0.10',
