@@ -30,6 +30,7 @@ from experiments.benchmarks import (
     attribution,
     checkpoint_memory,
     cka,
+    demo,
     distillation,
     edit_memory,
     forward,
@@ -58,6 +59,7 @@ SPEED = {
     'training': lambda _: training.run(shape=FLAGS.shape, rows=FLAGS.rows, rounds=FLAGS.rounds),
     'growth': lambda _: growth.run(rounds=FLAGS.rounds),
     'startup': lambda folder: startup.run(folder, rounds=FLAGS.rounds),
+    'demo': demo.run,
 }
 SUITES = {
     **SPEED,

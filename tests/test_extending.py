@@ -2,16 +2,14 @@
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import toy_study as toy
+from launchers import run_launchers
 
 from cdjax.circuits import Circuit, binarize
 from cdjax.data import save_tokenizer
@@ -41,28 +39,19 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope='module')
 def finished(folder):
     """The folder of a pipeline that was started with the page's flags, on the small teacher."""
-    command = re.search(r'python -m (experiments\.pipeline.*?)\n```', PAGE, re.DOTALL)[1]
-    flags = command.replace('\\\n', ' ').split()
-    done = subprocess.run(
-        [
-            *(sys.executable, '-m', *flags, f'--workdir={folder}/run'),
-            *(f'--teacher={folder}/teacher', '--least_accuracy=0', '--num_classes=2'),
-            *('--discovery_steps=2', '--discovery_batch_size=16', '--sizes_per_step=2'),
-            *('--smallest_size=.2', '--density=.25', '--sizes=.25', '--evaluate_problems=16'),
-            *('--steps=2', '--batch_size=16', '--nocheck_gradients', '--compilation_cache='),
-        ],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            'PYTHONPATH': str(folder),
-            'JAX_PLATFORMS': 'cpu',
-            'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-        },
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder / 'run', done.stdout
+    command = re.search(r'python -m experiments\.(pipeline.*?)\n```', PAGE, re.DOTALL)[1]
+    flags = [
+        *(*command.replace('\\\n', ' ').split(), f'--workdir={folder}/run'),
+        *(f'--teacher={folder}/teacher', '--least_accuracy=0', '--num_classes=2'),
+        *('--discovery_steps=2', '--discovery_batch_size=16', '--sizes_per_step=2'),
+        *('--smallest_size=.2', '--density=.25', '--sizes=.25', '--evaluate_problems=16'),
+        *('--steps=2', '--batch_size=16', '--nocheck_gradients', '--compilation_cache='),
+    ]
+    streams = folder / 'streams'
+    streams.mkdir()
+    done = run_launchers({'outside': flags}, streams, at_once=1, path=(folder,))['outside']
+    assert done.code == 0, done.err[-3000:]
+    return folder / 'run', done.out
 
 
 def test_the_page_has_a_module_for_each_kind():

@@ -193,19 +193,21 @@ class Alignment:
         *,
         outputs: jax.Array | None = None,
         projections: Iterable[jax.Array] = (),
+        layers: tuple[int, ...] | None = None,
     ) -> list[ActivationPair]:
         """Returns what is compared of a batch, one for each layer pair.
 
         Called on an alignment that was `placed`.
 
         Args:
-            student: `[B, L, ...]`, activations of all layers.
+            student: `[B, L', ...]`, activations of `layers`.
             teacher: `[B, pairs, ...]`, those of the paired layers; where it is compared what units
                 write, that, as a `Target` has it.
             classes: int `[B]`, where problems have any.
             memories: past problems of each pair, if any are kept.
             outputs: `[L, U x ..., D]`, what the student's units write by, where that is compared.
             projections: the learned map of each pair, where it is compared by one.
+            layers: of the student that `student` holds; all of them if None.
         """
         assignments = None if classes is None else jax.nn.one_hot(classes, self.num_classes)
         memories = list(memories) or [None] * len(self.pairs)
@@ -218,13 +220,14 @@ class Alignment:
 
         compared = []
         for i, layer in enumerate(self.student_layers):
+            place = layer if layers is None else layers.index(layer)
             if self.written:
                 masks = self.student_masks
                 masks = None if masks is None else product('bk,ku->bu', assignments, masks[:, i])
-                x = flat(self.write(student[:, layer], masks, outputs[layer], self.site))
+                x = flat(self.write(student[:, place], masks, outputs[layer], self.site))
                 y, x_masks, y_masks = flat(teacher[:, i]), None, None
             else:
-                x, x_masks = side(student[:, layer], self.student_masks, i)
+                x, x_masks = side(student[:, place], self.student_masks, i)
                 y, y_masks = side(teacher[:, i], self.teacher_masks, i)
             compared.append(
                 ActivationPair(x, y, assignments, x_masks, y_masks, memories[i], projections[i])

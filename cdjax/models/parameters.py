@@ -66,4 +66,5 @@ def describe_parameters(config: LlamaConfig) -> list[Parameter]:
 
 def abstract_model(config: LlamaConfig, dtype=jnp.float32) -> Llama:
     """Returns the model with shapes and dtypes in place of arrays."""
-    return jax.eval_shape(lambda key: Llama(config, key, dtype=dtype), jax.random.key(0))
+    # The key too is made within: outside it would be computed, which starts the devices.
+    return jax.eval_shape(lambda: Llama(config, jax.random.key(0), dtype=dtype))

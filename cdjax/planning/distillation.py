@@ -6,6 +6,7 @@ the student's training step, which pays for the student alone.
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,8 @@ from cdjax.planning.job import (
 )
 from cdjax.planning.roofline import Work, llama_work
 from cdjax.run.options import RunOptions
-from cdjax.training.distillation import DistillationConfig, first_memory, make_step
+from cdjax.training.distillation import DistillationConfig, make_step
+from cdjax.training.learned_maps import first_memory
 from cdjax.training.optimizer import make_optimizer
 from cdjax.training.step import jit_step
 
@@ -77,8 +79,6 @@ class DistillationJob:
         if self.alignment is not None:
             self.config.check_aligned(self.num_problems)
             self.alignment.check_memory(self.config.microbatches)
-            if self.alignment.interchange:
-                raise InputError('similarity=interchange is not planned: plan the arm without it')
         suited = self.config.suited_to(pretrained=self.keep_start)
         object.__setattr__(self, 'config', suited)
 
@@ -145,12 +145,15 @@ class DistillationJob:
         """Returns the teacher's pass and the student's step.
 
         Raises:
-            InputError: the rows of the batch do not divide over the mesh.
+            InputError: the rows of the batch do not divide over the mesh; or an interchange, whose
+                passes of a patched teacher are not planned.
         """
         config = self.config
+        if self.alignment is not None and self.alignment.interchange:
+            raise InputError('similarity=interchange is not planned: plan the arm without it')
         check_batch(config.batch_size, mesh, microbatches=config.microbatches)
         teacher = abstract_weights(self.teacher, self.teacher_dtype, mesh)
-        of_teacher, of_student = self.works(mesh.shape[FSDP], mesh.shape[TENSOR])
+        of_teacher, _ = self.works(mesh.shape[FSDP], mesh.shape[TENSOR])
         top_k = None if config.top_k is None else (config.top_k, config.temperature)
         what = Alignment() if self.alignment is None else self.alignment
         said = answer_rows(
@@ -160,12 +163,13 @@ class DistillationJob:
         size = (self.rows_of_pass(mesh.shape[FSDP]), self.length)
         return [
             frozen_pass('teacher', 'pass', collect, teacher, mesh, *size, of_teacher),
-            self._student_step(mesh, teacher, of_student),
+            self.student_step(mesh),
         ]
 
-    def _student_step(self, mesh: Mesh, teacher: Llama, work: Work) -> Program:
-        """The step of `distill`, with the teacher beside it."""
+    def student_step(self, mesh: Mesh) -> Program:
+        """Returns the step of `distill`, with the teacher beside it."""
         config, alignment = self.config, self.alignment
+        work = self.works(mesh.shape[FSDP], mesh.shape[TENSOR])[1]
         B, tx = config.batch_size, make_optimizer(config.optimizer)
         state = abstract_state(lambda key: Llama(self.student, key), tx, mesh)
         row = lambda name, shape, dtype: {name: abstract_rows(mesh, name, shape, dtype)}
@@ -173,15 +177,15 @@ class DistillationJob:
             **row('tokens', (B, self.length), jnp.int32),
             **row('lengths', (B,), jnp.int32),
         }
-        if config.top_k is None:
-            batch |= row('teacher_logits', (B, self.teacher.vocab_size), jnp.float32)
-        else:
-            values, tokens = (
-                abstract_rows(mesh, 'teacher_logits', (B, config.top_k), dtype)
-                for dtype in (jnp.float32, jnp.int32)
-            )
-            batch['teacher_logits'] = TopKLogits(values, tokens, config.temperature)
-        if alignment is not None:
+        batch |= self._abstract_logits(mesh, 'teacher_logits')
+        if alignment is not None and alignment.interchange:
+            batch |= row('source_tokens', (B, self.length), jnp.int32)
+            batch |= self._abstract_logits(mesh, 'patched_logits')
+            batch |= row('classes', (B,), jnp.int32)
+            masks = (alignment.num_classes, len(alignment.pairs), self.student.intermediate_size)
+            masks = abstract_neurons(mesh, masks)
+            alignment = dataclasses.replace(alignment, student_masks=masks)
+        elif alignment is not None:
             pairs, shape = len(alignment.pairs), alignment.compared_shape(self.teacher)
             dtype, K = jnp.dtype(self.teacher_dtype), alignment.num_classes
             batch |= row('teacher_activations', (B, pairs, *shape), dtype)
@@ -199,7 +203,9 @@ class DistillationJob:
             'batch from the store': (batch, alignment),
             'step, key and memory': (state.step, state.key, state.memory),
         }
-        beside = {'teacher': teacher} if self.keep_teacher else {}
+        beside = {}
+        if self.keep_teacher:
+            beside['teacher'] = abstract_weights(self.teacher, self.teacher_dtype, mesh)
         if self.keep_start:
             beside['first student'] = state.params
         return Program(
@@ -210,3 +216,13 @@ class DistillationJob:
             work,
             beside=beside,
         )
+
+    def _abstract_logits(self, mesh: Mesh, name: str) -> dict[str, Any]:
+        """Returns logits of the teacher in a batch, or the top k of them."""
+        B, top_k = self.config.batch_size, self.config.top_k
+        if top_k is None:
+            return {name: abstract_rows(mesh, name, (B, self.teacher.vocab_size), jnp.float32)}
+        values, tokens = (
+            abstract_rows(mesh, name, (B, top_k), dtype) for dtype in (jnp.float32, jnp.int32)
+        )
+        return {name: TopKLogits(values, tokens, self.config.temperature)}

@@ -61,6 +61,37 @@ def saved_text(saved: Mapping[str, Any]) -> str:
     )
 
 
+def flops_table(starts: Mapping[str, Any]) -> str:
+    """Returns what a step of each arm costs, and its accuracy at the FLOPs of KD, as text.
+
+    Args:
+        starts: what `Pipeline.compare_arms` returns; starts without KD are left out.
+    """
+    lines = []
+    for start, found in starts.items():
+        told = found.get('equal_flops')
+        if not told or len(told) < 2:
+            continue
+        titles = {row['arm']: row['title'] for row in found['table']}
+        kd = next(row['step_flops'] for row in told if 'gain' not in row)
+        lines += [
+            *([''] if lines else []),
+            f'Accuracy on unseen problems at the FLOPs of KD, from {start_name(start)}',
+            f'{"":36}{"FLOPs of a step":>17}{"steps":>8}{"mean":>8}  gain over KD, points',
+        ]
+        for row in told:
+            gain = ''
+            if row.get('gain') is not None:
+                gain = points(row['gain'])
+                gain += f' {points_interval(row["gain_interval"])}' if row['gain_interval'] else ''
+            mean = ABSENT if row['mean'] is None else f'{100 * row["mean"]:.1f}'
+            cost = f'{number(row["step_flops"] / kd)} × KD'
+            lines.append(
+                f'{titles[row["arm"]]:<36}{cost:>17}{row["steps"]:>8,.0f}{mean:>8}  {gain}'.rstrip()
+            )
+    return '\n'.join(lines)
+
+
 def _tables(starts, field: str, title: str, names: Mapping[str, str]) -> str:
     lines = []
     for start, found in starts.items():

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdjax.circuits.methods import LEARNED
-from cdjax.report.arm_figures import costs_table, mechanism_table, problems_table
+from cdjax.report.arm_figures import costs_table, flops_table, mechanism_table, problems_table
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.names import start_name
 from cdjax.report.tables import (
@@ -66,7 +66,12 @@ def students_tables(starts: Mapping[str, Any]) -> str:
     Args:
         starts: what `Pipeline.compare_arms` returns.
     """
-    tables = (problems_table(starts), costs_table(starts), mechanism_table(starts))
+    tables = (
+        problems_table(starts),
+        flops_table(starts),
+        costs_table(starts),
+        mechanism_table(starts),
+    )
     return '\n\n'.join(table for table in tables if table).replace(NBSP, ' ')
 
 
@@ -277,7 +282,7 @@ def _arms(start: str, found) -> list[str]:
             gain = points(gap.value)
             gain += f' {points_interval(gap.interval)}' if gap.interval else ' (one seed)'
         lines.append(f'{row["title"]:<36}{cells}{100 * row["mean"]:>8.1f}  {gain}')
-    lines += _primary(found)
+    lines += _primary(found) + _dissociation(found)
     if len(seeds) > len(shown):
         lines.append(f'(the first {len(shown)} of {len(seeds)} seeds; means are over all)')
     lines += _tests(found)
@@ -300,6 +305,26 @@ def _primary(found) -> list[str]:
         f'points{interval}, p {p}; within ±1 point: p {equal}',
         WIDTH,
     )
+
+
+def _dissociation(found) -> list[str]:
+    """Returns whether the circuits of two classes move each its own, if that was asked."""
+    told = found.get('dissociation')
+    if told is None:
+        return []
+    interval = f' {points_interval(told["interval"])}' if told['interval'] else ''
+    text = (
+        f'Double dissociation, {count(len(told["seeds"]), "seed")}: what the circuit of each of '
+        f'two classes adds to its own class more than to the other, summed: '
+        f'{points(told["interaction"])} points{interval}, p {number(told["p"], 3)}'
+    )
+    if told['gains'] is not None:
+        first, second = ([points(gain) for gain in row] for row in told['gains'])
+        text += (
+            f"; over KD, the first class's circuit {first[0]} there and {first[1]} on the second, "
+            f"the second's {second[0]} on the first and {second[1]} there"
+        )
+    return textwrap.wrap(text, WIDTH)
 
 
 def pooled_lines(rows) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from cdjax.circuits.circuit import Circuit
 from cdjax.data import Dataset, Split
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, KD, Given, arms_by_default
@@ -292,11 +293,12 @@ def run_arm(
 
 
 def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, float | None]:
-    """Returns the calibration of a student, and its debiased CKA with the teacher.
+    """Returns the calibration of a student, its accuracy by class, and its CKA with the teacher.
 
-    The CKA is a mean over the layer pairs: `cka_all` compares all units over all problems,
-    `cka_circuits` the teacher's circuit of each class with the student's neurons (its circuit,
-    where it has one) on that class's problems, None at a site without circuits. The rest is what
+    The CKA is debiased, a mean over the layer pairs: `cka_all` compares all units over all
+    problems, `cka_circuits` the teacher's circuit of each class with the student's neurons (its
+    circuit, where it has one) on that class's problems, None at a site without circuits. `by_class`
+    is the accuracy on the problems of each class of the teacher's circuits. The rest is what
     `cdjax.evaluation.calibration` returns. `passes` are further arguments of
     `answer_logits_and_activations`.
     """
@@ -323,8 +325,16 @@ def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, f
     return {
         'cka_all': float(np.mean(over_all)),
         'cka_circuits': float(np.mean(within)) if within else None,
+        'by_class': _by_class(logits.argmax(axis=1) == problems.answers, given.teacher, rows),
         **calibration(logits, problems.answers),
     }
+
+
+def _by_class(correct_N: np.ndarray, teacher: Circuit, rows: np.ndarray) -> list[float | None]:
+    """Returns the accuracy on the problems of each class, None of one without any."""
+    of_row = teacher.assignments[rows]
+    own = [correct_N[of_row == k] for k in range(teacher.num_classes)]
+    return [float(right.mean()) if len(right) else None for right in own]
 
 
 def evaluated_rows(split: Split, config: ArmsConfig) -> np.ndarray:

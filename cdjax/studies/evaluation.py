@@ -75,6 +75,7 @@ def evaluate_circuits(
     inputs, name = Inputs(config.inputs), f'--circuits={config.circuits}'
     inputs.check_circuits(circuit, name)
     study = config.study
+    study.check_sizes(inputs.teacher_config.num_neurons)
     check_methods(
         study.methods,
         inputs.dataset,

@@ -224,6 +224,7 @@ def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
     check_discovery(
         models, inputs.dataset, config.discovery, mesh=mesh, batch_flag='discovery_batch_size'
     )
+    config.study.check_sizes(inputs.teacher_config.num_neurons)
     check_methods(
         config.study.methods,
         inputs.dataset,

@@ -12,7 +12,7 @@ import numpy as np
 from cdjax.circuits.circuit import Circuit
 from cdjax.data.training_data import OUTSIDE_SHARE
 from cdjax.distillation.alignment import Alignment, LayerPairs
-from cdjax.distillation.arms import ARMS, CIRCUITS, Given
+from cdjax.distillation.arms import ARMS, CIRCUITS, KD, Given
 from cdjax.distillation.arms.interchange import own_parts
 from cdjax.distillation.headroom import CLOSE, headroom, too_close
 from cdjax.distillation.pairings import pair_layers, reads_models
@@ -33,6 +33,8 @@ from cdjax.studies.arms import (
 from cdjax.studies.by_problems import by_problems
 from cdjax.studies.costs import measure_beyond, measure_forgetting, summarise_costs
 from cdjax.studies.discovery import discover_circuits, search_in_students
+from cdjax.studies.dissociation import dissociation
+from cdjax.studies.equal_flops import at_equal_flops, step_flops
 from cdjax.studies.evaluation import discover_teacher
 from cdjax.studies.ground_truth import planted_circuit, planted_classes
 from cdjax.studies.layer_pairs import pair_by_doing
@@ -88,9 +90,14 @@ class Students:
                 'first': self.describe_start(start),
                 'headroom': headrooms[start],
             }
+            if KD.key in self.arms.arms:
+                starts[start]['equal_flops'] = at_equal_flops(runs, self.step_flops(start))
             primary = primary_comparison(runs, self.arms)
             if primary is not None:
                 starts[start]['primary'] = primary
+            apart = dissociation(runs)
+            if apart is not None:
+                starts[start]['dissociation'] = apart
             if self.arms.training_problems:
                 starts[start]['by_problems'] = self.by_problems(start, starts[start]['table'])
             if self.arms.mechanism is not None:
@@ -153,6 +160,28 @@ class Students:
         folder = self.run.workdir / 'stages' / 'distill' / f'{start}-{arm}-{seed}' / 'checkpoints'
         with Checkpoints(folder, read_only=True) as checkpoints:
             return checkpoints.restore_parameters(like)
+
+    def step_flops(self, start: str) -> dict[str, float]:
+        """Returns the FLOPs of a step of each arm, of students of a start.
+
+        Answers are taken to be the teacher's; right answers in their place cost no less.
+        """
+
+        def compute():
+            given = self.given(start, self.arms.seeds[0])
+            config = self.arms.distillation_from(start)
+            how = {'pretrained': start != 'nothing', 'mesh': self.run.mesh}
+            return {
+                'flops': {
+                    arm: step_flops(self.run.inputs, config, ARMS[arm].alignment(given), **how)
+                    for arm in self.arms.arms
+                }
+            }
+
+        path = self.run.workdir / 'results' / 'step_flops' / f'{start}.json'
+        # Of a table that arms are added to, they are counted again.
+        holds = lambda found: list(found['flops']) == list(self.arms.arms)
+        return stored(path, compute, holds=holds)['flops']
 
     def headroom(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """Returns how alike the targets of the arms are inside the teacher, once for each start.

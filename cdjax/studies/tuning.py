@@ -117,6 +117,8 @@ def tune(
     mesh = one_device() if mesh is None else mesh
     check_workers(options.workers, mesh)
     inputs = Inputs(config.inputs)
+    measure = CircuitStudyConfig(config.sizes, max_problems=config.problems)
+    measure.check_sizes(inputs.teacher_config.num_neurons)
     for name, discovery in config.settings:
         try:
             check_discovery(

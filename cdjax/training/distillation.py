@@ -21,26 +21,22 @@ from jax.sharding import Mesh
 
 from cdjax.data import Dataset, batch_indices
 from cdjax.distillation.alignment import Alignment
-from cdjax.distillation.components import TRAINED, paired_components
+from cdjax.distillation.components import paired_components
 from cdjax.distillation.interchange import Interchange, check_interchange, student_patched
 from cdjax.distillation.readings import READINGS
 from cdjax.distillation.store import OnlineTeacher, TeacherStore, stacked_output
 from cdjax.distillation.target import Target
-from cdjax.errors import InputError, check_finite, check_seed
+from cdjax.errors import InputError
 from cdjax.losses import (
-    TASKS,
     ActivationPair,
     RowMemory,
     TopKLogits,
     distillation_loss,
-    init_projection,
     kd_loss,
     topk_kd_loss,
 )
-from cdjax.losses.cka import MIN_ROWS
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
-from cdjax.models.llama import INIT_STD
 from cdjax.parallel.mesh import (
     check_batch,
     one_device,
@@ -50,138 +46,15 @@ from cdjax.parallel.mesh import (
 from cdjax.run.options import RunOptions
 from cdjax.training.accumulation import (
     accumulate_gradients,
-    check_batch_size,
     first_microbatch,
 )
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
+from cdjax.training.distillation_config import DistillationConfig
+from cdjax.training.learned_maps import LearnedMaps, first_memory, optimizer_of_maps
 from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
-from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, make_optimizer
-from cdjax.training.schedules import WEIGHT_SCHEDULES, weight_at
+from cdjax.training.optimizer import make_optimizer
+from cdjax.training.schedules import weight_at
 from cdjax.training.step import jit_step, several_steps, steps_at_once
-
-# A student of random weights generalises from a small share by its decay (README, "Where students
-# start"); a checkpoint would lose in it what it knows.
-FROM_NOTHING = OptimizerConfig(1000, 2e-3, warmup_steps=100, weight_decay=1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class DistillationConfig:
-    """How a student is distilled.
-
-    Attributes:
-        optimizer: AdamW and its schedule; its `steps` are the steps of the distillation. What it
-            leaves open suits the student, see `suited_to`.
-        task: where the answers are from, a key of `cdjax.losses.TASKS`: 'kd' and 'reverse_kd' from
-            the teacher, 'cross_entropy' from the data.
-        weight: λ of the alignment.
-        weight_schedule: how λ changes over the steps, see `cdjax.training.schedules`.
-        trained: what of the student is, one of `cdjax.distillation.components.TRAINED`.
-        temperature: T of the KD.
-        teacher_store: where what the teacher says is kept: 'memory'; a folder on a disk, which all
-            runs of the same teacher and problems may share; or 'online', nowhere: it is asked again
-            at every step.
-        top_k: tokens of the teacher's answer that are stored for each problem (`TopKLogits`), the
-            rest as one; all V if None.
-        batch_size: problems a step.
-        microbatches: parts of a batch that are computed one after the other, in the memory of one;
-            CKA then compares the problems of a part.
-        seed: of a new student's weights and of the order of the problems.
-        init_std: standard deviation of a new student's matrices. It decides whether a narrow
-            student generalises from a small share (README, "Where students start").
-        compute_dtype: dtype of the computation (`bfloat16`); the parameters stay float32.
-        remat: what the backward pass keeps, a key of `cdjax.models.llama.REMAT_POLICIES`.
-    """
-
-    optimizer: OptimizerConfig = OptimizerConfig(FROM_NOTHING.steps)
-    task: str = 'kd'
-    weight: float = 1.0
-    weight_schedule: str = 'constant'
-    trained: str = 'all'
-    temperature: float = 2.0
-    teacher_store: str = 'memory'
-    top_k: int | None = None
-    batch_size: int = 128
-    microbatches: int = 1
-    seed: int = 0
-    init_std: float = INIT_STD
-    compute_dtype: str = 'float32'
-    remat: str = 'none'
-
-    def __post_init__(self):
-        check_finite(weight=self.weight, init_std=self.init_std, temperature=self.temperature)
-        if self.task not in TASKS:
-            raise InputError(f'task={self.task}: choose from {", ".join(TASKS)}')
-        for name, known in (('weight_schedule', WEIGHT_SCHEDULES), ('trained', TRAINED)):
-            if getattr(self, name) not in known:
-                raise InputError(f'{name}={getattr(self, name)}: choose from {", ".join(known)}')
-        if self.task == 'reverse_kd' and self.top_k is not None:
-            raise InputError(
-                f'top_k={self.top_k}: reverse KD weighs tokens by the student, and needs the '
-                "teacher's logits of all: leave out top_k"
-            )
-        if not self.teacher_store:
-            raise InputError('teacher_store= names no folder: write memory, online or a folder')
-        if self.weight < 0:
-            raise InputError(f'weight={self.weight} of the alignment must not be negative')
-        if not self.init_std > 0:
-            raise InputError(f'init_std={self.init_std} must be above 0')
-        if not self.temperature > 0:
-            raise InputError(f'temperature={self.temperature} must be above 0')
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError(f'top_k={self.top_k}: at least 1 token is needed')
-        check_batch_size(self.batch_size, self.microbatches)
-        check_seed(seed=self.seed)
-
-    def suited_to(self, *, pretrained: bool) -> 'DistillationConfig':
-        """Returns the distillation of a student that was trained before, or of one from nothing.
-
-        What the optimizer leaves open is taken from `FINE_TUNING` or from `FROM_NOTHING`.
-        """
-        chosen = self.optimizer.or_else(FINE_TUNING if pretrained else FROM_NOTHING)
-        return dataclasses.replace(self, optimizer=chosen)
-
-    def describe(self) -> str:
-        """Returns a line on the values in force; of a training that leaves nothing open."""
-        return f'{self.optimizer.describe()}, computed in {self.compute_dtype}'
-
-    @property
-    def least_aligned_batch(self) -> int:
-        """Problems of the smallest batch that can be aligned: what CKA needs in each part of it."""
-        return MIN_ROWS * self.microbatches
-
-    def check_aligned(self, problems: int) -> None:
-        """Raises InputError for a batch that cannot be aligned.
-
-        It, or a part of it, is too small for CKA; or larger than all N problems. What is repeated
-        in a batch resembles itself in every model: debiased CKA, which leaves out the comparison of
-        each row with itself, would take it for a likeness of student and teacher.
-        """
-        if self.batch_size > problems:
-            raise InputError(
-                f'batch_size={self.batch_size} is more than the {problems} problems of the share, '
-                'and CKA takes a problem that is repeated in a batch for a likeness: choose '
-                f'batch_size={problems} or less, or a larger share'
-            )
-        if self.batch_size < self.least_aligned_batch:
-            parts = f' in {self.microbatches} microbatches' if self.microbatches > 1 else ''
-            raise InputError(
-                f'batch_size={self.batch_size}{parts} is too small: CKA needs at least {MIN_ROWS} '
-                'problems at once'
-            )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LearnedMaps:
-    """The maps of an alignment by 'linear_map': trained beside the student, kept in its state.
-
-    Attributes:
-        maps: `[P, Q]` float32 of each pair.
-        opt_state: of their optimizer.
-    """
-
-    maps: tuple[jax.Array, ...]
-    opt_state: Any
 
 
 def distill(
@@ -351,32 +224,6 @@ def check_distillation(
         raise InputError(f'top_k={config.top_k}: the teacher has {vocab_size} tokens')
 
 
-def first_memory(
-    alignment: Alignment, config: DistillationConfig, student_width: int, teacher_width: int
-) -> tuple[RowMemory, ...] | LearnedMaps:
-    """Returns what the steps of an alignment hand to each other, at the start.
-
-    Args:
-        alignment: what is compared.
-        config: the distillation, of an optimizer that leaves nothing open.
-        student_width: numbers of a problem in a layer, the product of `Alignment.compared_shape`.
-        teacher_width: likewise.
-    """
-    if alignment.similarity != 'linear_map':
-        return alignment.empty_memories(student_width, teacher_width)
-    keys = jax.random.split(jax.random.key(config.seed), len(alignment.pairs))
-    maps = tuple(init_projection(key, student_width, teacher_width) for key in keys)
-    return LearnedMaps(maps, _optimizer_of_maps(config).init(maps))
-
-
-def _optimizer_of_maps(config: DistillationConfig) -> optax.GradientTransformation:
-    """Returns that of maps, which start from nothing wherever the student does."""
-    rate = max(config.optimizer.learning_rate, FROM_NOTHING.learning_rate)
-    return make_optimizer(
-        dataclasses.replace(config.optimizer, learning_rate=rate, weight_decay=0.0)
-    )
-
-
 def _shared_step(config: DistillationConfig, state: TrainState, at_once: int) -> Callable[..., Any]:
     """Returns the compiled step; one and the same for students that differ in seeds and arrays.
 
@@ -430,7 +277,7 @@ def make_step(tx: optax.GradientTransformation, config: DistillationConfig):
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, chosen(updates))
         if maps:
-            moves, of_maps = _optimizer_of_maps(config).update(to_maps, memory.opt_state, maps)
+            moves, of_maps = optimizer_of_maps(config).update(to_maps, memory.opt_state, maps)
             memory = LearnedMaps(optax.apply_updates(maps, moves), of_maps)
         else:
             memory = tuple(
@@ -464,11 +311,13 @@ def distillation_terms(
     if alignment is None or alignment.interchange:
         logits, _ = params(tokens, logits_at=lengths - 1, **passes)
     else:
+        layers = tuple(sorted(set(alignment.student_layers)))
         logits, activations = READINGS[alignment.reading].read(
             params,
             tokens,
             lengths,
             site=alignment.site,
+            layers=layers,
             positions=alignment.positions,
             **passes,
         )
@@ -480,6 +329,7 @@ def distillation_terms(
             () if learned else memory,
             outputs=stacked_output(params, alignment.site) if alignment.written else None,
             projections=memory.maps if learned else (),
+            layers=layers,
         )
         how = {'similarity': alignment.similarity, 'min_count': alignment.min_count}
     loss, terms = distillation_loss(

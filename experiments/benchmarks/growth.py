@@ -8,6 +8,7 @@ import numpy as np
 
 from cdjax.inference import predict_circuits
 from cdjax.models import Edit, Llama, LlamaConfig
+from experiments.benchmarks import devices
 from experiments.benchmarks.measure import compare, exponent
 from experiments.benchmarks.subject import SHAPES, make_dataset
 from experiments.benchmarks.training import discovery_steps
@@ -22,6 +23,10 @@ CURVES = {
     'masks': ((2, 4, 8, 16), 'each circuit is a pass of its own smaller model: 1'),
     'problems of a discovery step': ((32, 64, 128, 256), 'each problem has its own mask: 1'),
     'classes of a discovery step': ((2, 8, 32, 128), 'masks are D a class, the ablated model is D'),
+    'devices of a training step': (
+        (1, 2, 4, 8),
+        'all together: rows are divided, the products are the same: 0, and what gathers cost',
+    ),
     'neurons of a discovery step': (
         (2048, 16384, 114688, 458752),
         'weights, masks and activations are each linear in D: 1',
@@ -37,8 +42,11 @@ def run(*, rounds: int) -> dict[str, Any]:
     """Measures each curve, its sizes in turn: the least CPU seconds of a call."""
     found = {}
     for name, (sizes, reason) in CURVES.items():
-        seconds = compare({str(n): _call(name, n) for n in sizes}, rounds)['seconds']
-        cpu = [seconds[str(n)]['cpu'] for n in sizes]
+        if name.startswith('devices'):
+            cpu = devices.cpu_seconds(sizes, rounds)
+        else:
+            seconds = compare({str(n): _call(name, n) for n in sizes}, rounds)['seconds']
+            cpu = [seconds[str(n)]['cpu'] for n in sizes]
         found[name] = {
             'sizes': list(sizes),
             'cpu_seconds': cpu,

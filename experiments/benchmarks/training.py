@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from cdjax.distillation.alignment import Alignment
 from cdjax.models import Llama, LlamaConfig
@@ -60,6 +61,7 @@ def student_steps(
     teacher: Llama | None = None,
     at_once: int = 1,
     times: int = 1,
+    mesh: Mesh | None = None,
 ) -> Callable[[], Any]:
     """Returns a call that trains a student of random weights, and waits for it.
 
@@ -72,8 +74,9 @@ def student_steps(
         teacher: runs within each step, in place of logits that are stored.
         at_once: steps of a dispatch.
         times: dispatches of a call.
+        mesh: one device if None.
     """
-    mesh, rng = one_device(), np.random.default_rng(0)
+    mesh, rng = one_device() if mesh is None else mesh, np.random.default_rng(0)
     config = DistillationConfig(task=task, batch_size=rows).suited_to(pretrained=False)
     tx = make_optimizer(config.optimizer)
     state = init_state(lambda key: Llama(student, key), tx, jax.random.key(0), mesh)
@@ -101,7 +104,7 @@ def student_steps(
     jitted = jit_step(several_steps(step, at_once), state)
     batch = put_batches([batch] * at_once, at_once, mesh) if at_once > 1 else put_batch(batch, mesh)
     others = (alignment,) if teacher is None else (alignment, teacher)
-    return _repeated(jitted, state, batch, *others, times=times)
+    return _repeated(jitted, state, batch, *others, times=times, mesh=mesh)
 
 
 def discovery_steps(c: LlamaConfig, rows: int, classes: int = CLASSES) -> Callable[[], Any]:
@@ -121,7 +124,7 @@ def discovery_steps(c: LlamaConfig, rows: int, classes: int = CLASSES) -> Callab
     batch['stores'] = {'teacher': {'logits': logits}}
     frozen = {'teacher': {'model': model, 'fill': split_neurons(fill, mesh)}}
     step = jit_step(discovery_step.make_step(tx, config), state)
-    return _repeated(step, state, put_batch(batch, mesh), frozen)
+    return _repeated(step, state, put_batch(batch, mesh), frozen, mesh=mesh)
 
 
 def _rows(rng, rows, c):
@@ -144,13 +147,14 @@ def _with_teacher(step):
     return with_teacher
 
 
-def _repeated(jitted, state, batch, *others, times=1):
+def _repeated(jitted, state, batch, *others, mesh, times=1):
     """Returns a call of a step whose state, which it consumes, is that of the call before."""
 
     def call():
         nonlocal state
-        for _ in range(times):
-            state, metrics = jitted(state, batch, *others)
+        with jax.set_mesh(mesh):
+            for _ in range(times):
+                state, metrics = jitted(state, batch, *others)
         return jax.block_until_ready(metrics)
 
     return call

@@ -14,8 +14,7 @@ from cdjax.models import SITES
 from cdjax.models.llama import REMAT_POLICIES
 from cdjax.studies.arms import CIRCUITS_OF, STARTS, ArmsConfig
 from cdjax.studies.pipeline import PipelineConfig
-from cdjax.training import distillation
-from cdjax.training.distillation import DistillationConfig
+from cdjax.training.distillation_config import FROM_NOTHING, DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig
 from cdjax.training.schedules import WEIGHT_SCHEDULES
@@ -62,7 +61,7 @@ def define_distillation_flags() -> None:
     )
     flags.DEFINE_float('init_std', default.init_std, "Deviation of a new student's first matrices.")
     define_alignment_flags()
-    define_training_flags(default, distillation.FROM_NOTHING)
+    define_training_flags(default, FROM_NOTHING)
     flags.DEFINE_integer(
         'evaluate_every', ArmsConfig().evaluate_every, 'Steps between evaluations on unseen forms.'
     )

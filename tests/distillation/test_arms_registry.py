@@ -111,6 +111,16 @@ def test_the_factorial_differs_in_one_factor_at_a_time():
     assert aligned('all_random_classes').teacher_masks is None
 
 
+def test_the_circuit_of_one_class_is_aligned_on_its_problems_alone():
+    for k, key in enumerate(('first_circuit', 'second_circuit')):
+        found = aligned(key)
+        np.testing.assert_array_equal(found.classes, ROWS % K)
+        for side in ('teacher', 'student'):
+            masks = getattr(found, f'{side}_masks')
+            np.testing.assert_array_equal(masks[k], getattr(GIVEN, side).masks[k])
+            assert not np.delete(masks, k, axis=0).any()
+
+
 @pytest.mark.parametrize(
     ('pairs', 'swapped'),
     [

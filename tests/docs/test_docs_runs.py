@@ -6,7 +6,8 @@ import re
 import shlex
 
 import pytest
-from launchers import ROOT, run_launchers
+from forks import ROOT
+from launchers import run_launchers
 from test_docs_commands import PAGES, blocks, commands
 
 # Commands of launchers that are not run here: words that are in them, and why. They are parsed

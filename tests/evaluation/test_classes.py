@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from cdjax.evaluation.classes import (
     agreement,
@@ -24,6 +25,25 @@ def test_agreement_of_equal_and_of_independent_classes():
     # Independent in expectation, not in the sample: what the baseline is for.
     drawn = agreement(np.random.default_rng(5).permutation(renamed), labels, permutations=200)
     assert 0 < drawn.nmi < 3 * drawn.chance_nmi
+
+
+@pytest.mark.parametrize(('used', 'labels'), [(3, 3), (5, 2), (1, 4), (1, 1)])
+def test_agreement_is_that_of_another_package(used, labels):
+    """With names that leave some out, and where one class holds everything."""
+    rng = np.random.default_rng(used)
+    truth = 2 * rng.integers(labels, size=60)
+    classes = np.where(rng.random(60) < 0.5, truth % (2 * used), 3 * rng.integers(used, size=60))
+    found = agreement(classes, truth, permutations=40, seed=1)
+    assert found.nmi == pytest.approx(normalized_mutual_info_score(truth, classes), abs=1e-12)
+    assert found.ari == pytest.approx(adjusted_rand_score(truth, classes), abs=1e-12)
+    rng = np.random.default_rng(1)
+    drawn = [rng.permutation(classes) for _ in range(40)]
+    for ours, theirs in (
+        (found.chance_nmi, normalized_mutual_info_score),
+        (found.chance_ari, adjusted_rand_score),
+    ):
+        chance = np.quantile([theirs(truth, permuted) for permuted in drawn], 0.95)
+        assert ours == pytest.approx(chance, abs=1e-12)
 
 
 def test_table_by_hand():

@@ -233,7 +233,7 @@ class _Files:
         with contextlib.ExitStack() as stack:  # all at once, or two would be the same
             for launcher in (
                 *('discover', 'distill', 'evaluate', 'pipeline', 'compare_arms'),
-                *('train_teacher', 'settle', 'convert'),
+                *('train_teacher', 'settle', 'twins', 'convert'),
             ):
                 free = stack.enter_context(socket.create_server(('localhost', 0)))
                 self.files[f'address_{launcher}'] = f'localhost:{free.getsockname()[1]}'

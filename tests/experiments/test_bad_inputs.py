@@ -22,6 +22,7 @@ SOUND = {
     'train_teacher': (*TOY[1:], '--workdir={new}'),
     'settle': ('--workdir={new}', '--compilation_cache='),
     'tune': (*RUN, '--grid={grid}'),
+    'twins': ('--workdir={new}', '--compilation_cache='),
     'convert': ('--source={teacher}', '--target={new}', '--compilation_cache='),
     'compare': (),
     'report': ('--workdir={new}',),
@@ -100,6 +101,20 @@ PROBLEMS = [
     ('tune', '--grid={grid_nothing}', 'nothing to choose from'),
     ('tune', '--validation_share=1', 'validation_share=1.0', 'below 1'),
     ('tune', '--seeds=a', 'seeds=a', 'write numbers'),
+    ('twins', '--teachers=7', 'teachers=7', 'name some of 0,1,2'),
+    ('twins', '--only=lookup-0', 'only=lookup-0', 'choose from lookup_second-0'),
+    ('compare_arms', '--share_high=x', 'share_high=x: write integers'),
+    ('pipeline', '--share_high=1,2,3', 'share_high=1,2,3 has 3 limits', '2 operands'),
+    ('compare_arms', '--share_high=9', 'leaves no problem held out beyond'),
+    ('pipeline', '--share_where=size=odd', "have no label 'size'", 'parity'),
+    ('compare_arms', '--rival=lookup', 'rival=lookup', 'set share_where or share_high'),
+    ('compare_arms', '--rival=lookup --share_high=4', 'rival=lookup has other prompts'),
+    ('compare_arms', '--training_problems=9999', 'training_problems=9999: the share has'),
+    ('pipeline', '--training_problems=few', 'training_problems=few: write integers'),
+    ('compare_arms', '--training_problems=2', 'batch_size=2 is too small'),
+    ('compare_arms', '--arm_circuits=planted', 'ground_truth.json does not exist'),
+    ('compare_arms', '--text={folder}/none', 'text={folder}/none cannot be read'),
+    ('pipeline', '--other_tasks=sudoku', 'sudoku cannot be read'),
 ]
 TASK_FILES = [
     ('discover', '--task=sudoku', "there is no task 'sudoku'", 'mod_113'),
@@ -199,6 +214,8 @@ CIRCUITS = [
     ('evaluate', '--sizes=', 'sizes='),
     ('evaluate', '--sizes=nan', 'sizes=nan'),
     ('evaluate', '--sizes=a', 'sizes=a', 'write shares'),
+    ('evaluate', '--sizes=.0001', 'sizes=0.0001 of 64 neurons is less than one', 'at least'),
+    ('settle', '--workers=0', 'workers=0 must be at least 1'),
     ('evaluate', '--ablation=noise', 'ablation=noise', 'counterfactual'),
     ('evaluate', '--evaluate_problems=0', 'evaluate_problems=0'),
     ('evaluate', '--output={file}/study.json', 'is no folder'),
@@ -386,6 +403,7 @@ for launcher, text, words in (
     ('evaluate', '--split_seed=1', 'comes from another split'),
     ('convert', '--source={weights_cut}', 'truncated'),
     ('settle', '--workdir={foreign}', 'thesis.tex'),
+    ('twins', '--workdir={foreign}', 'thesis.tex'),
     *(
         (launcher, '--workdir={foreign}', 'thesis.tex')
         for launcher in ('discover', 'distill', 'pipeline', 'compare_arms', 'train_teacher')

@@ -13,6 +13,8 @@ from cdjax.parallel.mesh import one_device
 from cdjax.run.results import to_text
 from experiments.benchmarks import (
     attribution,
+    demo,
+    devices,
     distillation,
     forward,
     growth,
@@ -24,8 +26,6 @@ from experiments.benchmarks.figure import draw
 from experiments.benchmarks.measure import OURS, compare, exponent
 from experiments.benchmarks.subject import SHAPES
 from experiments.benchmarks.tables import to_markdown
-
-pytestmark = pytest.mark.optimised
 
 
 def test_an_exponent_is_that_of_a_power_law():
@@ -109,6 +109,29 @@ def test_arguments_of_programs_are_what_a_run_would_give_them():
                 state, metrics = step.step(state, batch, *rest)
             assert np.isfinite(metrics['loss'])
             assert int(state.step) == 2
+
+
+def test_devices_of_a_training_step_are_a_curve(monkeypatch):
+    monkeypatch.setattr(devices, 'STUDENT', TINY)
+    monkeypatch.setattr(devices, 'ROWS', 8)
+    monkeypatch.setattr(devices, 'cpu_seconds', devices.measure)  # here there are several
+    monkeypatch.setattr(growth, 'CURVES', {'devices of a training step': ((1, 2), 'a reason')})
+    (curve,) = growth.run(rounds=1)['curves'].values()
+    assert curve['sizes'] == [1, 2]
+    assert min(curve['cpu_seconds']) > 0
+
+
+def test_stages_of_a_demo_end_where_its_log_says_so(tmp_path, monkeypatch):
+    script = tmp_path / 'experiments' / 'pipeline.py'
+    script.parent.mkdir()
+    lines = ('pipeline: 2 trainings', 'discover: teacher: 3 steps in 2 s', 'warning: none')
+    script.write_text('\n'.join(f'print({line!r})' for line in (*lines, 'kd: 1 step in 1 s')))
+    monkeypatch.setattr(demo, 'ROOT', tmp_path)
+    (case,) = demo.run(tmp_path)['cases'].values()
+    stages = [demo.START, 'discover: teacher', 'kd', demo.REST, demo.WHOLE]
+    assert list(case['seconds']) == stages
+    parts = sum(case['seconds'][name]['median'] for name in stages[:-1])
+    assert parts == pytest.approx(case['seconds'][demo.WHOLE]['median'])
 
 
 def test_steps_are_over_the_first_program(monkeypatch):

@@ -11,7 +11,8 @@ import time
 import warnings
 
 import pytest
-from launchers import ROOT, run_launchers
+from forks import ROOT
+from launchers import run_launchers
 
 from cdjax.parallel.preemption import Preempted
 from cdjax.run.folder import VERSION
@@ -147,6 +148,7 @@ def dry_runs(folder):
     yield 'compare_arms', (*search, *arms, *partial)
     yield 'pipeline', (*search, *arms, '--rediscover=kd', '--methods=one_mask')
     yield 'settle', small[-2:]
+    yield 'twins', (*small[-2:], '--teachers=0,2')
     grid = folder / 'grid.flags'
     grid.write_text('--discovery_seed=1\n--num_classes=2\n')
     yield 'tune', (*search, f'--grid={grid}')
@@ -224,7 +226,7 @@ def test_the_help_teaches(outcomes, launcher):
         everywhere = set.union(*map(defined_in, (ROOT / 'experiments/flags').glob('*.py')))
         absent = everywhere - set(flags)
         assert absent == defined_in(ROOT / 'experiments/flags/plant.py')
-        assert len(titles) == 13
+        assert len(titles) == 14
 
 
 def test_a_dry_run_tells_the_plan_and_claims_nothing(outcomes):
@@ -236,6 +238,8 @@ def test_a_dry_run_tells_the_plan_and_claims_nothing(outcomes):
         'pipeline': ('5 trainings of 17 steps', 'discover: student of kd'),
         'tune': ('4 trainings of 9 steps', 'discover: the best 3 settings, with 2 more seeds'),
         'settle': ('32 trainings of 41,600 steps', 'find circuits: null-2-2'),
+        # Of each of four teachers 1,000 steps, and 300 of eight arms with twelve seeds.
+        'twins': ('8 trainings of 119,200 steps', 'distil students: lookup_third-2'),
     }
     for name, (size, stage) in wanted.items():
         code, out, err = outcomes[4][f'dry-{name}']

@@ -13,7 +13,6 @@ import collections
 import dataclasses
 import hashlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -25,6 +24,11 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / 'tests'))
+
+from forks import Fork  # noqa: E402
+
 FLAGS = flags.FLAGS
 flags.DEFINE_list('jobs', ['discovery', 'distillation'], 'Trainings to kill, see job.py.')
 flags.DEFINE_integer('kills', 64, 'Kills of runs of one process, over all jobs.')
@@ -33,7 +37,6 @@ flags.DEFINE_integer('seed', 0, 'Seed of the moments.')
 flags.DEFINE_string('folder', None, 'Where runs are kept; a temporary folder if not given.')
 flags.DEFINE_string('report', None, 'Markdown file for the table.')
 
-ROOT = Path(__file__).resolve().parents[2]
 PREEMPTED = 75
 KILLS_PER_RUN = 5
 GRACE_SECONDS = 5.0  # for the other process, once one was killed
@@ -70,26 +73,24 @@ class Run:
     ):
         self.workdir, self.job, self.count, self.cache = workdir, job, processes, cache
         self.steps, self.options = steps, options
-        self.processes: list[subprocess.Popen] = []
+        self.processes: list[Fork] = []
 
     def start(self) -> None:
         """Starts the processes, and remembers how the log looked before."""
         self._log_before = self._log_state()
-        command = [
-            sys.executable, str(ROOT / 'tests/faults/job.py'), f'--job={self.job}',
-            f'--workdir={self.workdir}', f'--compilation_cache={self.cache}',
-            f'--steps={self.steps}', *self.options,
-        ]  # fmt: skip
+        flags = [
+            *(f'--job={self.job}', f'--workdir={self.workdir}', f'--steps={self.steps}'),
+            *(f'--compilation_cache={self.cache}', *self.options),
+        ]
         if self.count > 1:
-            command += [f'--coordinator=127.0.0.1:{_free_port()}', f'--num_processes={self.count}']
-        env = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
+            flags += [f'--coordinator=127.0.0.1:{_free_port()}', f'--num_processes={self.count}']
+        log = self.workdir.with_suffix('.log')
         self.processes = []
         for i in range(self.count):
             own = [f'--process_id={i}'] if self.count > 1 else []
-            with open(self.workdir.with_suffix('.log'), 'ab') as log:
-                self.processes.append(
-                    subprocess.Popen([*command, *own], env=env, stdout=log, stderr=log, cwd=ROOT)
-                )
+            self.processes.append(
+                Fork(str(ROOT / 'tests/faults/job.py'), [*flags, *own], out=log, err=log)
+            )
 
     def _log_state(self):
         try:

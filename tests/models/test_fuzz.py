@@ -84,7 +84,7 @@ def test_configs(folder, extra):
         # A config that can be read may still be of another model: the tensors tell.
         load_huggingface(folder)
 
-    assert survive((mutate_json(fields, rng) for _ in range(400)), read) > 20
+    assert survive((mutate_json(fields, rng) for _ in range(150)), read) > 10
 
 
 @pytest.mark.parametrize('folder', ['one'], indirect=True)
@@ -96,7 +96,7 @@ def test_headers_of_safetensors(folder):
     header, data = json.loads(whole[8:end]), whole[end:]
 
     def mutations():
-        for _ in range(400):
+        for _ in range(150):
             text = mutate_json(header, rng)
             yield len(text).to_bytes(8, 'little') + text + data
             yield mutate_bytes(whole[:end], rng) + data
@@ -107,7 +107,7 @@ def test_headers_of_safetensors(folder):
         file.write_bytes(content)
         equals_the_original(load_huggingface(folder))
 
-    assert survive(mutations(), read) > 5
+    assert survive(mutations(), read) > 2
 
 
 @pytest.mark.parametrize('folder', ['many'], indirect=True)
@@ -119,7 +119,7 @@ def test_indexes(folder):
         (folder / INDEX).write_bytes(content)
         equals_the_original(load_huggingface(folder))
 
-    assert survive((mutate_json(index, rng) for _ in range(500)), read) > 20
+    assert survive((mutate_json(index, rng) for _ in range(150)), read) > 5
 
 
 @pytest.mark.parametrize('folder', ['many'], indirect=True)
@@ -174,4 +174,4 @@ def test_tokenizers(folder, name):
         for tokens, prompt in zip(inputs.dataset.tokens, inputs.dataset.prompts, strict=True):
             assert decode(tokens[1:].tolist(), skip_special_tokens=False) == prompt
 
-    assert survive((mutate_json(content, rng) for _ in range(60)), read) > 5
+    assert survive((mutate_json(content, rng) for _ in range(30)), read) > 2

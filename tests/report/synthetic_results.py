@@ -10,6 +10,7 @@ from cdjax.distillation.arms import ARMS, arms_by_default
 from cdjax.studies.arms import summarise
 from cdjax.studies.by_problems import by_problems
 from cdjax.studies.costs import summarise_costs
+from cdjax.studies.equal_flops import at_equal_flops
 
 SHARES = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
 # Share at which the circuits of a method are half way.
@@ -275,6 +276,7 @@ def make_start(gains, *, seeds=(0, 1, 2), base=0.5, spread=0.02, first=None, arm
                     'losses': [[1000, 0.5, 0.2]],
                     'cka_all': 0.5,
                     'cka_circuits': None if arm == 'wrong' else 0.4,
+                    'by_class': [end, end],
                     'confidence': 0.7,
                     'ece': abs(end - 0.7),
                     'brier': 1 - end,
@@ -294,6 +296,7 @@ def make_start(gains, *, seeds=(0, 1, 2), base=0.5, spread=0.02, first=None, arm
         'first': first,
         'headroom': headroom,
         'costs': summarise_costs(runs),
+        'equal_flops': at_equal_flops(runs, dict.fromkeys(arms, 2e6)) if 'kd' in arms else [],
         'by_problems': by_problems({92: half, 184: table}),
     }
 

@@ -108,6 +108,13 @@ def parsed(pages):
     return {name: Page(text) for name, text in pages.items()}
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves panels empty, which are most of the work, where a test reads what stands beside."""
+    empty = '<svg viewBox="0 0 1 1" role="img"></svg>'
+    monkeypatch.setattr('cdjax.report.chart.render', lambda *_: (empty, empty))
+
+
 @pytest.mark.parametrize('name', SHAPES)
 def test_every_shape_of_results_makes_a_whole_page(parsed, name):
     page = parsed[name]
@@ -176,6 +183,7 @@ def test_every_mark_says_its_value(pages):
     assert json.loads(cells)['values'] == grid[::-1], 'from the top of the map down'
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_without_neurons_and_problems_of_an_older_run_the_page_is_whole():
     results = make_results(starts={'nothing': make_start({})})
     for name in ('neurons', 'problems', 'layer_similarity'):
@@ -199,6 +207,7 @@ def test_neurons_and_classes_and_where_it_was_run(pages):
     assert '<th scope="row">discover/teacher</th><td class="n">0</td><td>usage</td>' in text
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_what_a_sceptic_asks_of_neurons_and_arms_is_on_the_page_and_on_the_terminal():
     study = make_study()
     study['minimality']['blocks'][0] |= {'drop': 0.37, 'drop_interval': [0.31, 0.43]}
@@ -225,6 +234,7 @@ def test_what_a_sceptic_asks_of_neurons_and_arms_is_on_the_page_and_on_the_termi
     assert 'Model family Llama' in re.sub(r'\s+', ' ', cells)
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_one_seed_is_not_tested():
     results = make_results(starts={'nothing': make_start({}, seeds=(0,))})
     assert 'Holm' not in summary(results)
@@ -273,6 +283,7 @@ def test_figures_are_small_and_follow_the_page(pages):
     assert max(map(len, many)) < 400_000
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_text_from_outside_is_escaped():
     results = make_results(**SHAPES['one seed, an empty class'])
     results['data']['example'] = '<b>&"'

@@ -160,6 +160,7 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     assert abs(both['cka_all']) < 0.2
     # Of four tokens that are equally likely the first is answered, and it is right.
     assert (both['confidence'], both['ece']) == pytest.approx((0.25, 0.75))
+    assert both['by_class'] == [1.0] * K
     against_all = measure(by_row(teacher))
     assert abs(against_all['cka_circuits']) < 0.2
 

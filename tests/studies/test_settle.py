@@ -9,7 +9,7 @@ import pytest
 import toy_study as toy
 from artefacts import disagreements
 from etils import epath
-from launchers import ROOT
+from forks import ROOT
 
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import make_mesh

@@ -141,6 +141,7 @@ def test_every_file_is_as_its_page_says(table):
         'results/mechanism/START-ARM-SEED.json': 'results/mechanism/*',
         'results/headroom/START.json': 'results/headroom/*',
         'results/start_START.json': 'results/start_*.json',
+        'results/step_flops/START.json': 'results/step_flops/*',
     }.items():
         files = sorted(workdir.glob(pattern))
         assert files, section

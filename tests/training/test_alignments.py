@@ -16,11 +16,10 @@ from cdjax.run.checkpoints import tree_names
 from cdjax.run.options import RunOptions
 from cdjax.training.distillation import (
     DistillationConfig,
-    LearnedMaps,
     check_distillation,
     distill,
-    first_memory,
 )
+from cdjax.training.learned_maps import LearnedMaps, first_memory
 from cdjax.training.optimizer import OptimizerConfig
 from cdjax.training.schedules import weight_at
 

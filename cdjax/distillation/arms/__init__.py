@@ -10,6 +10,7 @@ from cdjax.distillation.arms import (
     factorial,
     interchange,
     readings,
+    single,
     whole,
 )
 from cdjax.distillation.arms.arm import Arm, Given
@@ -29,6 +30,8 @@ ARMS.add(factorial.ALL_RANDOM_CLASSES)
 ARMS.add(factorial.RANDOM_CLASSES)
 ARMS.add(factorial.ONE_CIRCUIT)
 ARMS.add(factorial.REST)
+ARMS.add(single.FIRST_CIRCUIT)
+ARMS.add(single.SECOND_CIRCUIT)
 ARMS.add(disordered.SWAPPED)
 ARMS.add(disordered.SHUFFLED)
 ARMS.add(readings.RANDOM_EQUAL)

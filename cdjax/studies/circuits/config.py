@@ -60,6 +60,15 @@ class CircuitStudyConfig:
         """The one under which neurons are scored."""
         return self.ablations[0]
 
+    def check_sizes(self, neurons: int) -> None:
+        """Raises InputError where a size is nearer to none of a model's neurons than to one."""
+        small = next((size for size in self.sizes if round(size * neurons) < 1), None)
+        if small is not None:
+            raise InputError(
+                f'sizes={small} of {neurons:,} neurons is less than one: choose at least '
+                f'{1 / neurons:.2g}'
+            )
+
     def measured(self, neurons: int, size: int) -> list[int]:
         """Returns the sizes of curves, in neurons and ascending.
 

@@ -1,0 +1,195 @@
+"""Python programs as processes of their own, at the price of importing everything once.
+
+Each is forked from one process, this file run as a script, that has imported what they import and
+in which JAX has started nothing. To what it runs and to signals a fork is a new process.
+"""
+
+import atexit
+import functools
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {
+    'JAX_PLATFORMS': 'cpu',
+    'HF_HUB_OFFLINE': '1',
+    # Compiled in half the time; what is tested here is not speed.
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    'TOKENIZERS_PARALLELISM': 'false',  # its threads do not survive a fork
+}
+
+# What the package imports when it is first needed.
+LAZY = (
+    *('orbax.checkpoint', 'scipy.optimize', 'scipy.stats', 'sklearn.cluster', 'sklearn.metrics'),
+    *('tensorboardX', 'torch'),
+)
+
+
+class Fork:
+    """A program that runs, with what tests use of `subprocess.Popen`.
+
+    Args:
+        program: a module's name, or the path of a `.py` file; it runs as `__main__`.
+        arguments: those of its command line.
+        out: file that what it prints is appended to.
+        err: likewise for what it says on stderr.
+        cwd: where it runs.
+        path: folders where it looks for modules, as PYTHONPATH would say it.
+        config: values of JAX's configuration, as variables of the environment would say them.
+        seconds: after which it is killed, by SIGALRM; never if 0.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        *,
+        out: Path,
+        err: Path,
+        cwd: Path = ROOT,
+        path: Sequence[Path] = (),
+        config: Mapping[str, Any] | None = None,
+        seconds: int = 0,
+    ):
+        self.returncode = None
+        places = {'out': str(out), 'err': str(err), 'cwd': str(cwd), 'path': [*map(str, path)]}
+        what = {'program': program, 'arguments': [*arguments], 'config': dict(config or {})}
+        self.pid = _ask('start', **what, **places, seconds=seconds)
+
+    def poll(self) -> int | None:
+        """Returns the exit status, None while it runs."""
+        if self.returncode is None:
+            (self.returncode,) = _ask('ended', pids=[self.pid], block=False)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Returns the exit status when it is over."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while self.poll() is None:
+            if end is not None and time.monotonic() > end:
+                raise subprocess.TimeoutExpired('fork', timeout)
+            time.sleep(0.005)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, unless it is over."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kills it."""
+        self.send_signal(signal.SIGKILL)
+
+
+def wait_for_one(forks: Sequence[Fork]) -> None:
+    """Returns when at least one of several is over."""
+    _ask('ended', pids=[fork.pid for fork in forks], block=True)
+
+
+@functools.cache
+def _source() -> subprocess.Popen:
+    """Starts the process that forks, one for all tests of this process."""
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'text': True}
+    process = subprocess.Popen(
+        [sys.executable, __file__], cwd=ROOT, env=os.environ | ENVIRONMENT, **pipes
+    )
+    atexit.register(process.communicate)  # at the end of its input it ends
+    return process
+
+
+def _ask(what, **details):
+    process = _source()
+    print(json.dumps({'what': what, **details}), file=process.stdin, flush=True)
+    return json.loads(process.stdout.readline())
+
+
+# -- The process that forks -----------------------------------------------------------------------
+
+
+def _import_everything():
+    for name in LAZY:
+        importlib.import_module(name)
+    from transformers import AutoTokenizer
+
+    import cdjax
+    import experiments.benchmarks
+    import experiments.flags
+    from cdjax.studies.inputs import EMBEDDED_TEACHER
+
+    for package in (cdjax, experiments.benchmarks):
+        for module in pkgutil.walk_packages(package.__path__, f'{package.__name__}.'):
+            importlib.import_module(module.name)
+    AutoTokenizer.from_pretrained(EMBEDDED_TEACHER)  # imports what it needs when first called
+
+
+def _run(program, arguments, out, err, cwd, path, config, seconds):
+    """Becomes a program, and returns its exit status."""
+    import jax
+
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for file, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+    signal.alarm(seconds)
+    os.chdir(cwd)
+    sys.path[:0] = path
+    for name, value in config.items():
+        jax.config.update(name, value)
+    sys.argv = [program, *arguments]
+    try:
+        if program.endswith('.py'):
+            runpy.run_path(program, run_name='__main__')
+        else:
+            runpy.run_module(program, run_name='__main__', alter_sys=True)
+    except SystemExit as stop:
+        return stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 70
+    return 0
+
+
+def main():
+    """Forks, and says how forks have ended, as it is asked to on stdin."""
+    sys.path[0] = ''
+    _import_everything()
+    gc.freeze()  # or the collections of a fork would copy all of it
+    statuses = {}
+
+    def start(**details):
+        child = os.fork()
+        if not child:
+            status = _run(**details)
+            atexit._run_exitfuncs()  # processes of one run take leave of each other there
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        return child
+
+    def ended(pids, block):
+        while not statuses.keys() & {*pids}:
+            child, status = os.waitpid(-1, 0 if block else os.WNOHANG)
+            if not child:
+                break
+            statuses[child] = os.waitstatus_to_exitcode(status)
+        return [statuses.get(pid) for pid in pids]
+
+    for line in sys.stdin:
+        asked = json.loads(line)
+        does = {'start': start, 'ended': ended}[asked.pop('what')]
+        print(json.dumps(does(**asked)), flush=True)
+
+
+if __name__ == '__main__':
+    main()
