@@ -13,6 +13,7 @@ from cdjax.parallel.mesh import one_device
 from cdjax.run.results import to_text
 from experiments.benchmarks import (
     attribution,
+    demo,
     devices,
     distillation,
     forward,
@@ -118,6 +119,19 @@ def test_devices_of_a_training_step_are_a_curve(monkeypatch):
     (curve,) = growth.run(rounds=1)['curves'].values()
     assert curve['sizes'] == [1, 2]
     assert min(curve['cpu_seconds']) > 0
+
+
+def test_stages_of_a_demo_end_where_its_log_says_so(tmp_path, monkeypatch):
+    script = tmp_path / 'experiments' / 'pipeline.py'
+    script.parent.mkdir()
+    lines = ('pipeline: 2 trainings', 'discover: teacher: 3 steps in 2 s', 'warning: none')
+    script.write_text('\n'.join(f'print({line!r})' for line in (*lines, 'kd: 1 step in 1 s')))
+    monkeypatch.setattr(demo, 'ROOT', tmp_path)
+    (case,) = demo.run(tmp_path)['cases'].values()
+    stages = [demo.START, 'discover: teacher', 'kd', demo.REST, demo.WHOLE]
+    assert list(case['seconds']) == stages
+    parts = sum(case['seconds'][name]['median'] for name in stages[:-1])
+    assert parts == pytest.approx(case['seconds'][demo.WHOLE]['median'])
 
 
 def test_steps_are_over_the_first_program(monkeypatch):
