@@ -73,7 +73,10 @@ SHRUNK = {
     'evaluate': MEASURE,
     'distill': (*TRAINING, ANY_MODEL[1]),
     'train_teacher': (TRAINING[0], '--batch_size=32', '--evaluate_every=2', ANY_MODEL[1]),
-    'pipeline': (*SEARCH, *ANY_MODEL, *MEASURE, *TRAINING, '--arms=kd,circuits', '--rediscover=kd'),
+    'pipeline': (
+        *(*SEARCH, *ANY_MODEL, *MEASURE, *TRAINING),
+        *('--arms=kd,circuits', '--rediscover=kd', '--seeds=0'),
+    ),
     'convert': (),
     'report': (),
 }
@@ -101,7 +104,9 @@ def shrunk(words):
     words = [re.sub('|'.join(SUBSTITUTES), lambda m: SUBSTITUTES[m[0]], word) for word in words]
     own_problems = any(w.startswith('--task') or 'planted' in w for w in words)
     small = () if own_problems or words[0] in ('convert', 'report') else SMALL
-    return [*words, *SHRUNK[words[0]], *small]
+    # What one command has compiled, the next finds: with the programs of all tests.
+    together = () if words[0] == 'report' else ('--compilation_cache=',)
+    return [*words, *SHRUNK[words[0]], *small, *together]
 
 
 @pytest.fixture(scope='module')
