@@ -30,7 +30,7 @@ setup(
         # torch is the reference that the tests compare with; see constraints.txt.
         'test': [
             'pytest>=8,<10',
-            'pytest-xdist>=3.6,<4',
+            'pytest-xdist>=3.7,<4',
             'ruff>=0.15,<0.18',
             'torch>=2.6',
             'gguf>=0.10',
@@ -44,9 +44,6 @@ setup(
             'gcp-storage-emulator>=2026.7',
             # Drives the Chromium of the system, where there is one; see .ci/run.
             'playwright>=1.50,<2',
-            # Run the notebooks of docs/.
-            'nbclient>=0.10,<0.12',
-            'ipykernel>=6.29,<8',
         ],
         # What the benchmark compares with; a peer that is not installed is named and left out.
         'benchmark': [

@@ -26,6 +26,18 @@ import pytest
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
+# Half a minute and more each, but few tests: by their number they would come last.
+LONGEST = {
+    *('test_faults_campaign', 'test_docs_runs', 'test_plan', 'test_bad_inputs', 'test_extending'),
+    *('test_discovery', 'test_distillation', 'test_pipeline', 'test_table_of_arms'),
+    *('test_provenance', 'test_compiled_programs', 'test_docs_notebooks', 'test_buckets'),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Begins with the files that take longest, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 
 @pytest.fixture
 def key():
@@ -36,8 +48,9 @@ def key():
 def compilation(request):
     """Compiles in half the time what then runs slower, but in modules marked `optimised`.
 
-    Those compute for long, or look at what the compiler makes of a program. What a module has
-    compiled goes with it: other files find it on disk, and the memory is theirs.
+    Those compute for long, or look at what the compiler makes of a program; the older code for
+    what is fused, a choice of the whole process, is theirs too. What a module has compiled goes
+    with it: other files find it on disk, and the memory is theirs.
     """
     optimised = request.node.get_closest_marker('optimised') is not None
     jax.config.update('jax_disable_most_optimizations', not optimised)

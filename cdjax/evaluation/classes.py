@@ -67,6 +67,7 @@ def _nmi_and_ari(tables_KxJ: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = (entropies[0] + entropies[1]) / 2
     information = _information(tables_KxJ)
     nmi = np.divide(information, mean, out=np.ones_like(mean), where=mean > 0)
+    nmi = np.minimum(nmi, 1.0)  # of equal partitions, but for rounding
     # Pairs of problems that are together in both, in one of them, and in none.
     both = (tables_KxJ**2).sum(axis=(-2, -1))
     one, other = ((counts**2).sum(axis=-1) - both for counts in sides)

@@ -1,6 +1,7 @@
 """The parameters of a Llama, without their values, and the stored tensors they are made of."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,12 @@ class Parameter:
 
 def describe_parameters(config: LlamaConfig) -> list[Parameter]:
     """Returns the parameters of a model in the order of its tree."""
+    return list(_described(config, Llama.block))
+
+
+@functools.lru_cache(maxsize=8)
+def _described(config: LlamaConfig, block: type) -> tuple[Parameter, ...]:
+    """Of models of one block; loading asks for it again and again, and each time takes a trace."""
     paths, _ = jax.tree_util.tree_flatten_with_path(abstract_model(config))
     parameters = []
     for path, _ in paths:
@@ -61,7 +68,7 @@ def describe_parameters(config: LlamaConfig) -> list[Parameter]:
         layers = config.num_layers if stacked else 1
         sources = tuple(source.format(layer) for layer in range(layers))
         parameters.append(Parameter(name, sources, stacked, transposed))
-    return parameters
+    return tuple(parameters)
 
 
 def abstract_model(config: LlamaConfig, dtype=jnp.float32) -> Llama:

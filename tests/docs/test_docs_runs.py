@@ -19,6 +19,11 @@ NOT_RUN = {
     '--protocol=embedded': 'likewise, and the gates of the one before',
     '--grid=': 'minutes; tests/studies/test_tuning.py runs the choice',
     'runs/planted/teachers': 'a teacher that those hours train',
+    'planted_embedded': 'minutes; tests/planted train what is small',
+    'runs/found_embedded': 'what is found in that',
+    '--studies=selectivity_front': 'minutes; tests/studies/test_extra_studies.py runs the studies',
+    'twins': 'minutes; tests/studies/test_twins.py runs the study',
+    'runs/times': 'a teacher of minutes, and circuits of it',
     'benchmark': 'minutes on a quiet machine; tests/experiments/test_benchmarks.py runs the suites',
     '--target=v5e': 'the compiler of a TPU; tests/planning compile for it where it is installed',
     '--target=h200': 'the compiler of a GPU, likewise',
@@ -66,7 +71,10 @@ SHRUNK = {
     'evaluate': MEASURE,
     'distill': (*TRAINING, ANY_MODEL[1]),
     'train_teacher': (TRAINING[0], '--batch_size=32', '--evaluate_every=2', ANY_MODEL[1]),
-    'pipeline': (*SEARCH, *ANY_MODEL, *MEASURE, *TRAINING, '--arms=kd,circuits', '--rediscover=kd'),
+    'pipeline': (
+        *(*SEARCH, *ANY_MODEL, *MEASURE, *TRAINING),
+        *('--arms=kd,circuits', '--rediscover=kd', '--seeds=0'),
+    ),
     'convert': (),
     'report': (),
 }
@@ -94,7 +102,9 @@ def shrunk(words):
     words = [re.sub('|'.join(SUBSTITUTES), lambda m: SUBSTITUTES[m[0]], word) for word in words]
     own_problems = any(w.startswith('--task') or 'planted' in w for w in words)
     small = () if own_problems or words[0] in ('convert', 'report') else SMALL
-    return [*words, *SHRUNK[words[0]], *small]
+    # What one command has compiled, the next finds: with the programs of all tests.
+    together = () if words[0] == 'report' else ('--compilation_cache=',)
+    return [*words, *SHRUNK[words[0]], *small, *together]
 
 
 @pytest.fixture(scope='module')

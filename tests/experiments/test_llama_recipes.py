@@ -42,6 +42,7 @@ def outcomes(tmp_path_factory):
     (shape / 'config.json').write_text(json.dumps(SHAPE))
     small = ['--num_problems=120', '--discovery_batch_size=16', f'--teacher={shape}']
     run = [*small, '--discovery_steps=2', '--random_weights', '--check_gradients=False']
+    run.append('--compilation_cache=')  # the programs of all tests are kept elsewhere
     recipe = lambda name: f'experiments/recipes/{name}.flags'
     plan = ['--job=discover', '--target=cpu:2', '--nolargest_batch', f'--output={folder}/plan.json']
     commands = {

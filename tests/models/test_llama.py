@@ -111,7 +111,9 @@ def test_logits_equal_torch(tmp_path, num_kv_heads, tied, scaling):
     reference = random_torch_llama(config, seed=num_kv_heads)
     reference.save_pretrained(tmp_path)
     model = load_huggingface(tmp_path)
-    tokens = np.random.default_rng(1).integers(0, config.vocab_size, (1, 4096))
+    # Positions are turned alike in every shape: far ones are looked at in one.
+    length = 4096 if num_kv_heads == 2 and not tied else 512
+    tokens = np.random.default_rng(1).integers(0, config.vocab_size, (1, length))
     with torch.no_grad():
         theirs = reference(torch.tensor(tokens), use_cache=False).logits
     ours = jax.jit(lambda model: model(tokens)[0])(model)

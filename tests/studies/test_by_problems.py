@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from cdjax.studies.by_problems import by_problems, problems_to
-from cdjax.studies.costs import summarise_costs
+from cdjax.studies.costs import COSTS, summarise_costs
 
 
 def row(arm, *accuracies):
@@ -41,7 +41,7 @@ def test_problems_to_reach():
 
 
 def test_costs_are_means_and_differences_of_what_was_measured():
-    of = {'confidence': 0.5, 'brier': 0.5, 'rival': None}
+    of = dict.fromkeys(COSTS) | {'confidence': 0.5, 'brier': 0.5}
     run = lambda arm, seed, **told: {'arm': arm, 'seed': seed, **of, **told}
     kd, other = summarise_costs(
         [
