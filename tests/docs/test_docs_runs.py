@@ -55,7 +55,7 @@ PROGRAMS = {
     'python -m pip': 'installs a package',
     'python -m build': 'tests/test_package.py builds both archives',
 }
-SETS_UP = ('export', 'for ', 'done', 'eval')
+SETS_UP = ('export', 'for ', 'done', 'eval', 'source .venv')
 
 SMALL = ('--operands=2', '--high=9')
 # One class, for batches of 8 hold too few of each where there are more.
