@@ -15,8 +15,10 @@ from cdjax.errors import InputError
 from cdjax.report.terminal import accuracy_table
 from cdjax.studies.accuracy import AccuracyConfig, measure_accuracy
 from experiments import launch
+from experiments.announce import announce_measuring
 from experiments.flags import (
     define_checkpoint_flags,
+    define_dry_run_flag,
     define_machine_flags,
     define_pass_flag,
     define_task_flags,
@@ -41,6 +43,7 @@ flags.DEFINE_integer(
     'max_problems', AccuracyConfig().max_problems, 'Problems asked of each range, at most.'
 )
 flags.DEFINE_string('output', None, 'JSON file to write the table to.')
+define_dry_run_flag('what would be asked of what')
 define_checkpoint_flags()
 define_task_flags()
 define_pass_flag()
@@ -67,11 +70,15 @@ def main() -> None:
         config,
         mesh=start_machine(),
         options=options,
-        say=lambda line: launch.say(f'accuracy: {line}'),
+        announce=lambda line, facts: announce_measuring(
+            f'accuracy: {line}' + (f'; to {FLAGS.output}' if FLAGS.output else ''), facts
+        ),
     )
     launch.say(accuracy_table(found))
-    if FLAGS.output is not None and jax.process_index() == 0:
-        write_output(FLAGS.output, found)
+    if FLAGS.output is not None:
+        if jax.process_index() == 0:
+            write_output(FLAGS.output, found)
+        launch.say(f'everything is in {FLAGS.output}')
 
 
 if __name__ == '__main__':

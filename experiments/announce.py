@@ -24,6 +24,19 @@ def announce(outlook: Outlook) -> None:
         sys.exit(0)
 
 
+def announce_measuring(line: str, facts: Mapping[str, Any]) -> None:
+    """Prints what a launcher without trainings is going to do; with --dry_run ends there.
+
+    Args:
+        line: what, of what and where to.
+        facts: all that decides it, which a dry run prints too.
+    """
+    say(line)
+    if FLAGS.dry_run:
+        say('\n'.join(['', 'configuration:', *settings(facts), '', NOTHING]))
+        sys.exit(0)
+
+
 def first_line(outlook: Outlook) -> str:
     """Returns what will run, how much it is, on what and where, in one line."""
     parts = [f'{count(outlook.trainings, "training")} of {count(outlook.steps, "step")} in all']

@@ -24,6 +24,7 @@ from cdjax.models.target_folder import require_file
 from cdjax.planning.job import DTYPES
 from cdjax.run.options import TOKENS_PER_PASS
 from cdjax.run.results import to_text
+from cdjax.wording import count
 from experiments import launch
 from experiments.benchmarks import (
     attribution,
@@ -122,8 +123,12 @@ def main() -> None:
         raise InputError(f'figure={FLAGS.figure} is of suite=growth: leave it out')
     if FLAGS.scratch is not None and not Path(FLAGS.scratch).is_dir():
         raise InputError(f'scratch={FLAGS.scratch} is no folder: make it, or name another')
+    names = list(SPEED) if FLAGS.suite == 'all' else [FLAGS.suite]
+    launch.say(
+        f'benchmark: {", ".join(names)}; of speed {count(FLAGS.rounds, "round")} of each program, '
+        'some minutes a suite on two CPU cores'
+    )
     with tempfile.TemporaryDirectory(dir=FLAGS.scratch) as folder:
-        names = list(SPEED) if FLAGS.suite == 'all' else [FLAGS.suite]
         results = {name: SUITES[name](Path(folder)) for name in names}
     content = {'suites': results} if FLAGS.suite == 'all' else results[FLAGS.suite]
     result = {'suite': FLAGS.suite, **content}
@@ -136,6 +141,9 @@ def main() -> None:
         from experiments.benchmarks.figure import draw  # with matplotlib, slow to import
 
         epath.Path(FLAGS.figure).write_text(draw(results['growth']['curves']))
+    written = [path for path in (FLAGS.output, FLAGS.markdown, FLAGS.figure) if path is not None]
+    if written:
+        launch.say(f'everything is in {", ".join(written)}')
 
 
 if __name__ == '__main__':

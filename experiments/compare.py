@@ -7,6 +7,7 @@ Example, the circuits of two searches with different --discovery_seed:
 from cdjax.circuits.circuit import Circuit
 from cdjax.errors import InputError
 from cdjax.evaluation.classes import agreement
+from cdjax.wording import count
 from experiments import launch
 
 
@@ -23,6 +24,7 @@ def main(*paths: str) -> None:
             f'{paths[0]} has masks of {first.masks.shape[1:]} layers and neurons, {paths[1]} of '
             f'{second.masks.shape[1:]}: neurons can be compared within one model only'
         )
+    launch.say(f'compare: {_told(first)} of {paths[0]} with {_told(second)} of {paths[1]}')
     differing = first.differences(
         **{key: second.info.get(key) for key in ('model', 'data', 'rows')}
     )
@@ -46,6 +48,11 @@ def main(*paths: str) -> None:
     )
     if 'rows' in differing:
         print('splits: the two were learned from different rows of these problems')
+
+
+def _told(circuit: Circuit) -> str:
+    """Returns how many circuits there are, and how large."""
+    return f'{count(circuit.num_classes, "circuit")} with {count(circuit.size, "neuron")} each'
 
 
 if __name__ == '__main__':

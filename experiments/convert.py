@@ -19,7 +19,8 @@ from cdjax.models.conversion import FORMATS, Conversion, certificate_path, conve
 from cdjax.models.huggingface_export import MAX_SHARD_BYTES
 from cdjax.models.parity import describe_certificate
 from experiments import launch
-from experiments.flags import define_machine_flags, start_machine
+from experiments.announce import announce_measuring
+from experiments.flags import define_dry_run_flag, define_machine_flags, start_machine
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -45,6 +46,7 @@ flags.DEFINE_bool('check', False, 'Write the parity certificate TARGET.parity.js
 flags.DEFINE_string('golden', None, 'Compare with this golden file in place of torch.')
 flags.DEFINE_string('save_golden', None, "Store transformers' results here, as a golden file.")
 flags.DEFINE_list('keep_layers', None, 'Layers of the target, such as 0,2,4; all if not given.')
+define_dry_run_flag('what would be made of what')
 define_machine_flags()
 flags.register_validator('max_shard_gb', lambda gb: 0 < gb < math.inf, 'must be above 0, finite')
 
@@ -70,11 +72,14 @@ def main() -> None:
             keep_layers=layers,
         ),
         mesh,
-        say=lambda line: launch.say(f'convert: {line}'),
+        announce=lambda line, facts: announce_measuring(f'convert: {line}', facts),
     )
-    launch.say(f'wrote {FLAGS.target}')
+    written = [FLAGS.target]
     if FLAGS.check or FLAGS.golden is not None or FLAGS.save_golden is not None:
-        launch.say(describe_certificate(certificate_path(FLAGS.target)))
+        certificate = certificate_path(FLAGS.target)
+        launch.say(describe_certificate(certificate))
+        written.append(str(certificate))
+    launch.say(f'everything is in {" and ".join(written)}')
 
 
 if __name__ == '__main__':

@@ -7,10 +7,6 @@ Example, a minute on two CPU cores, after the example of experiments.discover:
     python -m experiments.evaluate --circuits=runs/discover/circuits/teacher.safetensors --noareas
 """
 
-import sys
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 from absl import flags
 
@@ -18,7 +14,7 @@ from cdjax.report.terminal import circuits_table, kept_line, recovery_table
 from cdjax.studies.circuits import smallest_faithful_share
 from cdjax.studies.evaluation import EvaluationConfig, evaluate_circuits
 from experiments import launch
-from experiments.announce import NOTHING, settings
+from experiments.announce import announce_measuring
 from experiments.flags import (
     define_checkpoint_flags,
     define_dry_run_flag,
@@ -65,7 +61,7 @@ def main() -> None:
         config,
         mesh=start_machine(),
         options=options,
-        announce=lambda line, facts: _announce(f'evaluate: {line}; to {output}', facts),
+        announce=lambda line, facts: announce_measuring(f'evaluate: {line}; to {output}', facts),
     )
     if jax.process_index() == 0:
         write_output(output, study)
@@ -75,15 +71,6 @@ def main() -> None:
     if 'ground_truth' in study:
         launch.say(recovery_table(study))
     launch.say(f'everything is in {output}')
-
-
-def _announce(line: str, facts: Mapping[str, Any]) -> None:
-    """Prints what is going to be measured; with --dry_run all that decides it, and ends there."""
-    launch.say(line)
-    if FLAGS.dry_run:
-        lines = ['', 'configuration, as the study will hold it:', *settings(facts), '', NOTHING]
-        launch.say('\n'.join(lines))
-        sys.exit(0)
 
 
 if __name__ == '__main__':

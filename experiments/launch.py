@@ -2,10 +2,12 @@
 
 import difflib
 import importlib
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 from absl import app, flags, logging
@@ -112,14 +114,24 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _refuse(error: InputError | flags.Error) -> int:
-    text = ' '.join(str(error).split('\n'))
+    text = _in_our_words(error) if isinstance(error, flags.Error) else str(error)
+    print(f'error: {" ".join(text.splitlines())}', file=sys.stderr)
+    return EXIT_INPUT
+
+
+def _in_our_words(error: flags.Error) -> str:
+    """Returns what is wrong with a flag, and what to do."""
+    see = f'see python -m experiments.{Path(sys.argv[0]).stem} --help'
     if isinstance(error, flags.UnrecognizedFlagError):
         close = _like(error.flagname)
-        remedy = f'did you mean --{" or --".join(close)}?' if close else 'see --help for those of'
-        remedy += '' if close else f' {sys.argv[0]}'
-        text = f'there is no flag --{error.flagname}: {remedy}'
-    print(f'error: {text}', file=sys.stderr)
-    return EXIT_INPUT
+        remedy = f'did you mean --{" or --".join(close)}?' if close else see
+        return f'there is no flag --{error.flagname}: {remedy}'
+    text = str(error)
+    if missing := re.findall(r'Flag (--\w+) must have a value other than None', text):
+        return f'{" and ".join(missing)} must be given: {see}'
+    text = re.sub(r'invalid literal for int.*', 'write an integer', text)
+    text = re.sub(r'could not convert string to float.*', 'write a number', text)
+    return re.sub(r'ERROR:: Unable to open flagfile: \[.*?\] (.*): (.*)', r'flagfile=\2: \1', text)
 
 
 def _like(name: str) -> list[str]:

@@ -73,16 +73,23 @@ def main() -> None:
     target = parse_target(FLAGS.target)
     if FLAGS.output is not None:
         check_output(FLAGS.output, 'programs', 'a plan')
+    job, mesh = job_from_flags(), _mesh_from_flags(target)
+    print(
+        f'plan: the programs of experiments.{FLAGS.job} for {target.name}, compiled on this '
+        'machine, seconds to minutes each; nothing is loaded or run',
+        flush=True,
+    )
     plan = plan_job(
-        job_from_flags(),
+        job,
         target,
-        mesh=_mesh_from_flags(target),
+        mesh=mesh,
         find_largest_batch=FLAGS.largest_batch,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
+    print(describe(plan))
     if FLAGS.output is not None:
         write_output(FLAGS.output, plan.to_dict())
-    print(describe(plan))
+        print(f'everything is in {FLAGS.output}')
 
 
 def job_from_flags() -> Job:

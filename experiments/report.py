@@ -30,14 +30,17 @@ def main(*workdirs: str) -> None:
                 f'--compare takes the folders of two runs, and here are {len(workdirs)}: '
                 'python -m experiments.report --compare runs/first runs/second'
             )
-        launch.say(f'comparison: {write_comparison(*workdirs, FLAGS.output)}')
+        target = write_comparison(*workdirs, FLAGS.output)
+        launch.say(f'report: {workdirs[0]} beside {workdirs[1]}')
+        launch.say(f'everything is in {target}')
         return
     if len(workdirs) > 1:
         raise InputError(f'{" ".join(workdirs)}: name one run, or add --compare')
     workdir = workdirs[0] if workdirs else FLAGS.workdir
     results = read_results(workdir)
+    launch.say(f'report: of {workdir}, from what it has stored')
     launch.say(summary(results))
-    launch.say(f'report: {write_report(workdir, results)}')
+    launch.say(f'everything is in {write_report(workdir, results)}')
 
 
 if __name__ == '__main__':

@@ -134,7 +134,7 @@ CLASSES: Registry[ClassScheme] = Registry('class scheme')
 LEARNED = CLASSES.add(
     ClassScheme('learned', lambda sorting: sorting.learned, from_learned=True, from_circuits=True)
 )
-CLASSES.add(ClassScheme('one', one_class))
+ONE = CLASSES.add(ClassScheme('one', one_class))
 CLASSES.add(ClassScheme('operators', operator_classes))
 CLASSES.add(ClassScheme('random', random_classes))
 CLASSES.add(ClassScheme('answer_cut', answer_cut_classes))

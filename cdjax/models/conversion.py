@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +85,7 @@ def convert(
     conversion: Conversion,
     mesh: Mesh | None = None,
     *,
-    say: Callable[[str], None] = lambda line: None,
+    announce: Callable[[str, Mapping[str, Any]], None] = lambda line, facts: None,
 ) -> Path:
     """Converts a checkpoint, and proves it equal where the conversion asks for it.
 
@@ -95,7 +96,8 @@ def convert(
     Args:
         conversion: what into what.
         mesh: where the model is held meanwhile.
-        say: is told in one line what is made of what, before anything is loaded.
+        announce: is told what is made of what, in one line and field by field, before anything is
+            loaded.
 
     Returns:
         The target folder.
@@ -123,7 +125,8 @@ def convert(
     golden = None if c.golden is None else load_reference(c.golden)
     certificate = certificate_path(target)
     stages = {}
-    say(f'{source} to {target}, {to}' + (' with a certificate' if check else ''))
+    facts = {**dataclasses.asdict(c), 'source': str(source), 'target': str(target), 'to': to}
+    announce(f'{source} to {target}, {to}' + (' with a certificate' if check else ''), facts)
 
     # A check at load wants the weights as they are stored.
     model = load_orbax(source, mesh=mesh) if from_orbax else _load(source, mesh, c, check)

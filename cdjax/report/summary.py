@@ -187,8 +187,16 @@ def headline(results: Results) -> list[tuple[str, str, str]]:
     without = '' if random is None else f'without random masks {percent(random["without"])}'
     cells = [
         (percent(study['accuracy']), 'teacher on unseen problems', 'all neurons'),
-        (percent(ours['only']), f'with only the circuits, {size} of the neurons', beside),
-        (percent(ours['without']), 'without the circuits', without),
+        (
+            percent(ours['only']),
+            f'with only the circuits, {size} of the neurons',
+            '; '.join(filter(None, [_interval(ours['only_interval']), beside])),
+        ),
+        (
+            percent(ours['without']),
+            'without the circuits',
+            '; '.join(filter(None, [_interval(ours['without_interval']), without])),
+        ),
     ]
     for start, found in results['starts'].items():
         gap = arm_difference(found['runs'], CIRCUITS.key, KD.key)
@@ -204,3 +212,7 @@ def headline(results: Results) -> list[tuple[str, str, str]]:
         what = f'points: class circuits over KD, from {start_name(start)}'
         cells.append((points(gap.value), what, beside))
     return cells
+
+
+def _interval(interval) -> str:
+    return f'95{wording.NBSP}% interval {wording.percent_interval(interval)}'

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ def measure_accuracy(
     *,
     mesh: Mesh | None = None,
     options: RunOptions = RunOptions(),
-    say: Callable[[str], None] = lambda line: None,
+    announce: Callable[[str, Mapping[str, Any]], None] = lambda line, facts: None,
 ) -> dict[str, Any]:
     """Asks a model problems of several ranges, behind several numbers of solved examples.
 
@@ -69,7 +69,8 @@ def measure_accuracy(
         config: what is asked.
         mesh: the mesh; one device if None.
         options: of passes.
-        say: is told in one line what is going to be asked, before the model is loaded.
+        announce: is told what is going to be asked, in one line and as `inputs` will hold it,
+            before the model is loaded.
 
     Returns:
         `inputs`, what was asked of what; and `cells`, for each range and number of examples
@@ -86,9 +87,12 @@ def measure_accuracy(
         dataset = encode_task(task, inputs.tokenizer)
         drawn = np.random.default_rng(task.seed).permutation(len(dataset))[: config.max_problems]
         datasets.append(dataset[np.sort(drawn)])
-    say(
+    facts = json.loads(json.dumps(dataclasses.asdict(config.inputs)))
+    facts |= {'max_problems': config.max_problems}
+    announce(
         f'{inputs.teacher_path or "random weights"} on {count(len(config.ranges), "range")} of '
-        f'operands, {count(sum(map(len, datasets)), "problem")} in all'
+        f'operands, {count(sum(map(len, datasets)), "problem")} in all',
+        facts | {'ranges': config.ranges, 'shots': config.shots},
     )
     model, cells = inputs.load_teacher(mesh), []
     passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
@@ -114,5 +118,4 @@ def measure_accuracy(
                 }
             )
             bar.update(1)
-    facts = {**dataclasses.asdict(config.inputs), 'max_problems': config.max_problems}
-    return {'inputs': json.loads(json.dumps(facts)), 'cells': cells}
+    return {'inputs': facts, 'cells': cells}

@@ -15,7 +15,8 @@ def by_problems(tables: Tables) -> dict[str, Any]:
     """Returns the accuracies of all arms by training problems, and what alignment saves of them.
 
     Args:
-        tables: training problems → rows of `summarise` of the students distilled with as many.
+        tables: training problems → rows of `summarise` of the students distilled with as many, the
+            same arms and seeds of each.
 
     Returns:
         `problems`, the sizes in order; `arms[]`: `arm`, `means[]` by size, `accuracies[][]` by size
@@ -53,13 +54,13 @@ def by_problems(tables: Tables) -> dict[str, Any]:
 
 
 def _saved(own: Mapping[int, float], kd: Mapping[int, float], size: int) -> dict[str, Any]:
-    gaps = [own[seed] - kd[seed] for seed in sorted(own) if seed in kd]
+    gaps = [own[seed] - kd[seed] for seed in sorted(own)]
     return {
         'problems': size,
         'kd_problems': 2 * size,
-        'difference': float(np.mean(gaps)) if gaps else None,
-        'interval': student_interval(gaps) if gaps else None,
-        'p': paired_p(gaps) if gaps else None,
+        'difference': float(np.mean(gaps)),
+        'interval': student_interval(gaps),
+        'p': paired_p(gaps),
     }
 
 

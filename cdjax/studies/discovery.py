@@ -9,7 +9,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
-from cdjax.circuits.classes import CLASSES, LEARNED, Sorting
+from cdjax.circuits.classes import CLASSES, LEARNED, ONE, Sorting
 from cdjax.circuits.methods import Context
 from cdjax.circuits.methods.learned_masks import search_for
 from cdjax.errors import InputError
@@ -145,6 +145,7 @@ def study_discovery(
         first_scores=first_scores,
     )
     for name, circuit in circuits.items():
+        circuit.info['classes'] = config.classes if circuit.num_classes > 1 else ONE.key
         circuit.info['metrics'] = measure_circuit(run, models[name], circuit)
         circuit.save(paths[name])
     return circuits

@@ -56,6 +56,10 @@ def test_every_recipe_that_is_named_is_there():
             assert (ROOT / recipe).exists(), (page, recipe)
 
 
+def test_the_first_page_is_short():
+    assert len(PAGES[0].read_text().splitlines()) < 150
+
+
 @pytest.mark.parametrize('number', range(len(blocks(PAGES[0], 'python'))))
 def test_the_programs_of_the_first_page_run(number, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -35,7 +35,7 @@ PROBLEMS = [
     ('distill', '--operators=+,+', 'each of them once'),
     ('evaluate', '--operands=1', 'operands=1', '2 or 3'),
     ('plan', '--operands=4', 'operands=4', '2 or 3'),
-    ('train_teacher', '--operands=two', '--operands=two', 'int()'),
+    ('train_teacher', '--operands=two', '--operands=two', 'write an integer'),
     ('compare_arms', '--low=-1', 'low=-1', 'start at 0'),
     ('discover', '--low=5 --high=4', 'high=4 is below low=5'),
     ('pipeline', '--high=1000000', 'high=1000000'),
@@ -546,7 +546,7 @@ def test_a_mistake_is_one_line_and_status_1(outcomes, at):
     if at < len(CASES):
         words = [word.format(**files) for word in CASES[at][2:]]
     else:
-        words = [f'{REQUIRED[at - len(CASES)][1]} must have a value']
+        words = [REQUIRED[at - len(CASES)][1], 'must be given']
     assert not wrong_with(ended[name_of(at)], words)
 
 

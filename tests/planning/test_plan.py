@@ -358,7 +358,7 @@ def test_the_launcher_plans_for_a_recipe(tmp_path):
     ]
     done = run_launchers({'plan': command}, tmp_path, at_once=1)['plan']
     assert done.code == 0, done.err
-    assert done.out.splitlines()[-1] == 'it fits'
+    assert done.out.splitlines()[-2:] == ['it fits', f'everything is in {output}']
     written = json.loads(output.read_text())
     assert disagreements('plan', written) == []
     job = written['job']

@@ -67,10 +67,12 @@ def test_the_launcher_takes_folders_as_words(runs, tmp_path, capsys):
     saved = {name: flags.FLAGS[name].value for name in ('compare', 'output')}
     try:
         report.main(runs[1])
-        assert capsys.readouterr().out.splitlines()[-1] == f'report: {runs[1]}/{REPORT}'
+        assert capsys.readouterr().out.splitlines()[-1] == f'everything is in {runs[1]}/{REPORT}'
         flags.FLAGS.compare, flags.FLAGS.output = True, str(tmp_path / 'c.html')
         report.main(*runs)
-        assert capsys.readouterr().out == f'comparison: {tmp_path / "c.html"}\n'
+        first, last = capsys.readouterr().out.splitlines()
+        assert first == f'report: {runs[0]} beside {runs[1]}'
+        assert last == f'everything is in {tmp_path / "c.html"}'
         with pytest.raises(InputError, match='takes the folders of two runs, and here are 1'):
             report.main(runs[0])
         flags.FLAGS.compare = False

@@ -5,6 +5,8 @@ from synthetic_results import CONFIG, HISTORY, make_results, make_start, make_st
 
 from cdjax.circuits.methods import LEARNED, RANDOM_MASKS
 from cdjax.report.findings import limits, say
+from cdjax.report.summary import headline
+from cdjax.wording import NBSP
 
 
 def plain(text):
@@ -35,6 +37,18 @@ def test_circuits(ours, other, words):
     assert text.startswith('With only 15 % of its neurons, the circuits of 4 learned classes')
     assert f'answers {100 * ours:.0f} % of unseen problems right (98 % with all of them)' in text
     assert text.endswith(f': {words}.')
+
+
+def test_what_stands_at_the_top_has_its_interval():
+    study = study_with(0.9, 0.1)
+    told = headline({'circuits': study, 'starts': {}})
+    assert [value for value, *_ in told[1:]] == [f'90{NBSP}%', f'50{NBSP}%']
+    at = study['curves'][LEARNED.key][study['shares'].index(0.15)]
+    for (*_, beside), interval in zip(
+        told[1:], (at['only_interval'], at['without_interval']), strict=True
+    ):
+        low, high = (f'{100 * value:.1f}' for value in interval)
+        assert plain(beside).startswith(f'95 % interval [{low}, {high}]; ')
 
 
 def test_circuits_of_one_class_without_controls():

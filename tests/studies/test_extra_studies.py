@@ -84,9 +84,12 @@ def through_json(result):
     return json.loads(json.dumps(result, allow_nan=False))
 
 
-def test_front(context, asked):
+def test_front(context, asked, monkeypatch):
     study = selectivity_front.selectivity_front('f', weights=(0.0, 2.0), seeds=(0, 1))
-    result = through_json(study.measure(context))
+    hired = toy.hire_workers(monkeypatch, searches)
+    run = dataclasses.replace(context.run, options=RunOptions(workers=2))
+    result = through_json(study.measure(dataclasses.replace(context, run=run)))
+    assert hired == dict.fromkeys(asked, 2)
     assert len(asked) == 2 * 2 * 2
     objective = asked['core-2-1'].objective
     assert (objective.specific, objective.weights.selectivity) == (0.3, 2)

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import toy_study as toy
 
+from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.classes import CLASSES, Sorting
+from cdjax.circuits.methods import LEARNED
 from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import save_huggingface
 from cdjax.run.options import RunOptions
 from cdjax.studies import discovery
+from cdjax.studies.circuits.study import named
 from cdjax.studies.discovery import DiscoveryStudyConfig, study_discovery
 from cdjax.studies.inputs import InputsConfig
 from cdjax.training.discovery import DiscoveryConfig
@@ -45,6 +48,8 @@ def test_classes_of_a_scheme_are_those_of_the_circuits(inputs, tmp_path):
     assert not circuit.classifier
     facts = json.loads((tmp_path / 'run' / 'config.json').read_text())
     assert facts['classes'] == 'operators'
+    assert Circuit.load(tmp_path / 'run' / 'circuits' / 'teacher').info['classes'] == 'operators'
+    assert named(LEARNED, circuit).title == 'operator classes'
     with pytest.raises(InputError, match='holds another run'):
         run(inputs, tmp_path / 'run', 'learned')
 
@@ -64,6 +69,21 @@ def test_a_scheme_that_asks_the_model_gets_its_attributions(inputs, tmp_path, mo
     assert (asked['K'], asked['fill']) == (3, (toy.L, toy.T, toy.F))
     np.testing.assert_array_equal(asked['rows'], toy.rows().train)
     np.testing.assert_array_equal(circuit.assignments, np.arange(len(toy.dataset())) % 2)
+
+
+@pytest.mark.parametrize(
+    ('scheme', 'title'),
+    [
+        ('learned', 'learned classes'),
+        ('one', 'one mask'),
+        ('em', 'EM classes'),
+        ('sizes', 'sizes classes'),  # a scheme of a plugin, for which no method of ours is trained
+    ],
+)
+def test_a_study_calls_circuits_by_how_their_problems_were_sorted(scheme, title):
+    circuit = Circuit(*[np.zeros((2, 1, 4))] * 4, info={'classes': scheme})
+    method = named(LEARNED, circuit)
+    assert (method.key, method.title) == ('learned', title)
 
 
 @pytest.mark.parametrize(

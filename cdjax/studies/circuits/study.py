@@ -1,5 +1,6 @@
 """All questions about a model's circuits, asked on one set of unseen problems."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,7 +97,10 @@ def study_circuits(
         'sizes': sizes,
         'shares': [size / neurons for size in sizes],
         'size': circuit.size,
-        'methods': {key: _facts(method) for key, method in methods.items()},
+        'methods': {
+            key: _facts(named(method, circuit) if key == LEARNED.key else method)
+            for key, method in methods.items()
+        },
         **found,
         'other_ablations': under_others,
         'method_selectivity': study_methods_selectivity(
@@ -169,6 +173,17 @@ def _circuits(
         return Circuits(ranking.at_size(size).masks, ranking.assignments[rows])
     masks, classes = circuit.at_size(size).masks, circuit.assignments[rows]
     return draw_circuits(method, masks, classes, living, config.seed)
+
+
+def named(learned: Method, circuit: Circuit) -> Method:
+    """Returns the method of the circuits themselves, called by how their problems were sorted."""
+    scheme = circuit.info.get('classes', LEARNED.classes)
+    if scheme == LEARNED.classes:
+        return learned
+    same = next((m for m in METHODS.values() if m.trains and m.classes == scheme), None)
+    other = f'{scheme} classes'
+    title, phrase = (same.title, same.phrase) if same else (other, other)
+    return dataclasses.replace(learned, title=title, phrase=phrase)
 
 
 def _facts(method: Method) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def seed_agreement(key: str = 'seed_agreement', seeds: Sequence[int] = (0, 1, 2,
         run = context.run
         searches = {str(seed): functools.partial(_discover, context, seed) for seed in seeds}
         search_ahead(context, searches)
-        circuits = [searches[str(seed)]() for seed in seeds]
+        circuits = [_discover(context, seed) for seed in seeds]
         learned = run.inputs.dataset[learned_rows(run.inputs.split, context.evaluation)]
         living = find_living(run.teacher, learned, circuits[0].fill, **run.passes)
         sizes = study_sizes(context, run.teacher.config.num_neurons)
