@@ -1,6 +1,7 @@
 """Eight simulated devices, strict promotion, and nothing that is compiled twice in one run."""
 
 import atexit
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
+def pytest_collection_finish():
+    """Looks for garbage seldom: a trace makes many objects, and hardly any that are in circles."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)
@@ -56,6 +63,7 @@ def compilation(request):
     jax.config.update('jax_disable_most_optimizations', not optimised)
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope='module')

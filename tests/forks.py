@@ -165,6 +165,7 @@ def main():
     sys.path[0] = ''
     _import_everything()
     gc.freeze()  # or the collections of a fork would copy all of it
+    gc.set_threshold(50_000, 20, 20)  # as in conftest.py
     statuses = {}
 
     def start(**details):
