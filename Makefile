@@ -2,24 +2,30 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+RUNS   := $(VENV)/.runs
+TESTS  := $(VENV)/.tests
 
 .PHONY: demo test docs compilers lint format clean
 
-$(STAMP): setup.py requirements.txt constraints.txt
+# What runs need is a few hundred megabytes; what tests need, several gigabytes (PyTorch).
+$(RUNS): setup.py requirements.txt constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
-	touch $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $(RUNS)
 
-demo: $(STAMP)
+$(TESTS): $(RUNS)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
+	touch $(TESTS)
+
+demo: $(RUNS)
 	$(BIN)/python -m experiments.pipeline --flagfile=experiments/recipes/demo.flags
 
-lint: $(STAMP)
+lint: $(TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(STAMP)
+format: $(TESTS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -28,11 +34,11 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
 # The documentation as a site, in site/; a warning is an error.
-docs: $(STAMP)
+docs: $(TESTS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The TPU compiler that the installed jax pins, for `experiments.plan`; it needs no TPU.
-compilers: $(STAMP)
+compilers: $(RUNS)
 	test -d .compilers/libtpu || $(BIN)/python -m pip install --quiet --no-deps --target .compilers \
 	  $$($(BIN)/python -c 'from cdjax.planning.targets import *; print(*compiler_packages(parse_target("v5e:4x4")))')
 

@@ -24,7 +24,7 @@ def main(*paths: str) -> None:
             f'{paths[0]} has masks of {first.masks.shape[1:]} layers and neurons, {paths[1]} of '
             f'{second.masks.shape[1:]}: neurons can be compared within one model only'
         )
-    launch.say(f'compare: {_told(first)} of {paths[0]} with {_told(second)} of {paths[1]}')
+    launch.say(f'compare: {paths[0]} ({_told(first)}) beside {paths[1]} ({_told(second)})')
     differing = first.differences(
         **{key: second.info.get(key) for key in ('model', 'data', 'rows')}
     )
@@ -52,7 +52,7 @@ def main(*paths: str) -> None:
 
 def _told(circuit: Circuit) -> str:
     """Returns how many circuits there are, and how large."""
-    return f'{count(circuit.num_classes, "circuit")} with {count(circuit.size, "neuron")} each'
+    return f'{count(circuit.num_classes, "circuit")} of {count(circuit.size, "neuron")}'
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Figures of the students of each arm beside their accuracy, as differences from KD, drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.ticker import MaxNLocator
@@ -14,7 +14,7 @@ from cdjax.report.training_curves import arm_series
 from cdjax.studies.costs import COSTS
 from cdjax.studies.mechanism import FAITHFUL, MEASURES
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Mapping[str, Mapping[str, Any]]
 
 
 def mechanism_dots(start: str, found: Mapping[str, Any]) -> Chart | None:
@@ -31,7 +31,7 @@ def mechanism_dots(start: str, found: Mapping[str, Any]) -> Chart | None:
         f'{FAITHFUL:.0%} of what the student can do.'
     )
     names = {key: name for key, (name, _) in MEASURES.items()}
-    return _dots(f'mechanism-{start}', caption, found, found.get('mechanism'), names)
+    return _dots(start, 'mechanism', caption, found, names)
 
 
 def cost_dots(start: str, found: Mapping[str, Any]) -> Chart | None:
@@ -45,19 +45,19 @@ def cost_dots(start: str, found: Mapping[str, Any]) -> Chart | None:
         f'What is told of students from {start_name(start)} beside their accuracy: mean difference '
         'from KD, paired by seed, with Student’s 95 % interval where there are at least two seeds.'
     )
-    return _dots(f'costs-{start}', caption, found, found.get('costs'), COSTS)
+    return _dots(start, 'costs', caption, found, COSTS)
 
 
 def _dots(
-    name: str, caption: str, found: Mapping[str, Any], told: Rows | None, names: Mapping[str, str]
+    start: str, field: str, caption: str, found: Mapping[str, Any], names: Mapping[str, str]
 ) -> Chart | None:
-    rows = {row['arm']: row for row in told or ()}
+    rows: Rows = {row['arm']: row for row in found.get(field) or ()}
     legend = [series for series in arm_series(found) if series.key != KD.key]
     if not rows or not legend:
         return None
     names = {key: text for key, text in names.items() if key in next(iter(rows.values()))}
     chart = Chart(
-        name,
+        f'{field}-{start}',
         caption,
         ['arm', *names.values()],
         [[arm, *(row[key]['mean'] for key in names)] for arm, row in rows.items()],
@@ -68,7 +68,8 @@ def _dots(
         shown = {series: rows[series.key][key] for series in legend if series.key in rows}
         gains = '; '.join(f'{series.title} {gain_text(arm)}' for series, arm in shown.items())
         title = text[0].upper() + text[1:]
-        with chart.panel(title, f'{text} over KD: {gains}.', size) as figure:
+        described = f'{title} over KD, students from {start_name(start)}: {gains}.'
+        with chart.panel(title, described, size) as figure:
             _draw(figure.subplots(), shown)
     return chart
 

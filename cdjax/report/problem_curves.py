@@ -36,7 +36,10 @@ def problem_curves(start: str, found: Mapping[str, Any]) -> Chart | None:
         legend,
     )
     ends = '; '.join(f'{s.title} {percent(rows[s.key]["means"][-1])}' for s in legend)
-    described = f'Line chart over {sizes[0]:,} to {sizes[-1]:,} training problems, at last: {ends}.'
+    described = (
+        f'Line chart over {sizes[0]:,} to {sizes[-1]:,} training problems, from '
+        f'{start_name(start)}, at last: {ends}.'
+    )
     with chart.panel('Accuracy on unseen problems', described) as figure:
         ax = figure.subplots()
         for series in legend:

@@ -22,6 +22,8 @@ NOT_RUN = {
     'planted_embedded': 'minutes; tests/planted train what is small',
     'runs/found_embedded': 'what is found in that',
     '--studies=selectivity_front': 'minutes; tests/studies/test_extra_studies.py runs the studies',
+    '--classes=attribution': 'minutes; tests/studies/test_study_discovery.py has such classes',
+    'runs/attribution': 'those circuits',
     'twins': 'minutes; tests/studies/test_twins.py runs the study',
     'runs/times': 'a teacher of minutes, and circuits of it',
     'benchmark': 'minutes on a quiet machine; tests/experiments/test_benchmarks.py runs the suites',
@@ -53,7 +55,7 @@ PROGRAMS = {
     'python -m pip': 'installs a package',
     'python -m build': 'tests/test_package.py builds both archives',
 }
-SETS_UP = ('export', 'for ', 'done', 'eval')
+SETS_UP = ('export', 'for ', 'done', 'eval', 'source .venv')
 
 SMALL = ('--operands=2', '--high=9')
 # One class, for batches of 8 hold too few of each where there are more.

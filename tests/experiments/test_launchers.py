@@ -152,6 +152,8 @@ def dry_runs(folder):
     grid = folder / 'grid.flags'
     grid.write_text('--discovery_seed=1\n--num_classes=2\n')
     yield 'tune', (*search, f'--grid={grid}')
+    yield 'accuracy', (*small[:2], *small[3:], '--ranges=0:4,0:9')
+    yield 'convert', (f'--source={EMBEDDED_TEACHER}', f'--target={folder}/dry', small[-1])
 
 
 def snapshot(folder):
@@ -248,6 +250,23 @@ def test_a_dry_run_tells_the_plan_and_claims_nothing(outcomes):
         assert first.startswith(f'{name}: {size} in all, on 1 device (cpu); in '), first
         assert any(line.strip().startswith(stage) for line in others), (name, out)
         assert 'memory: at least' in out
+        assert others[-1] == 'nothing was claimed, loaded or written'
+
+
+def test_a_dry_run_without_trainings_tells_what_is_asked_or_made(outcomes):
+    wanted = {
+        'accuracy': (
+            r'accuracy: .*/teacher on 2 ranges of operands, \d+ problems .*',
+            'max_prob',
+        ),
+        'convert': (r'convert: .*/teacher to .*/dry, orbax', 'keep_layers = null'),
+    }
+    for name, (first, setting) in wanted.items():
+        code, out, err = outcomes[4][f'dry-{name}']
+        assert (code, err) == (0, ''), name
+        line, *others = out.splitlines()
+        assert re.fullmatch(first, line)
+        assert any(setting in line for line in others)
         assert others[-1] == 'nothing was claimed, loaded or written'
 
 
