@@ -7,7 +7,7 @@ TESTS  := $(VENV)/.tests
 
 .PHONY: demo test docs compilers lint format clean
 
-# What runs need is a few hundred megabytes; what tests need, several gigabytes (PyTorch).
+# What runs need is a gigabyte; what tests need beside it (PyTorch with CUDA), several.
 $(RUNS): setup.py requirements.txt constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

@@ -20,6 +20,7 @@ from cdjax.inference.divergences import circuit_divergences
 from cdjax.models import Llama
 from cdjax.models.config import LlamaConfig
 from cdjax.run.options import RunOptions
+from cdjax.run.progress import progress
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.discovery_config import circuit_size
 
@@ -125,7 +126,13 @@ def run_methods(
         classes = None if key == LEARNED.key else method.sort(sorting)
         if classes is None or method.scores is None:
             continue
-        scores = method.scores(model, dataset, rows, classes, context=context)
+        score = functools.partial(method.scores, model, dataset, rows, classes, context=context)
+        if method.trains:  # which tells of its own steps
+            scores = score()
+        else:
+            with progress(1, f'score neurons: {key}', unit='method') as bar:
+                scores = score()
+                bar.update()
         rankings[key] = dataclasses.replace(
             circuit,
             masks=binarize(scores, circuit.size),
