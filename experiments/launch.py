@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import re
 import signal
 import sys
@@ -68,6 +69,8 @@ def run(main: Callable[..., None], *, words: int = 0) -> None:
         main: what runs.
         words: how many arguments without a name it takes at most; it is called with them.
     """
+    # Tokenizers alone are taken from transformers: that it finds no PyTorch is no news to anybody.
+    os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
     signal.signal(signal.SIGTERM, _stop)
 

@@ -115,15 +115,20 @@ class LogLines:
 
     def _running(self, now: float) -> str:
         rate = self._rate(now)
-        text = f'{self._unit} {self.n:,}'
+        text = f'{self._unit} {self.n:,}' + (f' of {self._total:,}' if self._total else '')
+        if rate is None:
+            return text
         if self._total is not None:
-            text += f' of {self._total:,}, {_seconds((self._total - self.n) / rate)} left'
+            text += f', {_seconds((self._total - self.n) / rate)} left'
         return f'{text}, {rate:.3g} {self._unit}s/s'
 
     def _rate(self, now: float) -> float | None:
-        """Returns units a second without the first, None where there was no other."""
+        """Returns units a second without the first, None while there is hardly another.
+
+        Steps are dispatched faster than they are done: the first few tell nothing.
+        """
         since, done = self._first
-        return (self.n - done) / (now - since) if now > since else None
+        return (self.n - done) / (now - since) if now - since >= _DELAY else None
 
     def _count(self, n: int) -> str:
         return f'{n:,} {self._unit}{"" if n == 1 else "s"}'

@@ -57,6 +57,21 @@ def test_a_log_gets_a_line_every_half_a_minute_and_one_at_the_end(stream, clock)
     ]
 
 
+def test_steps_that_were_only_dispatched_tell_no_time(stream, clock):
+    with progress(700, 'train') as bar:
+        clock[0] += 40.0  # the first step compiles
+        bar.update()
+        clock[0] += 0.01
+        bar.update(9)
+        clock[0] += 29.99
+        bar.update(20)
+        clock[0] += 1.0
+        bar.update(1)
+    first, second, _ = stream.getvalue().splitlines()
+    assert first == 'train: step 10 of 700'
+    assert second == 'train: step 31 of 700, 11 min 31 s left, 0.968 steps/s'
+
+
 def test_passes_and_trainings_share_the_half_minute(stream, clock):
     for _ in range(50):  # a sweep of passes of two seconds each
         with progress(10, 'predict', unit='row', stage=False) as bar:
