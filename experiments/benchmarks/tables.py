@@ -92,6 +92,6 @@ def _row(case, program, result):
 
 
 def _curve(name, curve):
-    numbers = lambda values: ', '.join(f'{value:.3g}' for value in values)
-    sizes, cpu = numbers(curve['sizes']), numbers(curve['cpu_seconds'])
+    sizes = ', '.join(f'{size:,}' if size >= 10_000 else str(size) for size in curve['sizes'])
+    cpu = ', '.join(f'{seconds:.3g}' for seconds in curve['cpu_seconds'])
     return f'| {name} | {sizes} | {cpu} | {curve["exponent"]:.2f} | {curve["reason"]} |'
