@@ -537,7 +537,7 @@ def wrong_with(outcome, words):
         return f'{absent} not in {lines[0]}'
     # What the models or the disk refuse comes after the line that tells what is going to be done.
     told = re.fullmatch(
-        r'\w+: .* (on 1 device|on \d+ unseen problems|, orbax|, huggingface).*\n', outcome.out
+        r'\w+: .* (on 1 device|on \d+ unseen problems|orbax|huggingface).*\n', outcome.out
     )
     return f'printed {outcome.out}' if outcome.out and not told else ''
 
