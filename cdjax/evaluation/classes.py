@@ -47,10 +47,12 @@ def _contingency(classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _information(tables_KxJ: np.ndarray) -> np.ndarray:
     """Returns the mutual information of tables `[..., K, J]` in nats, `[...]`, never below 0."""
-    p = tables_KxJ / tables_KxJ.sum(axis=(-2, -1), keepdims=True)
-    independent = p.sum(axis=-1, keepdims=True) * p.sum(axis=-2, keepdims=True)
-    ratio = np.divide(p, independent, out=np.ones_like(p), where=p > 0)
-    return np.maximum((p * np.log(ratio)).sum(axis=(-2, -1)), 0.0)
+    total = tables_KxJ.sum(axis=(-2, -1), keepdims=True)
+    by_chance = tables_KxJ.sum(axis=-1, keepdims=True) * tables_KxJ.sum(axis=-2, keepdims=True)
+    # Products of counts are exact, so that one class tells nothing, to the bit.
+    seen = tables_KxJ > 0
+    ratio = np.divide(tables_KxJ * total, by_chance, out=np.ones(seen.shape), where=seen)
+    return np.maximum((tables_KxJ / total * np.log(ratio)).sum(axis=(-2, -1)), 0.0)
 
 
 def _nmi_and_ari(tables_KxJ: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
