@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -141,6 +142,18 @@ def paired_p(differences: ArrayLike) -> float | None:
     from scipy import stats  # half a second
 
     return float(stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def paired_difference(differences: Sequence[float]) -> dict[str, Any]:
+    """Returns the mean `difference` of pairs, its Student's t `interval`, and `p`.
+
+    The latter two are None for one pair.
+    """
+    return {
+        'difference': float(np.mean(differences)),
+        'interval': student_interval(differences),
+        'p': paired_p(differences),
+    }
 
 
 def equivalence_p(differences: ArrayLike, margin: float) -> float | None:

@@ -1,6 +1,6 @@
 """Figures of the students of each arm beside their accuracy, and what they differ from KD by."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cdjax.report.names import arm_name, start_name
@@ -16,7 +16,7 @@ def mechanism_table(starts: Mapping[str, Any]) -> str:
         starts: what `Pipeline.compare_arms` returns; starts without a `mechanism` are left out.
     """
     names = {key: name for key, (name, _) in MEASURES.items()}
-    return _tables(starts, 'mechanism', 'Mechanism of students', names)
+    return _by_start(starts, _figures('mechanism', 'Mechanism of students', names))
 
 
 def costs_table(starts: Mapping[str, Any]) -> str:
@@ -25,7 +25,7 @@ def costs_table(starts: Mapping[str, Any]) -> str:
     Args:
         starts: what `Pipeline.compare_arms` returns.
     """
-    return _tables(starts, 'costs', 'Beside the accuracy of students', COSTS)
+    return _by_start(starts, _figures('costs', 'Beside the accuracy of students', COSTS))
 
 
 def problems_table(starts: Mapping[str, Any]) -> str:
@@ -34,22 +34,21 @@ def problems_table(starts: Mapping[str, Any]) -> str:
     Args:
         starts: what `Pipeline.compare_arms` returns; starts without `by_problems` are left out.
     """
-    lines = []
-    for start, found in starts.items():
-        told = found.get('by_problems')
-        if not told:
-            continue
-        titles = {row['arm']: row['title'] for row in found['table']}
-        lines += [
-            *([''] if lines else []),
-            f'Accuracy on unseen problems by training problems, from {start_name(start)}',
-            f'{"":36}' + ''.join(f'{n:>8,}' for n in told['problems']),
-        ]
-        for row in told['arms']:
-            cells = ''.join(f'{100 * mean:>8.1f}' for mean in row['means'])
-            lines.append(f'{titles[row["arm"]]:<36}{cells}')
-        lines += [f'    {line}' for line in map(saved_text, told['saves'])]
-    return '\n'.join(lines)
+    return _by_start(starts, _problems)
+
+
+def _problems(start: str, found: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
+    told = found.get('by_problems')
+    if not told:
+        return []
+    lines = [
+        f'Accuracy on unseen problems by training problems, from {start_name(start)}',
+        f'{"":36}' + ''.join(f'{n:>8,}' for n in told['problems']),
+    ]
+    for row in told['arms']:
+        cells = ''.join(f'{100 * mean:>8.1f}' for mean in row['means'])
+        lines.append(f'{titles[row["arm"]]:<36}{cells}')
+    return lines + [f'    {line}' for line in map(saved_text, told['saves'])]
 
 
 def saved_text(saved: Mapping[str, Any]) -> str:
@@ -67,40 +66,39 @@ def flops_table(starts: Mapping[str, Any]) -> str:
     Args:
         starts: what `Pipeline.compare_arms` returns; starts without KD are left out.
     """
-    lines = []
-    for start, found in starts.items():
-        told = found.get('equal_flops')
-        if not told or len(told) < 2:
-            continue
-        titles = {row['arm']: row['title'] for row in found['table']}
-        kd = next(row['step_flops'] for row in told if 'gain' not in row)
-        lines += [
-            *([''] if lines else []),
-            f'Accuracy on unseen problems at the FLOPs of KD, from {start_name(start)}',
-            f'{"":36}{"FLOPs of a step":>17}{"steps":>8}{"mean":>8}  gain over KD, points',
-        ]
-        for row in told:
-            gain = ''
-            if row.get('gain') is not None:
-                gain = points(row['gain'])
-                gain += f' {points_interval(row["gain_interval"])}' if row['gain_interval'] else ''
-            mean = ABSENT if row['mean'] is None else f'{100 * row["mean"]:.1f}'
-            cost = f'{number(row["step_flops"] / kd)} × KD'
-            lines.append(
-                f'{titles[row["arm"]]:<36}{cost:>17}{row["steps"]:>8,.0f}{mean:>8}  {gain}'.rstrip()
-            )
-    return '\n'.join(lines)
+    return _by_start(starts, _flops)
 
 
-def _tables(starts, field: str, title: str, names: Mapping[str, str]) -> str:
-    lines = []
-    for start, found in starts.items():
+def _flops(start: str, found: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
+    told = found.get('equal_flops')
+    if not told or len(told) < 2:
+        return []
+    kd = next(row['step_flops'] for row in told if 'gain' not in row)
+    lines = [
+        f'Accuracy on unseen problems at the FLOPs of KD, from {start_name(start)}',
+        f'{"":36}{"FLOPs of a step":>17}{"steps":>8}{"mean":>8}  gain over KD, points',
+    ]
+    for row in told:
+        gain = ''
+        if row.get('gain') is not None:
+            gain = points(row['gain'])
+            gain += f' {points_interval(row["gain_interval"])}' if row['gain_interval'] else ''
+        mean = ABSENT if row['mean'] is None else f'{100 * row["mean"]:.1f}'
+        cost = f'{number(row["step_flops"] / kd)} × KD'
+        lines.append(
+            f'{titles[row["arm"]]:<36}{cost:>17}{row["steps"]:>8,.0f}{mean:>8}  {gain}'.rstrip()
+        )
+    return lines
+
+
+def _figures(field: str, title: str, names: Mapping[str, str]) -> Callable[..., list[str]]:
+    """Returns what tells the rows of a field, one block for each of its figures."""
+
+    def lines_of(start: str, found: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
         rows = found.get(field)
         if not rows:
-            continue
-        titles = {row['arm']: row['title'] for row in found['table']}
-        lines += [
-            *([''] if lines else []),
+            return []
+        lines = [
             f'{title} from {start_name(start)}:',
             'mean, and difference from KD [95 % interval]',
         ]
@@ -115,7 +113,23 @@ def _tables(starts, field: str, title: str, names: Mapping[str, str]) -> str:
             if before:
                 mean = number(sum(before) / len(before), 3)
                 lines.append(f'    {"before distillation":<36}{mean:>6}')
-    return '\n'.join(lines)
+        return lines
+
+    return lines_of
+
+
+def _by_start(starts: Mapping[str, Any], lines_of: Callable[..., list[str]]) -> str:
+    """Returns the sections of all starts that have one, as text.
+
+    Args:
+        starts: what `Pipeline.compare_arms` returns.
+        lines_of: (start, its results, arm → title) → lines, none where there is nothing to tell.
+    """
+    sections = []
+    for start, found in starts.items():
+        titles = {row['arm']: row['title'] for row in found.get('table') or ()}
+        sections.append('\n'.join(lines_of(start, found, titles)))
+    return '\n\n'.join(section for section in sections if section)
 
 
 def gain_text(told: Mapping[str, Any]) -> str:

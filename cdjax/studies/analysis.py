@@ -11,7 +11,7 @@ from etils import epath
 
 from cdjax.distillation.arms import ARMS, KD
 from cdjax.errors import InputError
-from cdjax.evaluation.statistics import cluster_interval, equivalence_p, paired_p, student_interval
+from cdjax.evaluation.statistics import cluster_interval, equivalence_p, paired_difference
 from cdjax.run.folder import stored_config
 from cdjax.run.results import from_text
 from cdjax.studies.arms import EQUIVALENT, REACH, ArmsConfig
@@ -60,9 +60,7 @@ def primary_comparison(
         'against': against,
         'endpoint': ENDPOINT,
         'seeds': seeds,
-        'difference': float(np.mean(paired)),
-        'interval': student_interval(paired),
-        'p': paired_p(paired),
+        **paired_difference(paired),
         'p_equivalent': equivalence_p(paired, EQUIVALENT),
         'analysis': analysis_hash(config),
     }

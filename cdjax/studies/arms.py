@@ -21,15 +21,14 @@ from cdjax.evaluation.calibration import calibration
 from cdjax.evaluation.statistics import (
     equivalence_p,
     holm,
-    paired_p,
     steps_to,
-    student_interval,
 )
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.predictions import predict
 from cdjax.losses import class_conditional_cka, linear_cka
 from cdjax.models import Llama, LlamaConfig
 from cdjax.run.options import RunOptions
+from cdjax.studies.beside_kd import gain_over_kd
 from cdjax.studies.mechanism import MechanismConfig
 from cdjax.training.distillation import DistillationConfig, distill
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
@@ -367,9 +366,7 @@ def summarise(runs: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> list[di
         paired = [of[arm, seed] - of[KD.key, seed] for seed in seeds if (KD.key, seed) in of]
         if arm != KD.key and paired:
             row['gains'] = paired
-            row['gain'] = float(np.mean(paired))
-            row['gain_interval'] = student_interval(paired)
-            row['p'] = paired_p(paired)
+            row |= gain_over_kd(paired)
             row['p_equivalent'] = equivalence_p(paired, EQUIVALENT)
         rows.append(row)
     tested = [row for row in rows if row.get('p') is not None]

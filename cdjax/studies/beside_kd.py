@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cdjax.distillation.arms import KD
-from cdjax.evaluation.statistics import paired_p, student_interval
+from cdjax.evaluation.statistics import paired_difference
 
 
 def beside_kd(
@@ -29,10 +29,14 @@ def beside_kd(
     gaps = [mine - kd for mine, kd in own if mine is not None and kd is not None]
     told = {'mean': float(np.mean(values)) if values else None, 'values': values}
     if arm != KD.key and gaps:
-        told |= {
-            'gain': float(np.mean(gaps)),
-            'gain_interval': student_interval(gaps),
-            'p': paired_p(gaps),
-            'pairs': len(gaps),
-        }
+        told |= {**gain_over_kd(gaps), 'pairs': len(gaps)}
     return told
+
+
+def gain_over_kd(gaps: Sequence[float]) -> dict[str, Any]:
+    """Returns `gain`, the mean of differences from KD, its Student's t `gain_interval`, and `p`.
+
+    The latter two are None with one seed.
+    """
+    found = paired_difference(gaps)
+    return {'gain': found['difference'], 'gain_interval': found['interval'], 'p': found['p']}

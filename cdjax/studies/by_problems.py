@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cdjax.distillation.arms import KD
-from cdjax.evaluation.statistics import paired_p, student_interval
+from cdjax.evaluation.statistics import paired_difference
 
 Tables = Mapping[int, Sequence[Mapping[str, Any]]]
 
@@ -55,13 +55,7 @@ def by_problems(tables: Tables) -> dict[str, Any]:
 
 def _saved(own: Mapping[int, float], kd: Mapping[int, float], size: int) -> dict[str, Any]:
     gaps = [own[seed] - kd[seed] for seed in sorted(own)]
-    return {
-        'problems': size,
-        'kd_problems': 2 * size,
-        'difference': float(np.mean(gaps)),
-        'interval': student_interval(gaps),
-        'p': paired_p(gaps),
-    }
+    return {'problems': size, 'kd_problems': 2 * size, **paired_difference(gaps)}
 
 
 def problems_to(sizes: Sequence[int], accuracies: Sequence[float], reach: float) -> float | None:

@@ -27,10 +27,10 @@ COSTS = {
 
 
 def measure_beyond(model: Llama, inputs: Inputs, most: int, **passes) -> dict[str, float | None]:
-    """Returns what a student answers to unseen problems beyond the limits of the share.
+    """Returns what a model answers to unseen problems beyond the limits of the share.
 
     Args:
-        model: the student.
+        model: a student, or the teacher.
         inputs: the problems.
         most: problems that are answered, at most.
         **passes: mesh and tokens of a pass.

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import KD
-from cdjax.evaluation.statistics import paired_p, student_interval
 from cdjax.planning.distillation import DistillationJob
+from cdjax.studies.beside_kd import gain_over_kd
 from cdjax.studies.inputs import Inputs
 from cdjax.training.distillation import DistillationConfig
 
@@ -97,10 +97,7 @@ def at_equal_flops(
         if arm != KD.key:
             ends = [curves[KD.key, seed][1, -1] for seed in seeds]
             gaps = np.subtract(found, ends)
-            row |= {
-                'gain': None if early else float(gaps.mean()),
-                'gain_interval': None if early else student_interval(gaps),
-                'p': None if early else paired_p(gaps),
-            }
+            gain = gain_over_kd(gaps)
+            row |= dict.fromkeys(gain) if early else gain
         rows.append(row)
     return rows

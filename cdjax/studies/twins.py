@@ -24,7 +24,6 @@ from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS
 from cdjax.errors import InputError
 from cdjax.evaluation.statistics import cluster_interval, student_interval
-from cdjax.inference.predictions import predict
 from cdjax.parallel.mesh import one_device
 from cdjax.planted.ground_truth import GroundTruth
 from cdjax.planted.training import PlantConfig
@@ -33,6 +32,7 @@ from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
 from cdjax.studies.arms import PLANTED, ArmsConfig
 from cdjax.studies.circuits import CircuitStudyConfig
+from cdjax.studies.costs import measure_beyond
 from cdjax.studies.inputs import InputsConfig
 from cdjax.studies.outlook import Announce, Outlook, Stage, no_announcement
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
@@ -220,18 +220,14 @@ def _table(protocol, name, folder, mesh, options) -> dict[str, Any]:
         pipeline = Pipeline(
             config, folder / 'tables' / name, mesh=mesh, name=TABLE, options=options
         )
-        inputs, truth = pipeline.shared.inputs, GroundTruth.load(home / 'model')
-        said = predict(
-            pipeline.shared.teacher, inputs.dataset[inputs.beyond], **pipeline.shared.passes
-        )
+        shared, truth = pipeline.shared, GroundTruth.load(home / 'model')
+        inputs = shared.inputs
+        teacher = measure_beyond(shared.teacher, inputs, len(inputs.beyond), **shared.passes)
         runs = pipeline.compare_arms()[config.arms.starts[0]]['runs']
         fields = ('arm', 'seed', 'unseen', 'beyond', 'rival')
         return {
             'share': len(inputs.split.share),
-            'teacher': {
-                'beyond': said.accuracy,
-                'rival': float((said.tokens == inputs.rival_answers[inputs.beyond]).mean()),
-            },
+            'teacher': teacher,
             'necessary': truth.necessary.sum(axis=2).tolist(),
             'runs': [{field: run[field] for field in fields} for run in runs],
         }

@@ -1,6 +1,7 @@
 """How a student is distilled."""
 
 import dataclasses
+from typing import ClassVar
 
 from cdjax.distillation.components import TRAINED
 from cdjax.errors import InputError, check_finite, check_seed
@@ -8,7 +9,7 @@ from cdjax.losses import TASKS
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.models.llama import INIT_STD
 from cdjax.training.accumulation import check_batch_size
-from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig
+from cdjax.training.optimizer import OptimizerConfig, SuitedToStart
 from cdjax.training.schedules import WEIGHT_SCHEDULES
 
 # A student of random weights generalises from a small share by its decay (README, "Where students
@@ -17,7 +18,7 @@ FROM_NOTHING = OptimizerConfig(1000, 2e-3, warmup_steps=100, weight_decay=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class DistillationConfig:
+class DistillationConfig(SuitedToStart):
     """How a student is distilled.
 
     Attributes:
@@ -43,6 +44,8 @@ class DistillationConfig:
         compute_dtype: dtype of the computation (`bfloat16`); the parameters stay float32.
         remat: what the backward pass keeps, a key of `cdjax.models.llama.REMAT_POLICIES`.
     """
+
+    from_nothing: ClassVar = FROM_NOTHING
 
     optimizer: OptimizerConfig = OptimizerConfig(FROM_NOTHING.steps)
     task: str = 'kd'
@@ -83,18 +86,6 @@ class DistillationConfig:
             raise InputError(f'top_k={self.top_k}: at least 1 token is needed')
         check_batch_size(self.batch_size, self.microbatches)
         check_seed(seed=self.seed)
-
-    def suited_to(self, *, pretrained: bool) -> 'DistillationConfig':
-        """Returns the distillation of a student that was trained before, or of one from nothing.
-
-        What the optimizer leaves open is taken from `FINE_TUNING` or from `FROM_NOTHING`.
-        """
-        chosen = self.optimizer.or_else(FINE_TUNING if pretrained else FROM_NOTHING)
-        return dataclasses.replace(self, optimizer=chosen)
-
-    def describe(self) -> str:
-        """Returns a line on the values in force; of a training that leaves nothing open."""
-        return f'{self.optimizer.describe()}, computed in {self.compute_dtype}'
 
     @property
     def least_aligned_batch(self) -> int:

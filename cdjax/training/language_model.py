@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,14 +28,14 @@ from cdjax.training.accumulation import (
 )
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
-from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, make_optimizer
+from cdjax.training.optimizer import OptimizerConfig, SuitedToStart, make_optimizer
 from cdjax.training.step import jit_step, several_steps, steps_at_once
 
 FROM_NOTHING = OptimizerConfig(5000, 2e-3, warmup_steps=100, weight_decay=0.3)
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageModelConfig:
+class LanguageModelConfig(SuitedToStart):
     """How a Llama is trained on answers.
 
     Attributes:
@@ -47,6 +48,8 @@ class LanguageModelConfig:
         remat: what the backward pass keeps, a key of `cdjax.models.llama.REMAT_POLICIES`.
     """
 
+    from_nothing: ClassVar = FROM_NOTHING
+
     optimizer: OptimizerConfig = OptimizerConfig(FROM_NOTHING.steps)
     batch_size: int = 256
     microbatches: int = 1
@@ -57,18 +60,6 @@ class LanguageModelConfig:
     def __post_init__(self):
         check_batch_size(self.batch_size, self.microbatches)
         check_seed(seed=self.seed)
-
-    def suited_to(self, *, pretrained: bool) -> 'LanguageModelConfig':
-        """Returns the training of a model that was trained before, or of one from nothing.
-
-        What the optimizer leaves open is taken from `FINE_TUNING` or from `FROM_NOTHING`.
-        """
-        chosen = self.optimizer.or_else(FINE_TUNING if pretrained else FROM_NOTHING)
-        return dataclasses.replace(self, optimizer=chosen)
-
-    def describe(self) -> str:
-        """Returns a line on the values in force; of a training that leaves nothing open."""
-        return f'{self.optimizer.describe()}, computed in {self.compute_dtype}'
 
 
 def train_language_model(

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import ClassVar, Self
 
 import jax
 import optax
@@ -64,6 +65,28 @@ class OptimizerConfig:
 # Of a training that starts from a checkpoint, such that what it knows is not lost: the learning
 # rate of Llama 2's supervised fine-tuning (arXiv 2307.09288), without decay.
 FINE_TUNING = OptimizerConfig(1000, 2e-5, warmup_steps=100, weight_decay=0.0)
+
+
+class SuitedToStart:
+    """What configurations of trainings have whose `optimizer` may leave values open.
+
+    Attributes:
+        from_nothing: what suits a model of random weights.
+    """
+
+    from_nothing: ClassVar[OptimizerConfig]
+
+    def suited_to(self, *, pretrained: bool) -> Self:
+        """Returns the training of a model that was trained before, or of one from nothing.
+
+        What the optimizer leaves open is taken from `FINE_TUNING` or from `from_nothing`.
+        """
+        chosen = self.optimizer.or_else(FINE_TUNING if pretrained else self.from_nothing)
+        return dataclasses.replace(self, optimizer=chosen)
+
+    def describe(self) -> str:
+        """Returns a line on the values in force; of a training that leaves nothing open."""
+        return f'{self.optimizer.describe()}, computed in {self.compute_dtype}'
 
 
 def make_optimizer(

@@ -6,7 +6,6 @@ each run is a process of its own.
 """
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,10 +19,10 @@ from cdjax.models import LlamaConfig
 from cdjax.models.huggingface_export import MAX_SHARD_BYTES, checkpoint_fields
 from cdjax.models.parameters import abstract_model, describe_parameters
 from cdjax.models.tensor_files import OutgoingTensor, write_tensors
+from experiments.benchmarks.measure import in_a_process
 
 LIMIT = 1.15
 ROWS = 1024
-ROOT = Path(__file__).parents[2]
 
 
 def run(workdir: Path, *, model: str, devices: int) -> dict:
@@ -48,18 +47,8 @@ def measure(workdir: Path, config: LlamaConfig, devices: int) -> dict:
     source, target = workdir / 'source', workdir / 'target'
     try:
         size = write_synthetic(source, config)
-        command = [
-            sys.executable,
-            '-m',
-            __name__,
-            str(source.absolute()),
-            str(target.absolute()),
-            str(devices),
-        ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f'{" ".join(command)} failed:\n{done.stderr[-2000:]}')
-        found = json.loads(done.stdout.splitlines()[-1])
+        folders = str(source.absolute()), str(target.absolute())
+        found = in_a_process(__name__, *folders, str(devices))
     finally:
         for folder in (source, target):
             for file in folder.glob('*'):

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from experiments.benchmarks.measure import ROOT
+
 RECIPE = ('--flagfile=experiments/recipes/demo.flags',)
 START, REST, WHOLE = 'start', 'what follows the last stage', 'all of it'
 # As `cdjax.run.progress.LogLines` tells that a stage is done.

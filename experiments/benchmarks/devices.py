@@ -1,7 +1,6 @@
 """What a training step costs on several simulated devices, which share the cores of the CPU."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ import jax
 
 from cdjax.models import LlamaConfig
 from cdjax.parallel.mesh import make_mesh
-from experiments.benchmarks.measure import compare
+from experiments.benchmarks.measure import compare, in_a_process
 from experiments.benchmarks.training import student_steps
 
 # Wide enough that products count, and rows for every device.
@@ -21,13 +20,7 @@ def cpu_seconds(sizes: Sequence[int], rounds: int) -> list[float]:
 
     In a process of its own: devices are simulated before JAX has started, or not at all.
     """
-    command = [sys.executable, '-m', __name__, json.dumps([list(sizes), rounds])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(
-            f'steps on several devices could not be measured:\n{done.stderr[-4000:]}'
-        )
-    return json.loads(done.stdout.splitlines()[-1])
+    return in_a_process(__name__, json.dumps([list(sizes), rounds]))
 
 
 def measure(sizes: Sequence[int], rounds: int) -> list[float]:

@@ -1,8 +1,12 @@
 """Times of several functions that do the same, taken in turn, and the limits of the machine."""
 
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +16,7 @@ import numpy as np
 from cdjax.precision import exact_products
 
 OURS = 'cdjax'
+ROOT = Path(__file__).parents[2]
 
 
 def compare(
@@ -74,14 +79,13 @@ def machine(dtype: str = 'float32') -> dict[str, Any]:
             jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((size, size), dtype)).compile()
         )
     x = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    source = np.ones(1 << 25, np.float32)
-    target = np.empty_like(source)
     if on_cpu:
-        copy, moved = (lambda: np.copyto(target, source)), 2 * source.nbytes
+        source = np.ones(1 << 25, np.float32)
+        target = np.empty_like(source)
+        copy = lambda: np.copyto(target, source)
     else:
-        on_device = jnp.ones(1 << 28, jnp.float32)
-        add, moved = jax.jit(lambda x: x + 1), 2 * on_device.nbytes
-        copy = lambda: jax.block_until_ready(add(on_device))
+        source, add = jnp.ones(1 << 28, jnp.float32), jax.jit(lambda x: x + 1)
+        copy = lambda: jax.block_until_ready(add(source))
     runs = {'product': lambda: jax.block_until_ready(product(x)), 'copy': copy}
     found = compare(runs, rounds=9)['seconds']
     return {
@@ -90,8 +94,27 @@ def machine(dtype: str = 'float32') -> dict[str, Any]:
         'dtype': dtype,
         'flops_per_second': 2 * size**3 / found['product']['least'],
         'flops_per_cpu_second': 2 * size**3 / found['product']['cpu'],
-        'bytes_per_second': moved / found['copy']['least'],
+        'bytes_per_second': 2 * source.nbytes / found['copy']['least'],
     }
+
+
+def in_a_process(module: str, *words: str, given: bytes = b'') -> Any:
+    """Runs a module in a process of its own, and returns what its last line says as JSON.
+
+    Args:
+        module: as `python -m` takes it.
+        *words: its arguments.
+        given: its standard input.
+
+    Raises:
+        RuntimeError: it failed, with the end of what it said.
+    """
+    command = [sys.executable, '-m', module, *words]
+    done = subprocess.run(command, cwd=ROOT, input=given, capture_output=True, check=False)
+    if done.returncode:
+        said = done.stderr.decode(errors='replace')
+        raise RuntimeError(f'{" ".join(command)} failed:\n{said[-4000:]}')
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def against_limit(

@@ -8,7 +8,6 @@ held against what the plan says that it takes.
 import dataclasses
 import json
 import pickle
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,11 +30,10 @@ from cdjax.planning.distillation import DistillationJob
 from cdjax.planning.fitting import MeshShape
 from cdjax.planning.job import Job, Program
 from cdjax.planning.targets import CHIPS, parse_target
-from cdjax.run.json_file import read_json
 from cdjax.run.options import RunOptions
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
-from experiments.benchmarks.measure import machine
+from experiments.benchmarks.measure import in_a_process, machine
 
 # Calls that are traced, and kernels of them that are named.
 TRACED, NAMED = 3, 8
@@ -90,11 +88,12 @@ def run(jobs: Mapping[str, Job], *, rounds: int) -> dict[str, Any]:
     for name, job in jobs.items():
         measured = {}
         for index in range(len(job.works(1, 1))):
-            answer = _in_a_process(Measurement(job, index, rounds))
-            limit = answer.pop('machine')
-            measured[answer.pop('name')] = answer
+            asked = pickle.dumps(Measurement(job, index, rounds))
+            answer = in_a_process(__name__, given=asked)
+            limit, program = answer.pop('machine'), answer.pop('name')
+            measured[program] = answer
             ms, part = 1e3 * answer['seconds']['median'], answer['of_limit']
-            line = f'{name}: {list(measured)[-1]}: {ms:.3g} ms, {part:.0%} of the limit of products'
+            line = f'{name}: {program}: {ms:.3g} ms, {part:.0%} of the limit of products'
             print(line, file=sys.stderr, flush=True)
         for program, footprint in _planned(job, limit).items():
             measured[program]['planned_bytes'] = footprint.total
@@ -115,20 +114,6 @@ def _planned(job: Job, limit: Mapping[str, Any]) -> dict[str, Any]:
         print(f'warning: no plan to compare with: {error}', file=sys.stderr)
         return {}
     return {footprint.name: footprint for footprint in footprints}
-
-
-def _in_a_process(measurement: Measurement) -> dict[str, Any]:
-    with tempfile.NamedTemporaryFile(suffix='.json') as file:
-        done = subprocess.run(
-            [sys.executable, '-m', __name__, file.name],
-            input=pickle.dumps(measurement),
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-        if done.returncode:
-            said = done.stderr.decode(errors='replace')
-            raise RuntimeError(f'a program could not be measured:\n{said[-4000:]}')
-        return read_json(file.name)
 
 
 def measure(measurement: Measurement) -> dict[str, Any]:
@@ -256,9 +241,8 @@ def _kernels(call):
 
 
 def main() -> None:
-    """Reads what `run` sends to standard input, and writes its answer into a file."""
-    found = measure(pickle.load(sys.stdin.buffer))
-    Path(sys.argv[1]).write_text(json.dumps(found))
+    """Reads what `run` sends to standard input, and prints its answer as JSON."""
+    print(json.dumps(measure(pickle.load(sys.stdin.buffer))))
 
 
 if __name__ == '__main__':

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from experiments.benchmarks.measure import ROOT
+
 IMPORT = 'import cdjax.models, cdjax.inference, cdjax.losses'
 FIRST = """
 import jax
