@@ -5,6 +5,8 @@ import os
 import socket
 from unittest import mock
 
+from cdjax.run.lock import let_go
+
 BUCKET = 'lab'
 
 
@@ -36,4 +38,5 @@ def fake_bucket():
         try:
             yield f'gs://{BUCKET}'
         finally:
+            let_go()  # a lease in a bucket that is gone would be asked for, for half a minute
             server.stop()
