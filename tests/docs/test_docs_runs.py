@@ -20,8 +20,9 @@ NOT_RUN = {
     'recipes/tune': 'minutes; tests/studies/test_tuning.py runs the choice',
     'runs/planted/teachers': 'a teacher that those hours train',
     'planted_embedded': 'minutes; tests/planted train what is small',
-    'runs/found_embedded': 'what is found in that',
-    'recipes/front': 'minutes; tests/studies/test_extra_studies.py runs the studies',
+    'found_embedded': 'what is found in that',
+    'recipes/asserted': 'an hour; tests/studies/test_extra_studies.py runs the studies',
+    'recipes/front': 'likewise',
     'recipes/attribution': 'minutes; tests/studies/test_study_discovery.py has such classes',
     'runs/attribution': 'those circuits',
     'twins': 'minutes; tests/studies/test_twins.py runs the study',
@@ -43,7 +44,7 @@ NOT_RUN = {
 }
 DRY = (
     *('recipes/arms', 'start_memorises', 'recipes/settle', 'recipes/twins', 'recipes/tune'),
-    *('recipes/front', 'recipes/times_teacher'),
+    *('recipes/front', 'recipes/asserted', 'recipes/times_teacher'),
 )
 # Other programs in blocks of shell: why they are not run here.
 PROGRAMS = {
@@ -158,6 +159,8 @@ def test_what_is_too_long_tells_its_plan(tmp_path):
     for name, (code, out, err) in ended.items():
         assert code == 0, (dry[name], err)
         assert 'nothing was claimed, loaded or written' in out
+        if any(word.startswith('--flagfile=') for word in dry[name]):
+            assert re.search(r'\.flags says: .*(minute|hour)', out.splitlines()[0]), out
     assert not (tmp_path / 'run').exists()
 
 
