@@ -20,10 +20,14 @@ from cdjax.circuits.methods import learned_masks
 from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import Llama, load_huggingface, save_huggingface
+from cdjax.planted.ground_truth import GroundTruth
+from cdjax.planted.plan import PlanConfig, draw_plan
+from cdjax.planted.recovery import recovery
+from cdjax.report.write import write_report
 from cdjax.run.folder import VERSION
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import ArmsConfig
-from cdjax.studies.circuits import CircuitStudyConfig
+from cdjax.studies.circuits import CircuitStudyConfig, unseen_rows
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.extra.number_of_classes import number_of_classes
 from cdjax.studies.inputs import Inputs, InputsConfig
@@ -79,6 +83,16 @@ def teacher(tmp_path_factory):
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
     model = Llama(SHAPE, jax.random.key(0), init_std=0.5)
     save_huggingface(model, folder / 'teacher', tokenizer_from=folder / 'tokenizer')
+    plan = draw_plan(PlanConfig(2, 2), 2, SHAPE.num_layers, SHAPE.intermediate_size)
+    truth = GroundTruth(
+        plan.shared,
+        plan.specific,
+        plan.circuits,
+        np.ones((SHAPE.num_layers, SHAPE.intermediate_size), bool),
+        toy.dataset().labels['operators'],
+        {'model': model_hash(model), 'data': toy.dataset().hash},
+    )
+    truth.save(folder / 'teacher')
     return folder / 'teacher'
 
 
@@ -222,6 +236,23 @@ def test_the_results_are_consistent(finished):
         assert all(loss[2] > 0 for loss in circuits['losses'])
     assert results['rediscovery'].keys() == {'circuits'}
     assert results['rediscovery']['circuits']['study']['sizes'] == [2]
+
+
+def test_what_is_found_of_a_ground_truth_beside_the_teacher_is_told_and_drawn(finished):
+    pipeline, results = finished
+    truth, methods = results['circuits']['ground_truth'], results['circuits']['methods']
+    assert truth['methods'].keys() == methods.keys() == {'learned', *METHODS}
+    assert (truth['classes'], truth['size'], truth['living']) == (2, 4, 16)
+    learned = Circuit.load(pipeline.workdir / 'circuits' / 'teacher')
+    planted = GroundTruth.load(pipeline.shared.inputs.teacher_path)
+    rows = unseen_rows(pipeline.shared.inputs.split, pipeline.config.study)
+    found = recovery(planted, learned.scores, learned.assignments, rows)
+    assert truth['methods']['learned'] == {**found, 'kept': truth['methods']['learned']['kept']}
+    page = write_report(pipeline.workdir, results).read_text()
+    figure = page.partition('<figure id="figure-recovery"')[2].partition('</figure>')[0]
+    for key in truth['methods']:
+        assert f'{methods[key]["title"]}, precision: ' in figure
+    assert 'Of the 4\u00a0neurons that a planted class needs, a circuit of as many holds' in page
 
 
 def test_the_rediscovered_circuits_are_of_the_distilled_student_and_the_teachers_classes(finished):
