@@ -1,11 +1,13 @@
 """Rebuilds report.html of a finished pipeline from its stored results, without training.
 
-Examples, of one run, and a page on two:
+Examples, of one run, of one of its figures, and a page on two:
     python -m experiments.report runs/demo
+    python -m experiments.report runs/demo --figure=methods-1 --output=methods.svg
     python -m experiments.report --compare runs/demo runs/other --output=compare.html
 """
 
 from absl import flags
+from etils import epath
 
 from cdjax.errors import InputError
 from experiments import launch
@@ -15,14 +17,21 @@ flags.DEFINE_string(
     'workdir', 'runs/pipeline', 'Folder of a finished pipeline, where it is no argument.'
 )
 flags.DEFINE_bool('compare', False, 'Compare two runs, the arguments, on a page of their own.')
-flags.DEFINE_string('output', 'compare.html', 'The page of --compare.')
+flags.DEFINE_string(
+    'figure', None, 'Save this figure of the report, named as its SVG link saves it.'
+)
+flags.DEFINE_string(
+    'output', None, 'The page of --compare (compare.html), or the file of --figure (FIGURE.svg).'
+)
 
 
 def main(*workdirs: str) -> None:
     """Prints the table of a run and writes its report, or compares two."""
     from cdjax.report.compare import write_comparison
+    from cdjax.report.figure_file import take_figure
     from cdjax.report.terminal import summary
     from cdjax.report.write import read_results, write_report
+    from cdjax.run.folder import write_atomically
 
     if FLAGS.compare:
         if len(workdirs) != 2:
@@ -30,7 +39,7 @@ def main(*workdirs: str) -> None:
                 f'--compare takes the folders of two runs, and here are {len(workdirs)}: '
                 'python -m experiments.report --compare runs/first runs/second'
             )
-        target = write_comparison(*workdirs, FLAGS.output)
+        target = write_comparison(*workdirs, FLAGS.output or 'compare.html')
         launch.say(f'report: {workdirs[0]} beside {workdirs[1]}')
         launch.say(f'everything is in {target}')
         return
@@ -40,7 +49,12 @@ def main(*workdirs: str) -> None:
     results = read_results(workdir)
     launch.say(f'report: of {workdir}, from what it has stored')
     launch.say(summary(results))
-    launch.say(f'everything is in {write_report(workdir, results)}')
+    page = write_report(workdir, results)
+    if FLAGS.figure is not None:
+        target = epath.Path(FLAGS.output or f'{FLAGS.figure}.svg')
+        write_atomically(target, take_figure(page.read_text(), FLAGS.figure))
+        launch.say(f'figure: {target}')
+    launch.say(f'everything is in {page}')
 
 
 if __name__ == '__main__':

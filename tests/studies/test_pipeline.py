@@ -11,6 +11,7 @@ import torch
 import toy_study as toy
 import transformers
 from artefacts import disagreements
+from browser import DESK, PHONE, check_whole, chromium, open_page
 from etils import epath
 
 from cdjax import studies
@@ -253,6 +254,19 @@ def test_what_is_found_of_a_ground_truth_beside_the_teacher_is_told_and_drawn(fi
     for key in truth['methods']:
         assert f'{methods[key]["title"]}, precision: ' in figure
     assert 'Of the 4\u00a0neurons that a planted class needs, a circuit of as many holds' in page
+
+
+@pytest.mark.parametrize(('width', 'scheme'), [(PHONE, 'dark'), (DESK, 'light')])
+def test_the_report_of_this_run_opens_in_a_browser(finished, width, scheme):
+    pipeline, results = finished
+    page, heard = write_report(pipeline.workdir, results), []
+    with chromium() as browser:
+        opened = open_page(browser, f'file://{page}', heard, width, scheme)
+        check_whole(opened, 20, width, scheme)
+        titles = opened.locator('#figure-recovery [data-tip]')
+        assert titles.count() > len(METHODS)
+        assert opened.locator('.card').count() == len(results['neurons']['neurons'])
+    assert heard == []
 
 
 def test_the_rediscovered_circuits_are_of_the_distilled_student_and_the_teachers_classes(finished):
