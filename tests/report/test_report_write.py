@@ -382,7 +382,7 @@ def test_a_figure_is_taken_out_as_a_file(pages):
     assert root.find('{*}title').text == 'neuron-1-7'
     assert root.find('{*}rect').get('fill') == '#ffffff'
     assert len(list(root.iter('{http://www.w3.org/2000/svg}image'))) == 4, 'maps, and a scale'
-    with pytest.raises(InputError, match='figure=neuron-0-0 is not in .*choose from methods-1, '):
+    with pytest.raises(InputError, match=r'figure=neuron-0-0 is not in .*choose from methods-1, '):
         take_figure(page, 'neuron-0-0')
 
 
