@@ -19,13 +19,14 @@ import cdjax
 folder = sys.argv[1]
 assert cdjax.__file__.startswith(folder), cdjax.__file__
 assert importlib.metadata.version('cdjax') == sys.argv[2]
-import jax.numpy as jnp
+import jax, jax.numpy as jnp
 from cdjax.models import load_huggingface
 from cdjax.report.findings import say
 from cdjax.report.write import environment
 from cdjax.studies.inputs import EMBEDDED_TEACHER
 model = load_huggingface(EMBEDDED_TEACHER)
-logits, _ = model(jnp.array([[0, 12, 3, 15, 4, 9, 7]]), logits_at=-1)
+tokens = jnp.array([[0, 12, 3, 15, 4, 9, 7]])
+logits, _ = jax.jit(lambda model, tokens: model(tokens, logits_at=-1))(model, tokens)
 assert logits.shape[0] == 1
 environment().get_template('page.html'), environment().get_template('compare.html')
 print(say('moved', {}))

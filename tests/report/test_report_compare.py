@@ -64,10 +64,15 @@ def test_the_launcher_takes_folders_as_words(runs, tmp_path, capsys):
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(['report'])
-    saved = {name: flags.FLAGS[name].value for name in ('compare', 'output')}
+    saved = {name: flags.FLAGS[name].value for name in ('compare', 'output', 'figure')}
     try:
+        flags.FLAGS.figure, flags.FLAGS.output = 'layers-1', str(tmp_path / 'layers.svg')
         report.main(runs[1])
-        assert capsys.readouterr().out.splitlines()[-1] == f'everything is in {runs[1]}/{REPORT}'
+        *_, figure, last = capsys.readouterr().out.splitlines()
+        assert figure == f'figure: {tmp_path / "layers.svg"}'
+        assert last == f'everything is in {runs[1]}/{REPORT}'
+        assert '<title>layers-1</title>' in (tmp_path / 'layers.svg').read_text()
+        flags.FLAGS.figure = None
         flags.FLAGS.compare, flags.FLAGS.output = True, str(tmp_path / 'c.html')
         report.main(*runs)
         first, last = capsys.readouterr().out.splitlines()
@@ -79,4 +84,5 @@ def test_the_launcher_takes_folders_as_words(runs, tmp_path, capsys):
         with pytest.raises(InputError, match='name one run, or add --compare'):
             report.main(*runs)
     finally:
-        flags.FLAGS.compare, flags.FLAGS.output = saved['compare'], saved['output']
+        for name, value in saved.items():
+            flags.FLAGS[name].value = value
