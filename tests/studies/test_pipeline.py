@@ -118,6 +118,13 @@ def finished(teacher, tmp_path_factory):
     STUDIES.remove(CLASSES.key)
 
 
+@pytest.fixture(scope='module')
+def report(finished):
+    """The page of the run, made once: its figures take longer than all that looks at them."""
+    pipeline, results = finished
+    return write_report(pipeline.workdir, results)
+
+
 def test_the_artefacts_are_there(finished):
     pipeline, results = finished
     workdir = pipeline.workdir
@@ -239,7 +246,7 @@ def test_the_results_are_consistent(finished):
     assert results['rediscovery']['circuits']['study']['sizes'] == [2]
 
 
-def test_what_is_found_of_a_ground_truth_beside_the_teacher_is_told_and_drawn(finished):
+def test_what_is_found_of_a_ground_truth_beside_the_teacher_is_told_and_drawn(finished, report):
     pipeline, results = finished
     truth, methods = results['circuits']['ground_truth'], results['circuits']['methods']
     assert truth['methods'].keys() == methods.keys() == {'learned', *METHODS}
@@ -249,23 +256,21 @@ def test_what_is_found_of_a_ground_truth_beside_the_teacher_is_told_and_drawn(fi
     rows = unseen_rows(pipeline.shared.inputs.split, pipeline.config.study)
     found = recovery(planted, learned.scores, learned.assignments, rows)
     assert truth['methods']['learned'] == {**found, 'kept': truth['methods']['learned']['kept']}
-    page = write_report(pipeline.workdir, results).read_text()
+    page = report.read_text()
     figure = page.partition('<figure id="figure-recovery"')[2].partition('</figure>')[0]
     for key in truth['methods']:
         assert f'{methods[key]["title"]}, precision: ' in figure
     assert 'Of the 4\u00a0neurons that a planted class needs, a circuit of as many holds' in page
 
 
-@pytest.mark.parametrize(('width', 'scheme'), [(PHONE, 'dark'), (DESK, 'light')])
-def test_the_report_of_this_run_opens_in_a_browser(finished, width, scheme):
-    pipeline, results = finished
-    page, heard = write_report(pipeline.workdir, results), []
+def test_the_report_of_this_run_opens_in_a_browser(finished, report):
+    neurons, heard = finished[1]['neurons']['neurons'], []
     with chromium() as browser:
-        opened = open_page(browser, f'file://{page}', heard, width, scheme)
-        check_whole(opened, 20, width, scheme)
-        titles = opened.locator('#figure-recovery [data-tip]')
-        assert titles.count() > len(METHODS)
-        assert opened.locator('.card').count() == len(results['neurons']['neurons'])
+        for width, scheme in ((PHONE, 'dark'), (DESK, 'light')):
+            page = open_page(browser, f'file://{report}', heard, width, scheme)
+            check_whole(page, 20, width, scheme)
+            assert page.locator('#figure-recovery [data-tip]').count() > len(METHODS)
+            assert page.locator('.card').count() == len(neurons)
     assert heard == []
 
 
