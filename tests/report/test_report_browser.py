@@ -21,8 +21,15 @@ from cdjax.report.write import render
 
 HEIGHTS = 'figures => figures.map(one => one.getBoundingClientRect().height)'
 STUDY = make_study(methods=('one_mask', 'random_masks'))
+# Left and right ends of the numbers below a plot, in their order.
+TICKS = """svg => [...svg.querySelectorAll('text')].filter(one => /^[0-9.]+$/.test(one.textContent))
+    .map(one => one.getBoundingClientRect()).map(box => [box.left, box.right])
+    .sort((a, b) => a[0] - b[0])"""
 # What a reader has done is undone: the pages are opened once.
-RESET = 'document.querySelectorAll("input").forEach(one => one.checked = one.defaultChecked)'
+RESET = """() => {
+    document.querySelectorAll('input').forEach(one => { one.checked = one.defaultChecked; });
+    document.activeElement.blur();
+}"""
 in_all_views = pytest.mark.parametrize(('width', 'scheme'), VIEWS)
 
 
@@ -50,18 +57,20 @@ def browser():
 
 @pytest.fixture(scope='module')
 def opened(browser, addresses):
-    """Opens a page once for each way of looking; at the end it has said and asked for nothing."""
+    """Opens a page once, and looks at it as asked; at the end it has said and asked for nothing."""
     pages, heard = {}, []
 
     def page_of(width=DESK, scheme='light', name='report', scripts=True):
-        key = width, scheme, name, scripts
-        if key not in pages:
+        if (name, scripts) not in pages:
             options = {'java_script_enabled': scripts}
-            pages[key] = open_page(browser, addresses[name], heard, width, scheme, **options)
-        elif scripts:
-            pages[key].evaluate(RESET)
-            pages[key].mouse.move(1, 1)
-        return pages[key]
+            pages[name, scripts] = open_page(browser, addresses[name], heard, **options)
+        page = pages[name, scripts]
+        page.set_viewport_size({'width': width, 'height': 900})
+        page.emulate_media(media='screen', color_scheme=scheme)
+        if scripts:
+            page.evaluate(RESET)
+            page.mouse.move(1, 1)
+        return page
 
     yield page_of
     assert heard == []
@@ -75,12 +84,7 @@ def test_every_figure_has_content_and_nothing_runs_over_the_edge(opened, width, 
     text = page.locator('#figure-methods svg[role=img] text').first
     assert text.bounding_box()['height'] > 7
     # No two names of an axis lie over each other.
-    ticks = page.locator('#figure-methods svg[role=img]').first.locator('text')
-    boxes = sorted(
-        (box['x'], box['x'] + box['width'])
-        for one in ticks.all()
-        if one.text_content().replace('.', '').isdigit() and (box := one.bounding_box())
-    )
+    boxes = page.locator('#figure-methods svg[role=img]').first.evaluate(TICKS)
     assert len(boxes) > 4
     assert all(end < start for (_, end), (start, _) in itertools.pairwise(boxes))
 
@@ -212,7 +216,6 @@ def test_paper_is_white_and_shows_what_is_folded(opened):
     assert len(heights) == 6
     assert all(heights)
     assert not page.locator('nav').is_visible()
-    page.emulate_media(media='screen')
 
 
 def test_files_are_saved_under_their_names(opened):

@@ -78,9 +78,11 @@
     svg.addEventListener('pointerleave', leave);
     // Keys go through the marks that are shown, or through the cells of a map; Page Up and Down go
     // to the next map, and behind the last one to the marks.
-    let at = -1, part = images.length ? 0 : -1, i = 0, j = -1;
+    let at, part, i, j;
+    const start = () => { [at, part, i, j] = [-1, 0, 0, -1]; };
+    start();
     svg.tabIndex = 0;
-    svg.addEventListener('blur', leave);
+    svg.addEventListener('blur', () => { leave(); start(); });
     svg.addEventListener('keydown', (event) => {
       const [down, right] = {
         ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0],
