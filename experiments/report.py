@@ -11,6 +11,8 @@ from etils import epath
 
 from cdjax.errors import InputError
 from experiments import launch
+from experiments.announce import announce_measuring
+from experiments.flags import define_dry_run_flag
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -23,14 +25,15 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     'output', None, 'The page of --compare (compare.html), or the file of --figure (FIGURE.svg).'
 )
+define_dry_run_flag('which page would be made of what')
 
 
 def main(*workdirs: str) -> None:
     """Prints the table of a run and writes its report, or compares two."""
-    from cdjax.report.compare import write_comparison
+    from cdjax.report.compare import read_runs, write_comparison
     from cdjax.report.figure_file import take_figure
     from cdjax.report.terminal import summary
-    from cdjax.report.write import read_results, write_report
+    from cdjax.report.write import REPORT, read_results, write_report
     from cdjax.run.folder import write_atomically
 
     if FLAGS.compare:
@@ -39,20 +42,28 @@ def main(*workdirs: str) -> None:
                 f'--compare takes the folders of two runs, and here are {len(workdirs)}: '
                 'python -m experiments.report --compare runs/first runs/second'
             )
-        target = write_comparison(*workdirs, FLAGS.output or 'compare.html')
-        launch.say(f'report: {workdirs[0]} beside {workdirs[1]}')
+        if FLAGS.figure is not None:
+            raise InputError(
+                f'figure={FLAGS.figure} is taken out of the report of one run: leave out --compare'
+            )
+        runs, target = read_runs(*workdirs), FLAGS.output or 'compare.html'
+        announce_measuring(
+            f'report: {" beside ".join(workdirs)}', {'runs': workdirs, 'page': target}
+        )
+        write_comparison(runs, target)
         launch.say(f'everything is in {target}')
         return
     if len(workdirs) > 1:
         raise InputError(f'{" ".join(workdirs)}: name one run, or add --compare')
     workdir = workdirs[0] if workdirs else FLAGS.workdir
-    results = read_results(workdir)
-    launch.say(f'report: of {workdir}, from what it has stored')
+    results, facts = read_results(workdir), {'run': workdir, 'page': f'{workdir}/{REPORT}'}
+    if FLAGS.figure is not None:
+        facts['figure'] = target = FLAGS.output or f'{FLAGS.figure}.svg'
+    announce_measuring(f'report: of {workdir}, from what it has stored', facts)
     launch.say(summary(results))
     page = write_report(workdir, results)
     if FLAGS.figure is not None:
-        target = epath.Path(FLAGS.output or f'{FLAGS.figure}.svg')
-        write_atomically(target, take_figure(page.read_text(), FLAGS.figure))
+        write_atomically(epath.Path(target), take_figure(page.read_text(), FLAGS.figure))
         launch.say(f'figure: {target}')
     launch.say(f'everything is in {page}')
 
