@@ -1,5 +1,6 @@
-"""The wheel and the sdist: whole, and at work outside the checkout."""
+"""The wheel and the sdist: whole, installed as pip does, and at work outside the checkout."""
 
+import filecmp
 import os
 import re
 import subprocess
@@ -11,22 +12,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+INSTALL = '-m pip install --quiet --no-deps --no-index --no-build-isolation --no-compile --target'
 PROGRAM = """
-import sys
-sys.path = [path for path in sys.path if path != {root!r}]
-sys.path.insert(0, {folder!r})
+import importlib.metadata, sys
 import cdjax
-assert cdjax.__file__.startswith({folder!r}), cdjax.__file__
-import jax.numpy as jnp
+folder = sys.argv[1]
+assert cdjax.__file__.startswith(folder), cdjax.__file__
+assert importlib.metadata.version('cdjax') == sys.argv[2]
+import jax, jax.numpy as jnp
 from cdjax.models import load_huggingface
 from cdjax.report.findings import say
 from cdjax.report.write import environment
 from cdjax.studies.inputs import EMBEDDED_TEACHER
 model = load_huggingface(EMBEDDED_TEACHER)
-logits, _ = model(jnp.array([[0, 12, 3, 15, 4, 9, 7]]), logits_at=-1)
+tokens = jnp.array([[0, 12, 3, 15, 4, 9, 7]])
+logits, _ = jax.jit(lambda model, tokens: model(tokens, logits_at=-1))(model, tokens)
 assert logits.shape[0] == 1
 environment().get_template('page.html'), environment().get_template('compare.html')
-print(say('moved', {{}}))
+print(say('moved', {}))
 """
 
 
@@ -47,6 +50,24 @@ def built(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope='module')
+def installed(built, tmp_path_factory):
+    """The folders that pip has installed each of the two into, without a network."""
+    folder = tmp_path_factory.mktemp('installed')
+    archives = {kind: next(built.glob(f'*.{kind}')) for kind in ('whl', 'tar.gz')}
+    running = [
+        subprocess.Popen(
+            [sys.executable, *INSTALL.split(), str(folder / kind), str(archive)],
+            cwd=folder, stderr=subprocess.PIPE, text=True,
+        )
+        for kind, archive in archives.items()
+    ]  # fmt: skip
+    for one in running:
+        _, said = one.communicate()
+        assert one.returncode == 0, said
+    return {kind: folder / kind for kind in archives}
+
+
 def test_the_sdist_holds_what_it_is_built_from(built):
     with tarfile.open(next(built.glob('*.tar.gz'))) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
@@ -64,23 +85,40 @@ def test_the_wheel_holds_every_file_of_the_package(built):
         ['git', 'ls-files', 'cdjax'], cwd=ROOT, capture_output=True, text=True
     ).stdout.split()
     assert set(tracked) <= names
-    version = re.search(r"version='([^']*)'", (ROOT / 'setup.py').read_text())[1]
-    assert f'\nVersion: {version}\n' in text
-    assert f'\nversion: {version}\n' in (ROOT / 'CITATION.cff').read_text()
-    assert f'## {version}' in (ROOT / 'CHANGELOG.md').read_text()
+    assert f'\nVersion: {_version()}\n' in text
+    assert f'\nversion: {_version()}\n' in (ROOT / 'CITATION.cff').read_text()
+    assert f'## {_version()}' in (ROOT / 'CHANGELOG.md').read_text()
 
 
-def test_the_wheel_works_outside_the_checkout(built, tmp_path):
-    folder = tmp_path / 'site'
-    with zipfile.ZipFile(next(built.glob('*.whl'))) as archive:
-        archive.extractall(folder)
-    program = PROGRAM.format(root=str(ROOT), folder=str(folder))
+def test_both_install_the_library_and_no_launcher(installed):
+    files = {
+        kind: sorted(
+            str(path.relative_to(folder))
+            for path in folder.rglob('*')
+            if path.is_file() and '.dist-info' not in str(path)
+        )
+        for kind, folder in installed.items()
+    }
+    assert files['whl'] == files['tar.gz']
+    assert {name.partition('/')[0] for name in files['whl']} == {'cdjax'}
+    same = filecmp.cmpfiles(installed['whl'], installed['tar.gz'], files['whl'], shallow=False)
+    assert same[1:] == ([], [])
+    told = re.sub(r'\s+', ' ', (ROOT / 'README.md').read_text())
+    assert 'The wheel and the sdist hold the library; launchers run from a checkout' in told
+
+
+def test_what_is_installed_works_outside_the_checkout(installed, tmp_path):
+    folder = installed['tar.gz']
     done = subprocess.run(
-        [sys.executable, '-c', program],
+        [sys.executable, '-c', PROGRAM, str(folder), _version()],
         cwd=tmp_path,
-        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+        env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(folder)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == 'No student was searched for circuits in this run.'
+
+
+def _version() -> str:
+    return re.search(r"version='([^']*)'", (ROOT / 'setup.py').read_text())[1]

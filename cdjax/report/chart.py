@@ -7,6 +7,7 @@ import io
 import math
 import re
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -33,7 +34,8 @@ MARKERS = {
 }
 STROKES = {'solid': '', 'dashed': '4 3', 'dotted': '1 2', 'dashdot': '5 2 1 2'}
 _STEM = 'cdjax'
-_MAX_ROWS_SHOWN = 120
+_ROOM = 0.018  # of a digit of a tick's name, as part of an axis of a panel
+_MAX_ROWS_SHOWN, _MAX_COLUMNS = 120, 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +161,22 @@ class Chart:
     @property
     def shown_rows(self) -> Sequence[Sequence[Any]]:
         """Its rows where they are few enough to be read on the page, none else."""
-        return self.rows if len(self.rows) <= _MAX_ROWS_SHOWN else ()
+        few = (
+            len(self.rows) <= _MAX_ROWS_SHOWN
+            and max(map(len, self.rows), default=0) <= _MAX_COLUMNS
+        )
+        return self.rows if few else ()
+
+    @property
+    def text(self) -> str:
+        """Its numbers as lines of columns, for those that are too many for a table."""
+        lines = [[str(plain(cell)) for cell in line] for line in (self.header, *self.rows)]
+        columns = zip_longest(*lines, fillvalue='')
+        widths = [max(map(len, column)) for column in columns]
+        return '\n'.join(
+            '  '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=False))
+            for line in lines
+        )
 
     def file_name(self, kind: str, panel: int | None = None) -> str:
         """Returns the name under which the CSV or a panel's SVG is saved."""
@@ -173,14 +190,26 @@ def marker(index: int) -> str:
 
 
 def share_axis(ax: Axes, shares: Sequence[float]) -> None:
-    """Makes x the size of a circuit, on a logarithmic scale."""
+    """Makes x the size of a circuit, on a logarithmic scale; names no two that would collide."""
     ax.set_xscale('log')
-    ax.set_xlim(min(shares) * 0.9, max(shares) * 1.1)
-    shown = [s for i, s in enumerate(shares) if i == 0 or s > 1.25 * shares[i - 1]]
-    ax.set_xticks(shown, [f'{100 * share:.2g}' for share in shown], fontsize=8)
+    low, high = min(shares) * 0.9, max(shares) * 1.1
+    ax.set_xlim(low, high)
+    shown: dict[float, str] = {}
+    for share in sorted(shares, reverse=True):
+        name = _size(100 * share)
+        room = math.log(min(shown, default=math.inf) / share) / math.log(high / low)
+        if room > _ROOM * (len(name) + 1):
+            shown[share] = name
+    ax.set_xticks(list(shown), list(shown.values()), fontsize=8)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.grid(axis='x', visible=False)
     ax.set_xlabel('neurons in the circuit, % of all (log scale)')
+
+
+def _size(percent: float) -> str:
+    """Returns a size in as few digits as are within 3 % of it: one neuron of 1,024 is `0.1`."""
+    rounded = (float(f'{percent:.{digits}g}') for digits in (1, 2, 3))
+    return f'{next(value for value in rounded if abs(value - percent) <= 0.03 * percent):g}'
 
 
 def percent_axis(ax: Axes, top: float = 104) -> None:

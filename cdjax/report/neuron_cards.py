@@ -68,7 +68,7 @@ def _card(neurons: Mapping[str, Any], neuron: Mapping[str, Any]) -> Card:
     chart = Chart(
         f'neuron-{neuron["layer"]}-{neuron["neuron"]}',
         '',
-        ['part', 'answer or first operand', 'mean activation, or values', 'logit per activation'],
+        ['part', 'at', 'activation', 'effect'],
         rows,
         [_ACTIVATION, _EFFECT],
     )

@@ -1,12 +1,11 @@
-"""How selective circuits are, beside how much they keep; and how much of planted ones is found."""
+"""How selective circuits are, beside how much they keep."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from cdjax.circuits.methods import LEARNED
-from cdjax.colours import PALETTE
-from cdjax.report.chart import Chart, Series, marker, reference, true_minus
-from cdjax.report.svg import PANEL, mark
+from cdjax.report.chart import Chart, Series, reference, true_minus
+from cdjax.report.svg import mark
 from cdjax.wording import exact_percent, number, percent, points, points_interval
 
 _PARTS = (
@@ -14,7 +13,6 @@ _PARTS = (
     Series('specific', 'without its specific part', 'vermillion', 's', 'dashed'),
 )
 _MEASURES = (('accuracy', 'only'), ('probability', 'only_probability'))
-_FOUND = ('auroc', 'auroc_living', 'precision', 'recall', 'shared', 'specific')
 
 
 def selectivity_front(study: Mapping[str, Any]) -> Chart | None:
@@ -80,58 +78,3 @@ def _front(ax, study, by_size, kept, measure, field) -> None:
     ax.set_xlabel(f'kept with only the circuit, % ({measure})')
     ax.set_ylabel('selectivity, points')
     true_minus(ax.yaxis)
-
-
-def recovery_bars(study: Mapping[str, Any]) -> Chart | None:
-    """Draws how much of planted circuits each method finds; None of a teacher without any."""
-    truth = study.get('ground_truth')
-    if not truth:
-        return None
-    methods = truth['methods']
-    names = sorted({name for found in methods.values() for name in found})
-    legend = [
-        Series(
-            key,
-            study['methods'][key]['title'],
-            study['methods'][key]['colour'],
-            marker(i),
-            bold=key == LEARNED.key,
-        )
-        for i, key in enumerate(methods)
-    ]
-    chart = Chart(
-        'recovery',
-        f'How much each method finds of planted circuits of {truth["size"]:,} necessary neurons a '
-        'class, means over classes: area under the ROC curve of its ranking (among all neurons, '
-        'and among living ones), and from precision on at that size.',
-        ['method', *names],
-        [
-            [study['methods'][key]['title'], *map(found.get, names)]
-            for key, found in methods.items()
-        ],
-        legend,
-    )
-    told = '; '.join(f'{series.title} {number(methods[series.key]["auroc"])}' for series in legend)
-    size = (PANEL[0], 0.45 * len(_FOUND) + 1)
-    with chart.panel('', f'Dot chart of recovery of planted circuits. AUROC: {told}.', size) as fig:
-        ax = fig.subplots()
-        for series in legend:
-            values = [(y, methods[series.key].get(name)) for y, name in enumerate(_FOUND)]
-            values = [(y, value) for y, value in values if value is not None]
-            (dots,) = ax.plot(
-                [100 * value for _, value in values],
-                [y for y, _ in values],
-                series.marker,
-                color=series.ink,
-                markersize=6 if series.bold else 4.5,
-            )
-            tips = [
-                f'{series.title}, {_FOUND[y].replace("_", " ")}: {number(v)}' for y, v in values
-            ]
-            mark(dots, series=series.slug, tips=tips)
-        ax.set_yticks(range(len(_FOUND)), [name.replace('_', ', ') for name in _FOUND])
-        ax.tick_params(axis='y', labelcolor=PALETTE['ink'])
-        ax.invert_yaxis()
-        ax.set_xlim(-3, 103)
-        ax.set_xlabel('%')
-    return chart

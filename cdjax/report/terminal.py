@@ -7,6 +7,7 @@ from typing import Any
 from cdjax.circuits.methods import LEARNED
 from cdjax.report.arm_figures import costs_table, flops_table, mechanism_table, problems_table
 from cdjax.report.comparisons import at_circuit_size
+from cdjax.report.findings import say
 from cdjax.report.names import start_name
 from cdjax.report.tables import (
     TESTS,
@@ -42,6 +43,7 @@ def summary(results: Mapping[str, Any]) -> str:
     """
     parts = [
         circuits_table(results['circuits'], results['smallest_faithful_share']),
+        recovery_table(results['circuits']),
         headroom_table({start: found['headroom'] for start, found in results['starts'].items()}),
         arms_table(results['starts']),
         _text(_rediscovery(results['rediscovery'])),
@@ -134,13 +136,15 @@ def recovery_table(study: Mapping[str, Any]) -> str:
     """Returns how much of planted circuits each method finds, means over the planted classes.
 
     Args:
-        study: what `evaluate_circuits` returns of a planted teacher.
+        study: what is measured of a planted teacher's circuits; of any other there is nothing.
     """
     return _text(_recovery(study))
 
 
 def _recovery(study) -> list[str]:
-    truth = study['ground_truth']
+    truth = study.get('ground_truth')
+    if truth is None:
+        return []
     columns = {
         'AUROC': 'auroc',
         'living': 'auroc_living',
@@ -153,24 +157,31 @@ def _recovery(study) -> list[str]:
         'NMI': 'nmi',
         'kept': 'kept',
     }
+    names = {key: study['methods'][key]['title'] for key in truth['methods']}
+    width = max(map(len, names.values()))
     lines = [
         f'Planted circuits of {count(truth["classes"], "class", "classes")}, '
         f'{count(truth["size"], "necessary neuron")} each, which keep a probability of '
         f'{number(truth["kept"])}; from precision on at that size:',
-        f'{"":24}' + ''.join(f'{name:>{max(len(name) + 2, 8)}}' for name in columns),
+        ' ' * width + ''.join(f'{name:>{_width(name)}}' for name in columns),
     ]
     for key, found in truth['methods'].items():
-        cells = (f'{number(found[k]):>{max(len(name) + 2, 8)}}' for name, k in columns.items())
-        lines.append(f'{study["methods"][key]["title"]:<24}' + ''.join(cells))
+        cells = (f'{number(found[k]):>{_width(name)}}' for name, k in columns.items())
+        lines.append(f'{names[key]:<{width}}' + ''.join(cells))
     return lines
+
+
+def _width(name: str) -> int:
+    return max(len(name) + 1, 6)
 
 
 def _study(key: str, result: Mapping[str, Any]) -> list[str]:
     if key not in STUDIES:
         return []
     study = STUDIES[key]
-    findings = (textwrap.fill(text, WIDTH) for text in study.present(result).findings)
-    return [study.title, '', *findings]
+    section = study.present(result)
+    told = [say('recovery', one.found, one.methods) for one in section.recoveries]
+    return [study.title, '', *(textwrap.fill(text, WIDTH) for text in (*section.findings, *told))]
 
 
 def _text(lines: list[str]) -> str:

@@ -1,5 +1,6 @@
 """report.html: one file about a run that opens without a network."""
 
+import dataclasses
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,8 @@ from cdjax.report.names import TEMPLATES, start_name
 from cdjax.report.neuron_cards import neuron_cards
 from cdjax.report.problem_curves import problem_curves
 from cdjax.report.provenance import describe
-from cdjax.report.selectivity_curves import recovery_bars, selectivity_front
+from cdjax.report.recovery_dots import recovery_dots
+from cdjax.report.selectivity_curves import selectivity_front
 from cdjax.report.training_curves import arm_curves, discovery_curves, gradient_rows
 from cdjax.run.folder import stored_config, write_atomically
 from cdjax.run.metrics import read_metrics
@@ -177,7 +179,7 @@ def _charts(results, config, history) -> dict[str, Chart | None]:
     selectivity = study['selectivity']
     charts = {
         'methods': method_curves(study),
-        'recovery': recovery_bars(study),
+        'recovery': recovery_dots('recovery', study.get('ground_truth'), study['methods']),
         'layers': maps.layer_map(study),
         'front': selectivity_front(study),
         'selectivity': maps.selectivity_maps(
@@ -229,6 +231,11 @@ def _study(key: str, result: Mapping[str, Any]) -> dict[str, Any]:
         with chart.panel('', drawing.description, size) as figure:
             drawing.draw(figure)
         charts.append(chart)
+    told = list(section.findings)
+    for i, recovery in enumerate(section.recoveries):
+        told.append(findings.say('recovery', recovery.found, recovery.methods))
+        charts.append(recovery_dots(f'{key}-recovery-{i}', recovery.found, recovery.methods))
+    section = dataclasses.replace(section, findings=told)
     return {'key': key, 'title': STUDIES[key].title, 'section': section, 'charts': charts}
 
 

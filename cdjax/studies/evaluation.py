@@ -18,7 +18,7 @@ from cdjax.studies.circuits import (
     unseen_rows,
 )
 from cdjax.studies.discovery import discover_circuits
-from cdjax.studies.ground_truth import read_ground_truth, study_recovery
+from cdjax.studies.ground_truth import planted_in, read_ground_truth, study_recovery
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.methods import check_methods, methods_by_default, run_methods
 from cdjax.studies.run import Run
@@ -136,7 +136,7 @@ def study_teacher(
     """Discovers circuits in the teacher and measures them beside those of other methods, once.
 
     Writes `results/circuits.json`, `circuits/teacher` and, for each method that scores neurons,
-    `circuits/method_KEY`.
+    `circuits/method_KEY`. Of a planted teacher, what each method finds of its circuits is in it.
     """
     return stored(
         run.workdir / 'results' / 'circuits.json', lambda: _study_teacher(run, discovery, config)
@@ -176,6 +176,19 @@ def _study_teacher(run, discovery, config):
     study = study_circuits(
         run.teacher, inputs.dataset, inputs.split, circuit, rankings, config, **run.passes
     )
+    truth = planted_in(run)
+    if truth is not None:
+        study['ground_truth'] = study_recovery(
+            truth,
+            run.teacher,
+            circuit,
+            rankings,
+            config.methods,
+            inputs.dataset,
+            unseen_rows(inputs.split, config),
+            seed=config.seed,
+            **run.passes,
+        )
     at = study['sizes'].index(circuit.size)
     circuit.info['metrics'] = {
         'accuracy': study['accuracy'],

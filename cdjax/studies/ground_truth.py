@@ -48,12 +48,29 @@ def planted_classes(inputs: Inputs) -> np.ndarray | None:
     Args:
         inputs: the teacher and the problems; a ground truth of other problems says nothing.
     """
+    truth = _beside(inputs)
+    return truth.assignments if truth is not None and truth.num_classes > 1 else None
+
+
+def planted_in(run: Run) -> GroundTruth | None:
+    """Returns the ground truth of the teacher of a run, None where it says nothing of it.
+
+    One of other problems or of another model does not, and nothing is to be found where no planted
+    neuron is necessary.
+    """
+    truth = _beside(run.inputs)
+    if truth is None or not truth.causal_size:
+        return None
+    return truth if truth.info.get('model') == model_hash(run.teacher) else None
+
+
+def _beside(inputs: Inputs) -> GroundTruth | None:
+    """Returns the ground truth beside the teacher's checkpoint, None unless of these problems."""
     folder = inputs.teacher_path
     if folder is None or not (epath.Path(folder) / f'{NAME}.json').exists():
         return None
     truth = GroundTruth.load(epath.Path(folder))
-    here = truth.info.get('data') == inputs.dataset.hash and truth.num_classes > 1
-    return truth.assignments if here else None
+    return truth if truth.info.get('data') == inputs.dataset.hash else None
 
 
 def planted_circuit(run: Run) -> Circuit:

@@ -45,20 +45,22 @@ def study_neurons(run: Run, circuit: Circuit, config: CircuitStudyConfig) -> dic
 def choose_neurons(circuit: Circuit) -> list[tuple[int, int, int | None]]:
     """Returns neurons to look at: (layer, neuron, class, or None for one that all share).
 
-    Of each class those whose score lies furthest above their highest score in another class, and
-    then those of the highest least score of all classes.
+    Of each class those of its circuit whose score lies furthest above their highest score in
+    another class, and then those of all circuits, of the highest least score.
     """
     K, L, F = circuit.scores.shape
-    scores = circuit.scores.reshape(K, L * F)
+    scores, masks = (x.reshape(K, L * F) for x in (circuit.scores, circuit.masks))
     each = max(min(PER_CLASS, MAX_NEURONS // (K + 1)), 1)
     chosen: dict[int, int | None] = {}
     if K > 1:
         for k in range(min(K, MAX_NEURONS)):
             above = scores[k] - np.delete(scores, k, axis=0).max(axis=0)
-            fresh = (d for d in np.argsort(-above, kind='stable') if d not in chosen)
+            order = np.argsort(-above, kind='stable')
+            fresh = (d for d in order if masks[k, d] and d not in chosen)
             chosen |= {int(d): k for d, _ in zip(fresh, range(each), strict=False)}
     shared = each if K > 1 else MAX_NEURONS // 3
-    fresh = (d for d in np.argsort(-scores.min(axis=0), kind='stable') if d not in chosen)
+    order = np.argsort(-scores.min(axis=0), kind='stable')
+    fresh = (d for d in order if masks[:, d].all() and d not in chosen)
     chosen |= {int(d): None for d, _ in zip(fresh, range(shared), strict=False)}
     return [(*divmod(d, F), k) for d, k in chosen.items()]
 

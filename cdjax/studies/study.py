@@ -81,6 +81,19 @@ class Drawing:
 
 
 @dataclasses.dataclass(frozen=True)
+class Recovery:
+    """How much of known circuits each method finds; a report has a figure for it.
+
+    Attributes:
+        found: what `cdjax.studies.ground_truth.study_recovery` returns.
+        methods: what is said of each method, by key, see `cdjax.studies.circuits.facts_of`.
+    """
+
+    found: Result
+    methods: Result
+
+
+@dataclasses.dataclass(frozen=True)
 class Section:
     """What a report shows of a study.
 
@@ -88,11 +101,13 @@ class Section:
         findings: sentences drawn from the figures, the most important one first.
         tables: the tables.
         drawings: the figures.
+        recoveries: what was found of planted circuits, each a sentence and a figure more.
     """
 
     findings: Sequence[str]
     tables: Sequence[Table] = ()
     drawings: Sequence[Drawing] = ()
+    recoveries: Sequence[Recovery] = ()
 
 
 @dataclasses.dataclass(frozen=True)

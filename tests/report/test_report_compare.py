@@ -65,10 +65,15 @@ def test_the_launcher_takes_folders_as_words(runs, tmp_path, capsys):
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(['report'])
-    saved = {name: flags.FLAGS[name].value for name in ('compare', 'output', 'dry_run')}
+    saved = {name: flags.FLAGS[name].value for name in ('compare', 'output', 'figure', 'dry_run')}
     try:
+        flags.FLAGS.figure, flags.FLAGS.output = 'layers-1', str(tmp_path / 'layers.svg')
         report.main(runs[1])
-        assert capsys.readouterr().out.splitlines()[-1] == f'everything is in {runs[1]}/{REPORT}'
+        *_, figure, last = capsys.readouterr().out.splitlines()
+        assert figure == f'figure: {tmp_path / "layers.svg"}'
+        assert last == f'everything is in {runs[1]}/{REPORT}'
+        assert '<title>layers-1</title>' in (tmp_path / 'layers.svg').read_text()
+        flags.FLAGS.figure = None
         flags.FLAGS.compare, flags.FLAGS.output = True, str(tmp_path / 'c.html')
         flags.FLAGS.dry_run = True
         with pytest.raises(SystemExit):
@@ -80,6 +85,12 @@ def test_the_launcher_takes_folders_as_words(runs, tmp_path, capsys):
         first, last = capsys.readouterr().out.splitlines()
         assert first == f'report: {runs[0]} beside {runs[1]}'
         assert last == f'everything is in {tmp_path / "c.html"}'
+        flags.FLAGS.figure = 'layers-1'
+        with pytest.raises(
+            InputError, match='figure=layers-1 is taken out of the report of one run'
+        ):
+            report.main(*runs)
+        flags.FLAGS.figure = None
         with pytest.raises(InputError, match='takes the folders of two runs, and here are 1'):
             report.main(runs[0])
         flags.FLAGS.compare = False

@@ -4,10 +4,12 @@ import csv
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.figure import Figure
 from synthetic_results import (
     CONFIG,
     HISTORIES,
@@ -23,6 +25,8 @@ from cdjax.circuits.methods import LEARNED, METHODS, Method
 from cdjax.colours import PALETTE
 from cdjax.distillation.arms import ARMS
 from cdjax.errors import InputError
+from cdjax.report.chart import share_axis
+from cdjax.report.figure_file import take_figure
 from cdjax.report.method_curves import method_curves
 from cdjax.report.terminal import WIDTH, summary
 from cdjax.report.write import read_results, render, write_report
@@ -30,6 +34,7 @@ from cdjax.run.results import to_text
 
 VOID = {'meta', 'br', 'hr', 'img', 'link', 'input'}
 TEN_MEGABYTES = 10_000_000
+ROOT = Path(__file__).parents[2]
 NUMBER = r'[+−]?\d+\.\d+'
 FIRST = {'unseen': [0.3] * 3, 'share': [0.3] * 3, 'perplexity': [None] * 3, 'others': [0.8] * 3}
 SHAPES = {
@@ -196,7 +201,7 @@ def test_without_neurons_and_problems_of_an_older_run_the_page_is_whole():
 def test_neurons_and_classes_and_where_it_was_run(pages):
     text = pages['two starts'].replace('\u00a0', ' ')
     assert 'Stands out in class 0; in the circuit of class 0.' in text
-    assert 'Shared; in the circuit of no class' in text
+    assert 'Shared; in no circuit.' in text
     assert 'operators + − 75 % <span class="note">(25 % of all)' in text
     assert '<td class="n wrong">7<span class="hidden"> (wrong)</span></td>' in text
     assert 'Class 3: 0 unseen problems</summary>' in text
@@ -368,6 +373,37 @@ def test_write_report_and_read_results(tmp_path, pages):
     (tmp_path / 'results.json').write_text('{')
     with pytest.raises(InputError, match='is damaged, no JSON'):
         read_results(tmp_path)
+
+
+def test_a_figure_is_taken_out_as_a_file(pages):
+    page = pages['two starts']
+    text = take_figure(page, 'neuron-1-7')
+    root = ElementTree.fromstring(text)
+    assert root.find('{*}title').text == 'neuron-1-7'
+    assert root.find('{*}rect').get('fill') == '#ffffff'
+    assert len(list(root.iter('{http://www.w3.org/2000/svg}image'))) == 4, 'maps, and a scale'
+    with pytest.raises(InputError, match=r'figure=neuron-0-0 is not in .*choose from methods-1, '):
+        take_figure(page, 'neuron-0-0')
+
+
+def test_the_picture_of_the_readme_is_the_figure_that_its_command_takes_out():
+    text = (ROOT / 'README.md').read_text()
+    layer, neuron = re.search(
+        r'`python -m experiments\.report runs/demo --figure=neuron-(\d+)-(\d+) '
+        r'--output=docs/images/neuron\.svg`',
+        text,
+    ).groups()
+    assert f'Where neuron {neuron} of layer {layer} is active' in text
+    picture = ElementTree.parse(ROOT / 'docs' / 'images' / 'neuron.svg').getroot()
+    assert picture.find('{*}title').text == f'neuron-{layer}-{neuron}'
+
+
+def test_sizes_are_named_by_few_digits_and_thinned_where_they_collide():
+    shares = [n / 1024 for n in (1, 2, 5, 10, 20, 31, 51, 82, 102, 154, 205, 512, 1024)]
+    ax = Figure().subplots()
+    share_axis(ax, shares)
+    names = [one.get_text() for one in ax.get_xticklabels()]
+    assert names == ['100', '50', '20', '10', '5', '3', '2', '1', '0.5', '0.2', '0.1']
 
 
 def test_a_faithfulness_far_from_one_keeps_its_words():

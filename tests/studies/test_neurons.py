@@ -35,8 +35,7 @@ def test_neurons_of_a_class_are_those_that_no_other_class_wants():
         (1, 0, None),
         (0, 1, None),
         (1, 1, None),
-        (0, 0, None),
-    ]
+    ], 'what is in no circuit does not stand out in it'
 
 
 def test_operands_are_the_numbers_that_vary():

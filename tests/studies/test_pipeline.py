@@ -11,6 +11,7 @@ import torch
 import toy_study as toy
 import transformers
 from artefacts import disagreements
+from browser import DESK, PHONE, check_whole, chromium, open_page
 from etils import epath
 
 from cdjax import studies
@@ -20,10 +21,14 @@ from cdjax.circuits.methods import learned_masks
 from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import Llama, load_huggingface, save_huggingface
+from cdjax.planted.ground_truth import GroundTruth
+from cdjax.planted.plan import PlanConfig, draw_plan
+from cdjax.planted.recovery import recovery
+from cdjax.report.write import write_report
 from cdjax.run.folder import VERSION
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import ArmsConfig
-from cdjax.studies.circuits import CircuitStudyConfig
+from cdjax.studies.circuits import CircuitStudyConfig, unseen_rows
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.extra.number_of_classes import number_of_classes
 from cdjax.studies.inputs import Inputs, InputsConfig
@@ -79,6 +84,16 @@ def teacher(tmp_path_factory):
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
     model = Llama(SHAPE, jax.random.key(0), init_std=0.5)
     save_huggingface(model, folder / 'teacher', tokenizer_from=folder / 'tokenizer')
+    plan = draw_plan(PlanConfig(2, 2), 2, SHAPE.num_layers, SHAPE.intermediate_size)
+    truth = GroundTruth(
+        plan.shared,
+        plan.specific,
+        plan.circuits,
+        np.ones((SHAPE.num_layers, SHAPE.intermediate_size), bool),
+        toy.dataset().labels['operators'],
+        {'model': model_hash(model), 'data': toy.dataset().hash},
+    )
+    truth.save(folder / 'teacher')
     return folder / 'teacher'
 
 
@@ -101,6 +116,13 @@ def finished(teacher, tmp_path_factory):
         )
         yield pipeline, pipeline.run()
     STUDIES.remove(CLASSES.key)
+
+
+@pytest.fixture(scope='module')
+def report(finished):
+    """The page of the run, made once: its figures take longer than all that looks at them."""
+    pipeline, results = finished
+    return write_report(pipeline.workdir, results)
 
 
 def test_the_artefacts_are_there(finished):
@@ -222,6 +244,34 @@ def test_the_results_are_consistent(finished):
         assert all(loss[2] > 0 for loss in circuits['losses'])
     assert results['rediscovery'].keys() == {'circuits'}
     assert results['rediscovery']['circuits']['study']['sizes'] == [2]
+
+
+def test_what_is_found_of_a_ground_truth_beside_the_teacher_is_told_and_drawn(finished, report):
+    pipeline, results = finished
+    truth, methods = results['circuits']['ground_truth'], results['circuits']['methods']
+    assert truth['methods'].keys() == methods.keys() == {'learned', *METHODS}
+    assert (truth['classes'], truth['size'], truth['living']) == (2, 4, 16)
+    learned = Circuit.load(pipeline.workdir / 'circuits' / 'teacher')
+    planted = GroundTruth.load(pipeline.shared.inputs.teacher_path)
+    rows = unseen_rows(pipeline.shared.inputs.split, pipeline.config.study)
+    found = recovery(planted, learned.scores, learned.assignments, rows)
+    assert truth['methods']['learned'] == {**found, 'kept': truth['methods']['learned']['kept']}
+    page = report.read_text()
+    figure = page.partition('<figure id="figure-recovery"')[2].partition('</figure>')[0]
+    for key in truth['methods']:
+        assert f'{methods[key]["title"]}, precision: ' in figure
+    assert 'Of the 4\u00a0neurons that a planted class needs, a circuit of as many holds' in page
+
+
+def test_the_report_of_this_run_opens_in_a_browser(finished, report):
+    neurons, heard = finished[1]['neurons']['neurons'], []
+    with chromium() as browser:
+        for width, scheme in ((PHONE, 'dark'), (DESK, 'light')):
+            page = open_page(browser, f'file://{report}', heard, width, scheme)
+            check_whole(page, 20, width, scheme)
+            assert page.locator('#figure-recovery [data-tip]').count() > len(METHODS)
+            assert page.locator('.card').count() == len(neurons)
+    assert heard == []
 
 
 def test_the_rediscovered_circuits_are_of_the_distilled_student_and_the_teachers_classes(finished):

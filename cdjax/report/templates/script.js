@@ -14,14 +14,26 @@
     const box = mark.getBoundingClientRect();
     return [box.x + box.width / 2, box.y + box.height / 2];
   };
-  const cellAt = (image, x, y) => {
-    const { rows, columns, values } = JSON.parse(image.dataset.cells);
-    const box = image.getBoundingClientRect();
-    const i = Math.floor((y - box.y) / box.height * rows.length);
-    const j = Math.floor((x - box.x) / box.width * columns.length);
+  const ring = document.getElementById('ring');
+  const cellsOf = (image) => (image.cells ??= JSON.parse(image.dataset.cells));
+  const tell = (image, i, j) => {
+    const { rows, columns, values } = cellsOf(image);
     if (!values[i] || values[i][j] === undefined) return '';
     const value = values[i][j] === null ? 'no problem' : String(values[i][j]).replace('-', '−');
     return `${rows[i]}, ${columns[j]}: ${value}`;
+  };
+  const cellAt = (image, x, y) => {
+    const { rows, columns } = cellsOf(image), box = image.getBoundingClientRect();
+    const i = Math.floor((y - box.y) / box.height * rows.length);
+    return tell(image, i, Math.floor((x - box.x) / box.width * columns.length));
+  };
+  const circle = (image, i, j) => {
+    const { rows, columns } = cellsOf(image), box = image.getBoundingClientRect();
+    const width = box.width / columns.length, height = box.height / rows.length;
+    const [x, y] = [box.x + j * width, box.y + i * height];
+    Object.assign(ring.style, { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` });
+    ring.hidden = false;
+    show(tell(image, i, j), x + width / 2, y + height / 2);
   };
   for (const svg of document.querySelectorAll('figure svg[role=img]')) {
     const marks = [...svg.querySelectorAll('title')].map((title) => {
@@ -46,6 +58,7 @@
       return best;
     };
     const light = (mark) => {
+      ring.hidden = true;
       svg.querySelectorAll('.lit').forEach((one) => one.classList.remove('lit'));
       if (mark) mark.classList.add('lit');
     };
@@ -63,17 +76,34 @@
     svg.addEventListener('pointerdown', point);
     const leave = () => { light(null); show(''); };
     svg.addEventListener('pointerleave', leave);
-    if (!marks.length) continue;
-    let at = -1;
+    // Keys go through the marks that are shown, or through the cells of a map; Page Up and Down go
+    // to the next map, and behind the last one to the marks.
+    let at, part, i, j;
+    const start = () => { [at, part, i, j] = [-1, 0, 0, -1]; };
+    start();
     svg.tabIndex = 0;
-    svg.addEventListener('blur', leave);
+    svg.addEventListener('blur', () => { leave(); start(); });
     svg.addEventListener('keydown', (event) => {
-      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      const [down, right] = {
+        ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0],
+      }[event.key] ?? [0, 0];
+      const turn = { PageDown: 1, PageUp: -1 }[event.key] ?? 0;
+      const parts = images.length + (marks.length ? 1 : 0);
       if (event.key === 'Escape') leave();
-      if (!step) return;
+      if (!(right || (images.length && (down || turn)))) return;
       event.preventDefault();
+      if (turn) [part, at, i, j] = [(part + turn + parts) % parts, -1, 0, -1];
+      const image = images[part], step = turn ? 1 : right;
+      light(null);
+      if (image) {
+        const { rows, columns } = cellsOf(image);
+        i = Math.min(Math.max(i + down, 0), rows.length - 1);
+        j = Math.min(Math.max(j + step, 0), columns.length - 1);
+        circle(image, i, j);
+        return;
+      }
       const shown = marks.filter((mark) => mark.getBoundingClientRect().width);
-      if (!shown.length) return;
+      if (!shown.length || !step) return;
       at = (at + step + shown.length) % shown.length;
       light(shown[at]);
       show(shown[at].dataset.tip, ...middle(shown[at]));

@@ -8,11 +8,12 @@ them is alive and how they rank neurons (living), and what their classes know (s
 from cdjax.studies.circuits.ablated import Ablated
 from cdjax.studies.circuits.config import CircuitStudyConfig, learned_rows, unseen_rows
 from cdjax.studies.circuits.curves import smallest_faithful_share
-from cdjax.studies.circuits.study import study_circuits
+from cdjax.studies.circuits.study import facts_of, study_circuits
 
 __all__ = [
     'Ablated',
     'CircuitStudyConfig',
+    'facts_of',
     'learned_rows',
     'smallest_faithful_share',
     'study_circuits',

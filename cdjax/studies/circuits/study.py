@@ -98,7 +98,7 @@ def study_circuits(
         'shares': [size / neurons for size in sizes],
         'size': circuit.size,
         'methods': {
-            key: _facts(named(method, circuit) if key == LEARNED.key else method)
+            key: facts_of(named(method, circuit) if key == LEARNED.key else method)
             for key, method in methods.items()
         },
         **found,
@@ -186,7 +186,7 @@ def named(learned: Method, circuit: Circuit) -> Method:
     return dataclasses.replace(learned, title=title, phrase=phrase)
 
 
-def _facts(method: Method) -> dict[str, Any]:
+def facts_of(method: Method) -> dict[str, Any]:
     """Returns what a report says of a method, which need not know its registry then."""
     fields = ('title', 'phrase', 'colour', 'line', 'classes', 'draws')
     return {field: getattr(method, field) for field in fields}

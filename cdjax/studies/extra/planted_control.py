@@ -1,16 +1,22 @@
 """Does the search find what is there, and nothing where nothing is? The controls that ship."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from cdjax.circuits.circuit import Circuit
+from cdjax.circuits.methods import METHODS, ONE_MASK
 from cdjax.planted import PLANTED_TEACHERS
+from cdjax.planted.ground_truth import GroundTruth
+from cdjax.studies.circuits import CircuitStudyConfig, facts_of, unseen_rows
+from cdjax.studies.ground_truth import planted_in, study_recovery
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.methods import methods_by_default, run_methods
 from cdjax.studies.run import Run
 from cdjax.studies.settle.planted import measure, search
 from cdjax.studies.settle.protocol import PlantedProtocol
 from cdjax.studies.settle.verdicts import REFUTED, judge
-from cdjax.studies.study import STUDIES, Context, Result, Section, Study, Table
+from cdjax.studies.study import STUDIES, Context, Recovery, Result, Section, Study, Table
 from cdjax.wording import number, sentence
 
 POSITIVE, NEGATIVE = 'lookup', 'null'
@@ -38,7 +44,56 @@ def _measured(context: Context, name: str) -> dict[str, Any]:
     inputs = InputsConfig(task=protocol.teacher.inputs.task, teacher=str(PLANTED_TEACHERS / name))
     run = Run(Inputs(inputs), context.stages / name, of.mesh, of.options)
     discover = functools.partial(search, run, protocol.discovery, name)
-    return measure(run, discover, protocol.seeds[0], protocol.problems)
+    seed, most = protocol.seeds[0], protocol.problems
+    found, truth = measure(run, discover, seed, most), planted_in(run)
+    return found if truth is None else found | by_method(run, truth, discover, seed, most)
+
+
+def by_method(
+    run: Run, truth: GroundTruth, discover: Callable[[int, int], Circuit], seed: int, most: int
+) -> dict[str, Any]:
+    """Returns what every method that needs no training of its own finds, beside the search.
+
+    Args:
+        run: the run of the planted teacher.
+        truth: its ground truth.
+        discover: `(number of classes, seed) -> Circuit`; with one class it is one mask for all.
+        seed: of the search, and of masks that are drawn.
+        most: problems of unseen forms that are answered, at most.
+
+    Returns:
+        `recovery`, what `study_recovery` returns, and `methods`, what is said of each method.
+    """
+    keys = methods_by_default(trained=False)
+    config = CircuitStudyConfig(methods=(ONE_MASK.key, *keys), max_problems=most, seed=seed)
+    learned, one = discover(truth.num_classes, seed), discover(1, seed)
+    dataset, split = run.inputs.dataset, run.inputs.split
+    rankings = run_methods(
+        keys,
+        run.teacher,
+        dataset,
+        split.train,
+        learned,
+        ablation=config.ablation,
+        seed=seed,
+        mesh=run.mesh,
+        options=run.options,
+    )
+    recovery = study_recovery(
+        truth,
+        run.teacher,
+        learned,
+        {ONE_MASK.key: one, **rankings},
+        config.methods,
+        dataset,
+        unseen_rows(split, config),
+        seed=seed,
+        **run.passes,
+    )
+    return {
+        'recovery': recovery,
+        'methods': {key: facts_of(METHODS[key]) for key in recovery['methods']},
+    }
 
 
 def present(result: Result) -> Section:
@@ -64,7 +119,13 @@ def present(result: Result) -> Section:
     told = f'of {len(rows)} gates the search passes {len(rows) - len(failed)}'
     if failed:
         told += f'; it fails {", ".join(failed)}'
-    return Section([sentence(f'{told} (one teacher and one seed; see settle for more)')], [table])
+    recoveries = [
+        Recovery(figures['recovery'], figures['methods'])
+        for figures in result.values()
+        if 'recovery' in figures
+    ]
+    finding = sentence(f'{told} (one teacher and one seed; see settle for more)')
+    return Section([finding], [table], recoveries=recoveries)
 
 
 STUDIES.add(planted_control())
