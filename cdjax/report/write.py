@@ -30,6 +30,7 @@ from cdjax.run.provenance import read_provenance
 from cdjax.run.results import from_text
 from cdjax.studies.arms import EQUIVALENT, REACH
 from cdjax.studies.extra import STUDIES
+from cdjax.studies.places import student_name
 from cdjax.studies.study import Section, Table
 
 REPORT, RESULTS = 'report.html', 'results.json'
@@ -236,7 +237,9 @@ def kept_students(config: Mapping[str, Any]) -> list[str]:
     """Returns the names of the students of the first seed, whose trainings are shown."""
     arms = config['arms']
     seed = arms['seeds'][0]
-    return [f'{start}-{arm}-{seed}' for start in arms['distillation'] for arm in arms['arms']]
+    return [
+        student_name(start, arm, seed) for start in arms['distillation'] for arm in arms['arms']
+    ]
 
 
 def package_version() -> str:

@@ -169,12 +169,13 @@ class Mechanism:
     def _find_circuits(self, student: Llama, name: str) -> Measured:
         run, inputs = self._run, self._run.inputs
         if self._config.method == LEARNED.key:
+            at = run.places.search_student(name)
             circuit = discover_circuits(
                 run,
                 lambda: {'student': student},
                 search_in_students(self._discovery),
-                {'student': run.workdir / 'circuits' / f'student_{name}'},
-                training=run.workdir / 'stages' / 'rediscover' / name,
+                at.circuits,
+                training=at.training,
                 description=f'discover: {name}',
                 classes=self._classes,
                 options=run.options.unchecked,
