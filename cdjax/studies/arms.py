@@ -31,6 +31,7 @@ STARTS = {
 }
 
 EVALUATE_EVERY = 250  # steps
+PROBLEMS = 1500  # that students are asked, at most
 # Whose circuits arms are made of.
 CIRCUITS_OF = FOUND, PLANTED = 'found', 'planted'
 # The accuracy whose steps are compared, and the difference of accuracies that would not matter.
@@ -71,7 +72,7 @@ class ArmsConfig:
     seeds: tuple[int, ...] = (0,)
     head_start_steps: int = 300
     evaluate_every: int = EVALUATE_EVERY
-    max_problems: int = 1500
+    max_problems: int = PROBLEMS
     primary: tuple[str, str] | None = None
     mechanism: str | None = None
     circuits: str = FOUND
@@ -107,6 +108,8 @@ class ArmsConfig:
             raise InputError(f'seeds={list(self.seeds)}: name at least one, and each of them once')
         for seed in self.seeds:
             check_seed(seeds=seed)
+        if self.max_problems < 1:
+            raise InputError(f'arm_problems={self.max_problems}: at least 1 is needed')
         if self.evaluate_every < 1:
             raise InputError(f'evaluate_every={self.evaluate_every}: at least 1 step is needed')
         if self.head_start_steps < 1:

@@ -32,6 +32,7 @@ from cdjax.models import Llama
 from cdjax.planted.recovery import parts_found
 from cdjax.studies.beside_kd import beside_kd
 from cdjax.studies.circuits import Ablated
+from cdjax.studies.circuits.config import EVALUATED
 from cdjax.studies.discovery import discover_circuits, search_in_students
 from cdjax.studies.run import Run
 from cdjax.training.discovery import DiscoveryConfig
@@ -66,7 +67,7 @@ class MechanismConfig:
 
     method: str = LEARNED.key
     sources: int = 4
-    max_problems: int = 1000
+    max_problems: int = EVALUATED
     seed: int = 0
 
     def __post_init__(self):

@@ -24,7 +24,7 @@ from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
 from cdjax.run.workers import check_workers, work_ahead
 from cdjax.studies.circuits import Ablated, CircuitStudyConfig, unseen_rows
-from cdjax.studies.circuits.config import sizes_in_neurons
+from cdjax.studies.circuits.config import EVALUATED, TELLING_SIZES, sizes_in_neurons
 from cdjax.studies.discovery import discover_circuits
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.outlook import (
@@ -64,11 +64,11 @@ class TuningConfig:
     inputs: InputsConfig
     settings: tuple[tuple[str, DiscoveryConfig], ...]
     validation: float = 0.2
-    sizes: tuple[float, ...] = (0.02, 0.03, 0.05, 0.08, 0.1)
+    sizes: tuple[float, ...] = TELLING_SIZES
     ablation: str = 'mean'
     seeds: tuple[int, ...] = (0, 1, 2)
     finalists: int = 3
-    problems: int = 1000
+    problems: int = EVALUATED
 
     def __post_init__(self):
         CircuitStudyConfig(self.sizes, max_problems=self.problems, ablations=(self.ablation,))

@@ -22,9 +22,9 @@ from cdjax.training.distillation import DistillationConfig, make_step
 from cdjax.training.loop import init_state
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from experiments.benchmarks.measure import OURS, compare, machine
-from experiments.benchmarks.subject import SHAPES, make_dataset
+from experiments.benchmarks.subject import LENGTH, SHAPES, make_dataset
 
-PROBLEMS, BATCH, LENGTH = 4096, 128, 8
+PROBLEMS, BATCH = 4096, 128
 
 
 def run(

@@ -18,10 +18,10 @@ from cdjax.training.loop import init_state
 from cdjax.training.optimizer import make_optimizer
 from cdjax.training.step import AT_ONCE, jit_step, put_batches, several_steps
 from experiments.benchmarks.measure import compare
-from experiments.benchmarks.subject import SHAPES
+from experiments.benchmarks.subject import LENGTH, SHAPES
 
 BARE, ONE_BY_ONE = 'labels alone', 'dispatched one by one'
-LENGTH, CLASSES = 8, 4
+CLASSES = 4
 # The student of the demo.
 DEMO = LlamaConfig(109, 64, 256, 2, 2, 2, 32)
 

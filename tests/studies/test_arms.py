@@ -172,6 +172,7 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
         ({'arms': ()}, 'arms=: choose from kd'),
         ({'starts': ('zero',)}, 'starts=zero: choose from nothing, partial, checkpoint'),
         ({'head_start_steps': 0}, 'head_start_steps=0'),
+        ({'max_problems': 0}, 'arm_problems=0: at least 1'),
         ({'seeds': ()}, 'name at least one'),
         ({'seeds': (1, 1)}, 'each of them once'),
         ({'seeds': (-1,)}, 'seeds=-1 must not be negative'),
