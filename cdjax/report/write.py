@@ -18,7 +18,7 @@ from cdjax.report.chart import Chart, plain
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.figure_dots import cost_dots, mechanism_dots
 from cdjax.report.method_curves import method_curves
-from cdjax.report.names import TEMPLATES, start_name
+from cdjax.report.names import TEMPLATES, compared_name, start_name
 from cdjax.report.neuron_cards import neuron_cards
 from cdjax.report.problem_curves import problem_curves
 from cdjax.report.provenance import describe
@@ -138,6 +138,7 @@ def environment() -> jinja2.Environment:
     environment.filters |= {name: getattr(wording, name) for name in findings.FILTERS}
     environment.filters |= {'verdict': tables.verdict_words, 'plain': plain}
     environment.globals |= {'say': findings.say, 'start_name': start_name}
+    environment.globals['compared_name'] = compared_name
     return environment
 
 

@@ -24,6 +24,7 @@ from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.components import paired_components
 from cdjax.distillation.interchange import Interchange, check_interchange, student_patched
 from cdjax.distillation.readings import READINGS
+from cdjax.distillation.similarities import SIMILARITIES
 from cdjax.distillation.store import OnlineTeacher, TeacherStore, stacked_output
 from cdjax.distillation.target import Target
 from cdjax.errors import InputError
@@ -331,7 +332,8 @@ def distillation_terms(
             projections=memory.maps if learned else (),
             layers=layers,
         )
-        how = {'similarity': alignment.similarity, 'min_count': alignment.min_count}
+        similarity = SIMILARITIES[alignment.similarity].of_losses
+        how = {'similarity': similarity, 'min_count': alignment.min_count}
     loss, terms = distillation_loss(
         logits,
         batch.get('teacher_logits'),

@@ -4,11 +4,12 @@ from typing import Any
 
 from absl import flags
 
-from cdjax.distillation.alignment import COMPARED, NAMED_POSITIONS, Alignment
+from cdjax.distillation.alignment import NAMED_POSITIONS, Alignment
 from cdjax.distillation.arms import ARMS
 from cdjax.distillation.components import TRAINED
 from cdjax.distillation.pairings import PAIRINGS
 from cdjax.distillation.readings import READINGS
+from cdjax.distillation.similarities import SIMILARITIES
 from cdjax.errors import InputError
 from cdjax.models import SITES
 from cdjax.models.llama import REMAT_POLICIES
@@ -95,8 +96,10 @@ def define_alignment_flags() -> None:
         default.reading,
         f'What of its units is compared: {", ".join(READINGS)}.',
     )
-    flags.DEFINE_enum(
-        'similarity', default.similarity, list(COMPARED), 'What the alignment maximises.'
+    flags.DEFINE_string(
+        'similarity',
+        default.similarity,
+        f'What the alignment maximises: {", ".join(SIMILARITIES)}.',
     )
     flags.DEFINE_integer(
         'min_count', default.min_count, 'Problems of a class in a batch, or it is left out.'
