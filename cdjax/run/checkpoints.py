@@ -27,6 +27,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from cdjax.errors import InputError
 from cdjax.run.checksums import checksums, tree_names
 from cdjax.run.folder import absolute
+from cdjax.run.options import KEPT
 
 _STATE, _PROGRESS = 'state', 'progress'
 
@@ -57,7 +58,7 @@ class Checkpoints:
         directory: epath.PathLike,
         *,
         every: int = 1,
-        keep: int = 2,
+        keep: int = KEPT,
         best: tuple[str, str] | None = None,
         read_only: bool = False,
     ):

@@ -25,7 +25,7 @@ from cdjax.studies.inputs import Inputs
 from cdjax.studies.run import Run
 from cdjax.studies.teacher_says import TeacherSays
 from cdjax.training.distillation import DistillationConfig, distill
-from cdjax.training.loop import Point
+from cdjax.training.log_points import Point
 
 
 def given_to(

@@ -52,9 +52,11 @@ from cdjax.training.accumulation import (
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.distillation_config import DistillationConfig
 from cdjax.training.learned_maps import LearnedMaps, first_memory, optimizer_of_maps
-from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
+from cdjax.training.log_points import Point
+from cdjax.training.loop import fit
 from cdjax.training.optimizer import make_optimizer
 from cdjax.training.schedules import weight_at
+from cdjax.training.state import TrainState, init_state, state_of
 from cdjax.training.step import jit_step, several_steps, steps_at_once
 
 

@@ -27,8 +27,10 @@ from cdjax.training.accumulation import (
     first_microbatch,
 )
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
-from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
+from cdjax.training.log_points import Point
+from cdjax.training.loop import fit
 from cdjax.training.optimizer import OptimizerConfig, Suited, SuitedToStart, make_optimizer
+from cdjax.training.state import TrainState, init_state, state_of
 from cdjax.training.step import jit_step, several_steps, steps_at_once
 
 FROM_NOTHING = Suited(2e-3, 0.3)

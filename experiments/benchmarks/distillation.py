@@ -19,8 +19,8 @@ from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import one_device, put_batch
 from cdjax.studies.inputs import half_width
 from cdjax.training.distillation import DistillationConfig, make_step
-from cdjax.training.loop import init_state
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
+from cdjax.training.state import init_state
 from experiments.benchmarks.measure import OURS, compare, machine
 from experiments.benchmarks.subject import LENGTH, SHAPES, make_dataset
 

@@ -14,8 +14,8 @@ from cdjax.studies.inputs import half_width
 from cdjax.training import discovery_step, distillation
 from cdjax.training.discovery_config import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
-from cdjax.training.loop import init_state
 from cdjax.training.optimizer import make_optimizer
+from cdjax.training.state import init_state
 from cdjax.training.step import AT_ONCE, jit_step, put_batches, several_steps
 from experiments.benchmarks.measure import compare
 from experiments.benchmarks.subject import LENGTH, SHAPES

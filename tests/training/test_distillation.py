@@ -27,8 +27,8 @@ from cdjax.training.distillation import (
     distillation_terms,
     make_step,
 )
-from cdjax.training.loop import state_of
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
+from cdjax.training.state import state_of
 
 pytestmark = pytest.mark.usefixtures('one_step_a_dispatch')
 
