@@ -36,6 +36,7 @@ from cdjax.losses import (
     kd_loss,
     topk_kd_loss,
 )
+from cdjax.losses.numerics import weighted_sum
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import (
@@ -352,5 +353,5 @@ def distillation_terms(
             terms['alignment'] = topk_kd_loss(patched, said)
         else:
             terms['alignment'] = kd_loss(patched, said, temperature=config.temperature)
-        loss = loss + weight * terms['alignment']
+        loss = weighted_sum(terms, {'task': 1.0, 'alignment': weight})
     return loss, terms, compared
