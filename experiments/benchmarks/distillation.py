@@ -17,7 +17,6 @@ from cdjax.distillation.store import OnlineTeacher, TeacherStore, Wanted
 from cdjax.distillation.target import Target
 from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import one_device, put_batch
-from cdjax.studies.inputs import half_width
 from cdjax.training.distillation import DistillationConfig, make_step
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from cdjax.training.state import init_state
@@ -44,7 +43,7 @@ def run(
     """
     mesh, rng = one_device(), np.random.default_rng(0)
     teacher = jax.jit(lambda key: Llama(shape, key))(jax.random.key(0))
-    student = half_width(shape)
+    student = shape.half_width()
     dataset = make_dataset(
         rng.integers(0, shape.vocab_size, (problems, LENGTH)),
         rng.integers(0, shape.vocab_size, (2, problems)),
