@@ -7,7 +7,6 @@ continues is therefore the run that was not, bit for bit, on the same mesh.
 
 import collections
 import contextlib
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +24,13 @@ from cdjax.run.folder import (
     make_folder,
     refuse_other_training,
     require_space,
-    write_atomically,
 )
 from cdjax.run.metrics import MetricsWriter
 from cdjax.run.options import KEPT, RunOptions
 from cdjax.run.progress import progress
-from cdjax.training.gradient_reports import GradientError, GradientReport
+from cdjax.training.due import Schedule
+from cdjax.training.gradient_reports import GradientReport
+from cdjax.training.journal import Journal
 from cdjax.training.log_points import Metrics, Point, Rate, Window
 from cdjax.training.profiler import Profiler
 from cdjax.training.step import put_batches
@@ -44,11 +44,7 @@ _IN_FLIGHT = 2
 # Steps between log points, each of which holds the means over these steps.
 LOG_EVERY = 10
 
-EVALUATION, DIAGNOSTICS = 'evaluation/', 'diagnostics/'
-
-
-class Diverged(InputError):
-    """A metric of a step is NaN or infinite; the checkpoints from before it are kept."""
+EVALUATION = 'evaluation/'
 
 
 def fit(
@@ -168,76 +164,32 @@ def fit(
         unlogged = None  # a log point whose values are still being computed
         stopped = False
 
-        everies = [LOG_EVERY, evaluate_every, options.diagnose_every]
-        everies += [None if checkpoints is None else options.checkpoint_every]
-
-        def next_stop() -> int:
-            """Returns the step behind which something is to be done, or `at_once` steps later."""
-            if rate.compiling:
-                return done + 1
-            ends = [steps, done + at_once, *(options.profile_steps or ())]
-            ends += [(done // every + 1) * every for every in everies if every is not None]
-            return min(end for end in ends if end > done)
+        journal = Journal(description, history, bar, rate, workdir, writer, checkpoints)
+        schedule = Schedule(
+            steps,
+            options,
+            LOG_EVERY,
+            evaluate_every,
+            evaluates=evaluate is not None,
+            saves=checkpoints is not None,
+            saves_best=best is not None,
+        )
 
         def put(first: int, end: int) -> Any:
             if at_once == 1:
                 return mesh_lib.put_batch(batch_at(first), mesh)
             return put_batches([batch_at(n) for n in range(first, end)], at_once, mesh)
 
-        def log(at: int, means: Point) -> None:
-            point = {'step': at, **means}
-            if history and history[-1]['step'] == at:
-                history[-1] |= point
-            else:
-                history.append(point)
-            if writer is not None:
-                writer.write(at, {k: v for k, v in point.items() if k != 'step'})
-            # The loss, if it is named so, and two more.
-            first = sorted(means, key=lambda name: name != 'loss')[:3]
-            shown = {name: f'{means[name]:.4g}' for name in first}
-            if not any(name.startswith(DIAGNOSTICS) for name in first):
-                bar.set_postfix(shown, refresh=False)
-
-        def log_window(at: int, window: Window) -> None:
-            means = window.means()
-            log(at, means | rate.at(at))
-            require_finite(at, means)
-
-        def require_finite(at: int, values: Point) -> None:
-            bad = [name for name, value in values.items() if not math.isfinite(value)]
-            if not bad:
-                return
-            # The loss is a sum, and bad where a term is.
-            bad = [name for name in bad if name not in ('loss', 'gradient')] or bad
-            last = None if checkpoints is None else checkpoints.latest_step()
-            kept = 'nothing was saved' if last is None else f'step {last} is kept in {workdir}'
-            raise Diverged(
-                f'{description}: by step {at} no longer finite: {", ".join(sorted(bad))}; {kept}: '
-                'try a lower learning rate'
-            )
-
-        def report_gradients(at: int) -> None:
-            report = diagnose(state, batch_at(at))
-            log(at, {f'{DIAGNOSTICS}{k}': v for k, v in report.scalars().items()})
-            if workdir is not None and jax.process_index() == 0:
-                tables = workdir / 'gradients'
-                tables.mkdir(exist_ok=True)
-                write_atomically(tables / f'{at}.txt', f'{report}\n')
-            if report.failures and (at == 0 or not report.finite):
-                raise GradientError(report)
-            for failure in report.failures:
-                logging.warning('%s: after step %d, %s', description, at, failure)
-
         if diagnose is not None and options.check_gradients and done == 0 < steps:
-            report_gradients(0)
+            journal.report_gradients(0, diagnose(state, batch_at(0)))
         while done < steps and not stopped:
             profiler.before(done)
-            before, done = done, next_stop()
+            before, done = done, done + 1 if rate.compiling else schedule.next_stop(done, at_once)
             state, metrics = step(state, put(before, done))
             window.add(metrics, None if at_once == 1 else done - before)
             queued.append(metrics)
             if unlogged is not None:  # its successor is queued: fetching it idles no device
-                log_window(*unlogged)
+                journal.log_window(*unlogged)
                 unlogged = None
             if len(queued) > _IN_FLIGHT:
                 jax.block_until_ready(queued.popleft())
@@ -245,46 +197,36 @@ def fit(
             profiler.after(done, metrics)
             bar.update(done - before)
 
-            last = done == steps
             stopped = notice is not None and notice.reached()
-            evaluating = evaluate is not None and (
-                last or (evaluate_every is not None and done % evaluate_every == 0)
-            )
-            diagnosing = options.diagnose_every is not None and done % options.diagnose_every == 0
-            saving = checkpoints is not None and (
-                last
-                or stopped
-                or done % options.checkpoint_every == 0
-                or (evaluating and best is not None)
-            )
-            if done % LOG_EVERY == 0 or last:
+            due = schedule.due(done, stopped=stopped)
+            if due.log:
                 unlogged, window = (done, window), Window()
-            if unlogged is not None and (evaluating or diagnosing or saving):
-                log_window(*unlogged)
+            if unlogged is not None and due.any:
+                journal.log_window(*unlogged)
                 unlogged = None
-            if evaluating or diagnosing or saving:
+            if due.any:
                 jax.block_until_ready(metrics)
             with rate.paused():
                 values, improved = None, False
-                if evaluating:
+                if due.evaluate:
                     values = {k: float(v) for k, v in evaluate(state).items()}
                     improved = best is not None and _improves(values, best, history)
-                    log(done, {f'{EVALUATION}{k}': v for k, v in values.items()})
-                if diagnosing:
-                    report_gradients(done)
-                if saving:
-                    require_finite(done, window.totals()['sums'])
+                    journal.log(done, {f'{EVALUATION}{k}': v for k, v in values.items()})
+                if due.diagnose:
+                    journal.report_gradients(done, diagnose(state, batch_at(done)))
+                if due.save:
+                    journal.require_finite(done, window.totals()['sums'])
                     checkpoints.save(
                         done,
                         state,
                         dict(step=done, history=history, window=window.totals(), facts=facts),
                         metrics=None if best is None else values,
-                        force=last or stopped or improved,
+                        force=due.last or stopped or improved,
                     )
 
         # -- End ------------------------------------------------------------------------------
         if unlogged is not None:
-            log_window(*unlogged)
+            journal.log_window(*unlogged)
         if checkpoints is not None:
             with rate.paused():
                 checkpoints.wait()

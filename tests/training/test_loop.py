@@ -27,7 +27,8 @@ from cdjax.run.metrics import read_metrics
 from cdjax.run.options import RunOptions
 from cdjax.training import loop
 from cdjax.training.diagnostics import GradientDoctor, GradientError
-from cdjax.training.loop import Diverged, best_parameters, fit
+from cdjax.training.journal import Diverged
+from cdjax.training.loop import best_parameters, fit
 from cdjax.training.state import TrainState, init_state
 from cdjax.training.step import several_steps
 
