@@ -1,8 +1,10 @@
 """The first line of a run, and with --dry_run all that it is going to do."""
 
 import json
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -38,7 +40,7 @@ def announce_measuring(line: str, facts: Mapping[str, Any]) -> None:
 
 
 def first_line(outlook: Outlook) -> str:
-    """Returns what will run, how much it is, on what and where, in one line."""
+    """Returns what will run, how much it is, on what, where and how long, in one line."""
     parts = [f'{count(outlook.trainings, "training")} of {count(outlook.steps, "step")} in all']
     if outlook.done == len(outlook.stages):
         parts.append('all of it is done')
@@ -46,7 +48,16 @@ def first_line(outlook: Outlook) -> str:
         parts.append(f'{count(outlook.left, "step")} left')
     devices = outlook.mesh.devices
     parts.append(f'on {count(devices.size, "device")} ({devices.flat[0].device_kind})')
-    return f'{outlook.name}: {", ".join(parts)}; in {outlook.workdir}'
+    return f'{outlook.name}: {", ".join(parts)}; in {outlook.workdir}; {how_long(sys.argv)}'
+
+
+def how_long(arguments: Sequence[str]) -> str:
+    """Returns what the recipe of a command says of its time, or where the time will be told."""
+    recipes = [word.partition('=')[2] for word in arguments if 'flagfile=' in word]
+    for recipe in map(Path, recipes):
+        if recipe.is_file() and (told := re.search(r'^# Time: +(.*)$', recipe.read_text(), re.M)):
+            return f'{recipe.name} says: {told[1].rstrip(".")}'
+    return 'the time that is left is told from the first steps on'
 
 
 def plan(outlook: Outlook) -> str:

@@ -26,6 +26,7 @@ from cdjax.run.options import TOKENS_PER_PASS
 from cdjax.run.results import to_text
 from cdjax.wording import count
 from experiments import launch
+from experiments.announce import announce_measuring
 from experiments.benchmarks import (
     attribution,
     checkpoint_memory,
@@ -42,6 +43,8 @@ from experiments.benchmarks import (
 )
 from experiments.benchmarks.subject import DTYPE, LENGTH, SHAPES
 from experiments.benchmarks.tables import to_markdown
+from experiments.flags import define_dry_run_flag
+from experiments.help_page import OWN, by_group
 from experiments.output import check_output, write_output
 
 _compared = lambda: {
@@ -99,6 +102,7 @@ flags.DEFINE_string('scratch', None, 'Folder for temporary files; the system def
 flags.DEFINE_string('output', None, 'JSON file to write the result to as well.')
 flags.DEFINE_string('markdown', None, 'File to write the result to as tables of Markdown.')
 flags.DEFINE_string('figure', None, 'SVG file to draw the curves to (growth).')
+define_dry_run_flag('what would be measured, with what')
 
 
 def _jobs():
@@ -124,9 +128,10 @@ def main() -> None:
     if FLAGS.scratch is not None and not Path(FLAGS.scratch).is_dir():
         raise InputError(f'scratch={FLAGS.scratch} is no folder: make it, or name another')
     names = list(SPEED) if FLAGS.suite == 'all' else [FLAGS.suite]
-    launch.say(
+    announce_measuring(
         f'benchmark: {", ".join(names)}; of speed {count(FLAGS.rounds, "round")} of each program, '
-        'some minutes a suite on two CPU cores'
+        'some minutes a suite on two CPU cores',
+        {name: FLAGS[name].value for name in by_group()[OWN]},
     )
     with tempfile.TemporaryDirectory(dir=FLAGS.scratch) as folder:
         results = {name: SUITES[name](Path(folder)) for name in names}

@@ -23,8 +23,8 @@ from experiments import help_page
 from experiments.flags.groups import group
 
 # 0 done, 1 the user's mistake, 75 stopped by a signal after saving (EX_TEMPFAIL of sysexits.h:
-# start it again with the same command), 130 interrupted from the keyboard.
-EXIT_INPUT, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 75, 130
+# start it again with the same command), 130 interrupted from the keyboard, 141 nobody reads stdout.
+EXIT_INPUT, EXIT_PREEMPTED, EXIT_INTERRUPTED, EXIT_UNREAD = 1, 75, 130, 141
 _EXHAUSTED = 'RESOURCE_EXHAUSTED'  # how XLA's words begin where memory is short
 
 
@@ -93,6 +93,9 @@ def run(main: Callable[..., None], *, words: int = 0) -> None:
         except Preempted as stopped:
             print(f'stopped: {stopped}; the same command continues', file=sys.stderr)
             return EXIT_PREEMPTED
+        except BrokenPipeError:  # as of `... | head`: whoever read has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_UNREAD
         except KeyboardInterrupt:
             print(
                 'interrupted; the same command continues from the last checkpoint', file=sys.stderr

@@ -25,13 +25,16 @@ from cdjax.planning.fitting import MeshShape
 from cdjax.planning.job import Job
 from cdjax.planning.plan import describe, plan_job
 from cdjax.planning.targets import Target, parse_target
+from cdjax.run.folder import as_json
 from cdjax.studies.inputs import Inputs
 from experiments import launch
+from experiments.announce import announce_measuring
 from experiments.flags import (
     alignment_from_flags,
     define_checkpoint_flags,
     define_discovery_flags,
     define_distillation_flags,
+    define_dry_run_flag,
     define_mesh_flags,
     define_pass_flag,
     define_task_flags,
@@ -58,6 +61,7 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_bool('largest_batch', True, 'Also search the largest batch that fits.')
 flags.DEFINE_string('output', None, 'JSON file to write the plan to.')
+define_dry_run_flag('which job would be compiled for what')
 define_checkpoint_flags()
 define_task_flags()
 define_discovery_flags()
@@ -74,10 +78,10 @@ def main() -> None:
     if FLAGS.output is not None:
         check_output(FLAGS.output, 'programs', 'a plan')
     job, mesh = job_from_flags(), _mesh_from_flags(target)
-    print(
+    announce_measuring(
         f'plan: the programs of experiments.{FLAGS.job} for {target.name}, compiled on this '
         'machine, seconds to minutes each; nothing is loaded or run',
-        flush=True,
+        as_json({'job': job, 'mesh': mesh, 'largest_batch': FLAGS.largest_batch}),
     )
     plan = plan_job(
         job,

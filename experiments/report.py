@@ -9,6 +9,8 @@ from absl import flags
 
 from cdjax.errors import InputError
 from experiments import launch
+from experiments.announce import announce_measuring
+from experiments.flags import define_dry_run_flag
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -16,13 +18,14 @@ flags.DEFINE_string(
 )
 flags.DEFINE_bool('compare', False, 'Compare two runs, the arguments, on a page of their own.')
 flags.DEFINE_string('output', 'compare.html', 'The page of --compare.')
+define_dry_run_flag('which page would be made of what')
 
 
 def main(*workdirs: str) -> None:
     """Prints the table of a run and writes its report, or compares two."""
-    from cdjax.report.compare import write_comparison
+    from cdjax.report.compare import read_runs, write_comparison
     from cdjax.report.terminal import summary
-    from cdjax.report.write import read_results, write_report
+    from cdjax.report.write import REPORT, read_results, write_report
 
     if FLAGS.compare:
         if len(workdirs) != 2:
@@ -30,15 +33,21 @@ def main(*workdirs: str) -> None:
                 f'--compare takes the folders of two runs, and here are {len(workdirs)}: '
                 'python -m experiments.report --compare runs/first runs/second'
             )
-        target = write_comparison(*workdirs, FLAGS.output)
-        launch.say(f'report: {workdirs[0]} beside {workdirs[1]}')
-        launch.say(f'everything is in {target}')
+        runs = read_runs(*workdirs)
+        announce_measuring(
+            f'report: {" beside ".join(workdirs)}', {'runs': workdirs, 'page': FLAGS.output}
+        )
+        write_comparison(runs, FLAGS.output)
+        launch.say(f'everything is in {FLAGS.output}')
         return
     if len(workdirs) > 1:
         raise InputError(f'{" ".join(workdirs)}: name one run, or add --compare')
     workdir = workdirs[0] if workdirs else FLAGS.workdir
     results = read_results(workdir)
-    launch.say(f'report: of {workdir}, from what it has stored')
+    announce_measuring(
+        f'report: of {workdir}, from what it has stored',
+        {'run': workdir, 'page': f'{workdir}/{REPORT}'},
+    )
     launch.say(summary(results))
     launch.say(f'everything is in {write_report(workdir, results)}')
 

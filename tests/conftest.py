@@ -14,7 +14,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     _compiled = tempfile.mkdtemp(prefix='cdjax_compiled_')
     atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
     os.environ['JAX_COMPILATION_CACHE_DIR'] = _compiled
-    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 # XLA's older code for what it fuses is compiled in a third of the time. No flag chooses it after
 # 0.10, and a flag that XLA does not know ends the process.
 if importlib.metadata.version('jaxlib').startswith('0.10.'):

@@ -8,6 +8,7 @@ import atexit
 import functools
 import gc
 import importlib
+import importlib.metadata
 import json
 import os
 import pkgutil
@@ -132,6 +133,9 @@ def _import_everything():
         for module in pkgutil.walk_packages(package.__path__, f'{package.__name__}.'):
             importlib.import_module(module.name)
     AutoTokenizer.from_pretrained(EMBEDDED_TEACHER)  # imports what it needs when first called
+    # JAX looks through all that is installed for its plugins, in each process anew.
+    importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+    importlib.metadata.entry_points(group='jax_plugins')
 
 
 def _run(program, arguments, out, err, cwd, path, config, seconds):
@@ -162,17 +166,22 @@ def _run(program, arguments, out, err, cwd, path, config, seconds):
 
 def main():
     """Forks, and says how forks have ended, as it is asked to on stdin."""
+    import jax
+
     sys.path[0] = ''
     _import_everything()
     gc.freeze()  # or the collections of a fork would copy all of it
     gc.set_threshold(50_000, 20, 20)  # as in conftest.py
+    # At the end JAX looks for garbage four times over, which takes as long as all else of a fork.
+    atexit._clear()
+    atexit.register(jax.distributed.shutdown)  # processes of one run take leave of each other
     statuses = {}
 
     def start(**details):
         child = os.fork()
         if not child:
             status = _run(**details)
-            atexit._run_exitfuncs()  # processes of one run take leave of each other there
+            atexit._run_exitfuncs()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
@@ -190,6 +199,7 @@ def main():
         asked = json.loads(line)
         does = {'start': start, 'ended': ended}[asked.pop('what')]
         print(json.dumps(does(**asked)), flush=True)
+    os._exit(0)
 
 
 if __name__ == '__main__':

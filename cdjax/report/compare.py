@@ -20,34 +20,27 @@ NOT_SETTINGS = ('version', 'name')
 _COLOURS, _MARKERS = ('blue', 'vermillion'), 'os'
 
 
-def write_comparison(first: str, second: str, target: epath.PathLike) -> epath.Path:
-    """Writes the page that compares two finished runs.
+Runs = Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]
 
-    Args:
-        first: the folder of a run.
-        second: of another.
-        target: the page.
+
+def read_runs(first: str, second: str) -> Runs:
+    """Returns two finished runs: folder → results and config.json.
 
     Raises:
         InputError: one of them holds no results, or both are the same.
     """
     if os.path.realpath(first) == os.path.realpath(second):
         raise InputError(f'{first} twice: name the folders of two runs')
-    runs = {}
-    for folder in (first, second):
-        results = read_results(folder)
-        runs[folder] = (results, stored_config(epath.Path(folder)))
-    target = epath.Path(target)
-    write_atomically(target, render_comparison(runs))
-    return target
+    return {f: (read_results(f), stored_config(epath.Path(f))) for f in (first, second)}
 
 
-def render_comparison(runs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
-    """Returns the page of two runs.
+def write_comparison(runs: Runs, target: epath.PathLike) -> None:
+    """Writes the page that compares two finished runs, as `read_runs` returns them."""
+    write_atomically(epath.Path(target), render_comparison(runs))
 
-    Args:
-        runs: name → results and config.json.
-    """
+
+def render_comparison(runs: Runs) -> str:
+    """Returns the page of two runs."""
     studies = {name: results['circuits'] for name, (results, _) in runs.items()}
     charts = [curves(studies)]
     return (

@@ -15,24 +15,27 @@ from test_docs_commands import PAGES, blocks, commands
 NOT_RUN = {
     'experiments/recipes/arms': '15 minutes; tests/studies/test_pipeline.py runs the arms',
     'start_memorises': '2 minutes; likewise',
-    '--protocol=planted': 'hours; tests/studies/test_settle.py runs the protocols',
-    '--protocol=embedded': 'likewise, and the gates of the one before',
-    '--grid=': 'minutes; tests/studies/test_tuning.py runs the choice',
-    'runs/planted/teachers': 'a teacher that those hours train',
+    'recipes/settle': 'an hour and more; tests/studies/test_settle.py runs the protocols',
+    '--protocol=embedded': 'likewise',
+    'recipes/tune': 'minutes; tests/studies/test_tuning.py runs the choice',
+    'planted_one_size': 'a teacher that those hours train',
+    'runs/planted/teachers': 'likewise',
     'planted_embedded': 'minutes; tests/planted train what is small',
-    'runs/found_embedded': 'what is found in that',
-    '--studies=selectivity_front': 'minutes; tests/studies/test_extra_studies.py runs the studies',
-    '--classes=attribution': 'minutes; tests/studies/test_study_discovery.py has such classes',
+    'found_embedded': 'what is found in that',
+    'recipes/asserted': 'an hour; tests/studies/test_extra_studies.py runs the studies',
+    'recipes/front': 'likewise',
+    'recipes/attribution': 'minutes; tests/studies/test_study_discovery.py has such classes',
     'runs/attribution': 'those circuits',
     'twins': 'minutes; tests/studies/test_twins.py runs the study',
-    'runs/times': 'a teacher of minutes, and circuits of it',
+    'recipes/times': 'a teacher of minutes, and circuits of it',
+    'runs/times': 'likewise',
+    'found_towers': 'the same commands are run of the teacher before it',
+    '--teacher=FOLDER': '5 GB; tests/experiments/test_llama_recipes.py runs the recipe',
     'benchmark': 'minutes on a quiet machine; tests/experiments/test_benchmarks.py runs the suites',
     '--target=v5e': 'the compiler of a TPU; tests/planning compile for it where it is installed',
     '--target=h200': 'the compiler of a GPU, likewise',
     'llama31_8b --random_weights': '16 GB of weights; tests/models run the shapes',
     'meta-llama': 'a checkpoint of the hub, behind a licence',
-    '--check': 'imports torch; tests/models/test_conversion.py runs it',
-    'golden': 'likewise',
     '--several_lengths': 'a pretrained model; tests/inference/test_real_data.py has its lengths',
     'smollm2': 'likewise',
     '--primary=': 'minutes; tests/studies/test_table_of_arms.py runs the primary comparison',
@@ -41,7 +44,10 @@ NOT_RUN = {
     '--plugins=': 'tests/test_extending.py runs it with the modules of that page',
     '--ablation=$ablation': 'a variable of the shell; the same without it is run',
 }
-DRY = ('experiments/recipes/arms', 'start_memorises', '--protocol=planted')
+DRY = (
+    *('recipes/arms', 'start_memorises', 'recipes/settle', 'recipes/twins', 'recipes/tune'),
+    *('recipes/front', 'recipes/asserted', 'recipes/times_teacher'),
+)
 # Other programs in blocks of shell: why they are not run here.
 PROGRAMS = {
     'make': '`make test` is this suite; `make demo` takes minutes, and its plan is told below',
@@ -155,6 +161,8 @@ def test_what_is_too_long_tells_its_plan(tmp_path):
     for name, (code, out, err) in ended.items():
         assert code == 0, (dry[name], err)
         assert 'nothing was claimed, loaded or written' in out
+        if any(word.startswith('--flagfile=') for word in dry[name]):
+            assert re.search(r'\.flags says: .*(minute|hour)', out.splitlines()[0]), out
     assert not (tmp_path / 'run').exists()
 
 

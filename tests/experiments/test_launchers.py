@@ -154,6 +154,8 @@ def dry_runs(folder):
     yield 'tune', (*search, f'--grid={grid}')
     yield 'accuracy', (*small[:2], *small[3:], '--ranges=0:4,0:9')
     yield 'convert', (f'--source={EMBEDDED_TEACHER}', f'--target={folder}/dry', small[-1])
+    yield 'benchmark', ('--suite=forward', f'--output={folder}/dry')
+    yield 'plan', ('--target=cpu', *arms[1:2], f'--output={folder}/dry')
 
 
 def snapshot(folder):
@@ -260,6 +262,11 @@ def test_a_dry_run_without_trainings_tells_what_is_asked_or_made(outcomes):
             'max_prob',
         ),
         'convert': (r'convert: .*/teacher to .*/dry, orbax', 'keep_layers = null'),
+        'benchmark': (r'benchmark: forward; of speed 5 rounds .*', 'shape = "small"'),
+        'plan': (
+            r'plan: the programs of experiments.distill for cpu, .*',
+            'job.config.batch_size = 8',
+        ),
     }
     for name, (first, setting) in wanted.items():
         code, out, err = outcomes[4][f'dry-{name}']

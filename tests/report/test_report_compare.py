@@ -8,7 +8,7 @@ from absl import flags
 from synthetic_results import CONFIG, make_results, make_start, make_study
 
 from cdjax.errors import InputError
-from cdjax.report.compare import differing, write_comparison
+from cdjax.report.compare import differing, read_runs, write_comparison
 from cdjax.report.write import REPORT
 from cdjax.run.results import to_text
 
@@ -40,7 +40,8 @@ def test_settings_that_differ():
 
 
 def test_a_page_on_two_runs(runs, tmp_path):
-    page = write_comparison(*runs, tmp_path / 'c.html').read_text().replace('\u00a0', ' ')
+    write_comparison(read_runs(*runs), tmp_path / 'c.html')
+    page = (tmp_path / 'c.html').read_text().replace('\u00a0', ' ')
     assert '<code>discovery.objective.key</code></th><td>causal</td><td>any_size</td>' in page
     assert '<code>discovery.objective.sizes</code></th><td>–</td><td>[0.1]</td>' in page
     assert page.count('Do the circuits keep more than random masks of their size?') == 1
@@ -54,9 +55,9 @@ def test_a_page_on_two_runs(runs, tmp_path):
 
 def test_a_run_is_not_compared_with_itself_or_with_nothing(runs, tmp_path):
     with pytest.raises(InputError, match='twice: name the folders of two runs'):
-        write_comparison(runs[0], f'{runs[0]}/../a', tmp_path / 'c.html')
+        read_runs(runs[0], f'{runs[0]}/../a')
     with pytest.raises(InputError, match=r'results.json does not exist'):
-        write_comparison(runs[0], tmp_path / 'none', tmp_path / 'c.html')
+        read_runs(runs[0], tmp_path / 'none')
 
 
 def test_the_launcher_takes_folders_as_words(runs, tmp_path, capsys):
@@ -64,11 +65,17 @@ def test_the_launcher_takes_folders_as_words(runs, tmp_path, capsys):
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(['report'])
-    saved = {name: flags.FLAGS[name].value for name in ('compare', 'output')}
+    saved = {name: flags.FLAGS[name].value for name in ('compare', 'output', 'dry_run')}
     try:
         report.main(runs[1])
         assert capsys.readouterr().out.splitlines()[-1] == f'everything is in {runs[1]}/{REPORT}'
         flags.FLAGS.compare, flags.FLAGS.output = True, str(tmp_path / 'c.html')
+        flags.FLAGS.dry_run = True
+        with pytest.raises(SystemExit):
+            report.main(*runs)
+        assert f'page = "{tmp_path / "c.html"}"' in capsys.readouterr().out
+        assert not (tmp_path / 'c.html').exists()
+        flags.FLAGS.dry_run = False
         report.main(*runs)
         first, last = capsys.readouterr().out.splitlines()
         assert first == f'report: {runs[0]} beside {runs[1]}'
@@ -79,4 +86,5 @@ def test_the_launcher_takes_folders_as_words(runs, tmp_path, capsys):
         with pytest.raises(InputError, match='name one run, or add --compare'):
             report.main(*runs)
     finally:
-        flags.FLAGS.compare, flags.FLAGS.output = saved['compare'], saved['output']
+        for name, value in saved.items():
+            flags.FLAGS[name].value = value

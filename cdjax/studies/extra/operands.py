@@ -35,7 +35,9 @@ TASKS = ('three', 'two')
 PART_OF_TWO = 0.25
 
 
-def operands(key: str = 'operands', steps: int = 1500, seeds: Sequence[int] = (0, 1, 2)) -> Study:
+def operands(
+    key: str = 'operands', steps: int = 1500, seeds: Sequence[int] = (0, 1, 2, 3, 4)
+) -> Study:
     """Returns the study of one mask for each of two tasks in a model that can do both.
 
     The teacher goes on training, on its own problems and those of two operands, on the training

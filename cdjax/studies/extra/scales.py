@@ -36,7 +36,7 @@ def other_scale(config: LlamaConfig) -> LlamaConfig:
     return dataclasses.replace(config.half_width(), num_layers=2 * config.num_layers)
 
 
-def scales(key: str = 'scales', steps: int = 4000, seeds: Sequence[int] = (0, 1, 2)) -> Study:
+def scales(key: str = 'scales', steps: int = 4000, seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> Study:
     """Returns the study of searches in two models of one task, apart and joint.
 
     The other model is trained from nothing, on the forms that circuits are learned from.
