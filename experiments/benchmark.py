@@ -41,7 +41,7 @@ from experiments.benchmarks import (
     sweep,
     training,
 )
-from experiments.benchmarks.subject import SHAPES
+from experiments.benchmarks.subject import DTYPE, LENGTH, SHAPES
 from experiments.benchmarks.tables import to_markdown
 from experiments.flags import define_dry_run_flag
 from experiments.help_page import OWN, by_group
@@ -83,7 +83,7 @@ flags.DEFINE_enum('suite', None, [*SUITES, 'all'], 'What to measure; required.',
 flags.DEFINE_enum('model', 'llama32_3b', PRESETS, 'Shapes of the model (memory, programs).')
 flags.DEFINE_enum('student', 'llama32_1b', PRESETS, 'Shapes of a student of it (programs).')
 flags.DEFINE_enum('shape', 'small', list(SHAPES), 'Shapes of the model (speed).')
-flags.DEFINE_enum('dtype', 'float32', DTYPES, 'Of weights and computation (speed).')
+flags.DEFINE_enum('dtype', DTYPE, DTYPES, 'Of weights and computation (speed).')
 flags.DEFINE_integer('rows', 256, 'Prompts of eight tokens (speed).', lower_bound=1)
 flags.DEFINE_integer('masks', 64, 'Circuits of a sweep.', lower_bound=1)
 flags.DEFINE_integer('rounds', 5, 'Calls of each program (speed).', lower_bound=1)
@@ -91,7 +91,7 @@ flags.DEFINE_integer('devices', 8, 'Simulated devices.', lower_bound=1)
 flags.DEFINE_integer('prefix', 64, 'Tokens of a few-shot prefix (edit_memory).', lower_bound=0)
 flags.DEFINE_integer('question', 6, 'Tokens behind it (edit_memory).', lower_bound=1)
 flags.DEFINE_integer('batch_size', 64, 'Problems of a step (edit_memory, programs).', lower_bound=8)
-flags.DEFINE_integer('length', 8, 'Positions of a row (programs).', lower_bound=2)
+flags.DEFINE_integer('length', LENGTH, 'Positions of a row (programs).', lower_bound=2)
 flags.DEFINE_integer(
     'tokens_per_pass', TOKENS_PER_PASS, 'Tokens of a pass of the teacher (programs).', lower_bound=8
 )

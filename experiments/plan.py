@@ -55,7 +55,7 @@ flags.DEFINE_string(
 flags.DEFINE_enum('job', 'distill', ['discover', 'distill'], 'Which of the two stages is planned.')
 flags.DEFINE_bool(
     'keep_teacher',
-    True,
+    DistillationJob.keep_teacher,
     'The teacher stays loaded while the student trains, as in experiments.pipeline and '
     'compare_arms; experiments.distill lets it go.',
 )

@@ -5,6 +5,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ LAUNCHERS = sorted(
     if 'launch.run(main' in file.read_text()
 )
 FACES = ('circuits', 'data', 'distillation', 'evaluation', 'inference', 'losses', 'models')
-FACES += ('parallel', 'training')
+FACES += ('parallel', 'planted', 'studies', 'training')
 
 
 def package_of(module: str) -> str:
@@ -93,6 +94,25 @@ def test_a_face_shows_what_it_says(name):
         shown = getattr(face, public)
         if callable(shown):
             assert shown.__doc__, f'{name}.{public} has no docstring'
+
+
+def test_pages_and_notebooks_import_from_faces():
+    pages = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+    pages += sorted((ROOT / 'docs' / 'notebooks').glob('*.ipynb'))
+    found = {
+        (page.name, module)
+        for page in pages
+        for module in re.findall(r'from (cdjax[.\w]*) import', page.read_text())
+    }
+    assert len(found) > 10
+
+    def is_face(module):
+        folder = ROOT.joinpath(*module.split('.'))
+        if not folder.is_dir():  # a module of its own, such as `cdjax.wording`
+            return module.count('.') == 1
+        return module == 'cdjax' or '__all__' in (folder / '__init__.py').read_text()
+
+    assert [one for one in sorted(found) if not is_face(one[1])] == []
 
 
 SLOW = {'torch', 'transformers', 'sklearn', 'scipy.stats', 'matplotlib', 'orbax', 'tensorboardX'}

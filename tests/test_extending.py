@@ -11,17 +11,15 @@ import pytest
 import toy_study as toy
 from launchers import run_launchers
 
-from cdjax.circuits import Circuit, binarize
+from cdjax.circuits import Circuit
 from cdjax.data import save_tokenizer
-from cdjax.inference import neuron_means, predict
 from cdjax.models import Llama, save_huggingface
-from cdjax.report.terminal import circuits_table
-from cdjax.studies.circuits import CircuitStudyConfig, study_circuits
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / 'docs' / 'extending.md').read_text()
 MODULES = dict(re.findall(r'```python\n# (my_\w+)\.py\n(.*?)```', PAGE, re.DOTALL))
-PLUGINS = ('my_site', 'my_method', 'my_arm', 'my_reading', 'my_pairing', 'my_task', 'my_study')
+PLUGINS = ('my_site', 'my_method', 'my_arm', 'my_reading', 'my_similarity', 'my_pairing')
+PLUGINS += ('my_task', 'my_study', 'my_family')
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +53,7 @@ def finished(folder):
 
 
 def test_the_page_has_a_module_for_each_kind():
-    assert set(MODULES) == {*PLUGINS, 'my_family'}
+    assert set(MODULES) == set(PLUGINS)
     assert f'--plugins={",".join(PLUGINS)}' in PAGE
 
 
@@ -74,7 +72,12 @@ def test_what_is_added_is_in_the_results(finished):
     table = results['starts']['nothing']['table']
     assert [row['title'] for row in table] == ['KD', 'KD + CKA of the other neurons']
     assert config['layer_pairs'] == 'first'
-    assert config['arms']['alignment']['reading'] == 'magnitudes'
+    compared = config['arms']['alignment']
+    assert (compared['reading'], compared['similarity']) == ('magnitudes', 'angles')
+    # Family: what was studied, and what was trained by what was added.
+    assert results['circuits']['family'] == 'Llama of GeluBlock'
+    losses = np.array(results['starts']['nothing']['runs'][1]['losses'])
+    assert (losses[:, 2] > 0).all()
     # Study, which edits the site.
     assert results['studies']['gates']['without'].keys() == {'layer 0', 'layer 1'}
     assert 'output norm' in said
@@ -85,39 +88,27 @@ def test_what_is_added_is_in_the_report(finished):
     page = (finished[0] / 'report.html').read_text()
     for shown in (
         *('output norm', 'the largest output weights', '#aa3377'),
-        *('all but the circuits', 'layers: first'),
+        *('all but the circuits', 'layers: first, RSA of angles of sizes of activations'),
+        *('Problems such as <code>0-0=</code>', 'Llama of GeluBlock'),
         *('What gates are for', 'without the gates of layer 1'),
     ):
         assert shown in page, shown
 
 
-def test_a_family_is_studied_like_a_llama(folder):
+def test_the_family_of_the_page_computes_what_it_says(folder, monkeypatch):
     spec = importlib.util.spec_from_file_location('my_family', folder / 'my_family.py')
     family = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(family)
     like = toy.model()
+    monkeypatch.setattr(Llama, 'block', Llama.block)  # taken back afterwards
+    spec.loader.exec_module(family)
     gelu = jax.eval_shape(lambda: family.GeluLlama(toy.teacher_config(), jax.random.key(0)))
     model = jax.tree.unflatten(jax.tree.structure(gelu), jax.tree.leaves(like))
+    assert (model.family, like.family) == ('GeluLlama of GeluBlock', 'Llama')
     # The first layer's neurons, one problem by hand.
-    data, rows = toy.dataset(), toy.rows()
-    capture = lambda m, site: m(data.tokens[:1], capture=(site,), logits_at=())[1][site]
-    x = capture(model, 'residual')[0] + capture(model, 'attention_out')[0]
+    tokens = toy.dataset().tokens[:1]
+    capture = lambda site: model(tokens, capture=(site,), logits_at=())[1][site]
+    x = capture('residual')[0] + capture('attention_out')[0]
     layer = jax.tree.map(lambda leaf: leaf[0], model.layers)
     y = layer.mlp_norm(x)
     expected = jax.nn.gelu(y @ layer.mlp.gate.weight[...]) * (y @ layer.mlp.up.weight[...])
-    np.testing.assert_allclose(capture(model, 'neurons')[0], expected, rtol=1e-4, atol=1e-5)
-
-    scores = np.random.default_rng(0).random((toy.K, toy.L, toy.F), np.float32)
-    circuit = Circuit(
-        masks=binarize(scores, 16),
-        scores=scores,
-        fill=neuron_means(model, data[rows.train]),
-        assignments=np.arange(len(data), dtype=np.int32) % toy.K,
-    )
-    config = CircuitStudyConfig(sizes=(0.25,), methods=('random_masks',), max_problems=16)
-    found = study_circuits(model, data, rows, circuit, {}, config)
-    assert 'random masks' in circuits_table(found, None)
-    masks = circuit.masks
-    ablated = {'masks': masks, 'classes': circuit.assignments, 'fill': circuit.fill}
-    of_family, of_llama = (predict(m, data, **ablated) for m in (model, like))
-    assert not np.allclose(of_family.logit_difference, of_llama.logit_difference)
+    np.testing.assert_allclose(capture('neurons')[0], expected, rtol=1e-4, atol=1e-5)

@@ -14,7 +14,6 @@ from cdjax.data import ArithmeticTask, build_arithmetic_tokenizer, split
 from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import make_mesh, parameter_shardings
 from cdjax.run.checksums import tree_names
-from cdjax.studies.inputs import half_width
 
 K, L, F, T = 3, 2, 32, 5
 
@@ -89,7 +88,7 @@ def teacher_config():
 
 
 def student_config():
-    return half_width(teacher_config())
+    return teacher_config().half_width()
 
 
 @functools.cache

@@ -7,6 +7,9 @@ from flax import nnx
 
 from cdjax.errors import InputError
 
+# Of random masks: enough to see how much they differ, which intervals cover.
+DRAWS = 20
+
 
 class MaskGenerator(nnx.Module):
     """Two-layer feed-forward network from a class to a mask over all FFN neurons (§4.2).

@@ -4,12 +4,14 @@ from cdjax.distillation.alignment import Alignment, LayerPairs
 from cdjax.distillation.arms import ARMS, Arm, Given
 from cdjax.distillation.pairings import PAIRINGS, Pairing, pair_layers
 from cdjax.distillation.readings import READINGS, Reading
+from cdjax.distillation.similarities import SIMILARITIES, Similarity
 from cdjax.distillation.store import OnlineTeacher, TeacherStore
 
 __all__ = [
     'ARMS',
     'PAIRINGS',
     'READINGS',
+    'SIMILARITIES',
     'Alignment',
     'Arm',
     'Given',
@@ -17,6 +19,7 @@ __all__ = [
     'OnlineTeacher',
     'Pairing',
     'Reading',
+    'Similarity',
     'TeacherStore',
     'pair_layers',
 ]

@@ -10,19 +10,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cdjax.distillation.readings import ACTIVATIONS, READINGS
+from cdjax.distillation.similarities import CKA, INTERCHANGE, SIMILARITIES
 from cdjax.errors import InputError
-from cdjax.losses import SIMILARITIES, ActivationPair, RowMemory
+from cdjax.losses import ActivationPair, RowMemory
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.losses.numerics import float32, product
 from cdjax.models import SITES, LlamaConfig
 from cdjax.parallel.mesh import split_neurons
 
 LayerPairs = tuple[tuple[int, int], ...]
-
-# In the place of a similarity: what a student does where its paired circuit is patched is compared,
-# see `cdjax.distillation.interchange`.
-INTERCHANGE = 'interchange'
-COMPARED = (*SIMILARITIES, INTERCHANGE)
 
 # Names of positions, which `cdjax.distillation.positions.locate` finds in the problems.
 ANSWER, OPERANDS, QUESTION = NAMED_POSITIONS = ('answer', 'operands', 'question')
@@ -53,8 +49,7 @@ class Alignment:
         positions: along the prompt, 0 for its first token; an activation is then all of them beside
             each other. None: the answer position, the last of each prompt. One of
             `NAMED_POSITIONS` until the problems are known.
-        similarity: a key of `cdjax.losses.SIMILARITIES`, and the loss is one minus it; or
-            `INTERCHANGE`.
+        similarity: a key of `cdjax.distillation.similarities.SIMILARITIES`.
         reading: what of the units is compared, a key of `cdjax.distillation.readings.READINGS`.
         min_count: a class of fewer problems in a batch is left out, and counted.
         memory: past problems of each class that are compared with those of the batch; of CKA
@@ -69,7 +64,7 @@ class Alignment:
     teacher_rows: np.ndarray | None = None
     site: str = dataclasses.field(default='neurons', metadata=_STATIC)
     positions: tuple[int, ...] | str | None = dataclasses.field(default=None, metadata=_STATIC)
-    similarity: str = dataclasses.field(default='cka', metadata=_STATIC)
+    similarity: str = dataclasses.field(default=CKA.key, metadata=_STATIC)
     reading: str = dataclasses.field(default=ACTIVATIONS.key, metadata=_STATIC)
     min_count: int = dataclasses.field(default=MIN_ROWS, metadata=_STATIC)
     memory: int = dataclasses.field(default=0, metadata=_STATIC)
@@ -78,9 +73,7 @@ class Alignment:
     def __post_init__(self):
         SITES[self.site]  # an unknown one is refused
         READINGS[self.reading].check(self.site)
-        if self.similarity not in COMPARED:
-            known = ', '.join(COMPARED)
-            raise InputError(f'similarity={self.similarity}: choose from {known}')
+        SIMILARITIES[self.similarity]
         if self.min_count < MIN_ROWS:
             raise InputError(f'min_count={self.min_count}: at least {MIN_ROWS} are compared')
         if self.memory < 0:
@@ -125,11 +118,11 @@ class Alignment:
     @property
     def interchange(self) -> bool:
         """Whether what a patch of the circuits does is compared, rather than activations."""
-        return self.similarity == INTERCHANGE
+        return self.similarity == INTERCHANGE.key
 
     def check_memory(self, microbatches: int) -> None:
         """Raises InputError where a memory of past problems is asked for that cannot be kept."""
-        if self.memory and self.similarity != 'cka':
+        if self.memory and self.similarity != CKA.key:
             raise InputError(
                 f'row_memory={self.memory} is for similarity=cka, not {self.similarity}: leave out '
                 'one of the two'

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cdjax.circuits.masks import random_masks
+from cdjax.circuits.masks import DRAWS, random_masks
 from cdjax.evaluation.living import overlap_among
 
 
@@ -24,7 +24,7 @@ def matched_overlap(first: np.ndarray, second: np.ndarray, living: np.ndarray) -
 
 
 def chance_of_matching(
-    first: np.ndarray, second: np.ndarray, living: np.ndarray, *, draws: int = 20, seed: int = 0
+    first: np.ndarray, second: np.ndarray, living: np.ndarray, *, draws: int = DRAWS, seed: int = 0
 ) -> float:
     """Returns the mean of `matched_overlap` over random circuits of the living, matched likewise.
 

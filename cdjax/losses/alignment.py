@@ -49,7 +49,7 @@ class ActivationPair:
 def alignment_loss(
     pair: ActivationPair,
     *,
-    similarity: str = 'cka',
+    similarity: str | Callable[..., jax.Array] = 'cka',
     where: jax.Array | None = None,
     min_count: int = MIN_ROWS,
     debiased: bool = True,
@@ -60,7 +60,9 @@ def alignment_loss(
         pair: the activations; with assignments, the mean over classes of their own rows and
             columns.
         similarity: a key of `SIMILARITIES`: 'cka'; 'procrustes', `‖XᵀY‖_*` of centred sides of unit
-            norm; 'rsa', the correlation of squared distances; 'linear_map', see `linear_map_r2`.
+            norm; 'rsa', the correlation of squared distances; 'linear_map', see `linear_map_r2`; or
+            a function of your own, `(student [N, P], teacher [N, Q], where [N] or None) -> at most
+            1`, which is called for each class.
         where: [N] bool, False for padding rows.
         min_count: the least number of rows of a class.
         debiased: HSIC₁ rather than HSIC₀, of CKA.
@@ -73,7 +75,8 @@ def alignment_loss(
             than CKA, a projection with another than 'linear_map' or none with that, the similarity
             is unknown, and as `linear_cka`.
     """
-    check_choice('similarity', similarity, tuple(SIMILARITIES))
+    if not callable(similarity):
+        check_choice('similarity', similarity, tuple(SIMILARITIES))
     if pair.assignments is None:
         for name in ('student_masks', 'teacher_masks', 'memory'):
             if getattr(pair, name) is not None:
@@ -84,6 +87,8 @@ def alignment_loss(
         raise ValueError('a memory of past rows is for CKA alone')
     if (pair.projection is not None) != (similarity == 'linear_map'):
         raise ValueError('a projection is what linear_map needs, and nothing else reads')
+    if callable(similarity):
+        return _of_rows(similarity, pair, where, min_count, debiased)
     return SIMILARITIES[similarity](pair, where, min_count, debiased)
 
 

@@ -83,8 +83,8 @@ def discovery_loss(
     assignments: jax.Array,
     masks: jax.Array,
     *,
+    target: float | jax.Array,
     weights: DiscoveryWeights | None = None,
-    target: float | jax.Array = 0.1,
     normalize: bool = False,
     where: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -96,8 +96,8 @@ def discovery_loss(
         activations: [N, D].
         assignments: [N, K] one-hot rows with a straight-through gradient.
         masks: [K, D] or [K, L, F], in [0, 1].
-        weights: the five λ; by default all 1.
         target: the density π of `prior_kl`.
+        weights: the five λ; by default all 1.
         normalize: take similarity and overlap in their cosine forms, as the authors' weights
             expect; False is the text.
         where: [N] bool, False for padding rows.
@@ -196,9 +196,9 @@ def causal_discovery_loss(
     *,
     full_logits: jax.Array,
     circuit_logits: jax.Array,
+    target: float | jax.Array,
     complement_logits: jax.Array | None = None,
     weights: CausalDiscoveryWeights | None = None,
-    target: float | jax.Array = 0.1,
     per_layer: bool = False,
     standardized: bool = False,
     where: jax.Array | None = None,
@@ -216,9 +216,9 @@ def causal_discovery_loss(
         full_logits: [N, V] of the whole model.
         circuit_logits: [N, V] with only each problem's circuit left; its mask must come from
             `assignments @ masks`, for a lookup by argmax gives the classifier no gradient.
+        target: the density π of `density_kl`.
         complement_logits: [N, V] with each problem's circuit ablated; None leaves the term out.
         weights: the weight of each term.
-        target: the density π of `density_kl`.
         per_layer: ask for the density in each layer; needs masks [K, L, F].
         standardized: True where the activations are standardised already.
         where: [N] bool, False for padding rows.

@@ -5,7 +5,7 @@ valid rows, in nats.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import chex
@@ -154,7 +154,7 @@ def distillation_loss(
     labels: jax.Array | None = None,
     direction: str = 'forward',
     where: jax.Array | None = None,
-    similarity: str = 'cka',
+    similarity: str | Callable[..., jax.Array] = 'cka',
     min_count: int = MIN_ROWS,
     debiased: bool = True,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -172,7 +172,7 @@ def distillation_loss(
         labels: [N] int32 answers.
         direction: of the KD, see `kd_loss`; forward where the teacher is a `TopKLogits`.
         where: [N] bool, False for padding rows.
-        similarity: a key of `SIMILARITIES`, in the place of CKA.
+        similarity: in the place of CKA, see `alignment_loss`.
         min_count: the least number of rows of a class.
         debiased: HSIC₁ rather than HSIC₀.
 

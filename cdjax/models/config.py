@@ -147,5 +147,26 @@ class LlamaConfig:
         """Llama 3 70B: 70.55 B parameters, no RoPE scaling."""
         return cls(128256, 8192, 28672, 80, 64, 8, 128)
 
+    def half_width(self) -> 'LlamaConfig':
+        """Returns the shape of a student of half the width, as deep as its teacher.
+
+        Heads keep their width and are halved in number, as the residual stream is.
+
+        Raises:
+            InputError: a width that has no half.
+        """
+        if self.hidden_size % 2 or self.num_heads % 2 or self.intermediate_size % 2:
+            raise InputError(
+                f'a teacher of width {self.hidden_size} with {self.num_heads} heads and '
+                f'{self.intermediate_size} neurons has no half: name a student checkpoint'
+            )
+        return dataclasses.replace(
+            self,
+            hidden_size=self.hidden_size // 2,
+            intermediate_size=self.intermediate_size // 2,
+            num_heads=self.num_heads // 2,
+            num_kv_heads=max(self.num_kv_heads // 2, 1),
+        )
+
 
 PRESETS = ('llama3_8b', 'llama31_8b', 'llama32_1b', 'llama32_3b', 'llama3_70b')

@@ -95,7 +95,7 @@ def convert(
 
     Args:
         conversion: what into what.
-        mesh: where the model is held meanwhile.
+        mesh: where the model is held meanwhile; one device if None.
         announce: is told what is made of what, in one line and field by field, before anything is
             loaded.
 

@@ -27,7 +27,7 @@ from cdjax.models.tensor_files import (
     list_tensors,
     summarise,
 )
-from cdjax.parallel.mesh import parameter_shardings
+from cdjax.parallel.mesh import one_device, parameter_shardings
 from cdjax.run.buckets import is_remote, local_folder
 from cdjax.run.json_file import read_json
 from cdjax.run.progress import Progress, progress
@@ -98,7 +98,7 @@ def load_huggingface(path: str | os.PathLike, *, mesh: Mesh | None = None, dtype
         path: a local folder; the id of a repository on the hub (`meta-llama/Llama-3.2-1B`), which
             is fetched where the hub's cache lacks it; or a folder in a bucket, of which each
             process makes a copy on its disk meanwhile.
-        mesh: the mesh to place the parameters on (`LLAMA_RULES`); the default device where None.
+        mesh: the mesh to place the parameters on (`LLAMA_RULES`); one device if None.
         dtype: dtype of all parameters; where None each keeps the dtype it is stored in (layers
             stored in several dtypes take the one that holds them all).
 
@@ -115,17 +115,16 @@ def load_huggingface(path: str | os.PathLike, *, mesh: Mesh | None = None, dtype
     """
     from cdjax.models.hub import resolve_checkpoint  # it reads configs by this module
 
+    mesh = one_device() if mesh is None else mesh
     with local_folder(path) as folder:
         return _load(folder if is_remote(path) else resolve_checkpoint(path), mesh, dtype)
 
 
-def _load(folder: Path, mesh: Mesh | None, dtype) -> Llama:
+def _load(folder: Path, mesh: Mesh, dtype) -> Llama:
     config, abstract, tensors = _checked(folder, dtype)
     parameters = describe_parameters(config)
     leaves, treedef = jax.tree.flatten(abstract)
-    shardings = [None] * len(leaves)
-    if mesh is not None:
-        shardings = jax.tree.leaves(parameter_shardings(abstract, mesh))
+    shardings = jax.tree.leaves(parameter_shardings(abstract, mesh))
     slices = [_local_slices(leaf.shape, s) for leaf, s in zip(leaves, shardings, strict=True)]
     reads = sum(len(each) * len(p.sources) for each, p in zip(slices, parameters, strict=True))
     damaged: list[str] = []
@@ -230,10 +229,8 @@ class _SliceReader:
         self.bar.update()
 
 
-def _local_slices(shape, sharding: NamedSharding | None) -> dict[tuple, list]:
+def _local_slices(shape, sharding: NamedSharding) -> dict[tuple, list]:
     """Returns the distinct slices (start, stop on each axis) of this process and their devices."""
-    if sharding is None:
-        return {tuple((0, n) for n in shape): [None]}
     devices_of: dict[tuple, list] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         devices_of.setdefault(bounds_of(index, shape), []).append(device)
@@ -252,6 +249,4 @@ def _place(reader: _SliceReader, sharding, devices_of: dict[tuple, list]) -> jax
         host = reader(tuple(slice(*each) for each in bounds))
         # Waiting here is what lets go of the host's copy before the next one is read.
         pieces += jax.block_until_ready([jax.device_put(host, device) for device in devices])
-    if sharding is None:
-        return pieces[0]
     return jax.make_array_from_single_device_arrays(reader.shape, sharding, pieces)

@@ -82,6 +82,13 @@ class Llama(nnx.Module):
 
     block = Block
 
+    @property
+    def family(self) -> str:
+        """What the model is told by: its class, and its block where that is not Llama's."""
+        block = type(self.layers)
+        own = '' if block is Block else f' of {block.__name__}'
+        return f'{type(self).__name__}{own}'
+
     def __init__(
         self, config: LlamaConfig, key: jax.Array, *, dtype=jnp.float32, init_std: float = INIT_STD
     ):

@@ -23,7 +23,7 @@ from cdjax.models.target_folder import (
     require_room,
     whole_folder,
 )
-from cdjax.parallel.mesh import make_mesh, parameter_shardings
+from cdjax.parallel.mesh import one_device, parameter_shardings
 from cdjax.run.buckets import is_remote
 from cdjax.run.checksums import tree_names
 from cdjax.run.folder import absolute
@@ -106,7 +106,7 @@ def load_orbax(path: str | os.PathLike, *, mesh: Mesh | None = None) -> Llama:
 
     Args:
         path: the folder.
-        mesh: the mesh to place the parameters on; the first device where None.
+        mesh: the mesh to place the parameters on; one device if None.
 
     Raises:
         InputError: the folder is no such one, or its parameters are damaged.
@@ -122,8 +122,7 @@ def load_orbax(path: str | os.PathLike, *, mesh: Mesh | None = None) -> Llama:
         dtypes = [jnp.dtype(dtypes[name]) for name in tree_names(abstract)]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'{source / _DTYPES} is damaged ({error}): convert again') from error
-    if mesh is None:
-        mesh = make_mesh(devices=jax.local_devices()[:1])
+    mesh = one_device() if mesh is None else mesh
     leaves, treedef = jax.tree.flatten(abstract)
     shardings = jax.tree.leaves(parameter_shardings(abstract, mesh))
     wanted = [

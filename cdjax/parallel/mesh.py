@@ -281,19 +281,16 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def init_sharded(
-    init: Callable[[jax.Array], Any], key: jax.Array, mesh: Mesh, rules: Rules = LLAMA_RULES
-) -> Any:
+def init_sharded(init: Callable[[jax.Array], Any], key: jax.Array, mesh: Mesh) -> Any:
     """Runs `init(key)` such that each parameter is made on the devices where it lives.
 
     Args:
         init: makes a pytree of parameters from a key.
         key: a random key.
-        mesh: the mesh.
-        rules: sharding rules, see `parameter_shardings`.
+        mesh: the mesh, over which they are split by `LLAMA_RULES`.
 
     Returns:
         The parameters, the same values on every mesh.
     """
-    shardings = parameter_shardings(jax.eval_shape(init, key), mesh, rules)
+    shardings = parameter_shardings(jax.eval_shape(init, key), mesh)
     return jax.jit(init, out_shardings=shardings)(key)

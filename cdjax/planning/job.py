@@ -25,7 +25,7 @@ from cdjax.parallel.mesh import (
     parameter_shardings,
 )
 from cdjax.planning.roofline import Work
-from cdjax.training.loop import TrainState, state_shardings
+from cdjax.training.state import TrainState, state_shardings
 
 DTYPES = ('float32', 'bfloat16')
 

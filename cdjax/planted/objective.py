@@ -17,7 +17,7 @@ import numpy as np
 from cdjax.circuits.ablation import keep_only
 from cdjax.errors import InputError, check_finite
 from cdjax.losses import cross_entropy
-from cdjax.losses.numerics import safe_log
+from cdjax.losses.numerics import safe_log, weighted_sum
 from cdjax.models import Llama
 
 # What a neuron that is taken out becomes: nothing else (it stays), its value on another problem
@@ -120,7 +120,7 @@ def plant_loss(
         'wrong': _divergence(prior_BxV, mistaken),
         'alive': jnp.mean(jax.nn.relu(1 - deviation_LxF / floor) ** 2),
     }
-    return sum(weight * terms[name] for name, weight in vars(weights).items()), terms
+    return weighted_sum(terms, vars(weights)), terms
 
 
 def plant_batch(

@@ -20,8 +20,10 @@ from cdjax.planted.plan import Plan, PlanConfig
 from cdjax.run.options import RunOptions
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.language_model import LanguageModelConfig
-from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
+from cdjax.training.log_points import Point
+from cdjax.training.loop import fit
 from cdjax.training.optimizer import make_optimizer
+from cdjax.training.state import TrainState, init_state, state_of
 from cdjax.training.step import jit_step
 
 # Passes of the model in a step: the problems as they are, and four states of the neurons.

@@ -19,7 +19,7 @@ from cdjax.report.chart import Chart, plain
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.figure_dots import cost_dots, mechanism_dots
 from cdjax.report.method_curves import method_curves
-from cdjax.report.names import TEMPLATES, start_name
+from cdjax.report.names import TEMPLATES, compared_name, start_name
 from cdjax.report.neuron_cards import neuron_cards
 from cdjax.report.problem_curves import problem_curves
 from cdjax.report.provenance import describe
@@ -32,6 +32,7 @@ from cdjax.run.provenance import read_provenance
 from cdjax.run.results import from_text
 from cdjax.studies.arms import EQUIVALENT, REACH
 from cdjax.studies.extra import STUDIES
+from cdjax.studies.places import student_name
 from cdjax.studies.study import Section, Table
 
 REPORT, RESULTS = 'report.html', 'results.json'
@@ -139,6 +140,7 @@ def environment() -> jinja2.Environment:
     environment.filters |= {name: getattr(wording, name) for name in findings.FILTERS}
     environment.filters |= {'verdict': tables.verdict_words, 'plain': plain}
     environment.globals |= {'say': findings.say, 'start_name': start_name}
+    environment.globals['compared_name'] = compared_name
     return environment
 
 
@@ -243,7 +245,9 @@ def kept_students(config: Mapping[str, Any]) -> list[str]:
     """Returns the names of the students of the first seed, whose trainings are shown."""
     arms = config['arms']
     seed = arms['seeds'][0]
-    return [f'{start}-{arm}-{seed}' for start in arms['distillation'] for arm in arms['arms']]
+    return [
+        student_name(start, arm, seed) for start in arms['distillation'] for arm in arms['arms']
+    ]
 
 
 def package_version() -> str:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -25,8 +24,17 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from cdjax.errors import InputError
-from cdjax.run.checksums import checksums, tree_names
+from cdjax.run.checksums import checksums
 from cdjax.run.folder import absolute
+from cdjax.run.options import KEPT
+from cdjax.run.stored_leaves import (
+    as_stored,
+    describe,
+    is_same,
+    leaves_by_name,
+    named_arrays,
+    rekey,
+)
 
 _STATE, _PROGRESS = 'state', 'progress'
 
@@ -57,7 +65,7 @@ class Checkpoints:
         directory: epath.PathLike,
         *,
         every: int = 1,
-        keep: int = 2,
+        keep: int = KEPT,
         best: tuple[str, str] | None = None,
         read_only: bool = False,
     ):
@@ -166,7 +174,7 @@ class Checkpoints:
         latest = self.latest_step()
         if latest is not None and latest >= step:
             return False
-        arrays = _named_arrays(state)
+        arrays = named_arrays(state)
         sums = checksums(arrays)
         body = {
             'step': step,
@@ -211,16 +219,16 @@ class Checkpoints:
         Raises:
             InputError: the checkpoint has other leaves: it belongs to another recipe.
         """
-        wanted = {n: _abstract(x) for n, x in _leaves(abstract_state).items()}
+        wanted = {n: as_stored(x) for n, x in leaves_by_name(abstract_state).items()}
 
         def agree(leaves: dict[str, Any]) -> None:
             for name in [*wanted, *leaves]:
                 saved = leaves.get(name)
                 want = wanted.get(name)
-                if saved is None or want is None or not _same(saved, want):
+                if saved is None or want is None or not is_same(saved, want):
                     raise InputError(
                         f'the checkpoint in {self.directory} is of another recipe: {name} is '
-                        f'{_describe(saved)} there and {_describe(want)} here; give the '
+                        f'{describe(saved)} there and {describe(want)} here; give the '
                         'settings it was made with, or name another --workdir'
                     )
 
@@ -229,7 +237,9 @@ class Checkpoints:
             return None
         arrays, body = found
         treedef = jax.tree.structure(abstract_state)
-        leaves = [_rekey(arrays[name], like) for name, like in _leaves(abstract_state).items()]
+        leaves = [
+            rekey(arrays[name], like) for name, like in leaves_by_name(abstract_state).items()
+        ]
         return treedef.unflatten(leaves), body['progress']
 
     def restore_parameters(
@@ -248,14 +258,14 @@ class Checkpoints:
         Raises:
             InputError: no intact checkpoint, or one of other parameters.
         """
-        wanted = {f'{prefix}.{n}': _abstract(x) for n, x in _leaves(abstract_params).items()}
+        wanted = {f'{prefix}.{n}': as_stored(x) for n, x in leaves_by_name(abstract_params).items()}
 
         def agree(leaves: dict[str, Any]) -> None:
             for name, want in wanted.items():
-                if not _same(leaves.get(name), want):
+                if not is_same(leaves.get(name), want):
                     raise InputError(
                         f'the checkpoint in {self.directory} holds other parameters: {name} is '
-                        f'{_describe(leaves.get(name))} there and {_describe(want)} here'
+                        f'{describe(leaves.get(name))} there and {describe(want)} here'
                     )
 
         found = self._newest_intact(wanted, agree, step)
@@ -362,57 +372,3 @@ def _together(read: Callable[[], Any]) -> Any:
 def _barrier(name: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
-
-
-def _is_key(x: Any) -> bool:
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    leaves = dict(zip(tree_names(tree), jax.tree.leaves(tree), strict=True))
-    assert len(leaves) == len(jax.tree.leaves(tree)), 'two leaves of the tree have one name'
-    return leaves
-
-
-def _named_arrays(tree: Any) -> dict[str, jax.Array]:
-    """Returns name → array; typed random keys become their raw data."""
-    arrays = {name: jnp.asarray(leaf) for name, leaf in _leaves(tree).items()}
-    return {n: jax.random.key_data(x) if _is_key(x) else x for n, x in arrays.items()}
-
-
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Returns what is stored of a leaf: its shape, dtype and sharding, raw data for a key."""
-    sharding = getattr(leaf, 'sharding', None)
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    if not hasattr(leaf, 'dtype'):
-        leaf = np.asarray(leaf)
-    if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _rekey(array: jax.Array, like: Any) -> jax.Array:
-    """Turns raw data back into a typed random key where `like` is one."""
-    if not (hasattr(like, 'dtype') and _is_key(like)):
-        return array
-    impl = []  # key_impl takes no ShapeDtypeStruct, but it takes a tracer
-    jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
-    return jax.random.wrap_key_data(array, impl=impl[0])
-
-
-def _same(saved: dict[str, Any] | None, want: jax.ShapeDtypeStruct) -> bool:
-    return (
-        saved is not None
-        and tuple(saved['shape']) == want.shape
-        and saved['dtype'] == str(want.dtype)
-    )
-
-
-def _describe(leaf: dict[str, Any] | jax.ShapeDtypeStruct | None) -> str:
-    if leaf is None:
-        return 'absent'
-    shape, dtype = (
-        (leaf['shape'], leaf['dtype']) if isinstance(leaf, dict) else (leaf.shape, leaf.dtype)
-    )
-    return f'{dtype}{list(shape)}'

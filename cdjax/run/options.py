@@ -6,6 +6,8 @@ from cdjax.errors import InputError
 
 # Tokens that go through a model at once, over all devices, in a pass that no gradient follows.
 TOKENS_PER_PASS = 4096
+# Newest checkpoints of a training that are kept.
+KEPT = 2
 
 
 @dataclasses.dataclass(frozen=True)

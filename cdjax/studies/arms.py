@@ -4,33 +4,24 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from cdjax.circuits.circuit import Circuit
 from cdjax.data import Dataset, Split
 from cdjax.distillation.alignment import Alignment
-from cdjax.distillation.arms import ARMS, KD, Given, arms_by_default
-from cdjax.distillation.interchange import Interchange
-from cdjax.distillation.store import TeacherStore
+from cdjax.distillation.arms import ARMS, KD, arms_by_default
 from cdjax.errors import InputError, check_seed
-from cdjax.evaluation.calibration import calibration
 from cdjax.evaluation.statistics import (
     equivalence_p,
     holm,
     steps_to,
 )
-from cdjax.inference.activations import answer_logits_and_activations
-from cdjax.inference.predictions import predict
-from cdjax.losses import class_conditional_cka, linear_cka
 from cdjax.models import Llama, LlamaConfig
 from cdjax.run.options import RunOptions
 from cdjax.studies.beside_kd import gain_over_kd
 from cdjax.studies.mechanism import MechanismConfig
-from cdjax.training.distillation import DistillationConfig, distill
+from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 
 STARTS = {
@@ -40,6 +31,7 @@ STARTS = {
 }
 
 EVALUATE_EVERY = 250  # steps
+PROBLEMS = 1500  # that students are asked, at most
 # Whose circuits arms are made of.
 CIRCUITS_OF = FOUND, PLANTED = 'found', 'planted'
 # The accuracy whose steps are compared, and the difference of accuracies that would not matter.
@@ -80,7 +72,7 @@ class ArmsConfig:
     seeds: tuple[int, ...] = (0,)
     head_start_steps: int = 300
     evaluate_every: int = EVALUATE_EVERY
-    max_problems: int = 1500
+    max_problems: int = PROBLEMS
     primary: tuple[str, str] | None = None
     mechanism: str | None = None
     circuits: str = FOUND
@@ -116,6 +108,8 @@ class ArmsConfig:
             raise InputError(f'seeds={list(self.seeds)}: name at least one, and each of them once')
         for seed in self.seeds:
             check_seed(seeds=seed)
+        if self.max_problems < 1:
+            raise InputError(f'arm_problems={self.max_problems}: at least 1 is needed')
         if self.evaluate_every < 1:
             raise InputError(f'evaluate_every={self.evaluate_every}: at least 1 step is needed')
         if self.head_start_steps < 1:
@@ -205,135 +199,6 @@ def train_head_start(
         options=options,
     )
     return model
-
-
-def run_arm(
-    arm: str,
-    seed: int,
-    student: LlamaConfig | Llama,
-    store: TeacherStore,
-    dataset: Dataset,
-    split: Split,
-    given: Given,
-    config: ArmsConfig,
-    *,
-    mesh: Mesh | None = None,
-    workdir: epath.Path | None = None,
-    description: str,
-    alignment: Alignment | None = None,
-    learned_from: TeacherStore | None = None,
-    interchange: Interchange | None = None,
-    options: RunOptions = RunOptions(),
-) -> tuple[Llama, dict[str, Any]]:
-    """Distils one student and measures it on unseen forms.
-
-    Args:
-        arm: a key of `cdjax.distillation.arms.ARMS`.
-        seed: of the student's first weights and of the batches.
-        student: a shape, or a model to start from.
-        store: what the teacher says of the share, then of the unseen problems that are evaluated.
-        dataset: all problems.
-        split: the split by canonical form.
-        given: what its alignment is made from.
-        config: the arms.
-        mesh: the mesh; one device if None.
-        workdir: folder of this run; None to keep nothing of it.
-        description: name on the progress bar.
-        alignment: what the arm makes of what it is given, None for answers alone.
-        learned_from: what the alignment reads of the teacher; `store` if None.
-        interchange: see `distill`.
-        options: what the distillation writes and checks on the way.
-
-    Returns:
-        The student; and its accuracy on unseen forms and on the share, the curve of the former,
-        and what `measure_unseen` returns of unseen forms.
-    """
-    passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
-    unseen = evaluated_rows(split, config)
-    problems = dataset[unseen]
-    shared = len(split.share)
-    own = given.student is not None
-    paired = given.within_classes(None, given.student_masks) if own else given.alignment
-    model, history = distill(
-        student,
-        (store if learned_from is None else learned_from)[:shared],
-        dataset[split.share],
-        dataclasses.replace(config.distillation, seed=seed, task=ARMS[arm].task),
-        mesh=mesh,
-        alignment=alignment,
-        interchange=interchange,
-        paired=paired if alignment is None else alignment,
-        description=description,
-        workdir=workdir,
-        evaluate=lambda model: {'accuracy': predict(model, problems, **passes).accuracy},
-        evaluate_every=config.evaluate_every,
-        options=options,
-    )
-    curve = [
-        [point['step'], point['evaluation/accuracy']]
-        for point in history
-        if 'evaluation/accuracy' in point
-    ]
-    on_share = dataset[split.share[: config.max_problems]]
-    return model, {
-        'arm': arm,
-        'seed': seed,
-        'pairs': [list(pair) for pair in given.alignment.pairs],
-        'unseen': curve[-1][1],
-        'share': predict(model, on_share, **passes).accuracy,
-        'curve': curve,
-        'losses': [
-            [point['step'], point['task'], point['alignment']]
-            for point in history
-            if 'task' in point
-        ],
-        **measure_unseen(model, problems, store[shared:], unseen, given, **passes),
-    }
-
-
-def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, float | None]:
-    """Returns the calibration of a student, its accuracy by class, and its CKA with the teacher.
-
-    The CKA is debiased, a mean over the layer pairs: `cka_all` compares all units over all
-    problems, `cka_circuits` the teacher's circuit of each class with the student's neurons (its
-    circuit, where it has one) on that class's problems, None at a site without circuits. `by_class`
-    is the accuracy on the problems of each class of the teacher's circuits. The rest is what
-    `cdjax.evaluation.calibration` returns. `passes` are further arguments of
-    `answer_logits_and_activations`.
-    """
-    circuits = given.within_classes(given.teacher.masks, given.student_masks)
-    layers = tuple(sorted(set(circuits.student_layers)))
-    where = {'site': circuits.site, 'positions': circuits.positions}
-    logits, x = answer_logits_and_activations(model, problems, layers=layers, **where, **passes)
-    y = store.of_layers(circuits.teacher_layers)
-    classes = jax.nn.one_hot(given.teacher.assignments[rows], circuits.num_classes)
-    over_all, within = [], []
-    for i, (s, t) in enumerate(circuits.pairs):
-        of_student, of_teacher = x[:, layers.index(s)], y[:, i]
-        sides = [jnp.asarray(side.reshape(len(side), -1)) for side in (of_student, of_teacher)]
-        over_all.append(float(linear_cka(*sides)))
-        if circuits.site != 'neurons':
-            continue
-        features = lambda masks, side: circuits.over_features(
-            jnp.asarray(masks, jnp.float32), side.shape
-        )
-        columns = {'y_masks': features(circuits.teacher_masks[:, t], of_teacher)}
-        if circuits.student_masks is not None:
-            columns['x_masks'] = features(circuits.student_masks[:, s], of_student)
-        within.append(float(class_conditional_cka(*sides, classes, **columns).mean()))
-    return {
-        'cka_all': float(np.mean(over_all)),
-        'cka_circuits': float(np.mean(within)) if within else None,
-        'by_class': _by_class(logits.argmax(axis=1) == problems.answers, given.teacher, rows),
-        **calibration(logits, problems.answers),
-    }
-
-
-def _by_class(correct_N: np.ndarray, teacher: Circuit, rows: np.ndarray) -> list[float | None]:
-    """Returns the accuracy on the problems of each class, None of one without any."""
-    of_row = teacher.assignments[rows]
-    own = [correct_N[of_row == k] for k in range(teacher.num_classes)]
-    return [float(right.mean()) if len(right) else None for right in own]
 
 
 def evaluated_rows(split: Split, config: ArmsConfig) -> np.ndarray:

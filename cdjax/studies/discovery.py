@@ -30,6 +30,7 @@ from cdjax.studies.outlook import (
     no_announcement,
     training_stage,
 )
+from cdjax.studies.places import Places
 from cdjax.studies.run import Run
 from cdjax.training.discovery import DiscoveryConfig, check_discovery, discover
 
@@ -130,7 +131,7 @@ def study_discovery(
     if new:
         check_accuracy(inputs, models, config.discovery, mesh=mesh, options=options)
     run = Run(inputs, open_workdir(workdir, facts, name='discover'), mesh, options)
-    paths = {name: run.workdir / 'circuits' / name for name in models}
+    paths = {name: run.places.circuits(name) for name in models}
     if scheme.from_learned and config.classes != LEARNED.key:
         classes = _sorted_by_model(run, config)
         discovery = _search_for(config.classes, classes, discovery)
@@ -159,7 +160,7 @@ def _stages(config: DiscoveryStudyConfig, inputs: Inputs, folder: epath.Path) ->
         f'discover: {" and ".join(models)}',
         config.discovery.optimizer.steps,
         folder,
-        *(folder / 'circuits' / f'{name}.json' for name in models),
+        *(Places(folder).circuits(f'{name}.json') for name in models),
         memory=discovery_bytes(models, config.discovery, inputs.dataset.tokens.shape[1]),
     )
     # Asked again at each start: it takes seconds.

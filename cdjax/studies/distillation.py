@@ -8,14 +8,13 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.distillation.alignment import Alignment, LayerPairs
-from cdjax.distillation.arms import ARMS, CIRCUITS, Given
+from cdjax.distillation.arms import ARMS, CIRCUITS
 from cdjax.distillation.pairings import LAST, check_pairs, pair_layers, reads_models
 from cdjax.distillation.positions import locate
-from cdjax.distillation.readings import ACTIVATIONS
 from cdjax.distillation.store import check_positions_within
 from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
-from cdjax.models import SITES, LlamaConfig
+from cdjax.models import LlamaConfig
 from cdjax.parallel.mesh import one_device
 from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
@@ -32,13 +31,14 @@ from cdjax.studies.outlook import (
     training_bytes,
     training_stage,
 )
+from cdjax.studies.places import Places
 from cdjax.studies.run import Run
+from cdjax.studies.student import Lesson, distil, given_to, prepare
 from cdjax.studies.teacher_says import TeacherSays
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
 from cdjax.training.distillation import (
     DistillationConfig,
     check_distillation,
-    distill,
 )
 from cdjax.training.memory import check_memory, least_training_bytes
 
@@ -168,12 +168,32 @@ class StudentStudy:
     def run(self) -> Trained:
         """Distils what has not been distilled yet, exports the student and measures it."""
         config, run, inputs = self.config, self._run, self._run.inputs
-        share, unseen = inputs.dataset[inputs.split.share], inputs.dataset[inputs.split.test]
-        accuracy = lambda model: predict(model, unseen, **run.passes).accuracy
-        pairs, arm, seed = self._pairs(), ARMS[config.arm], config.distillation.seed
-        layers = () if arm.align is None else {teacher for _, teacher in pairs}
-        says = TeacherSays(
+        lesson = self._lesson()
+        del self._teacher  # unless it is asked at every step, its memory is the student's now
+        unseen = inputs.dataset[inputs.split.test]
+        model, _ = distil(
             run,
+            lesson,
+            inputs.load_student(run.mesh) if inputs.has_student else inputs.student_config,
+            config.distillation,
+            unseen,
+            evaluate_every=config.evaluate_every,
+            workdir=run.workdir,
+            description=f'distill: {config.arm}',
+            best=BEST,
+        )
+        model = exported(model, run.workdir, config.export)
+        folder = run.places.exported
+        run.save_student(model, folder, 'share', from_checkpoint=inputs.has_student)
+        return Trained(model, folder, predict(model, unseen, **run.passes).accuracy, len(unseen))
+
+    def _lesson(self) -> Lesson:
+        """Returns what the arm teaches, for which the teacher is asked."""
+        config, inputs, arm = self.config, self._run.inputs, ARMS[self.config.arm]
+        alignment = dataclasses.replace(config.alignment, pairs=self._pairs())
+        layers = () if arm.align is None else set(alignment.teacher_layers)
+        says = TeacherSays(
+            self._run,
             inputs.split.share,
             config.distillation,
             config.alignment,
@@ -181,31 +201,8 @@ class StudentStudy:
             [arm],
             self._teacher,
         )
-        alignment = self._alignment(pairs, says)
-        store = says.store(ACTIVATIONS.key if alignment is None else alignment.stored)
-        interchange = says.interchange(alignment, len(share), seed)
-        del says  # and with it, unless it is asked at every step, the teacher:
-        del self._teacher  # its memory is the student's from here on
-        model, _ = distill(
-            inputs.load_student(run.mesh) if inputs.has_student else inputs.student_config,
-            store,
-            share,
-            dataclasses.replace(config.distillation, task=arm.task),
-            mesh=run.mesh,
-            alignment=alignment,
-            interchange=interchange,
-            paired=dataclasses.replace(config.alignment, pairs=pairs),
-            description=f'distill: {config.arm}',
-            workdir=run.workdir,
-            evaluate=lambda model: {'accuracy': accuracy(model)},
-            evaluate_every=config.evaluate_every,
-            best=BEST,
-            options=run.options,
-        )
-        model = exported(model, run.workdir, config.export)
-        folder = run.workdir / 'student'
-        run.save_student(model, folder, 'share', from_checkpoint=inputs.has_student)
-        return Trained(model, folder, accuracy(model), len(unseen))
+        seed = config.distillation.seed
+        return prepare(arm, given_to([arm], inputs, alignment, self._circuits, says, seed), says)
 
     def _pairs(self) -> LayerPairs:
         """Returns the layers that are aligned; none where nothing asks for them."""
@@ -224,20 +221,6 @@ class StudentStudy:
             self._run.passes,
         )
 
-    def _alignment(self, pairs: LayerPairs, says: TeacherSays) -> Alignment | None:
-        """Returns what the arm compares."""
-        config, inputs, arm = self.config, self._run.inputs, ARMS[self.config.arm]
-        share, shape = inputs.split.share, inputs.student_config
-        given = Given(
-            dataclasses.replace(config.alignment, pairs=pairs),
-            share,
-            *self._circuits,
-            seed=config.distillation.seed,
-            contribution=says.contribution(len(share)) if arm.needs_contribution else None,
-            student_shape=(shape.num_layers, SITES[config.alignment.site].units(shape)),
-        )
-        return arm.alignment(given)
-
 
 def _stages(config: StudentConfig, inputs: Inputs, folder: epath.Path) -> tuple[Stage, ...]:
     training, length = config.distillation, inputs.dataset.tokens.shape[1]
@@ -247,7 +230,7 @@ def _stages(config: StudentConfig, inputs: Inputs, folder: epath.Path) -> tuple[
     steps = training.optimizer.steps
     return (
         training_stage(f'distill: {config.arm}', steps, folder, memory=memory),
-        passes_stage('export the student', folder / 'student'),
+        passes_stage('export the student', Places(folder).exported),
     )
 
 

@@ -138,19 +138,18 @@ def study_teacher(
     Writes `results/circuits.json`, `circuits/teacher` and, for each method that scores neurons,
     `circuits/method_KEY`. Of a planted teacher, what each method finds of its circuits is in it.
     """
-    return stored(
-        run.workdir / 'results' / 'circuits.json', lambda: _study_teacher(run, discovery, config)
-    )
+    return stored(run.places.result('circuits'), lambda: _study_teacher(run, discovery, config))
 
 
 def discover_teacher(run: Run, discovery: DiscoveryConfig) -> Circuit:
     """Returns the teacher's circuits; the classes of the problems are theirs."""
+    at = run.places.search_teacher()
     found = discover_circuits(
         run,
         lambda: {'teacher': run.teacher},
         discovery,
-        {'teacher': run.workdir / 'circuits' / 'teacher'},
-        training=run.workdir / 'stages' / 'discover' / 'teacher',
+        at.circuits,
+        training=at.training,
         description='discover: teacher',
     )
     return found['teacher']
@@ -168,11 +167,11 @@ def _study_teacher(run, discovery, config):
         seed=config.seed,
         discovery=discovery,
         mesh=run.mesh,
-        workdir=run.workdir / 'stages' / 'methods',
+        workdir=run.places.training('methods'),
         options=run.options,
     )
     for key, ranking in rankings.items():
-        ranking.save(run.workdir / 'circuits' / f'method_{key}')
+        ranking.save(run.places.search_by_method(key).circuits['teacher'])
     study = study_circuits(
         run.teacher, inputs.dataset, inputs.split, circuit, rankings, config, **run.passes
     )
@@ -196,5 +195,5 @@ def _study_teacher(run, discovery, config):
         'accuracy_without': study['curves'][LEARNED.key][at]['without'],
         'selectivity': study['selectivity']['selectivity'],
     }
-    circuit.save(run.workdir / 'circuits' / 'teacher')
+    circuit.save(run.places.search_teacher().circuits['teacher'])
     return study

@@ -20,7 +20,6 @@ from cdjax.data import (
     ArithmeticTask,
     Dataset,
     Split,
-    build_arithmetic_tokenizer,
     encode_task,
     split,
 )
@@ -41,10 +40,15 @@ from cdjax.models.hub import resolve_checkpoint, resolve_shape
 from cdjax.models.huggingface import check_huggingface
 from cdjax.models.tensor_files import fingerprint
 from cdjax.parallel.mesh import init_sharded
-from cdjax.studies.tokenizers import check_same_tokenizer
+from cdjax.studies.tokenizers import (
+    check_same_tokenizer,
+    has_tokenizer,
+    read_tokenizer,
+    stand_in_tokenizer,
+)
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 # None: each tensor keeps the dtype that it is stored in.
 TEACHER_DTYPES = {'stored': None, 'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -171,13 +175,13 @@ class Inputs:
         if config.student is not None:
             self._read_student(config.student)
         self.tokenizer_path = self.teacher_path
-        if config.random_weights and not _has_tokenizer(self.teacher_path):
+        if config.random_weights and not has_tokenizer(self.teacher_path):
             self.tokenizer_path = None
-            self.tokenizer = _stand_in_tokenizer(self.teacher_config.vocab_size)
+            self.tokenizer = stand_in_tokenizer(self.teacher_config.vocab_size)
         else:
-            self.tokenizer = _read_tokenizer(self.teacher_path)
-            if _has_tokenizer(self.student_path):
-                theirs = _read_tokenizer(self.student_path)
+            self.tokenizer = read_tokenizer(self.teacher_path)
+            if has_tokenizer(self.student_path):
+                theirs = read_tokenizer(self.student_path)
                 check_same_tokenizer(self.tokenizer, theirs, self.student_path, '1')
         self.dataset: Dataset = encode_task(config.task, self.tokenizer, **config.encoding)
         self._all, self.right = self.dataset, None
@@ -242,7 +246,7 @@ class Inputs:
     @functools.cached_property
     def student_config(self) -> LlamaConfig:
         """The shape of the student; where none is named, half the teacher's width."""
-        return half_width(self.teacher_config)
+        return self.teacher_config.half_width()
 
     def _check_trainings(self) -> None:
         """Reads what the models were trained on; problems held out here must be none of it."""
@@ -407,50 +411,3 @@ class Inputs:
 def _random_model(config: LlamaConfig, dtype, seed: int, mesh: Mesh) -> Llama:
     init = lambda key: Llama(config, key, dtype=dtype)
     return init_sharded(init, jax.random.key(seed), mesh)
-
-
-def _has_tokenizer(folder: Path | None) -> bool:
-    return folder is not None and any(folder.glob('tokenizer*'))
-
-
-def _stand_in_tokenizer(vocab_size: int) -> 'PreTrainedTokenizerBase':
-    """Returns a tokenizer of at most `vocab_size` tokens, with one for each number to 999."""
-    largest = min(999, vocab_size - (len(build_arithmetic_tokenizer(9)) - 9))
-    if largest < 9:
-        raise InputError(f'a vocabulary of {vocab_size} tokens has no room for the digits')
-    return build_arithmetic_tokenizer(largest)
-
-
-def _read_tokenizer(folder: Path) -> 'PreTrainedTokenizerBase':
-    from transformers import AutoTokenizer  # imports torch, where that is installed
-
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # what tokenizers raise of a damaged file is a bare Exception
-        first_line = str(error).strip().partition('\n')[0]
-        raise InputError(
-            f'{folder} holds no tokenizer that can be read ({first_line}): put the tokenizer.json '
-            'and tokenizer_config.json of the model there'
-        ) from error
-
-
-def half_width(config: LlamaConfig) -> LlamaConfig:
-    """Returns the shape of a student of half the width, as deep as its teacher.
-
-    Heads keep their width and are halved in number, as the residual stream is.
-
-    Raises:
-        InputError: a width that has no half.
-    """
-    if config.hidden_size % 2 or config.num_heads % 2 or config.intermediate_size % 2:
-        raise InputError(
-            f'a teacher of width {config.hidden_size} with {config.num_heads} heads and '
-            f'{config.intermediate_size} neurons has no half: name a student checkpoint'
-        )
-    return dataclasses.replace(
-        config,
-        hidden_size=config.hidden_size // 2,
-        intermediate_size=config.intermediate_size // 2,
-        num_heads=config.num_heads // 2,
-        num_kv_heads=max(config.num_kv_heads // 2, 1),
-    )

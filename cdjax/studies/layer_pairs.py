@@ -7,10 +7,8 @@ import numpy as np
 from cdjax.distillation.alignment import Alignment, LayerPairs
 from cdjax.distillation.pairings import Context, pair_layers
 from cdjax.models import Llama
+from cdjax.studies.arms import PROBLEMS
 from cdjax.studies.inputs import Inputs
-
-# Training problems that both models are read on, at most.
-_PROBLEMS = 1500
 
 
 def pair_by_doing(
@@ -33,6 +31,6 @@ def pair_by_doing(
         seed: of pairings that draw.
         passes: mesh and tokens of a pass.
     """
-    rows = np.random.default_rng(0).permutation(inputs.split.train)[:_PROBLEMS]
+    rows = np.random.default_rng(0).permutation(inputs.split.train)[:PROBLEMS]
     context = Context(alignment.site, alignment.positions, most, seed, **passes)
     return pair_layers(layer_pairs, *models, inputs.dataset, np.sort(rows), context=context)

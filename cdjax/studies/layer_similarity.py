@@ -37,12 +37,12 @@ def study_layer_similarity(
         teacher = layer_grams(run, run.teacher, rows)
         found = {}
         for arm, name in students.items():
-            student = load_huggingface(run.workdir / 'students' / name, mesh=run.mesh)
+            student = load_huggingface(run.places.student(name), mesh=run.mesh)
             found[arm] = layer_cka(teacher, layer_grams(run, student, rows))
         itself = layer_cka(teacher, teacher)
         return {'problems': len(rows), 'teacher': itself, 'students': found}
 
-    return stored(run.workdir / 'results' / 'layer_similarity.json', compute)
+    return stored(run.places.result('layer_similarity'), compute)
 
 
 def layer_grams(run: Run, model: Llama, rows: np.ndarray) -> jax.Array:

@@ -32,6 +32,7 @@ from cdjax.models import Llama
 from cdjax.planted.recovery import parts_found
 from cdjax.studies.beside_kd import beside_kd
 from cdjax.studies.circuits import Ablated
+from cdjax.studies.circuits.config import EVALUATED
 from cdjax.studies.discovery import discover_circuits, search_in_students
 from cdjax.studies.run import Run
 from cdjax.training.discovery import DiscoveryConfig
@@ -66,7 +67,7 @@ class MechanismConfig:
 
     method: str = LEARNED.key
     sources: int = 4
-    max_problems: int = 1000
+    max_problems: int = EVALUATED
     seed: int = 0
 
     def __post_init__(self):
@@ -169,12 +170,13 @@ class Mechanism:
     def _find_circuits(self, student: Llama, name: str) -> Measured:
         run, inputs = self._run, self._run.inputs
         if self._config.method == LEARNED.key:
+            at = run.places.search_student(name)
             circuit = discover_circuits(
                 run,
                 lambda: {'student': student},
                 search_in_students(self._discovery),
-                {'student': run.workdir / 'circuits' / f'student_{name}'},
-                training=run.workdir / 'stages' / 'rediscover' / name,
+                at.circuits,
+                training=at.training,
                 description=f'discover: {name}',
                 classes=self._classes,
                 options=run.options.unchecked,

@@ -39,7 +39,7 @@ def study_neurons(run: Run, circuit: Circuit, config: CircuitStudyConfig) -> dic
     Returns:
         What `results/neurons.json` holds, see docs/artefacts.md.
     """
-    return stored(run.workdir / 'results' / 'neurons.json', lambda: _describe(run, circuit, config))
+    return stored(run.places.result('neurons'), lambda: _describe(run, circuit, config))
 
 
 def choose_neurons(circuit: Circuit) -> list[tuple[int, int, int | None]]:

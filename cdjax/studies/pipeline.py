@@ -33,6 +33,7 @@ from cdjax.studies.layer_similarity import study_layer_similarity
 from cdjax.studies.methods import check_methods
 from cdjax.studies.neurons import study_neurons
 from cdjax.studies.outlook import Announce, Outlook, no_announcement
+from cdjax.studies.places import student_name
 from cdjax.studies.problems import study_problems
 from cdjax.studies.rediscovery import rediscover
 from cdjax.studies.run import Run
@@ -180,7 +181,7 @@ class Pipeline:
         results['rediscovery'] = {
             arm: rediscover(
                 run,
-                f'{start}-{arm}-{seed}',
+                student_name(start, arm, seed),
                 arm,
                 students.circuits(start, seed)[0],
                 config.discovery,
@@ -191,21 +192,22 @@ class Pipeline:
         circuit = discover_teacher(run, config.discovery)
         results['neurons'] = study_neurons(run, circuit, config.study)
         results['problems'] = study_problems(run, circuit, config.study)
-        kept = {arm: f'{start}-{arm}-{seed}' for arm in config.arms.arms}
+        kept = {arm: student_name(start, arm, seed) for arm in config.arms.arms}
         results['layer_similarity'] = study_layer_similarity(run, kept, config.study)
         results['studies'] = {
             key: run_study(key, run, circuit, config.discovery, config.study)
             for key in config.studies
         }
-        self._export(f'{start}-{config.export}-{seed}', start)
+        self._export(student_name(start, config.export, seed), start)
         _write_curves(run, results['starts'])
         return stored(run.workdir / 'results.json', lambda: results)
 
     def _export(self, student: str, start: str) -> None:
         """Exports a student as a Hugging Face folder, `student/`."""
-        target = self.workdir / 'student'
+        places = self.shared.places
+        target = places.exported
         if not as_process_0_sees(target.exists):
-            model = load_huggingface(self.workdir / 'students' / student, mesh=self.shared.mesh)
+            model = load_huggingface(places.student(student), mesh=self.shared.mesh)
             self.students.save(model, start, target)
 
 

@@ -27,7 +27,7 @@ def study_problems(run: Run, circuit: Circuit, config: CircuitStudyConfig) -> di
     Returns:
         What `results/problems.json` holds, see docs/artefacts.md.
     """
-    path = run.workdir / 'results' / 'problems.json'
+    path = run.places.result('problems')
     return stored(path, lambda: {'classes': _describe(run, circuit, config)})
 
 

@@ -41,13 +41,14 @@ def rediscover(
     """
 
     def compute():
-        model = load_huggingface(run.workdir / 'students' / student, mesh=run.mesh)
+        model = load_huggingface(run.places.student(student), mesh=run.mesh)
+        at = run.places.search_student(student)
         found = discover_circuits(
             run,
             lambda: {'student': model},
             search_in_students(discovery),
-            {'student': run.workdir / 'circuits' / f'student_{student}'},
-            training=run.workdir / 'stages' / 'rediscover' / student,
+            at.circuits,
+            training=at.training,
             description=f'discover: student of {arm}',
             classes=teacher.assignments,
             options=run.options.unchecked,
@@ -81,7 +82,7 @@ def rediscover(
             'chance': chance,
         }
 
-    return stored(run.workdir / 'results' / 'rediscovery' / f'{student}.json', compute)
+    return stored(run.places.result('rediscovery', student), compute)
 
 
 def _matrix(run: Run, model: Llama, circuit: Circuit, config: CircuitStudyConfig) -> np.ndarray:

@@ -13,6 +13,7 @@ from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import await_file
 from cdjax.run.options import RunOptions
 from cdjax.studies.inputs import Inputs
+from cdjax.studies.places import Places
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,6 +51,11 @@ class Run:
         other = dataclasses.replace(self, inputs=inputs, workdir=workdir)
         vars(other)['teacher'] = self.teacher  # in the place of the cached one: it is loaded once
         return other
+
+    @property
+    def places(self) -> Places:
+        """Where it keeps what it makes."""
+        return Places(self.workdir)
 
     @property
     def passes(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from cdjax.studies.outlook import (
     training_bytes,
     training_stage,
 )
+from cdjax.studies.places import Places, Search, student_name
 
 if TYPE_CHECKING:
     from cdjax.studies.pipeline import PipelineConfig
@@ -48,38 +49,40 @@ class PipelineStages:
         return (
             self._discover_teacher(),
             *self._methods(),
-            passes_stage('measure circuits', self._result('circuits')),
+            passes_stage('measure circuits', self.places.result('circuits')),
             *self._arms(),
             *self._rediscoveries(),
-            passes_stage('look into neurons', self._result('neurons')),
-            passes_stage('look into classes', self._result('problems')),
-            passes_stage('compare layers', self._result('layer_similarity')),
+            passes_stage('look into neurons', self.places.result('neurons')),
+            passes_stage('look into classes', self.places.result('problems')),
+            passes_stage('compare layers', self.places.result('layer_similarity')),
             *(
                 passes_stage(
-                    f'study: {STUDIES[key].title}', self._result(f'studies/{key}'), steps=None
+                    f'study: {STUDIES[key].title}', self.places.result('studies', key), steps=None
                 )
                 for key in self.config.studies
             ),
-            passes_stage('export the student', self.folder / 'student'),
+            passes_stage('export the student', self.places.exported),
         )
 
-    def _result(self, name: str) -> epath.Path:
-        return self.folder / 'results' / f'{name}.json'
+    @property
+    def places(self) -> Places:
+        """Where the run keeps what it makes."""
+        return Places(self.folder)
 
     def _discover_teacher(self) -> Stage:
         # Without a student from nothing or a study, the teacher's circuits are found jointly.
-        return self._search('discover: teacher', 'discover/teacher', 'teacher')
+        return self._search('discover: teacher', self.places.search_teacher())
 
-    def _search(self, name: str, training: str, *circuits: str) -> Stage:
+    def _search(self, name: str, search: Search) -> Stage:
         """Returns a search in the teacher, or in the models of as many circuits."""
         shapes = {'teacher': (self.inputs.teacher_config, self.inputs.teacher_dtype)}
-        if len(circuits) > 1:
+        if len(search.circuits) > 1:
             shapes['student'] = (self.inputs.student_config, 'float32')
         return training_stage(
             name,
             self.config.discovery.optimizer.steps,
-            self.folder / 'stages' / training,
-            *(self.folder / 'circuits' / f'{circuit}.json' for circuit in circuits),
+            search.training,
+            *search.files,
             memory=discovery_bytes(
                 shapes, self.config.discovery, self.inputs.dataset.tokens.shape[1]
             ),
@@ -94,7 +97,7 @@ class PipelineStages:
                 continue
             if not CLASSES[method.classes].from_learned and method.sort(sorting) is None:
                 continue  # the problems lack the structure that its classes go by
-            yield self._search(f'learn masks: {key}', f'methods/{key}', f'method_{key}')
+            yield self._search(f'learn masks: {key}', self.places.search_by_method(key))
 
     def _arms(self) -> Iterator[Stage]:
         for start in self.config.arms.starts:
@@ -112,25 +115,24 @@ class PipelineStages:
         self, start: str, steps: int, memory: int, problems: int | None = None
     ) -> Iterator[Stage]:
         """Yields those of all arms and seeds from a start, with fewer problems if so asked."""
-        folder = self.folder if problems is None else self.folder / 'problems' / str(problems)
+        places = self.places if problems is None else self.places.with_problems(problems)
         with_fewer = '' if problems is None else f', {problems} problems'
         for seed in self.config.arms.seeds:
             for arm in self.config.arms.arms:
-                name = f'{start}-{arm}-{seed}'
+                name = student_name(start, arm, seed)
                 yield training_stage(
                     f'distill: {arm}, from {start}, seed {seed}{with_fewer}',
                     steps,
-                    folder / 'stages' / 'distill' / name,
-                    folder / 'results' / 'arms' / f'{name}.json',
+                    places.distillation(name),
+                    places.result('arms', name),
                     memory=memory,
                 )
 
     def _joint_searches(self, start: str) -> Iterator[Stage]:
         """Yields what makes students that are no longer from nothing, and finds their circuits."""
         if start == 'checkpoint':
-            name = 'joint_checkpoint'
-            pair = (f'{name}/teacher', f'{name}/student')
-            yield self._search('discover: teacher and student', f'discover/{name}', *pair)
+            search = self.places.search_jointly(start, self.config.arms.seeds[0])
+            yield self._search('discover: teacher and student', search)
         if start != 'partial':
             return
         for seed in self.config.arms.seeds:
@@ -138,23 +140,18 @@ class PipelineStages:
             yield training_stage(
                 f'head start, seed {seed}',
                 training.optimizer.steps,
-                self.folder / 'stages' / 'head_start' / str(seed),
+                self.places.head_start(seed),
                 memory=self._beside_teacher(training),
             )
-            name = f'joint_partial_{seed}'
-            pair = (f'{name}/teacher', f'{name}/student')
-            yield self._search(
-                f'discover: teacher and student, seed {seed}', f'discover/{name}', *pair
-            )
+            search = self.places.search_jointly(start, seed)
+            yield self._search(f'discover: teacher and student, seed {seed}', search)
 
     def _rediscoveries(self) -> Iterator[Stage]:
         start, seed = self.config.arms.starts[0], self.config.arms.seeds[0]
         for arm in self.config.rediscover:
-            name = f'{start}-{arm}-{seed}'
-            stage = self._search(
-                f'discover: student of {arm}', f'rediscover/{name}', f'student_{name}'
-            )
-            done = self._result(f'rediscovery/{name}').exists()
+            name = student_name(start, arm, seed)
+            stage = self._search(f'discover: student of {arm}', self.places.search_student(name))
+            done = self.places.result('rediscovery', name).exists()
             yield dataclasses.replace(stage, done=done)
 
     def _beside_teacher(self, training) -> int:

@@ -18,7 +18,7 @@ from cdjax.distillation.headroom import CLOSE, headroom, too_close
 from cdjax.distillation.pairings import pair_layers, reads_models
 from cdjax.distillation.target import Target
 from cdjax.inference.predictions import predict
-from cdjax.models import SITES, Llama, LlamaConfig
+from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import init_sharded
 from cdjax.run.results import stored
 from cdjax.studies.analysis import primary_comparison
@@ -26,7 +26,6 @@ from cdjax.studies.arms import (
     PLANTED,
     ArmsConfig,
     evaluated_rows,
-    run_arm,
     summarise,
     train_head_start,
 )
@@ -39,7 +38,9 @@ from cdjax.studies.evaluation import discover_teacher
 from cdjax.studies.ground_truth import planted_circuit, planted_classes
 from cdjax.studies.layer_pairs import pair_by_doing
 from cdjax.studies.mechanism import Mechanism, MechanismConfig, summarise_mechanism
+from cdjax.studies.places import student_name
 from cdjax.studies.run import Run
+from cdjax.studies.student import describe_training, distil, given_to, measure_unseen, prepare
 from cdjax.studies.teacher_says import TeacherSays
 from cdjax.training.discovery import DiscoveryConfig
 
@@ -73,7 +74,7 @@ class Students:
     def with_problems(self, problems: int) -> 'Students':
         """Returns the students of a smaller share, in a folder of their own."""
         inputs = self.run.inputs.with_share(problems)
-        run = self.run.with_inputs(inputs, self.run.workdir / 'problems' / str(problems))
+        run = self.run.with_inputs(inputs, self.run.places.with_problems(problems).folder)
         arms = self.arms.with_problems(len(inputs.split.share))
         return Students(run, arms, self.discovery, self.layer_pairs, self.most_pairs, self)
 
@@ -132,7 +133,7 @@ class Students:
         found = {}
         for told in runs:
             arm, seed = told['arm'], told['seed']
-            name = f'{start}-{arm}-{seed}'
+            name = student_name(start, arm, seed)
 
             def compute(arm=arm, seed=seed, name=name):
                 # Only students of start 'partial' have teacher's circuits for each seed.
@@ -141,8 +142,7 @@ class Students:
                     self.distilled(start, arm, seed), name, own_parts(self.given(start, seed))
                 )
 
-            path = self.run.workdir / 'results' / 'mechanism' / f'{name}.json'
-            found[arm, seed] = stored(path, compute)
+            found[arm, seed] = stored(self.run.places.result('mechanism', name), compute)
         return summarise_mechanism(runs, found)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
@@ -157,8 +157,8 @@ class Students:
 
         shape, mesh = self.run.inputs.student_config, self.run.mesh
         like = init_sharded(lambda key: Llama(shape, key), jax.random.key(0), mesh)
-        folder = self.run.workdir / 'stages' / 'distill' / f'{start}-{arm}-{seed}' / 'checkpoints'
-        with Checkpoints(folder, read_only=True) as checkpoints:
+        folder = self.run.places.distillation(student_name(start, arm, seed))
+        with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
             return checkpoints.restore_parameters(like)
 
     def step_flops(self, start: str) -> dict[str, float]:
@@ -178,7 +178,7 @@ class Students:
                 }
             }
 
-        path = self.run.workdir / 'results' / 'step_flops' / f'{start}.json'
+        path = self.run.places.result('step_flops', start)
         # Of a table that arms are added to, they are counted again.
         holds = lambda found: list(found['flops']) == list(self.arms.arms)
         return stored(path, compute, holds=holds)['flops']
@@ -222,43 +222,48 @@ class Students:
             targets = {key: of_teacher(found) for key, found in alignments.items()}
             return {'arms': list(self.arms.arms), 'similarity': headroom(alignments, targets)}
 
-        path = self.run.workdir / 'results' / 'headroom' / f'{start}.json'
+        path = self.run.places.result('headroom', start)
         # Of a table that arms are added to, it is told again.
         holds = lambda found: found['arms'] == list(self.arms.arms)
         return stored(path, compute, holds=holds)['similarity']
 
     def distil(self, start: str, arm: str, seed: int) -> dict[str, Any]:
         """Distils one student; returns its measurements, and keeps it if its seed is the first."""
-        name = f'{start}-{arm}-{seed}'
+        run, most, name = self.run, self.arms.max_problems, student_name(start, arm, seed)
+        inputs, passes = run.inputs, run.passes
 
         def compute():
-            given, share = self.given(start, seed), len(self.run.inputs.split.share)
-            alignment = ARMS[arm].alignment(given)
-            model, result = run_arm(
-                arm,
-                seed,
+            given, share = self.given(start, seed), inputs.split.share
+            unseen = evaluated_rows(inputs.split, self.arms)
+            problems = inputs.dataset[unseen]
+            model, history = distil(
+                run,
+                prepare(ARMS[arm], given, self.says),
                 self.first(start, seed),
-                self.says.store(),
-                self.run.inputs.dataset,
-                self.run.inputs.split,
-                given,
-                dataclasses.replace(self.arms, distillation=self.arms.distillation_from(start)),
-                mesh=self.run.mesh,
-                workdir=self.run.workdir / 'stages' / 'distill' / name,
+                self.arms.distillation_from(start),
+                problems,
+                evaluate_every=self.arms.evaluate_every,
+                workdir=run.places.distillation(name),
                 description=f'distill: {arm}, seed {seed}',
-                alignment=alignment,
-                learned_from=None if alignment is None else self.says.store(alignment.stored),
-                interchange=self.says.interchange(alignment, share, seed),
-                options=self.run.options,
             )
-            asked = self.run.inputs, self.arms.max_problems
-            result |= measure_beyond(model, *asked, **self.run.passes)
-            result |= measure_forgetting(model, *asked, **self.run.passes)
+            told = describe_training(history)
             if seed == self.arms.seeds[0] and self.whole is None:
-                self.save(model, start, self.run.workdir / 'students' / name)
-            return result
+                self.save(model, start, run.places.student(name))
+            return {
+                'arm': arm,
+                'seed': seed,
+                'pairs': [list(pair) for pair in given.alignment.pairs],
+                'unseen': told['curve'][-1][1],
+                'share': predict(model, inputs.dataset[share[:most]], **passes).accuracy,
+                **told,
+                **measure_unseen(
+                    model, problems, self.says.store()[len(share) :], unseen, given, **passes
+                ),
+                **measure_beyond(model, inputs, most, **passes),
+                **measure_forgetting(model, inputs, most, **passes),
+            }
 
-        return stored(self.run.workdir / 'results' / 'arms' / f'{name}.json', compute)
+        return stored(run.places.result('arms', name), compute)
 
     def save(self, model: Llama, start: str, target) -> None:
         """Saves a student of a start as a Hugging Face folder, unless it is there."""
@@ -297,7 +302,7 @@ class Students:
             self.run.inputs.split,
             self.arms.head_start(seed),
             mesh=self.run.mesh,
-            workdir=self.run.workdir / 'stages' / 'head_start' / str(seed),
+            workdir=self.run.places.head_start(seed),
             options=self.run.options,
         )
 
@@ -308,18 +313,14 @@ class Students:
         A student from nothing has no circuits yet, and is aligned with all its neurons. One that
         does part of the task has its own, discovered jointly with the teacher's.
         """
-        circuits = self.circuits(start, seed)
-        pairs = self.pairs(start, seed)
-        alignment = dataclasses.replace(self.arms.alignment, pairs=pairs)
-        share, shape = self.run.inputs.split.share, self.run.inputs.student_config
-        asked = any(ARMS[arm].needs_contribution for arm in self.arms.arms)
-        return Given(
+        alignment = dataclasses.replace(self.arms.alignment, pairs=self.pairs(start, seed))
+        return given_to(
+            [ARMS[arm] for arm in self.arms.arms],
+            self.run.inputs,
             alignment,
-            share,
-            *circuits,
-            seed=seed,
-            contribution=self.says.contribution(len(share)) if asked else None,
-            student_shape=(shape.num_layers, SITES[alignment.site].units(shape)),
+            self.circuits(start, seed),
+            self.says,
+            seed,
         )
 
     def circuits(self, start: str, seed: int) -> tuple[Circuit, Circuit | None]:
@@ -330,16 +331,14 @@ class Students:
             return self._planted, None
         if start == 'nothing':
             return discover_teacher(self.run, self.discovery), None
-        # All seeds start from one checkpoint, whose circuits are searched once.
-        name = 'joint_checkpoint' if start == 'checkpoint' else f'joint_{start}_{seed}'
-        folder = self.run.workdir / 'circuits' / name
+        at = self.run.places.search_jointly(start, seed)
         joint = discover_circuits(
             self.run,
             lambda: {'teacher': self.run.teacher, 'student': self.first(start, seed)},
             search_in_students(self.discovery),
-            {'teacher': folder / 'teacher', 'student': folder / 'student'},
-            training=self.run.workdir / 'stages' / 'discover' / name,
-            description=f'discover: {name}',
+            at.circuits,
+            training=at.training,
+            description=f'discover: {at.training.name}',
         )
         return joint['teacher'], joint['student']
 
@@ -366,7 +365,7 @@ class Students:
             )
             return {'pairs': [list(pair) for pair in pairs]}
 
-        path = self.run.workdir / 'results' / 'pairs' / f'{start}-{seed}.json'
+        path = self.run.places.result('pairs', f'{start}-{seed}')
         return tuple(tuple(pair) for pair in stored(path, compute)['pairs'])
 
     @functools.cached_property
@@ -396,5 +395,5 @@ class Students:
                     found[name].append(known[name])
             return {'seeds': list(self.arms.seeds), **found}
 
-        path = self.run.workdir / 'results' / f'start_{start}.json'
+        path = self.run.places.result(f'start_{start}')
         return stored(path, compute, holds=lambda found: found['seeds'] == list(self.arms.seeds))

@@ -146,8 +146,8 @@ def run_study(
         discovery,
         evaluation,
         circuit,
-        circuits=run.workdir / 'circuits' / key,
-        stages=run.workdir / 'stages' / key,
+        circuits=run.places.circuits(key),
+        stages=run.places.training(key),
     )
-    path = run.workdir / 'results' / 'studies' / f'{key}.json'
+    path = run.places.result('studies', key)
     return stored(path, lambda: dict(STUDIES[key].measure(context)))

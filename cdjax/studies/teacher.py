@@ -43,7 +43,7 @@ from cdjax.studies.outlook import (
 )
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
-from cdjax.training.loop import Point
+from cdjax.training.log_points import Point
 from cdjax.training.memory import check_memory, least_training_bytes
 
 MAX_LENGTH = 64

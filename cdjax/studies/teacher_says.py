@@ -1,7 +1,6 @@
 """What a study asks of its teacher for students: stores, contributions, patched answers."""
 
 import copy
-import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -53,6 +52,7 @@ class TeacherSays:
         )
         self._teacher = teacher
         self._whole, self._places = None, None
+        self._stores: dict[str, TeacherStore | OnlineTeacher] = {}
 
     def some(self, places: np.ndarray) -> 'TeacherSays':
         """Returns what it says of some of the problems, which it is not asked for again.
@@ -62,6 +62,7 @@ class TeacherSays:
         """
         part = copy.copy(self)
         part._dataset, part._whole, part._places = self._dataset[places], self, places
+        part._stores = {}
         return part
 
     @property
@@ -69,9 +70,14 @@ class TeacherSays:
         """The teacher."""
         return self._run.teacher if self._teacher is None else self._teacher
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 (they live as long as their study)
     def store(self, reading: str = ACTIVATIONS.key) -> TeacherStore | OnlineTeacher:
         """Returns what it says of all problems, its units read in one way."""
+        # Kept here: a cache of the class would hold on to the teacher.
+        if reading not in self._stores:
+            self._stores[reading] = self._store(reading)
+        return self._stores[reading]
+
+    def _store(self, reading: str) -> TeacherStore | OnlineTeacher:
         if self._whole is not None:
             return self._whole.store(reading)[self._places]
         wanted = Wanted(

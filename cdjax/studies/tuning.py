@@ -24,7 +24,7 @@ from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
 from cdjax.run.workers import check_workers, work_ahead
 from cdjax.studies.circuits import Ablated, CircuitStudyConfig, unseen_rows
-from cdjax.studies.circuits.config import sizes_in_neurons
+from cdjax.studies.circuits.config import EVALUATED, TELLING_SIZES, sizes_in_neurons
 from cdjax.studies.discovery import discover_circuits
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.outlook import (
@@ -35,6 +35,7 @@ from cdjax.studies.outlook import (
     no_announcement,
     training_stage,
 )
+from cdjax.studies.places import Places
 from cdjax.studies.run import Run
 from cdjax.studies.searches import keep_and_take_out, with_seed
 from cdjax.training.discovery import DiscoveryConfig, check_discovery
@@ -63,11 +64,11 @@ class TuningConfig:
     inputs: InputsConfig
     settings: tuple[tuple[str, DiscoveryConfig], ...]
     validation: float = 0.2
-    sizes: tuple[float, ...] = (0.02, 0.03, 0.05, 0.08, 0.1)
+    sizes: tuple[float, ...] = TELLING_SIZES
     ablation: str = 'mean'
     seeds: tuple[int, ...] = (0, 1, 2)
     finalists: int = 3
-    problems: int = 1000
+    problems: int = EVALUATED
 
     def __post_init__(self):
         CircuitStudyConfig(self.sizes, max_problems=self.problems, ablations=(self.ablation,))
@@ -142,12 +143,13 @@ def _stages(config: TuningConfig, inputs: Inputs, folder: epath.Path) -> tuple[S
     shapes = {'teacher': (inputs.teacher_config, inputs.teacher_dtype)}
     length = inputs.dataset.tokens.shape[1]
     seed, *others = config.seeds
+    at_home = lambda at: Places(folder).search(f'{at}-{seed}')
     first = [
         training_stage(
             f'discover: setting {at}, seed {seed}: {name}',
             discovery.optimizer.steps,
-            folder / 'stages' / f'{at}-{seed}',
-            folder / 'circuits' / f'{at}-{seed}.json',
+            at_home(at).training,
+            *at_home(at).files,
             memory=discovery_bytes(shapes, discovery, length),
         )
         for at, (name, discovery) in enumerate(config.settings)
@@ -205,19 +207,19 @@ def _work_ahead(config: TuningConfig, run: Run, settings: Iterable[int], seeds: 
         )
         for seed in seeds
         for at in settings
-        if not (run.workdir / 'circuits' / f'{at}-{seed}.json').exists()
+        if not all(path.exists() for path in run.places.search(f'{at}-{seed}').files)
     }
     work_ahead(jobs, run.options.workers)
 
 
 def _search(run: Run, at: int, discovery: DiscoveryConfig) -> Circuit:
-    name = f'{at}-{discovery.seed}'
+    places = run.places.search(f'{at}-{discovery.seed}')
     found = discover_circuits(
         run,
         lambda: {'teacher': run.teacher},
         discovery,
-        {'teacher': run.workdir / 'circuits' / name},
-        training=run.workdir / 'stages' / name,
+        places.circuits,
+        training=places.training,
         description=f'discover: setting {at}, seed {discovery.seed}',
     )
     return found['teacher']

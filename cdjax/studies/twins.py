@@ -36,6 +36,7 @@ from cdjax.studies.costs import measure_beyond
 from cdjax.studies.inputs import InputsConfig
 from cdjax.studies.outlook import Announce, Outlook, Stage, no_announcement
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
+from cdjax.studies.places import Places
 from cdjax.studies.settle.protocol import LOOKUP_TEACHER, protocol_hash
 from cdjax.studies.settle.verdicts import Hypothesis, judge
 from cdjax.studies.teacher import TeacherConfig, TeacherStudy
@@ -205,7 +206,7 @@ def _stages(protocol: TwinsProtocol, names: Sequence[str], folder: epath.Path) -
         taught = (folder / 'teachers' / name / 'model' / 'ground_truth.json').exists()
         yield Stage(f'train teacher: {name}', steps, done=taught)
         steps = students * protocol.arms.distillation.optimizer.steps
-        done = (folder / 'results' / f'{name}.json').exists()
+        done = Places(folder).result(name).exists()
         yield Stage(f'distil students: {name}', steps, done=done)
 
 
@@ -232,7 +233,7 @@ def _table(protocol, name, folder, mesh, options) -> dict[str, Any]:
             'runs': [{field: run[field] for field in fields} for run in runs],
         }
 
-    return stored(folder / 'results' / f'{name}.json', compute)
+    return stored(Places(folder).result(name), compute)
 
 
 def summarise_twins(

@@ -22,11 +22,7 @@ from cdjax.training.language_model import (
     LanguageModelConfig,
     train_language_model,
 )
-from cdjax.training.loop import (
-    TrainState,
-    fit,
-    init_state,
-)
+from cdjax.training.loop import fit
 from cdjax.training.objectives import (
     OBJECTIVES,
     AnySize,
@@ -37,6 +33,7 @@ from cdjax.training.optimizer import (
     OptimizerConfig,
     make_optimizer,
 )
+from cdjax.training.state import TrainState, init_state
 from cdjax.training.step import (
     jit_step,
 )

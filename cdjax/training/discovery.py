@@ -47,7 +47,9 @@ from cdjax.training.discovery_step import (
     make_params,
     make_step,
 )
-from cdjax.training.loop import Point, TrainState, fit, init_state
+from cdjax.training.log_points import Point
+from cdjax.training.loop import fit
+from cdjax.training.state import TrainState, init_state
 from cdjax.training.step import jit_step, several_steps, steps_at_once
 
 # A class with less than this part of an even share of the problems has died.

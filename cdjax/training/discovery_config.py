@@ -17,7 +17,7 @@ from cdjax.parallel.mesh import check_batch
 from cdjax.training.accumulation import check_batch_size
 from cdjax.training.memory import check_memory, least_discovery_bytes
 from cdjax.training.objectives import AnySize, Objective
-from cdjax.training.optimizer import OptimizerConfig
+from cdjax.training.optimizer import OptimizerConfig, Suited
 
 STEPS = 700
 # Host memory that logits of all problems may take before they are asked for again at each step.
@@ -63,9 +63,7 @@ class DiscoveryConfig:
     seed: int = 0
 
     def __post_init__(self):
-        suited = OptimizerConfig(
-            STEPS, self.objective.learning_rate, warmup_steps=20, weight_decay=0.0
-        )
+        suited = Suited(self.objective.learning_rate, 0.0, warmup_steps=20)
         object.__setattr__(self, 'optimizer', self.optimizer.or_else(suited))
         if self.num_classes < 1:
             raise InputError(f'num_classes={self.num_classes}: at least 1 class is needed')

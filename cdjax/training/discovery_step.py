@@ -15,9 +15,9 @@ from cdjax.parallel.mesh import TENSOR
 from cdjax.training.accumulation import accumulate_gradients
 from cdjax.training.diagnostics import GradientDoctor
 from cdjax.training.discovery_config import DiscoveryConfig
-from cdjax.training.loop import TrainState
 from cdjax.training.objectives import Objective, Subject
 from cdjax.training.optimizer import make_optimizer
+from cdjax.training.state import TrainState
 
 # Masks are as wide as the neurons of a model, so they are split like them.
 RULES = (

@@ -24,6 +24,7 @@ from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.components import paired_components
 from cdjax.distillation.interchange import Interchange, check_interchange, student_patched
 from cdjax.distillation.readings import READINGS
+from cdjax.distillation.similarities import SIMILARITIES
 from cdjax.distillation.store import OnlineTeacher, TeacherStore, stacked_output
 from cdjax.distillation.target import Target
 from cdjax.errors import InputError
@@ -35,6 +36,7 @@ from cdjax.losses import (
     kd_loss,
     topk_kd_loss,
 )
+from cdjax.losses.numerics import weighted_sum
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import (
@@ -51,9 +53,11 @@ from cdjax.training.accumulation import (
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.distillation_config import DistillationConfig
 from cdjax.training.learned_maps import LearnedMaps, first_memory, optimizer_of_maps
-from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
+from cdjax.training.log_points import Point
+from cdjax.training.loop import fit
 from cdjax.training.optimizer import make_optimizer
 from cdjax.training.schedules import weight_at
+from cdjax.training.state import TrainState, init_state, state_of
 from cdjax.training.step import jit_step, several_steps, steps_at_once
 
 
@@ -331,7 +335,8 @@ def distillation_terms(
             projections=memory.maps if learned else (),
             layers=layers,
         )
-        how = {'similarity': alignment.similarity, 'min_count': alignment.min_count}
+        similarity = SIMILARITIES[alignment.similarity].of_losses
+        how = {'similarity': similarity, 'min_count': alignment.min_count}
     loss, terms = distillation_loss(
         logits,
         batch.get('teacher_logits'),
@@ -348,5 +353,5 @@ def distillation_terms(
             terms['alignment'] = topk_kd_loss(patched, said)
         else:
             terms['alignment'] = kd_loss(patched, said, temperature=config.temperature)
-        loss = loss + weight * terms['alignment']
+        loss = weighted_sum(terms, {'task': 1.0, 'alignment': weight})
     return loss, terms, compared

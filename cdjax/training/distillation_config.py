@@ -9,12 +9,12 @@ from cdjax.losses import TASKS
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.models.llama import INIT_STD
 from cdjax.training.accumulation import check_batch_size
-from cdjax.training.optimizer import OptimizerConfig, SuitedToStart
+from cdjax.training.optimizer import OptimizerConfig, Suited, SuitedToStart
 from cdjax.training.schedules import WEIGHT_SCHEDULES
 
 # A student of random weights generalises from a small share by its decay (README, "Where students
 # start"); a checkpoint would lose in it what it knows.
-FROM_NOTHING = OptimizerConfig(1000, 2e-3, warmup_steps=100, weight_decay=1.0)
+FROM_NOTHING = Suited(2e-3, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class DistillationConfig(SuitedToStart):
 
     from_nothing: ClassVar = FROM_NOTHING
 
-    optimizer: OptimizerConfig = OptimizerConfig(FROM_NOTHING.steps)
+    optimizer: OptimizerConfig = OptimizerConfig(1000)
     task: str = 'kd'
     weight: float = 1.0
     weight_schedule: str = 'constant'

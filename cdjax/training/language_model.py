@@ -27,11 +27,13 @@ from cdjax.training.accumulation import (
     first_microbatch,
 )
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
-from cdjax.training.loop import Point, TrainState, fit, init_state, state_of
-from cdjax.training.optimizer import OptimizerConfig, SuitedToStart, make_optimizer
+from cdjax.training.log_points import Point
+from cdjax.training.loop import fit
+from cdjax.training.optimizer import OptimizerConfig, Suited, SuitedToStart, make_optimizer
+from cdjax.training.state import TrainState, init_state, state_of
 from cdjax.training.step import jit_step, several_steps, steps_at_once
 
-FROM_NOTHING = OptimizerConfig(5000, 2e-3, warmup_steps=100, weight_decay=0.3)
+FROM_NOTHING = Suited(2e-3, 0.3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ class LanguageModelConfig(SuitedToStart):
 
     from_nothing: ClassVar = FROM_NOTHING
 
-    optimizer: OptimizerConfig = OptimizerConfig(FROM_NOTHING.steps)
+    optimizer: OptimizerConfig = OptimizerConfig(5000)
     batch_size: int = 256
     microbatches: int = 1
     seed: int = 0

@@ -7,6 +7,7 @@ import jax
 import optax
 
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.similarities import LINEAR_MAP
 from cdjax.losses import RowMemory, init_projection
 from cdjax.training.distillation_config import FROM_NOTHING, DistillationConfig
 from cdjax.training.optimizer import make_optimizer
@@ -37,7 +38,7 @@ def first_memory(
         student_width: numbers of a problem in a layer, the product of `Alignment.compared_shape`.
         teacher_width: likewise.
     """
-    if alignment.similarity != 'linear_map':
+    if alignment.similarity != LINEAR_MAP.key:
         return alignment.empty_memories(student_width, teacher_width)
     keys = jax.random.split(jax.random.key(config.seed), len(alignment.pairs))
     maps = tuple(init_projection(key, student_width, teacher_width) for key in keys)

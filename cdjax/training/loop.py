@@ -7,19 +7,13 @@ continues is therefore the run that was not, bit for bit, on the same mesh.
 
 import collections
 import contextlib
-import dataclasses
-import math
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 from absl import logging
 from etils import epath
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from cdjax.errors import InputError
 from cdjax.parallel import mesh as mesh_lib
@@ -30,12 +24,14 @@ from cdjax.run.folder import (
     make_folder,
     refuse_other_training,
     require_space,
-    write_atomically,
 )
 from cdjax.run.metrics import MetricsWriter
-from cdjax.run.options import RunOptions
+from cdjax.run.options import KEPT, RunOptions
 from cdjax.run.progress import progress
-from cdjax.training.gradient_reports import GradientError, GradientReport
+from cdjax.training.due import Schedule
+from cdjax.training.gradient_reports import GradientReport
+from cdjax.training.journal import Journal
+from cdjax.training.log_points import Metrics, Point, Rate, Window
 from cdjax.training.profiler import Profiler
 from cdjax.training.step import put_batches
 
@@ -45,104 +41,10 @@ if TYPE_CHECKING:
 # Steps that may be queued on the devices: enough to keep them busy, few enough that a SIGTERM is
 # heeded at once and the progress bar tells the truth.
 _IN_FLIGHT = 2
+# Steps between log points, each of which holds the means over these steps.
+LOG_EVERY = 10
 
-EVALUATION, DIAGNOSTICS = 'evaluation/', 'diagnostics/'
-
-Metrics = Mapping[str, jax.Array]
-Point = dict[str, float]
-
-
-class Diverged(InputError):
-    """A metric of a step is NaN or infinite; the checkpoints from before it are kept."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """All that a training step changes.
-
-    Attributes:
-        step: int32 scalar, the steps done.
-        params: the parameters, any pytree.
-        opt_state: the state of the optimizer.
-        key: a random key; a step uses `jax.random.fold_in(state.key, state.step)`.
-        memory: what a step hands to the next beside these, any pytree, replicated.
-    """
-
-    step: jax.Array
-    params: Any
-    opt_state: Any
-    key: jax.Array
-    memory: Any = ()
-
-
-def init_state(
-    init_params: Callable[[jax.Array], Any],
-    tx: optax.GradientTransformation,
-    key: jax.Array,
-    mesh: Mesh | None = None,
-    rules: mesh_lib.Rules | None = None,
-) -> TrainState:
-    """Makes the first state, each array on the devices where it lives.
-
-    Args:
-        init_params: makes the parameters from a key.
-        tx: the optimizer.
-        key: a random key; one half goes to the parameters, the other into the state.
-        mesh: the mesh; one device if None.
-        rules: sharding rules of the parameters, those of Llama if None.
-
-    Returns:
-        The state at step 0, the same values on every mesh.
-    """
-
-    mesh = mesh_lib.one_device() if mesh is None else mesh
-
-    def init(key):
-        params_key, state_key = jax.random.split(key)
-        params = init_params(params_key)
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), state_key)
-
-    shardings = state_shardings(jax.eval_shape(init, key), tx, mesh, rules)
-    with jax.set_mesh(mesh):
-        return jax.jit(init, out_shardings=shardings)(mesh_lib.replicate(key, mesh))
-
-
-def state_of(
-    model: Any, tx: optax.GradientTransformation, key: jax.Array, mesh: Mesh
-) -> TrainState:
-    """Returns the first state of a training that starts from a copy of a model on `mesh`.
-
-    Parameters and moments are float32, whatever the model's are: a bfloat16 weight stands still
-    under most steps of a fine-tuning, each below half of its last bit.
-    """
-
-    def start(model, key):
-        params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), model)
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key)
-
-    shardings = state_shardings(jax.eval_shape(start, model, key), tx, mesh)
-    with jax.set_mesh(mesh):
-        return jax.jit(start, out_shardings=shardings)(model, key)
-
-
-def state_shardings(
-    state: TrainState,
-    tx: optax.GradientTransformation,
-    mesh: Mesh,
-    rules: mesh_lib.Rules | None = None,
-) -> TrainState:
-    """Returns the shardings of a state, or of its shapes; `rules` are those of Llama if None."""
-    rules = mesh_lib.LLAMA_RULES if rules is None else rules
-    of_params = mesh_lib.parameter_shardings(state.params, mesh, rules)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return TrainState(
-        step=everywhere,
-        params=of_params,
-        opt_state=mesh_lib.optimizer_shardings(tx, state.opt_state, of_params, mesh),
-        key=everywhere,
-        memory=jax.tree.map(lambda _: everywhere, state.memory),
-    )
+EVALUATION = 'evaluation/'
 
 
 def fit(
@@ -155,13 +57,11 @@ def fit(
     description: str,
     workdir: epath.PathLike | None = None,
     options: RunOptions = RunOptions(),
-    keep: int = 2,
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     best: tuple[str, str] | None = None,
     facts: Mapping[str, Any] | None = None,
     diagnose: Callable[[Any, Any], GradientReport] | None = None,
-    log_every: int = 10,
     at_once: int = 1,
     tokens_per_step: int | None = None,
     flops_per_step: Mapping[str, float] | None = None,
@@ -182,7 +82,6 @@ def fit(
         workdir: folder of this stage: `checkpoints/`, `metrics.jsonl`, TensorBoard events and
             `profile/`. None: nothing is saved, and SIGTERM is not caught.
         options: how often checkpoints and reports are made, and which steps are traced.
-        keep: newest checkpoints to keep.
         evaluate: state → scalars, run at multiples of `evaluate_every` and after the last step.
         evaluate_every: steps between evaluations; only after the last step if None.
         best: (name that `evaluate` returns, 'max' or 'min'): a new best is saved at once, and
@@ -191,7 +90,6 @@ def fit(
         diagnose: (state, host batch) → the report of the gradient doctor, asked for when
             `options` say so; logged as `diagnostics/TERM/FIGURE`, and kept as a table in
             `gradients/STEP.txt`.
-        log_every: steps between log points; each holds the means over these steps.
         at_once: steps that are dispatched as one, at most: none goes past a log point, a
             checkpoint, an evaluation, a report, or an end of the trace. A SIGTERM waits for them.
         tokens_per_step: tokens of a batch, to log `tokens_per_second`.
@@ -214,7 +112,6 @@ def fit(
         Preempted: a SIGTERM came; the state is saved.
     """
     assert steps >= 0, steps
-    assert log_every >= 1, log_every
     assert best is None or (evaluate is not None and workdir is not None)
     assert options.diagnose_every is None or diagnose is not None
     mesh = mesh_lib.one_device() if mesh is None else mesh
@@ -222,7 +119,7 @@ def fit(
         stack.enter_context(jax.set_mesh(mesh))
 
         # -- Resume ---------------------------------------------------------------------------
-        done, history, window, facts = 0, [], _Window(), as_json(facts)
+        done, history, window, facts = 0, [], Window(), as_json(facts)
         checkpoints = writer = None
         if workdir is not None:
             from cdjax.run.checkpoints import Checkpoints  # Orbax is slow to import
@@ -230,15 +127,13 @@ def fit(
             workdir = make_folder(epath.Path(workdir))
             size = sum(x.nbytes for x in jax.tree.leaves(state))
             checkpoints = stack.enter_context(
-                Checkpoints(
-                    workdir / 'checkpoints', every=options.checkpoint_every, keep=keep, best=best
-                )
+                Checkpoints(workdir / 'checkpoints', every=options.checkpoint_every, best=best)
             )
             writer = stack.enter_context(MetricsWriter(workdir))
             if checkpoints.latest_step() is not None:
                 state, saved = _resume(checkpoints, state)
                 refuse_other_training(workdir, saved['facts'], facts)
-                done, history, window = saved['step'], saved['history'], _Window(saved['window'])
+                done, history, window = saved['step'], saved['history'], Window(saved['window'])
                 if done > steps:
                     raise InputError(
                         f'{workdir} holds step {done} of a run that is asked for {steps} steps: '
@@ -250,7 +145,7 @@ def fit(
             else:
                 writer.resume_at(-1)  # the report before the first step is made again
             # One more than are kept, for the oldest goes when the newest is whole.
-            most = keep + 1 + (best is not None)
+            most = KEPT + 1 + (best is not None)
             to_come = max(most - len(checkpoints.steps()), 1)
             require_space(workdir, to_come * size, f'keeping {most} checkpoints')
 
@@ -264,81 +159,37 @@ def fit(
         profiler = stack.enter_context(Profiler(workdir, options.profile_steps))
         notice = stack.enter_context(PreemptionNotice()) if checkpoints is not None else None
         least = None if flops_per_step is None else least_seconds(flops_per_step, mesh)
-        rate = _Rate(done, tokens_per_step, least)
+        rate = Rate(done, tokens_per_step, least)
         queued = collections.deque()
         unlogged = None  # a log point whose values are still being computed
         stopped = False
 
-        everies = [log_every, evaluate_every, options.diagnose_every]
-        everies += [None if checkpoints is None else options.checkpoint_every]
-
-        def next_stop() -> int:
-            """Returns the step behind which something is to be done, or `at_once` steps later."""
-            if rate.compiling:
-                return done + 1
-            ends = [steps, done + at_once, *(options.profile_steps or ())]
-            ends += [(done // every + 1) * every for every in everies if every is not None]
-            return min(end for end in ends if end > done)
+        journal = Journal(description, history, bar, rate, workdir, writer, checkpoints)
+        schedule = Schedule(
+            steps,
+            options,
+            LOG_EVERY,
+            evaluate_every,
+            evaluates=evaluate is not None,
+            saves=checkpoints is not None,
+            saves_best=best is not None,
+        )
 
         def put(first: int, end: int) -> Any:
             if at_once == 1:
                 return mesh_lib.put_batch(batch_at(first), mesh)
             return put_batches([batch_at(n) for n in range(first, end)], at_once, mesh)
 
-        def log(at: int, means: Point) -> None:
-            point = {'step': at, **means}
-            if history and history[-1]['step'] == at:
-                history[-1] |= point
-            else:
-                history.append(point)
-            if writer is not None:
-                writer.write(at, {k: v for k, v in point.items() if k != 'step'})
-            # The loss, if it is named so, and two more.
-            first = sorted(means, key=lambda name: name != 'loss')[:3]
-            shown = {name: f'{means[name]:.4g}' for name in first}
-            if not any(name.startswith(DIAGNOSTICS) for name in first):
-                bar.set_postfix(shown, refresh=False)
-
-        def log_window(at: int, window: _Window) -> None:
-            means = window.means()
-            log(at, means | rate.at(at))
-            require_finite(at, means)
-
-        def require_finite(at: int, values: Point) -> None:
-            bad = [name for name, value in values.items() if not math.isfinite(value)]
-            if not bad:
-                return
-            # The loss is a sum, and bad where a term is.
-            bad = [name for name in bad if name not in ('loss', 'gradient')] or bad
-            last = None if checkpoints is None else checkpoints.latest_step()
-            kept = 'nothing was saved' if last is None else f'step {last} is kept in {workdir}'
-            raise Diverged(
-                f'{description}: by step {at} no longer finite: {", ".join(sorted(bad))}; {kept}: '
-                'try a lower learning rate'
-            )
-
-        def report_gradients(at: int) -> None:
-            report = diagnose(state, batch_at(at))
-            log(at, {f'{DIAGNOSTICS}{k}': v for k, v in report.scalars().items()})
-            if workdir is not None and jax.process_index() == 0:
-                tables = workdir / 'gradients'
-                tables.mkdir(exist_ok=True)
-                write_atomically(tables / f'{at}.txt', f'{report}\n')
-            if report.failures and (at == 0 or not report.finite):
-                raise GradientError(report)
-            for failure in report.failures:
-                logging.warning('%s: after step %d, %s', description, at, failure)
-
         if diagnose is not None and options.check_gradients and done == 0 < steps:
-            report_gradients(0)
+            journal.report_gradients(0, diagnose(state, batch_at(0)))
         while done < steps and not stopped:
             profiler.before(done)
-            before, done = done, next_stop()
+            before, done = done, done + 1 if rate.compiling else schedule.next_stop(done, at_once)
             state, metrics = step(state, put(before, done))
             window.add(metrics, None if at_once == 1 else done - before)
             queued.append(metrics)
             if unlogged is not None:  # its successor is queued: fetching it idles no device
-                log_window(*unlogged)
+                journal.log_window(*unlogged)
                 unlogged = None
             if len(queued) > _IN_FLIGHT:
                 jax.block_until_ready(queued.popleft())
@@ -346,46 +197,36 @@ def fit(
             profiler.after(done, metrics)
             bar.update(done - before)
 
-            last = done == steps
             stopped = notice is not None and notice.reached()
-            evaluating = evaluate is not None and (
-                last or (evaluate_every is not None and done % evaluate_every == 0)
-            )
-            diagnosing = options.diagnose_every is not None and done % options.diagnose_every == 0
-            saving = checkpoints is not None and (
-                last
-                or stopped
-                or done % options.checkpoint_every == 0
-                or (evaluating and best is not None)
-            )
-            if done % log_every == 0 or last:
-                unlogged, window = (done, window), _Window()
-            if unlogged is not None and (evaluating or diagnosing or saving):
-                log_window(*unlogged)
+            due = schedule.due(done, stopped=stopped)
+            if due.log:
+                unlogged, window = (done, window), Window()
+            if unlogged is not None and due.any:
+                journal.log_window(*unlogged)
                 unlogged = None
-            if evaluating or diagnosing or saving:
+            if due.any:
                 jax.block_until_ready(metrics)
             with rate.paused():
                 values, improved = None, False
-                if evaluating:
+                if due.evaluate:
                     values = {k: float(v) for k, v in evaluate(state).items()}
                     improved = best is not None and _improves(values, best, history)
-                    log(done, {f'{EVALUATION}{k}': v for k, v in values.items()})
-                if diagnosing:
-                    report_gradients(done)
-                if saving:
-                    require_finite(done, window.totals()['sums'])
+                    journal.log(done, {f'{EVALUATION}{k}': v for k, v in values.items()})
+                if due.diagnose:
+                    journal.report_gradients(done, diagnose(state, batch_at(done)))
+                if due.save:
+                    journal.require_finite(done, window.totals()['sums'])
                     checkpoints.save(
                         done,
                         state,
                         dict(step=done, history=history, window=window.totals(), facts=facts),
                         metrics=None if best is None else values,
-                        force=last or stopped or improved,
+                        force=due.last or stopped or improved,
                     )
 
         # -- End ------------------------------------------------------------------------------
         if unlogged is not None:
-            log_window(*unlogged)
+            journal.log_window(*unlogged)
         if checkpoints is not None:
             with rate.paused():
                 checkpoints.wait()
@@ -444,71 +285,3 @@ def _improves(values: Point, best: tuple[str, str], history: list[Point]) -> boo
     before = [p[EVALUATION + name] for p in history if EVALUATION + name in p]
     sign = 1 if mode == 'max' else -1
     return all(sign * values[name] > sign * old for old in before)
-
-
-class _Window:
-    """Sums of the metrics since the last log point; on the devices until somebody asks."""
-
-    def __init__(self, totals: dict[str, Any] | None = None):
-        self._count = 0 if totals is None else totals['count']
-        self._sums = {} if totals is None else dict(totals['sums'])
-        self._waiting = []
-
-    def add(self, metrics: Metrics, steps: int | None) -> None:
-        """Takes the scalars of one step, or in arrays `[M]` those of so many steps."""
-        self._waiting.append((metrics, steps))
-
-    def totals(self) -> dict[str, Any]:
-        found = jax.device_get([metrics for metrics, _ in self._waiting])
-        for metrics, (_, steps) in zip(found, self._waiting, strict=True):
-            self._count += 1 if steps is None else steps
-            for name, values in metrics.items():
-                for value in [values] if steps is None else values[:steps]:
-                    assert np.ndim(value) == 0, f'metric {name} has shape {np.shape(value)}'
-                    self._sums[name] = self._sums.get(name, 0.0) + float(value)
-        self._waiting = []
-        return {'count': self._count, 'sums': self._sums}
-
-    def means(self) -> Point:
-        totals = self.totals()
-        return {name: total / totals['count'] for name, total in totals['sums'].items()}
-
-
-class _Rate:
-    """Steps a second between log points, without compilation, evaluations and saves."""
-
-    def __init__(self, step: int, tokens: int | None, least_seconds: float | None):
-        self._step, self._tokens, self._least_seconds = step, tokens, least_seconds
-        self._since = None
-
-    @property
-    def compiling(self) -> bool:
-        """Whether the first step is still to come, or to be over."""
-        return self._since is None
-
-    def start(self, step: int, metrics: Metrics) -> None:
-        """Starts the clock when the first step, which compiles, is over."""
-        if self._since is None:
-            jax.block_until_ready(metrics)
-            self._step, self._since = step, time.perf_counter()
-
-    @contextlib.contextmanager
-    def paused(self):
-        began = time.perf_counter()
-        yield
-        if self._since is not None:
-            self._since += time.perf_counter() - began
-
-    def at(self, step: int) -> Point:
-        """Returns the rates from the last call to this, at which `step` has just finished."""
-        if self._since is None or step <= self._step:
-            return {}
-        now = time.perf_counter()
-        rate = (step - self._step) / (now - self._since)
-        self._step, self._since = step, now
-        rates = {'steps_per_second': rate}
-        if self._tokens is not None:
-            rates['tokens_per_second'] = rate * self._tokens
-        if self._least_seconds is not None:
-            rates['mfu'] = rate * self._least_seconds
-        return rates

@@ -48,10 +48,10 @@ class OptimizerConfig:
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f'{name}={value} must not be negative, and finite')
 
-    def or_else(self, other: 'OptimizerConfig') -> 'OptimizerConfig':
-        """Returns this configuration with the values of another in place of None."""
-        chosen = {name: value for name, value in vars(self).items() if value is not None}
-        return dataclasses.replace(other, **chosen)
+    def or_else(self, suited: 'Suited') -> 'OptimizerConfig':
+        """Returns this configuration with what suits a training in place of None."""
+        left_open = {n: value for n, value in vars(suited).items() if getattr(self, n) is None}
+        return dataclasses.replace(self, **left_open)
 
     def describe(self) -> str:
         """Returns the values in force, of a configuration that leaves nothing open."""
@@ -62,9 +62,18 @@ class OptimizerConfig:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Suited:
+    """What suits a training, of what `OptimizerConfig` may leave open."""
+
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int = 100
+
+
 # Of a training that starts from a checkpoint, such that what it knows is not lost: the learning
 # rate of Llama 2's supervised fine-tuning (arXiv 2307.09288), without decay.
-FINE_TUNING = OptimizerConfig(1000, 2e-5, warmup_steps=100, weight_decay=0.0)
+FINE_TUNING = Suited(2e-5, 0.0)
 
 
 class SuitedToStart:
@@ -74,7 +83,7 @@ class SuitedToStart:
         from_nothing: what suits a model of random weights.
     """
 
-    from_nothing: ClassVar[OptimizerConfig]
+    from_nothing: ClassVar[Suited]
 
     def suited_to(self, *, pretrained: bool) -> Self:
         """Returns the training of a model that was trained before, or of one from nothing.

@@ -17,14 +17,13 @@ from cdjax.distillation.store import OnlineTeacher, TeacherStore, Wanted
 from cdjax.distillation.target import Target
 from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import one_device, put_batch
-from cdjax.studies.inputs import half_width
 from cdjax.training.distillation import DistillationConfig, make_step
-from cdjax.training.loop import init_state
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
+from cdjax.training.state import init_state
 from experiments.benchmarks.measure import OURS, compare, machine
-from experiments.benchmarks.subject import SHAPES, make_dataset
+from experiments.benchmarks.subject import LENGTH, SHAPES, make_dataset
 
-PROBLEMS, BATCH, LENGTH = 4096, 128, 8
+PROBLEMS, BATCH = 4096, 128
 
 
 def run(
@@ -44,7 +43,7 @@ def run(
     """
     mesh, rng = one_device(), np.random.default_rng(0)
     teacher = jax.jit(lambda key: Llama(shape, key))(jax.random.key(0))
-    student = half_width(shape)
+    student = shape.half_width()
     dataset = make_dataset(
         rng.integers(0, shape.vocab_size, (problems, LENGTH)),
         rng.integers(0, shape.vocab_size, (2, problems)),

@@ -10,7 +10,7 @@ from cdjax.inference import predict_circuits
 from cdjax.models import Edit, Llama, LlamaConfig
 from experiments.benchmarks import devices
 from experiments.benchmarks.measure import compare, exponent
-from experiments.benchmarks.subject import SHAPES, make_dataset
+from experiments.benchmarks.subject import LENGTH, SHAPES, make_dataset
 from experiments.benchmarks.training import discovery_steps
 
 # What grows, through which sizes, and why the exponent is what it is.
@@ -71,7 +71,7 @@ def _call(name, n):
         return _discovery(name.split()[0], n)
     config = dataclasses.replace(BASE, **({FIELDS[name]: n} if name in FIELDS else {}))
     model = jax.jit(lambda key: Llama(config, key))(jax.random.key(0))
-    rows, length = (n if name == 'rows' else 128), (n if name == 'length' else 8)
+    rows, length = (n if name == 'rows' else 128), (n if name == 'length' else LENGTH)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, config.vocab_size, (rows, length))
     if name == 'masks':

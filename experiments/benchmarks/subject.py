@@ -17,6 +17,9 @@ SHAPES = {
     'small': LlamaConfig(4096, 256, 1024, 4, 8, 4, 32, tie_embeddings=True),
 }
 
+DTYPE = 'float32'  # of weights and computation
+LENGTH = 8  # tokens of a prompt
+
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
@@ -58,7 +61,7 @@ class Subject:
 
 
 def make_subject(
-    shape: str, workdir: Path, *, rows: int, dtype: str = 'float32', length: int = 8
+    shape: str, workdir: Path, *, rows: int, dtype: str = DTYPE, length: int = LENGTH
 ) -> Subject:
     """Returns the subject of a shape, its checkpoint written into `workdir`."""
     c = SHAPES[shape]

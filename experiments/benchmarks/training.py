@@ -10,18 +10,17 @@ from jax.sharding import Mesh
 from cdjax.distillation.alignment import Alignment
 from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import one_device, put_batch, split_neurons
-from cdjax.studies.inputs import half_width
 from cdjax.training import discovery_step, distillation
 from cdjax.training.discovery_config import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
-from cdjax.training.loop import init_state
 from cdjax.training.optimizer import make_optimizer
+from cdjax.training.state import init_state
 from cdjax.training.step import AT_ONCE, jit_step, put_batches, several_steps
 from experiments.benchmarks.measure import compare
-from experiments.benchmarks.subject import SHAPES
+from experiments.benchmarks.subject import LENGTH, SHAPES
 
 BARE, ONE_BY_ONE = 'labels alone', 'dispatched one by one'
-LENGTH, CLASSES = 8, 4
+CLASSES = 4
 # The student of the demo.
 DEMO = LlamaConfig(109, 64, 256, 2, 2, 2, 32)
 
@@ -29,7 +28,7 @@ DEMO = LlamaConfig(109, 64, 256, 2, 2, 2, 32)
 def run(*, shape: str, rows: int, rounds: int) -> dict[str, Any]:
     """Measures steps of a student of half the width, and ten steps of the demo's."""
     c = SHAPES[shape]
-    student = half_width(c)
+    student = c.half_width()
     teacher = jax.jit(lambda key: Llama(c, key))(jax.random.key(1))
     by_labels = {'task': 'cross_entropy'}
     steps = {

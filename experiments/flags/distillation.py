@@ -4,11 +4,12 @@ from typing import Any
 
 from absl import flags
 
-from cdjax.distillation.alignment import COMPARED, NAMED_POSITIONS, Alignment
+from cdjax.distillation.alignment import NAMED_POSITIONS, Alignment
 from cdjax.distillation.arms import ARMS
 from cdjax.distillation.components import TRAINED
 from cdjax.distillation.pairings import PAIRINGS
 from cdjax.distillation.readings import READINGS
+from cdjax.distillation.similarities import SIMILARITIES
 from cdjax.errors import InputError
 from cdjax.models import SITES
 from cdjax.models.llama import REMAT_POLICIES
@@ -16,7 +17,7 @@ from cdjax.studies.arms import CIRCUITS_OF, STARTS, ArmsConfig
 from cdjax.studies.pipeline import PipelineConfig
 from cdjax.training.distillation_config import FROM_NOTHING, DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
-from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig
+from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, Suited
 from cdjax.training.schedules import WEIGHT_SCHEDULES
 from experiments.flags.groups import group
 
@@ -95,8 +96,10 @@ def define_alignment_flags() -> None:
         default.reading,
         f'What of its units is compared: {", ".join(READINGS)}.',
     )
-    flags.DEFINE_enum(
-        'similarity', default.similarity, list(COMPARED), 'What the alignment maximises.'
+    flags.DEFINE_string(
+        'similarity',
+        default.similarity,
+        f'What the alignment maximises: {", ".join(SIMILARITIES)}.',
     )
     flags.DEFINE_integer(
         'min_count', default.min_count, 'Problems of a class in a batch, or it is left out.'
@@ -132,7 +135,7 @@ def alignment_from_flags() -> Alignment:
 
 @group('Training of a model')
 def define_training_flags(
-    default: DistillationConfig | LanguageModelConfig, from_nothing: OptimizerConfig
+    default: DistillationConfig | LanguageModelConfig, from_nothing: Suited
 ) -> None:
     """Defines the training of a model; see `training_from_flags`.
 
@@ -253,6 +256,9 @@ def define_arms_flags() -> None:
         'against the number of training problems.',
     )
     flags.DEFINE_integer(
+        'arm_problems', default.max_problems, 'Problems that students are asked, at most.'
+    )
+    flags.DEFINE_integer(
         'head_start_steps',
         default.head_start_steps,
         "Steps of the partial student's head start.",
@@ -274,6 +280,7 @@ def arms_from_flags() -> ArmsConfig:
         seeds=seeds,
         head_start_steps=FLAGS.head_start_steps,
         evaluate_every=FLAGS.evaluate_every,
+        max_problems=FLAGS.arm_problems,
         mechanism=FLAGS.mechanism,
         primary=None if FLAGS.primary is None else tuple(FLAGS.primary),
         circuits=FLAGS.arm_circuits,

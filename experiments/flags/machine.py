@@ -1,5 +1,7 @@
 """Flags of the machine: the mesh, and on several hosts how the processes find each other."""
 
+import inspect
+
 import jax
 from absl import flags, logging
 from jax.sharding import Mesh
@@ -15,8 +17,13 @@ FLAGS = flags.FLAGS
 @group('Machine')
 def define_mesh_flags() -> None:
     """Defines the two axes of the mesh."""
-    flags.DEFINE_integer('fsdp', -1, 'Devices over which batches are split; -1: all that is left.')
-    flags.DEFINE_integer('tensor', 1, 'Devices over which neurons and heads are split.')
+    axes = inspect.signature(make_mesh).parameters
+    flags.DEFINE_integer(
+        'fsdp', axes['fsdp'].default, 'Devices over which batches are split; -1: all that is left.'
+    )
+    flags.DEFINE_integer(
+        'tensor', axes['tensor'].default, 'Devices over which neurons and heads are split.'
+    )
 
 
 @group('Machine')

@@ -94,7 +94,7 @@ def test_a_store_at_another_site_and_positions():
     ('changes', 'message'),
     [
         ({'site': 'gate'}, "no site 'gate'"),
-        ({'similarity': 'svcca'}, 'similarity=svcca: choose from cka, procrustes, rsa'),
+        ({'similarity': 'svcca'}, "no similarity 'svcca': choose from cka, procrustes, rsa"),
         ({'min_count': 3}, 'min_count=3: at least 4'),
         ({'memory': -1}, 'row_memory=-1'),
         ({'positions': ()}, 'align_positions=: name'),

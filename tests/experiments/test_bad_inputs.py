@@ -301,7 +301,7 @@ DISCOVERY = [
 ]
 DISTILLATION = [
     ('distill', '--arm=circiuts', "no arm 'circiuts'", 'choose from kd'),
-    ('distill', '--arm=all --similarity=svcca', 'similarity=svcca', 'procrustes'),
+    ('distill', '--arm=all --similarity=svcca', "no similarity 'svcca'", 'procrustes'),
     ('distill', '--arm=all --align_site=gate', "no site 'gate'", 'neurons'),
     ('distill', '--arm=circuits --align_site=mlp_out', 'align_site=mlp_out has no circuits'),
     ('distill', '--arm=all --align_positions=x', 'align_positions=x', 'or integers'),
@@ -358,6 +358,7 @@ DISTILLATION = [
     ('pipeline', '--seeds=0,-1', 'seeds=-1', 'negative'),
     ('compare_arms', '--seeds=0,4294967296', 'seeds=4294967296', 'below 2^32'),
     ('compare_arms', '--head_start_steps=0 --starts=partial', 'steps=0'),
+    ('compare_arms', '--arm_problems=0', 'arm_problems=0: at least 1'),
     ('pipeline', '--rediscover=wrongg', 'rediscover=wrongg'),
     ('pipeline', '--export=best', 'export=best', 'circuits'),
     ('pipeline', '--methods=one_masc', "no method 'one_masc'", 'one_mask'),

@@ -38,6 +38,7 @@ RENAMED = {
         'encoding.positions': 'encode_positions',
     },
     'study': {'max_problems': 'evaluate_problems', 'ablations': 'ablation'},
+    'arms': {'max_problems': 'arm_problems', 'circuits': 'arm_circuits'},
 }
 GROUPS = {
     'task': (shared.define_task_flags, ArithmeticTask()),

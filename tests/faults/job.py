@@ -30,7 +30,8 @@ def tiny(mesh):
 
     from cdjax.parallel.mesh import FSDP, P
     from cdjax.run.options import RunOptions
-    from cdjax.training.loop import TrainState, fit, init_state
+    from cdjax.training.loop import fit
+    from cdjax.training.state import TrainState, init_state
 
     tx = optax.adamw(1e-2)
 

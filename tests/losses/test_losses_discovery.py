@@ -330,13 +330,14 @@ def whole_objectives(i, where):
     """The two objectives and their gradients, with `where` handed through."""
 
     def both(a, z, p, full, circuit, complement):
-        published = losses.discovery_loss(a, z, i['m'], normalize=True, where=where)
+        published = losses.discovery_loss(a, z, i['m'], target=0.1, normalize=True, where=where)
         corrected = losses.causal_discovery_loss(
             *(a, p, z, i['m']),
             full_logits=full,
             circuit_logits=circuit,
             complement_logits=complement,
             weights=losses.CausalDiscoveryWeights(completeness=1.0),
+            target=0.1,
             where=where,
         )
         plain = losses.similarity_loss(a, z, i['m'], where=where)
@@ -496,6 +497,7 @@ def test_weights_can_be_traced_for_a_schedule_and_zero_leaves_a_term_out():
             full_logits=inputs['full'],
             circuit_logits=impossible,
             weights=losses.CausalDiscoveryWeights(faithfulness=0, sparsity=sparsity),
+            target=0.1,
             standardized=True,
         )
 
@@ -527,6 +529,7 @@ def test_per_layer_density_and_completeness_say_what_they_miss():
             full_logits=inputs['full'],
             circuit_logits=inputs['circuit'],
             weights=losses.CausalDiscoveryWeights(completeness=1.0),
+            target=0.1,
         )
 
     with pytest.raises(ValueError, match='complement_logits'):

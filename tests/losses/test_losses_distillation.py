@@ -237,7 +237,11 @@ def test_distillation_loss_is_the_task_and_the_weighted_alignment(activations):
     assert float(none['alignment']) == 0
 
 
-@pytest.mark.parametrize('similarity', ['procrustes', 'rsa'])
+def of_ones_own(x, y, where):
+    return losses.rsa(x, y, where=where)
+
+
+@pytest.mark.parametrize('similarity', ['procrustes', 'rsa', of_ones_own])
 def test_other_similarities_are_the_mean_over_classes_of_their_own_rows_and_columns(
     activations, similarity
 ):

@@ -56,8 +56,7 @@ SIGNATURES = {
     'prior_kl': '(masks, target)',
     'mask_overlap': '(masks, *, normalize=False)',
     'discovery_loss': (
-        '(activations, assignments, masks, *, weights=None, target=0.1, normalize=False, '
-        'where=None)'
+        '(activations, assignments, masks, *, target, weights=None, normalize=False, where=None)'
     ),
     'any_size_loss': (
         '(full_logits, circuit_logits, sizes, *, probabilities=None, without_own_logits=None, '

@@ -34,6 +34,7 @@ def causal(i):
         full_logits=i['full_logits'],
         circuit_logits=i['circuit_logits'],
         complement_logits=i['complement_logits'],
+        target=0.1,
         per_layer=True,
     )
 
@@ -57,7 +58,12 @@ def distill(i):
 CALLS = {
     'similarity_loss': lambda i: losses.similarity_loss(i['a'], i['z'], i['masks']),
     'discovery_loss usage_entropy prior_kl mask_overlap': lambda i: losses.discovery_loss(
-        i['a'], i['z'], i['masks'], weights=losses.DiscoveryWeights.authors(), normalize=True
+        i['a'],
+        i['z'],
+        i['masks'],
+        weights=losses.DiscoveryWeights.authors(),
+        target=0.1,
+        normalize=True,
     ),
     'causal_discovery_loss faithfulness_kl completeness_loss mutual_information_loss '
     'contrastive_similarity standardize sparsity_loss density_kl': causal,

@@ -1,5 +1,7 @@
 """A Llama trained on every shape of mesh is the Llama trained on one device."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,10 @@ import pytest
 
 from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import make_mesh
+from cdjax.training import loop
 from cdjax.training.accumulation import accumulate_gradients
-from cdjax.training.loop import TrainState, fit, init_state
+from cdjax.training.loop import fit
+from cdjax.training.state import TrainState, init_state
 
 CONFIG = LlamaConfig(
     vocab_size=32,
@@ -44,15 +48,15 @@ def train(mesh, microbatches=1):
         return TrainState(state.step + 1, params, opt_state, state.key), {'loss': loss}
 
     state = init_state(lambda key: Llama(CONFIG, key), tx, jax.random.key(0), mesh)
-    state, history = fit(
-        jax.jit(step, donate_argnums=0),
-        state,
-        batch_at,
-        steps=STEPS,
-        mesh=mesh,
-        description='tiny',
-        log_every=1,
-    )
+    with mock.patch.object(loop, 'LOG_EVERY', 1):
+        state, history = fit(
+            jax.jit(step, donate_argnums=0),
+            state,
+            batch_at,
+            steps=STEPS,
+            mesh=mesh,
+            description='tiny',
+        )
     return state, [point['loss'] for point in history]
 
 

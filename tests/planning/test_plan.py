@@ -28,9 +28,9 @@ from cdjax.planning.roofline import Work
 from cdjax.planning.targets import GIB, compiler_environment, parse_target
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
-from cdjax.training.loop import init_state
 from cdjax.training.objectives import AnySize, FixedDensity, Published
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
+from cdjax.training.state import init_state
 
 TEACHER = LlamaConfig(128, 64, 96, 3, 4, 4, 16)
 STUDENT = LlamaConfig(128, 32, 48, 2, 2, 2, 16)

@@ -36,6 +36,7 @@ CONFIG = {
     },
     'arms': {
         'max_problems': 1500,
+        'alignment': {'similarity': 'cka', 'reading': 'activations'},
         'distillation': {
             'nothing': {
                 'optimizer': {'steps': 1000, 'learning_rate': 2e-3, 'weight_decay': 1.0},

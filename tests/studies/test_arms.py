@@ -12,14 +12,14 @@ from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, Given
 from cdjax.distillation.store import TeacherStore
 from cdjax.errors import InputError
-from cdjax.studies import arms
+from cdjax.studies import arms, student
 from cdjax.studies.arms import (
     ArmsConfig,
     evaluated_rows,
-    measure_unseen,
     summarise,
     train_head_start,
 )
+from cdjax.studies.student import measure_unseen
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import OptimizerConfig
@@ -138,13 +138,13 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     shared = rng.normal(size=(n, 32))
     teacher_neurons = shared[:, None] * np.ones((1, 2, 1))
     # The student has what the circuits of layer 1 have, and noise that is ten times as loud.
-    student = np.concatenate([shared, 10 * rng.normal(size=(n, 64))], axis=1)
+    neurons = np.concatenate([shared, 10 * rng.normal(size=(n, 64))], axis=1)
     student_masks = np.zeros((K, 2, 96), bool)
     student_masks[:, 1, :32] = teacher.masks[:, 1]
     student_circuit = dataclasses.replace(teacher, masks=student_masks)
-    stack = student[:, None] * np.ones((1, 2, 1))
+    stack = neurons[:, None] * np.ones((1, 2, 1))
     monkeypatch.setattr(
-        arms,
+        student,
         'answer_logits_and_activations',
         lambda *_, layers, **__: (np.zeros((n, 4)), stack[:, list(layers)].astype(np.float32)),
     )
@@ -172,6 +172,7 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
         ({'arms': ()}, 'arms=: choose from kd'),
         ({'starts': ('zero',)}, 'starts=zero: choose from nothing, partial, checkpoint'),
         ({'head_start_steps': 0}, 'head_start_steps=0'),
+        ({'max_problems': 0}, 'arm_problems=0: at least 1'),
         ({'seeds': ()}, 'name at least one'),
         ({'seeds': (1, 1)}, 'each of them once'),
         ({'seeds': (-1,)}, 'seeds=-1 must not be negative'),

@@ -19,7 +19,7 @@ from cdjax.errors import InputError
 from cdjax.models import Llama, LlamaConfig, save_huggingface
 from cdjax.parallel.mesh import make_mesh
 from cdjax.studies import inputs as inputs_module
-from cdjax.studies.inputs import EMBEDDED_TEACHER, Inputs, InputsConfig, half_width
+from cdjax.studies.inputs import EMBEDDED_TEACHER, Inputs, InputsConfig
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def teacher(checkpoint, tmp_path):
 def test_good_inputs(teacher):
     inputs = Inputs(InputsConfig(toy.TASK, teacher=str(teacher), test=0.25, share=0.5))
     assert inputs.teacher_config == toy.teacher_config()
-    assert inputs.student_config == half_width(toy.teacher_config())
+    assert inputs.student_config == toy.teacher_config().half_width()
     assert inputs.student_path is None
     assert inputs.dataset.hash == toy.dataset().hash
     for ours, theirs in zip(inputs.split, toy.rows(), strict=True):
@@ -187,11 +187,11 @@ def test_dtypes_of_a_checkpoint(teacher, monkeypatch):
 
 def test_half_of_a_width_that_has_none():
     with pytest.raises(InputError, match='has no half: name a student checkpoint'):
-        half_width(dataclasses.replace(toy.teacher_config(), num_heads=1, num_kv_heads=1))
+        dataclasses.replace(toy.teacher_config(), num_heads=1, num_kv_heads=1).half_width()
 
 
 def test_half_of_grouped_heads():
-    half = half_width(LlamaConfig.llama31_8b())
+    half = LlamaConfig.llama31_8b().half_width()
     assert (half.hidden_size, half.intermediate_size, half.num_layers) == (2048, 7168, 32)
     assert (half.num_heads, half.num_kv_heads, half.head_dim) == (16, 4, 128)
     assert half.rope_scaling == LlamaConfig.llama31_8b().rope_scaling

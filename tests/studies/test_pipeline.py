@@ -297,7 +297,7 @@ def test_a_second_run_recomputes_nothing(finished, monkeypatch):
         (studies.rediscovery, 'study_circuits'),
         (studies.rediscovery, 'load_huggingface'),
         (studies.pipeline, 'load_huggingface'),
-        (studies.arms, 'distill'),
+        (studies.student, 'distill'),
         (studies.arms, 'train_language_model'),
     ]:
         monkeypatch.setattr(module, name, fail)

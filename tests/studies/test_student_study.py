@@ -1,8 +1,10 @@
 """One student by itself: whatever can be refused is refused before its folder is claimed."""
 
 import dataclasses
+import gc
 import os
 import shutil
+import weakref
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
 from cdjax.models import load_huggingface, save_huggingface
 from cdjax.run.options import RunOptions
+from cdjax.studies import student as stage
 from cdjax.studies.distillation import StudentConfig, StudentStudy
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.training import distillation as training
@@ -83,7 +86,16 @@ def study(config, workdir, **more):
 
 def test_a_student_is_distilled_exported_and_measured_once(checkpoints, tmp_path, monkeypatch):
     chosen = config(checkpoints, student='student', student_circuits=None)
-    student = study(chosen, tmp_path / 'run').run()
+    started = study(chosen, tmp_path / 'run')
+    teacher = weakref.ref(started._teacher)
+
+    def distil_alone(*args, **kwargs):
+        gc.collect()
+        assert teacher() is None  # its memory is the student's
+        return training.distill(*args, **kwargs)
+
+    monkeypatch.setattr(stage, 'distill', distil_alone)
+    student = started.run()
     stored = load_huggingface(tmp_path / 'run' / 'student')
     assert model_hash(stored) == model_hash(student.model)
     unseen = toy.dataset()[toy.rows().test]

@@ -154,13 +154,13 @@ def test_every_file_is_as_its_page_says(table):
 
 def test_arms_and_seeds_are_added_to_a_finished_table(config, table, monkeypatch):
     workdir, found, _ = table
-    trained, distill = [], studies.arms.distill
+    trained, distill = [], studies.student.distill
 
     def counted(*args, description, **options):
         trained.append(description)
         return distill(*args, description=description, **options)
 
-    monkeypatch.setattr(studies.arms, 'distill', counted)
+    monkeypatch.setattr(studies.student, 'distill', counted)
     compiled = toy.compilations('step')
     again = run(config, workdir)
     assert trained == []

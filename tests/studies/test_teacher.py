@@ -1,6 +1,5 @@
 """A teacher of our own: from nothing, or fine-tuned from a checkpoint."""
 
-import dataclasses
 import json
 
 import jax
@@ -74,7 +73,7 @@ def test_a_teacher_from_nothing_has_the_shape_that_is_asked_for(tmp_path):
         hidden_size=8, intermediate_size=16, layers=1, heads=2, kv_heads=1, max_number=20
     )
     config = TeacherConfig(InputsConfig(toy.TASK, share=0.5, test=0.25), shape, TRAINING)
-    assert config.training.optimizer == dataclasses.replace(FROM_NOTHING, steps=3)
+    assert config.training.optimizer == OptimizerConfig(3).or_else(FROM_NOTHING)
     teacher = study(config, tmp_path / 'run', tmp_path / 'output').run()
     model = load_huggingface(tmp_path / 'output')
     assert (model.config.num_layers, model.config.intermediate_size) == (1, 16)

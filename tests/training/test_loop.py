@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,11 @@ from cdjax.run import folder as workdir_lib
 from cdjax.run.checkpoints import Checkpoints
 from cdjax.run.metrics import read_metrics
 from cdjax.run.options import RunOptions
+from cdjax.training import loop
 from cdjax.training.diagnostics import GradientDoctor, GradientError
-from cdjax.training.loop import Diverged, TrainState, best_parameters, fit, init_state
+from cdjax.training.journal import Diverged
+from cdjax.training.loop import best_parameters, fit
+from cdjax.training.state import TrainState, init_state
 from cdjax.training.step import several_steps
 
 TX = optax.adam(0.1)
@@ -74,11 +78,11 @@ several_noisy_steps = jax.jit(several_steps(noisy_step, 3))
 def run(mesh, workdir=None, *, steps=23, batches=batch_at, step=noisy_step, **options):
     names = {field.name for field in dataclasses.fields(RunOptions)}
     chosen = {name: options.pop(name) for name in names & options.keys()}
-    return fit(
-        step, copy(first_state(mesh)), batches, steps=steps, mesh=mesh, description='test',
-        workdir=workdir, options=RunOptions(**{'checkpoint_every': 5} | chosen),
-        **{'log_every': 4} | options,
-    )  # fmt: skip
+    with mock.patch.object(loop, 'LOG_EVERY', 4):
+        return fit(
+            step, copy(first_state(mesh)), batches, steps=steps, mesh=mesh, description='test',
+            workdir=workdir, options=RunOptions(**{'checkpoint_every': 5} | chosen), **options,
+        )  # fmt: skip
 
 
 def without_rates(history):
@@ -266,12 +270,12 @@ def test_refused_before_the_first_step(mesh, tmp_path, monkeypatch):
 
 
 def test_a_finished_run_may_be_prolonged(mesh, tmp_path, uninterrupted):
-    # Log points lie at multiples of log_every from the first step, so 20 splits no window.
+    # Log points lie at multiples of LOG_EVERY from the first step, so 20 splits no window.
     run(mesh, tmp_path, steps=20)
     assert_same(run(mesh, tmp_path, steps=23), uninterrupted)
 
 
-def test_metrics_are_fetched_only_after_the_next_step_is_queued(mesh):
+def test_metrics_are_fetched_only_after_the_next_step_is_queued(mesh, monkeypatch):
     events = []
 
     class Late:
@@ -291,9 +295,8 @@ def test_metrics_are_fetched_only_after_the_next_step_is_queued(mesh):
         events.append(('queue', state))
         return state + 1, {'n': Late(state)}
 
-    _, history = fit(
-        step, 0, lambda n: {}, steps=9, mesh=mesh, description='x', log_every=3
-    )  # fmt: skip
+    monkeypatch.setattr(loop, 'LOG_EVERY', 3)
+    _, history = fit(step, 0, lambda n: {}, steps=9, mesh=mesh, description='x')
     assert [p['n'] for p in history] == [1, 4, 7]
     for last in (2, 5):
         assert events.index(('queue', last + 1)) < events.index(('fetch', last))

@@ -6,7 +6,7 @@ the dead is far better than random masks, and no better than these.
 
 import numpy as np
 
-from cdjax.circuits.masks import random_masks
+from cdjax.circuits.masks import DRAWS, random_masks
 from cdjax.circuits.methods.method import Method
 
 
@@ -25,6 +25,6 @@ RANDOM_LIVING_MASKS = Method(
     'random masks among the living neurons',
     'grey',
     draw=draw,
-    draws=20,
+    draws=DRAWS,
     line='dotted',
 )

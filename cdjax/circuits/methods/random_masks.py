@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cdjax.circuits.masks import random_masks
+from cdjax.circuits.masks import DRAWS, random_masks
 from cdjax.circuits.methods.method import Method
 
 
@@ -11,13 +11,12 @@ def draw(masks: np.ndarray, *, seed: int, living: np.ndarray) -> np.ndarray:
     return random_masks(masks, seed=seed)
 
 
-# Enough to see how much draws differ, which the interval covers; each problem has one of them.
 RANDOM_MASKS = Method(
     'random_masks',
     'random masks',
     'random masks',
     'grey',
     draw=draw,
-    draws=20,
+    draws=DRAWS,
     line='dashed',
 )

@@ -7,7 +7,7 @@ from cdjax.data.dataset import Dataset
 from cdjax.data.examples import encode_problems
 from cdjax.data.task_file import read_task_file
 from cdjax.data.tasks.lookup import cued_lookup, operator_lookup, order_lookup
-from cdjax.data.tasks.modular_addition import modular_addition
+from cdjax.data.tasks.modular_addition import MODULAR_ADDITION
 from cdjax.data.tasks.task import TASKS, Task
 
 if TYPE_CHECKING:  # importing it takes as long as importing JAX
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # importing it takes as long as importing JAX
 
 __all__ = ['TASKS', 'Task', 'encode_task']
 
-TASKS.add(modular_addition())
+TASKS.add(MODULAR_ADDITION)
 TASKS.add(operator_lookup())
 TASKS.add(operator_lookup('lookup_two', tables=2))
 TASKS.add(order_lookup())

@@ -7,20 +7,21 @@ from cdjax.data.examples import Example
 from cdjax.data.expressions import OPERATORS
 from cdjax.data.tasks.task import Task
 
+PRIME = 113
 
-def modular_addition(prime: int = 113) -> Task:
-    """Returns the task of all sums `a+b=` of residues, whose answer is (a + b) mod `prime`.
+
+def examples() -> list[Example]:
+    """Returns all sums `a+b=` of residues, whose answer is (a + b) mod `PRIME`.
 
     Sums that differ in the order of their operands are one canonical form, and never on both
     sides of a split.
     """
     plus = OPERATORS.index('+')
+    return [
+        Example(f'{a}+{b}=', str((a + b) % PRIME), expression=((a, b), (plus,)))
+        for a in range(PRIME)
+        for b in range(PRIME)
+    ]
 
-    def examples() -> list[Example]:
-        return [
-            Example(f'{a}+{b}=', str((a + b) % prime), expression=((a, b), (plus,)))
-            for a in range(prime)
-            for b in range(prime)
-        ]
 
-    return Task(f'mod_{prime}', f'addition modulo {prime}', examples)
+MODULAR_ADDITION = Task(f'mod_{PRIME}', f'addition modulo {PRIME}', examples)

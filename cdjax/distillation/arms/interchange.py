@@ -9,10 +9,10 @@ import dataclasses
 
 import numpy as np
 
-from cdjax.distillation.alignment import INTERCHANGE as BY_INTERCHANGE
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms.arm import Arm, Given
 from cdjax.distillation.contribution import equally_contributing
+from cdjax.distillation.similarities import INTERCHANGE as BY_INTERCHANGE
 from cdjax.evaluation.selectivity import specific_parts
 
 
@@ -36,7 +36,7 @@ def other_interchange(given: Given) -> Alignment:
 def _patching(given: Given, masks: np.ndarray) -> Alignment:
     aligned = given.within_classes(masks, own_parts(given))
     # One activation is put in at all positions; how activations are read plays no part.
-    return dataclasses.replace(aligned, similarity=BY_INTERCHANGE, memory=0)
+    return dataclasses.replace(aligned, similarity=BY_INTERCHANGE.key, memory=0)
 
 
 def own_parts(given: Given) -> np.ndarray:

@@ -12,6 +12,12 @@ from cdjax.errors import InputError
 from cdjax.evaluation.faithfulness import SIZES
 from cdjax.studies.methods import methods_by_default
 
+# Problems of unseen forms that circuits are measured on, at most.
+EVALUATED = 1000
+# Shares of the neurons at which ways to find circuits are told apart: a larger circuit may hold all
+# of a small model that is alive.
+TELLING_SIZES = (0.02, 0.03, 0.05, 0.08, 0.1)
+
 
 @dataclasses.dataclass(frozen=True)
 class CircuitStudyConfig:
@@ -33,7 +39,7 @@ class CircuitStudyConfig:
     sizes: tuple[float, ...] = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2)
     areas: bool = True
     methods: tuple[str, ...] | None = None
-    max_problems: int = 1000
+    max_problems: int = EVALUATED
     ablations: tuple[str, ...] = ('mean',)
     seed: int = 0
 

@@ -93,7 +93,7 @@ def study_circuits(
         'ablation': first.ablation,
         'neurons': neurons,
         'layers': model.config.num_layers,
-        'family': type(model).__name__,
+        'family': model.family,
         'sizes': sizes,
         'shares': [size / neurons for size in sizes],
         'size': circuit.size,

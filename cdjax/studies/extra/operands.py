@@ -26,7 +26,7 @@ from cdjax.studies.searches import (
 )
 from cdjax.studies.study import STUDIES, Context, Result, Section, Study, Table
 from cdjax.training.discovery import DiscoveryConfig, check_discovery
-from cdjax.training.language_model import LanguageModelConfig, train_language_model
+from cdjax.training.language_model import FROM_NOTHING, LanguageModelConfig, train_language_model
 from cdjax.training.optimizer import OptimizerConfig
 from cdjax.wording import count, exact_percent, number, percent, sentence
 
@@ -117,7 +117,7 @@ def _train(context: Context, runs: dict[str, Run], steps: int) -> Llama:
         run.teacher,
         mixed(*(runs[task].inputs for task in TASKS)),
         LanguageModelConfig(
-            OptimizerConfig(steps, 1e-3, warmup_steps=100, weight_decay=0.3),
+            OptimizerConfig(steps, 1e-3).or_else(FROM_NOTHING),
             batch_size=context.discovery.batch_size,
         ),
         mesh=run.mesh,

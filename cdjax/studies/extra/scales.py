@@ -13,7 +13,7 @@ from cdjax.models import Llama, LlamaConfig
 from cdjax.studies.circuits import unseen_rows
 from cdjax.studies.circuits.config import sizes_in_neurons
 from cdjax.studies.discovery import search_in_students
-from cdjax.studies.inputs import Inputs, half_width
+from cdjax.studies.inputs import Inputs
 from cdjax.studies.run import Run
 from cdjax.studies.searches import (
     ablated_model,
@@ -33,7 +33,7 @@ TEACHER, OTHER = 'teacher', 'other'
 
 def other_scale(config: LlamaConfig) -> LlamaConfig:
     """Returns the shape of the other model: half as wide, twice as deep."""
-    return dataclasses.replace(half_width(config), num_layers=2 * config.num_layers)
+    return dataclasses.replace(config.half_width(), num_layers=2 * config.num_layers)
 
 
 def scales(key: str = 'scales', steps: int = 4000, seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> Study:

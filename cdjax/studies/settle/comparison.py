@@ -62,8 +62,8 @@ def _work_ahead(protocol: ComparisonProtocol, run: Run) -> None:
         f'{ablation}-{ATTRIBUTION}': functools.partial(_attribution, protocol, run, ablation)
         for ablation, _ in protocol.ablations
     }
-    results = run.workdir / 'results'
-    missing = {name: job for name, job in jobs.items() if not (results / f'{name}.json').exists()}
+    there = lambda name: run.places.result(name).exists()
+    missing = {name: job for name, job in jobs.items() if not there(name)}
     work_ahead(missing, run.options.workers)
 
 
@@ -83,7 +83,7 @@ def _seed(protocol, run, ablation, resampled, seed) -> dict[str, Any]:
             seed=seed,
             discovery=_search(protocol.discovery, resampled, seed),
             mesh=run.mesh,
-            workdir=run.workdir / 'stages' / name,
+            workdir=run.places.training(name),
             options=run.options.unchecked,
         )
         arms = {LEARNED.key: learned, **rankings}
@@ -94,7 +94,7 @@ def _seed(protocol, run, ablation, resampled, seed) -> dict[str, Any]:
         bits = {key: answer_information(c.assignments[rows], answers) for key, c in arms.items()}
         return {'arms': said, 'bits': bits}
 
-    return stored(run.workdir / 'results' / f'{name}.json', measure)
+    return stored(run.places.result(name), measure)
 
 
 def _attribution(protocol: ComparisonProtocol, run: Run, ablation: str) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _attribution(protocol: ComparisonProtocol, run: Run, ablation: str) -> dict[
         )
         return {'arms': _answers(protocol, run, ablation, rankings)}
 
-    return stored(run.workdir / 'results' / f'{ablation}-{ATTRIBUTION}.json', measure)
+    return stored(run.places.result(f'{ablation}-{ATTRIBUTION}'), measure)
 
 
 def _search(discovery: DiscoveryConfig, resampled: float, seed: int) -> DiscoveryConfig:
@@ -135,8 +135,8 @@ def _discover(run: Run, search: DiscoveryConfig, name: str) -> Circuit:
         run,
         lambda: {'teacher': run.teacher},
         search,
-        {'teacher': run.workdir / 'circuits' / name},
-        training=run.workdir / 'stages' / name / LEARNED.key,
+        {'teacher': run.places.circuits(name)},
+        training=run.places.training(name, LEARNED.key),
         description=f'discover: {name}',
         options=run.options.unchecked,
     )

@@ -23,6 +23,7 @@ from cdjax.studies.circuits import Ablated, CircuitStudyConfig, unseen_rows
 from cdjax.studies.circuits.selective import selectivities
 from cdjax.studies.discovery import discover_circuits
 from cdjax.studies.inputs import Inputs
+from cdjax.studies.places import Places
 from cdjax.studies.run import Run
 from cdjax.studies.settle.protocol import PlantedProtocol, protocol_hash
 from cdjax.studies.settle.verdicts import SUPPORTED, judge_groups
@@ -77,7 +78,7 @@ def settle_planted(
 
 def _work_ahead(protocol, kinds, workdir, options) -> None:
     """Asks several workers for all teachers, and what is found in each, that are not there yet."""
-    there = lambda name: (workdir / 'results' / f'{name}.json').exists()
+    there = lambda name: Places(workdir).result(name).exists()
     jobs = {
         f'{kind}-{teacher}': functools.partial(
             _teacher, protocol, kind, teacher, config(teacher), workdir, options
@@ -106,7 +107,7 @@ def _measured(protocol, kind, teacher, config, seed, workdir, mesh, options) -> 
         discover = functools.partial(search, run, protocol.discovery, name)
         return measure(run, discover, seed, protocol.problems)
 
-    return stored(workdir / 'results' / f'{name}.json', compute)
+    return stored(Places(workdir).result(name), compute)
 
 
 def _run_of(config: TeacherConfig, folder: epath.Path, mesh: Mesh, options: RunOptions) -> Run:
@@ -129,12 +130,13 @@ def search(run: Run, discovery: DiscoveryConfig, name: str, num_classes: int, se
         seed: of the search.
     """
     of = f'{name}-{num_classes}'
+    at = run.places.search(of)
     found = discover_circuits(
         run,
         lambda: {'teacher': run.teacher},
         dataclasses.replace(search_for(num_classes, discovery), seed=seed),
-        {'teacher': run.workdir / 'circuits' / of},
-        training=run.workdir / 'stages' / of,
+        at.circuits,
+        training=at.training,
         description=f'discover: {of}',
         options=run.options.unchecked,
     )

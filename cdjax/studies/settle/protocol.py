@@ -7,6 +7,7 @@ from typing import Any
 
 from cdjax.planted.plan import PlanConfig
 from cdjax.planted.training import PlantConfig
+from cdjax.studies.circuits.config import EVALUATED, TELLING_SIZES
 from cdjax.studies.inputs import InputsConfig
 from cdjax.studies.settle.verdicts import Hypothesis
 from cdjax.studies.teacher import TeacherConfig, TeacherShape
@@ -61,7 +62,7 @@ class PlantedProtocol:
     seeds: tuple[int, ...] = (0, 1, 2)
     gates: tuple[Hypothesis, ...] = GATES
     no_classes: Hypothesis = NO_CLASSES
-    problems: int = 1000
+    problems: int = EVALUATED
 
     def planted(self, seed: int) -> TeacherConfig:
         """Returns the planted teacher of a seed."""
@@ -101,9 +102,8 @@ class Claim:
     sizes: tuple[float, ...] = (0.03, 0.05)
 
 
-SIZES = (0.02, 0.03, 0.05, 0.08, 0.1)
 CLAIMS = (
-    Claim('one mask is no worse than any ranking', 'one_mask', ATTRIBUTION, -0.01, SIZES),
+    Claim('one mask is no worse than any ranking', 'one_mask', ATTRIBUTION, -0.01, TELLING_SIZES),
     Claim('one mask beats every ranking by 10 points', 'one_mask', ATTRIBUTION, 0.1),
     Claim('learned classes beat one mask by 10 points', 'learned', 'one_mask', 0.1),
     Claim('learned beat random classes by 10 points', 'learned', 'random_classes', 0.1),
@@ -149,9 +149,9 @@ class ComparisonProtocol:
     )
     ablations: tuple[tuple[str, float], ...] = (('mean', 0.0), ('counterfactual', 0.5))
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    sizes: tuple[float, ...] = SIZES
+    sizes: tuple[float, ...] = TELLING_SIZES
     claims: tuple[Claim, ...] = CLAIMS
-    problems: int = 1000
+    problems: int = EVALUATED
 
 
 def protocol_hash(protocol: Any) -> str:

@@ -11,6 +11,7 @@ from cdjax.studies.outlook import (
     passes_stage,
     training_stage,
 )
+from cdjax.studies.places import Places
 from cdjax.studies.settle.protocol import ATTRIBUTION, ComparisonProtocol, PlantedProtocol
 from cdjax.studies.teacher import TeacherConfig
 
@@ -35,7 +36,7 @@ def planted_stages(protocol: PlantedProtocol, folder: epath.Path) -> Iterator[St
             for seed in protocol.seeds:
                 name = f'{kind}-{teacher}-{seed}'
                 steps = _SEARCHES * protocol.discovery.optimizer.steps
-                result = folder / 'results' / f'{name}.json'
+                result = Places(folder).result(name)
                 yield passes_stage(f'find circuits: {name}', result, steps=steps)
 
 
@@ -49,15 +50,15 @@ def comparison_stages(
         inputs: the teacher and its problems.
         folder: of the run; it need not be there.
     """
-    results, length = folder / 'results', inputs.dataset.tokens.shape[1]
+    places, length = Places(folder), inputs.dataset.tokens.shape[1]
     shapes = {'teacher': (inputs.teacher_config, inputs.teacher_dtype)}
     memory = discovery_bytes(shapes, protocol.discovery, length)
     for ablation, _ in protocol.ablations:
-        yield passes_stage(f'attribute: {ablation}', results / f'{ablation}-{ATTRIBUTION}.json')
+        yield passes_stage(f'attribute: {ablation}', places.result(f'{ablation}-{ATTRIBUTION}'))
         for seed in protocol.seeds:
             steps = (1 + len(protocol.trained)) * protocol.discovery.optimizer.steps
             name = f'{ablation}-{seed}'
-            done = (results / f'{name}.json').exists()
+            done = places.result(name).exists()
             yield Stage(f'learn masks: {name}', steps, done=done, memory=memory)
 
 
