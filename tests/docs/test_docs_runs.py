@@ -26,6 +26,8 @@ NOT_RUN = {
     'recipes/front': 'likewise',
     'recipes/attribution': 'minutes; tests/studies/test_study_discovery.py has such classes',
     'runs/attribution': 'those circuits',
+    'recipes/em_classes': 'likewise minutes; tests/circuits/test_expectation.py has such classes',
+    'runs/em/': 'those circuits',
     'twins': 'minutes; tests/studies/test_twins.py runs the study',
     'recipes/times': 'a teacher of minutes, and circuits of it',
     'runs/times': 'likewise',
