@@ -6,7 +6,7 @@ import toy_study as toy
 
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.components import paired_components
-from cdjax.run.checkpoints import tree_names
+from cdjax.run.checksums import tree_names
 
 
 def chosen(alignment):

@@ -42,6 +42,7 @@ NOT_RUN = {
     'smollm2': 'likewise',
     '--primary=': 'minutes; tests/studies/test_table_of_arms.py runs the primary comparison',
     '--keep_layers=': 'a checkpoint of the reader; tests/models/test_keep_layers.py does it',
+    '--figure=': 'a figure of the demo; tests/report/test_report_compare.py saves one',
     '--compare': 'two finished runs; tests/report/test_report_compare.py makes them',
     '--plugins=': 'tests/test_extending.py runs it with the modules of that page',
     '--ablation=$ablation': 'a variable of the shell; the same without it is run',

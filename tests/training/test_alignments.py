@@ -12,7 +12,7 @@ from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.interchange import patch_teacher
 from cdjax.distillation.store import OnlineTeacher, TeacherStore, Wanted
 from cdjax.errors import InputError
-from cdjax.run.checkpoints import tree_names
+from cdjax.run.checksums import tree_names
 from cdjax.run.options import RunOptions
 from cdjax.training.distillation import (
     DistillationConfig,
