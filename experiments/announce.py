@@ -1,5 +1,6 @@
 """The first line of a run, and with --dry_run all that it is going to do."""
 
+import itertools
 import json
 import re
 import sys
@@ -53,8 +54,12 @@ def first_line(outlook: Outlook) -> str:
 
 def how_long(arguments: Sequence[str]) -> str:
     """Returns what the recipe of a command says of its time, or where the time will be told."""
-    recipes = [word.partition('=')[2] for word in arguments if 'flagfile=' in word]
-    for recipe in map(Path, recipes):
+    recipes = [
+        word.partition('=')[2] or following
+        for word, following in itertools.pairwise([*arguments, ''])
+        if word.lstrip('-').partition('=')[0] == 'flagfile'
+    ]
+    for recipe in (Path(name).expanduser() for name in recipes):
         if recipe.is_file() and (told := re.search(r'^# Time: +(.*)$', recipe.read_text(), re.M)):
             return f'{recipe.name} says: {told[1].rstrip(".")}'
     return 'the time that is left is told from the first steps on'

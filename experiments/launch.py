@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from cdjax.errors import InputError
-from cdjax.parallel.preemption import BETWEEN_TRAININGS, Preempted
+from cdjax.parallel.preemption import BETWEEN_TRAININGS, STOP, Preempted
 from cdjax.run import lock
 from cdjax.training.diagnostics import GradientError
 from cdjax.wording import NBSP
@@ -73,6 +73,8 @@ def run(main: Callable[..., None], *, words: int = 0) -> None:
     os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
     signal.signal(signal.SIGTERM, _stop)
+    say_ignored = sys.unraisablehook
+    sys.unraisablehook = lambda it: None if it.exc_type is Preempted else say_ignored(it)
 
     def guarded(argv: list[str]) -> int:
         logging.set_verbosity(logging.WARNING)
@@ -182,4 +184,5 @@ def _import_plugins() -> None:
 
 def _stop(*_) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    STOP.set()
     raise Preempted(BETWEEN_TRAININGS)

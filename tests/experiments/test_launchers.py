@@ -14,6 +14,7 @@ import pytest
 from forks import ROOT
 from launchers import run_launchers
 
+from cdjax.parallel import preemption
 from cdjax.parallel.preemption import Preempted
 from cdjax.run.folder import VERSION
 from cdjax.studies.inputs import EMBEDDED_TEACHER
@@ -290,6 +291,7 @@ def status_of(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, 'argv', ['launcher'])
     monkeypatch.setattr(warnings, 'showwarning', warnings.showwarning)
+    monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
 
     def run(main):
         with pytest.raises(SystemExit) as stop:
@@ -298,6 +300,7 @@ def status_of(monkeypatch):
 
     yield run
     signal.signal(signal.SIGTERM, before)
+    preemption.STOP.clear()
 
 
 @pytest.mark.parametrize(
@@ -324,3 +327,17 @@ def test_sigterm_while_nothing_trains_asks_to_be_started_again(status_of, capsys
     assert status_of(main) == 75
     assert 'the same command continues' in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, 'a second one ends it at once'
+
+
+def test_sigterm_while_an_object_is_deleted_stops_at_the_next_stage(status_of, capsys):
+    class Deleted:
+        def __del__(self):  # what is raised here, Python ignores
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def main():
+        Deleted()
+        preemption.heed_preemption()
+
+    assert status_of(main) == 75
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('stopped: ')
