@@ -13,7 +13,7 @@ import jax
 from absl import flags
 
 from cdjax.report.terminal import arms_table, headroom_table, pooled_lines, students_tables
-from cdjax.studies.analysis import pooled_table
+from cdjax.studies.analysis import check_pool, pooled_table
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
 from experiments import launch
@@ -55,6 +55,7 @@ flags.DEFINE_list(
 
 def main() -> None:
     """Runs all arms and prints a table for each start."""
+    check_pool(FLAGS.pool)
     arms = arms_from_flags()
     config = PipelineConfig(
         inputs=reaching(inputs_from_flags()),

@@ -130,7 +130,10 @@ def _read_recipe(path: str) -> None:
     """Sets the flags of a flag file that are defined here; those of the command line win."""
     if not Path(path).is_file():
         raise InputError(f'recipe={path} is no file: name one of experiments/recipes')
-    lines = FLAGS.read_flags_from_files([f'--flagfile={path}'])
+    try:
+        lines = FLAGS.read_flags_from_files([f'--flagfile={path}'])
+    except UnicodeDecodeError as error:
+        raise InputError(f'recipe={path} is no text: {error}') from error
     FLAGS([sys.argv[0], *lines, *sys.argv[1:]], known_only=True)
 
 

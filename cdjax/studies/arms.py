@@ -92,8 +92,10 @@ class ArmsConfig:
             if values is None:
                 continue
             unknown = [value for value in values if value not in known]
-            if unknown or not values:
-                raise InputError(f'{field}={",".join(values)}: choose from {", ".join(known)}')
+            if unknown or not values or len(set(values)) < len(values):
+                raise InputError(
+                    f'{field}={",".join(values)}: choose from {", ".join(known)}, each of them once'
+                )
         check_site(self.arms, self.alignment)
         if self.mechanism is not None:
             MechanismConfig(self.mechanism)  # one that finds nothing is refused

@@ -8,6 +8,7 @@ from bad_inputs import BROKEN_LINES, make_files
 from launchers import run_launchers
 
 TOY = ('--teacher={teacher}', '--operands=2', '--high=9', '--compilation_cache=')
+ARITHMETIC = TOY[1:3]  # not of problems that are given
 RUN = (*TOY, '--workdir={new}', '--least_accuracy=0')  # the toy teacher answers nothing right
 BATCH = '--batch_size=16'  # of a share of 29
 SOUND = {
@@ -16,7 +17,7 @@ SOUND = {
     'compare_arms': (*RUN, BATCH),
     # Of the 32 neurons of its student 1 % are none.
     'pipeline': (*RUN, BATCH, '--smallest_size=.05'),
-    'accuracy': TOY,
+    'accuracy': (*TOY[:2], '--ranges=0:9', TOY[-1]),
     'evaluate': (*TOY, '--circuits={circuits}', '--output={new}'),
     'plan': (*TOY[:-1], BATCH, '--target=cpu', '--nolargest_batch', '--output={new}'),
     'train_teacher': (*TOY[1:], '--workdir={new}'),
@@ -51,6 +52,8 @@ PROBLEMS = [
     ('accuracy', '--shot_counts=x', 'shot_counts=x', 'integers'),
     ('accuracy', '--ranges=9:0', 'high=0 is below low=9'),
     ('accuracy', '--output={file}', 'holds something else than a table of accuracies'),
+    ('accuracy', '--high=99', 'high=99 is not read here', '--ranges'),
+    ('accuracy', '--shots=3', 'shots=3 is not read here', '--shot_counts'),
     ('compare_arms', '--num_problems=0', 'num_problems=0', '1 to'),
     ('train_teacher', '--num_problems=-5', 'num_problems=-5', '1 to'),
     ('pipeline', '--num_problems=1e3', 'num_problems=1e3'),
@@ -102,6 +105,7 @@ PROBLEMS = [
     ('tune', '--validation_share=1', 'validation_share=1.0', 'below 1'),
     ('tune', '--seeds=a', 'seeds=a', 'write numbers'),
     ('twins', '--teachers=7', 'teachers=7', 'name some of 0,1,2'),
+    ('twins', '--teachers=0,0', 'teachers=0,0', 'each of them once'),
     ('twins', '--only=lookup-0', 'only=lookup-0', 'choose from lookup_second-0'),
     ('compare_arms', '--share_high=x', 'share_high=x: write integers'),
     ('pipeline', '--share_high=1,2,3', 'share_high=1,2,3 has 3 limits', '2 operands'),
@@ -114,14 +118,17 @@ PROBLEMS = [
     ('compare_arms', '--training_problems=2', 'batch_size=2 is too small'),
     ('compare_arms', '--arm_circuits=planted', 'ground_truth.json does not exist'),
     ('compare_arms', '--text={folder}/none', 'text={folder}/none cannot be read'),
+    ('compare_arms', '--pool={foreign}', 'foreign holds no table of arms'),
     ('pipeline', '--other_tasks=sudoku', 'sudoku cannot be read'),
 ]
 TASK_FILES = [
     ('discover', '--task=sudoku', "there is no task 'sudoku'", 'mod_113'),
     ('train_teacher', '--task=mod_113 --task_file={task_empty}', 'give one of them'),
+    ('discover', '--task=mod_113 --operands=3', 'operands=3 is of arithmetic', 'task=mod_113'),
     ('discover', '--task=lookup --shots=2 --answer_end=;', 'shots=2', 'of arithmetic alone'),
     ('pipeline', '--studies=astrology', "there is no study 'astrology'", 'num_classes'),
     ('discover', '--plugins=no.such.module', 'plugins=no.such.module', "No module named 'no'"),
+    ('discover', '--plugins=.mine', 'plugins=.mine cannot be imported', 'relative import'),
     ('discover', '--task_file={folder}/none.jsonl', 'none.jsonl cannot be read'),
     ('pipeline', '--task_file={folder}', 'cannot be read'),
     ('distill', '--task_file={task_empty}', 'has no lines'),
@@ -150,6 +157,7 @@ MODELS = [
     ('distill', '--teacher=llama3_8b', 'shape without weights', '--random_weights'),
     ('plan', '--teacher=lama3', 'neither a preset'),
     ('discover', '--teacher={config_none}', 'holds no config.json'),
+    ('discover', '--teacher={run_other}', 'describes no model', 'that of a run'),
     ('pipeline', '--teacher={config_cut}', 'config.json is no config', 'no JSON'),
     ('distill', '--teacher={config_list}', 'no JSON object'),
     ('evaluate', '--teacher={config_gpt2}', "model_type='gpt2'"),
@@ -202,6 +210,8 @@ MODELS = [
 ]
 CIRCUITS = [
     ('evaluate', '--circuits={folder}/none', 'none.safetensors does not exist'),
+    ('evaluate', '--circuits=', 'no file of circuits is named'),
+    ('compare', '{teacher} {circuits}', 'teacher is a folder: name a file of circuits'),
     ('evaluate', '--circuits={circuits_half}', 'circuits_half.safetensors does not exist'),
     ('evaluate', '--circuits={circuits_cut}', 'is not a circuit, or is damaged'),
     ('evaluate', '--circuits={circuits_pair}', 'was written beside another one'),
@@ -251,6 +261,7 @@ DISCOVERY = [
     ('compare_arms', '--loss_weights=usage=much', 'write TERM=NUMBER'),
     ('discover', '--loss_weights=usage=nan', 'usage=nan'),
     ('discover', '--loss_weights=authors', 'write TERM=NUMBER'),
+    ('discover', '--loss_weights=usage=1,usage=2', 'usage is given twice'),
     ('discover', '--gumbel_temperature=0', 'temperature=0'),
     ('pipeline', '--gumbel_temperature=inf', 'temperature=inf'),
     ('discover', '--mask_hidden=8', 'mask_hidden=8', 'no option of objective=any_size'),
@@ -278,6 +289,7 @@ DISCOVERY = [
     ('discover', '--encode_positions=99', 'encode_positions', '99'),
     ('compare_arms', '--encode_positions=x', 'write integers'),
     ('discover', '--discovery_steps=0', 'steps=0'),
+    ('discover', '--discovery_steps=99999999999', 'steps=99999999999', 'less than 2^31'),
     ('pipeline', '--discovery_steps=-2', 'steps=-2'),
     ('discover', '--discovery_batch_size=0', 'batch_size=0'),
     ('compare_arms', '--discovery_batch_size=-8', 'batch_size=-8'),
@@ -351,6 +363,7 @@ DISTILLATION = [
     ('compare_arms', '--arms=kd,circiuts', 'kd,circiuts', 'choose from kd'),
     ('pipeline', '--arms=', 'arms='),
     ('compare_arms', '--starts=middle', 'starts=middle'),
+    ('compare_arms', '--starts=nothing,nothing', 'starts=nothing,nothing', 'each of them once'),
     ('pipeline', '--starts=', 'starts='),
     ('compare_arms', '--seeds=', 'seeds='),
     ('pipeline', '--seeds=a,b', 'seeds=a,b', 'integers'),
@@ -371,7 +384,7 @@ RUNS = [
     ('distill', '--workdir={file}/run', 'cannot be written'),
     ('pipeline', '--workdir={foreign}', 'thesis.tex'),
     ('discover', '--workdir={run_other}', 'holds another run', 'another --workdir'),
-    ('pipeline', '--workdir={run_other}', 'holds another run', 'another --workdir'),
+    ('pipeline', '--workdir={run_other}', 'another run, of discover and not of pipeline'),
     ('train_teacher', '--workdir={run_cut}', 'is damaged'),
     ('discover', '--workdir={run_list}', 'is damaged'),
     ('discover', '--workdir=/proc/none/run', 'cannot be written'),
@@ -428,6 +441,7 @@ OTHERS = [
     ('convert', '--golden={golden}', 'is no golden file'),
     ('convert', '--golden={golden} --save_golden={new}', 'no --golden'),
     ('convert', '--save_golden={foreign}', 'is a folder'),
+    ('convert', '--save_golden={golden}', 'golden exists: name another file'),
     ('train_teacher', '--hidden_size=0', 'hidden_size=0'),
     ('train_teacher', '--hidden_size=-4', 'hidden_size=-4'),
     ('train_teacher', '--heads=0', 'heads=0'),
@@ -456,6 +470,8 @@ OTHERS = [
     ('plan', '--job=dream', '--job=dream'),
     ('plan', '--recipe={folder}/none', 'is no file'),
     ('plan', '--recipe={recipe_unknown}', '--steps=many'),
+    ('plan', '--recipe={task_binary}', 'task_binary is no text'),
+    ('plan', '--flagfile={recipe_other}', 'no flag --workdir', '--recipe=FILE'),
     ('plan', '--tokens_per_pass=0', 'tokens_per_pass=0'),
     ('plan', '--output={file}/plan.json', 'is no folder'),
     ('plan', '--output={foreign}', 'is a folder'),
@@ -465,6 +481,11 @@ OTHERS = [
     ('report', '', 'results.json does not exist'),
     ('report', '--workdir={results_cut}', 'is damaged'),
     ('report', '--workdir={results_list}', 'is damaged'),
+    ('report', '--workdir={file}', 'file is a file: name the folder of the run'),
+    ('report', '--output=a.html', 'output=a.html is for --compare or --figure'),
+    ('report', '--figure=methods-1 --output={file}', 'name a file that ends with .svg'),
+    ('report', '--figure=methods-1 --output={file}/a.svg', 'is no folder'),
+    ('report', '--compare=yes', '--compare=yes: write true or false, or no value'),
     ('benchmark', '--suite=speed', '--suite=speed'),
     ('benchmark', '--model=llama9', '--model=llama9'),
     ('benchmark', '--devices=0', 'devices=0'),
@@ -482,6 +503,7 @@ FLAGS = [
     ('report', '--work_dir=9', 'no flag --work_dir', '--workdir'),
     ('discover', '--random_weights=perhaps', '--random_weights=perhaps'),
     ('discover', '--flagfile={folder}/none.flags', 'none.flags'),
+    ('discover', '--flagfile={task_binary}', 'flagfile: ', 'a flag a line'),
     ('plan', '--steps', '--steps'),
     ('distill', 'seeds=3', "unexpected argument 'seeds=3'"),
     ('convert', '--to', '--to'),
@@ -513,7 +535,8 @@ def outcomes(tmp_path_factory):
         new = folder / f'new-{at}'
         flagged = text.startswith('--')
         own = re.split(r' (?=--)', text) if flagged else text.split()
-        flags = [flag.format(new=new, **files) for flag in (*SOUND[launcher], *own)]
+        sound = [flag for flag in SOUND[launcher] if flag not in ARITHMETIC or '--task' not in text]
+        flags = [flag.format(new=new, **files) for flag in (*sound, *own)]
         commands[name_of(at)] = [launcher, *flags]
     for at, (launcher, _) in enumerate(REQUIRED, len(CASES)):
         commands[name_of(at)] = [launcher]
