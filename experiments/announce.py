@@ -27,14 +27,15 @@ def announce(outlook: Outlook) -> None:
         sys.exit(0)
 
 
-def announce_measuring(line: str, facts: Mapping[str, Any]) -> None:
+def announce_measuring(line: str, facts: Mapping[str, Any], *, time: str | None = None) -> None:
     """Prints what a launcher without trainings is going to do; with --dry_run ends there.
 
     Args:
         line: what, of what and where to.
         facts: all that decides it, which a dry run prints too.
+        time: how long it takes; if None, what `how_long` returns.
     """
-    say(line)
+    say(f'{line}; {time or how_long(sys.argv)}')
     if FLAGS.dry_run:
         say('\n'.join(['', 'configuration:', *settings(facts), '', NOTHING]))
         sys.exit(0)
@@ -62,7 +63,7 @@ def how_long(arguments: Sequence[str]) -> str:
     for recipe in (Path(name).expanduser() for name in recipes):
         if recipe.is_file() and (told := re.search(r'^# Time: +(.*)$', recipe.read_text(), re.M)):
             return f'{recipe.name} says: {told[1].rstrip(".")}'
-    return 'the time that is left is told from the first steps on'
+    return 'the time that is left is told on the way'
 
 
 def plan(outlook: Outlook) -> str:

@@ -80,8 +80,9 @@ def main() -> None:
     job, mesh = job_from_flags(), _mesh_from_flags(target)
     announce_measuring(
         f'plan: the programs of experiments.{FLAGS.job} for {target.name}, compiled on this '
-        'machine, seconds to minutes each; nothing is loaded or run',
+        'machine; nothing is loaded or run',
         as_json({'job': job, 'mesh': mesh, 'largest_batch': FLAGS.largest_batch}),
+        time='seconds to minutes each',
     )
     plan = plan_job(
         job,

@@ -16,6 +16,7 @@ from experiments.announce import announce_measuring
 from experiments.flags import define_dry_run_flag
 
 FLAGS = flags.FLAGS
+SECONDS = 'some seconds'  # is how long a page takes
 flags.DEFINE_string(
     'workdir', 'runs/pipeline', 'Folder of a finished pipeline, where it is no argument.'
 )
@@ -50,7 +51,9 @@ def main(*workdirs: str) -> None:
         target = _target('compare', '.html')
         runs = read_runs(*workdirs)
         announce_measuring(
-            f'report: {" beside ".join(workdirs)}', {'runs': workdirs, 'page': target}
+            f'report: {" beside ".join(workdirs)}',
+            {'runs': workdirs, 'page': target},
+            time=SECONDS,
         )
         write_comparison(runs, target)
         launch.say(f'everything is in {target}')
@@ -69,7 +72,7 @@ def main(*workdirs: str) -> None:
             f'{workdir}/{REPORT}'
         )
     results = read_results(workdir)
-    announce_measuring(f'report: of {workdir}, from what it has stored', facts)
+    announce_measuring(f'report: of {workdir}, from what it has stored', facts, time=SECONDS)
     page = write_report(workdir, results)
     figure = None if FLAGS.figure is None else take_figure(page.read_text(), FLAGS.figure)
     launch.say(summary(results))

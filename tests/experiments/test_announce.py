@@ -4,7 +4,7 @@ import pytest
 
 from experiments.announce import how_long
 
-UNKNOWN = 'the time that is left is told from the first steps on'
+UNKNOWN = 'the time that is left is told on the way'
 
 
 @pytest.fixture

@@ -262,7 +262,7 @@ def test_a_dry_run_without_trainings_tells_what_is_asked_or_made(outcomes):
             r'accuracy: .*/teacher on 2 ranges of operands, \d+ problems .*',
             'max_prob',
         ),
-        'convert': (r'convert: .*/teacher to .*/dry, orbax', 'keep_layers = null'),
+        'convert': (r'convert: .*/teacher to .*/dry, orbax; the time .*', 'keep_layers = null'),
         'benchmark': (r'benchmark: forward; of speed 5 rounds .*', 'shape = "small"'),
         'plan': (
             r'plan: the programs of experiments.distill for cpu, .*',
