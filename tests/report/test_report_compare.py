@@ -36,7 +36,7 @@ def runs(tmp_path):
 def test_settings_that_differ():
     first = {'version': 1, 'a': {'b': 1, 'c': [1, 2]}, 'd': None}
     second = {'version': 2, 'a': {'b': 2, 'c': [1, 2]}, 'e': 0}
-    assert differing([first, second]) == [('a.b', [1, 2]), ('e', ['–', 0])]
+    assert differing([first, second]) == [('a.b', ['1', '2']), ('e', ['–', '0'])]
 
 
 def test_a_page_on_two_runs(runs, tmp_path):
