@@ -250,8 +250,8 @@ def test_a_study_has_a_section_and_that_of_a_stranger_says_how_to_see_it(pages):
     page = pages['two starts']
     assert (
         'The number of classes matters most at 5\u00a0% of the neurons, where 4\u00a0classes keep '
-        '72\u00a0% and 1 51\u00a0% (+21.0 points, 95 % interval by seed +8.3 to +33.7), more than '
-        'seeds explain.'
+        '72\u00a0% of the answers, and 1\u00a0class 51\u00a0% (+21.0 points, 95 % interval by seed '
+        '+8.3 to +33.7), more than seeds explain.'
     ) in page
     assert 'The module that added the study &#39;gone&#39; is not imported' in page
 
