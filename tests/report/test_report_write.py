@@ -202,7 +202,7 @@ def test_neurons_and_classes_and_where_it_was_run(pages):
     text = pages['two starts'].replace('\u00a0', ' ')
     assert 'Stands out in class 0; in the circuit of class 0.' in text
     assert 'Shared; in no circuit.' in text
-    assert 'operators + − 75 % <span class="note">(25 % of all)' in text
+    assert 'operators + −: 75 % <span class="note">(25 % of all)' in text
     assert '<td class="n wrong">7<span class="hidden"> (wrong)</span></td>' in text
     assert 'Class 3: 0 unseen problems</summary>' in text
     assert '<code>python -m experiments.pipeline --seeds=0,1,2</code>' in text
