@@ -29,9 +29,11 @@ format: $(TESTS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Two processes: compilation, which is most of it, uses one core each. Files in the order of conftest.py.
+# Two processes: compilation, which is most of it, uses one core each, and a sixth less of it where
+# jemalloc is installed (libjemalloc2). Files in the order of conftest.py.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
+	LD_PRELOAD='$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2))' \
+	  $(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
 # The documentation as a site, in site/; a warning is an error.
 docs: $(TESTS)
