@@ -119,13 +119,27 @@ def _parse(argv: list[str]) -> list[str]:
         if any(word in help_page.HELP_WORDS for word in argv[1:]):
             print(help_page.page())
             sys.exit(0)
-        words = flags.FLAGS(argv)
+        words = flags.FLAGS(_flagfiles_first(argv))
         _expand_home()
         return words
     except flags.Error as error:
         sys.exit(_refuse(error))
     except UnicodeDecodeError as error:
         sys.exit(_refuse(InputError(f'flagfile: {error}: name a text with a flag a line')))
+
+
+def _flagfiles_first(argv: list[str]) -> list[str]:
+    """Returns the words with flag files in front: of two values of a flag the later one holds."""
+    program, *rest = argv
+    files, others = [], []
+    while rest and rest[0] != '--':
+        word = rest.pop(0)
+        is_file = word.lstrip('-').partition('=')[0] == 'flagfile' and word.startswith('-')
+        (files if is_file else others).append(word)
+        if is_file and '=' not in word:
+            files += rest[:1]
+            rest = rest[1:]
+    return [program, *files, *others, *rest]
 
 
 def _expand_home() -> None:

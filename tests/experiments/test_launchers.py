@@ -319,6 +319,34 @@ def test_exit_statuses(status_of, capsys, raised, status, words):
     assert words in capsys.readouterr().err
 
 
+def test_the_command_line_wins_over_a_flag_file_wherever_it_stands():
+    words = [
+        'main',
+        '--a=1',
+        '--flagfile=x',
+        'run',
+        '-flagfile',
+        'y',
+        '--b',
+        '2',
+        '--',
+        '--flagfile=z',
+    ]
+    first = [
+        'main',
+        '--flagfile=x',
+        '-flagfile',
+        'y',
+        '--a=1',
+        'run',
+        '--b',
+        '2',
+        '--',
+        '--flagfile=z',
+    ]
+    assert launch._flagfiles_first(words) == first
+
+
 def test_sigterm_while_nothing_trains_asks_to_be_started_again(status_of, capsys):
     def main():
         os.kill(os.getpid(), signal.SIGTERM)
