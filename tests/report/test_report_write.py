@@ -246,6 +246,24 @@ def test_one_seed_is_not_tested():
     assert 'Holm' not in render(results, CONFIG, HISTORIES)
 
 
+@pytest.mark.parametrize('scheme', [0, 1], ids=['light', 'dark'])
+def test_text_can_be_read(scheme):
+    """WCAG 2.2 asks text of this size for a contrast of 4.5 with what lies behind it."""
+    style = (ROOT / 'cdjax' / 'report' / 'templates' / 'style.css').read_text()
+    pairs = re.findall(r'--(\w+): light-dark\(#(\w{6}), #(\w{6})\)', style)
+    colours = {name: both[scheme] for name, *both in pairs}
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        r, g, b = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    for text in ('ink', 'muted', 'blue', 'yes', 'no'):
+        for behind in ('paper', 'wash'):
+            dark, light = sorted(luminance(colours[name]) for name in (text, behind))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, behind)
+
+
 def test_a_study_has_a_section_and_that_of_a_stranger_says_how_to_see_it(pages):
     page = pages['two starts']
     assert (
