@@ -44,13 +44,15 @@ def announce_measuring(line: str, facts: Mapping[str, Any], *, time: str | None 
 def first_line(outlook: Outlook) -> str:
     """Returns what will run, how much it is, on what, where and how long, in one line."""
     parts = [f'{count(outlook.trainings, "training")} of {count(outlook.steps, "step")} in all']
+    time = how_long(sys.argv)
     if outlook.done == len(outlook.stages):
         parts.append('all of it is done')
+        time = 'it is read again'
     elif outlook.left < outlook.steps:
         parts.append(f'{count(outlook.left, "step")} left')
     devices = outlook.mesh.devices
     parts.append(f'on {count(devices.size, "device")} ({devices.flat[0].device_kind})')
-    return f'{outlook.name}: {", ".join(parts)}; in {outlook.workdir}; {how_long(sys.argv)}'
+    return f'{outlook.name}: {", ".join(parts)}; in {outlook.workdir}; {time}'
 
 
 def how_long(arguments: Sequence[str]) -> str:

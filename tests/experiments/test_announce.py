@@ -2,7 +2,9 @@
 
 import pytest
 
-from experiments.announce import how_long
+from cdjax.parallel import one_device
+from cdjax.studies.outlook import Outlook, Stage
+from experiments.announce import first_line, how_long
 
 UNKNOWN = 'the time that is left is told on the way'
 
@@ -20,6 +22,16 @@ def test_a_recipe_is_known_in_every_way_that_flags_are_written(recipe):
     for words in ([f'--flagfile={recipe}'], [f'-flagfile={recipe}'], ['--flagfile', str(recipe)],
                   ['--flagfile=~/mine.flags', '--steps=9']):  # fmt: skip
         assert how_long(['pipeline', *words]) == told
+
+
+def test_a_finished_run_takes_no_time(recipe, monkeypatch):
+    monkeypatch.setattr('sys.argv', ['distill', f'--flagfile={recipe}'])
+    for done, told in ((True, 'all of it is done, on'), (False, 'mine.flags says: 7 minutes')):
+        stages = (Stage('distill', steps=5, done=done),)
+        line = first_line(Outlook('distill', recipe.parent, {}, stages, one_device()))
+        assert line.startswith('distill: 1 training of 5 steps in all, ')
+        assert told in line
+        assert ('7 minutes' in line) != done
 
 
 def test_other_words_are_no_recipe(recipe):
