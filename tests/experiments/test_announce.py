@@ -29,7 +29,7 @@ def test_a_finished_run_takes_no_time(recipe, monkeypatch):
     for done, told in ((True, 'all of it is done, on'), (False, 'mine.flags says: 7 minutes')):
         stages = (Stage('distill', steps=5, done=done),)
         line = first_line(Outlook('distill', recipe.parent, {}, stages, one_device()))
-        assert line.startswith('distill: 1 training of 5 steps in all, ')
+        assert line.startswith('distill: 1\u00a0training of 5\u00a0steps in all, ')
         assert told in line
         assert ('7 minutes' in line) != done
 
