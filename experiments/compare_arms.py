@@ -55,16 +55,14 @@ flags.DEFINE_list(
 
 def main() -> None:
     """Runs all arms and prints a table for each start."""
-    arms = arms_from_flags()
     config = PipelineConfig(
         inputs=reaching(inputs_from_flags()),
         discovery=discovery_from_flags(),
         study=CircuitStudyConfig(methods=()),
-        arms=arms,
+        arms=arms_from_flags(),
         layer_pairs=FLAGS.layer_pairs,
         most_pairs=FLAGS.most_pairs,
         rediscover=(),
-        export=arms.arms[0],
     )
     options = run_options()
     pipeline = Pipeline(

@@ -108,7 +108,7 @@ def render(
             config_text=json.dumps(config, indent=2),
             version=package_version(),
             at=at_circuit_size(study),
-            sections=_sections(studies, cards),
+            sections=_sections(studies, cards, students=bool(results['starts'])),
             headline=summary.headline(results),
             found=_found(results),
             checks=summary.checks(results),
@@ -144,7 +144,7 @@ def environment() -> jinja2.Environment:
     return environment
 
 
-def _sections(studies, cards) -> list[tuple[str, str]]:
+def _sections(studies, cards, *, students: bool) -> list[tuple[str, str]]:
     """Returns the sections of the page in their order: (identity, title)."""
     return [
         ('summary', 'Summary'),
@@ -155,8 +155,7 @@ def _sections(studies, cards) -> list[tuple[str, str]]:
         *([('neurons', 'Neurons')] if cards else []),
         ('classes', 'Classes'),
         ('training', 'Training'),
-        ('arms', 'Arms of distillation'),
-        ('moved', 'What moved'),
+        *([('arms', 'Arms of distillation'), ('moved', 'What moved')] if students else []),
         *((f'study-{study["key"]}', study['title']) for study in studies),
         ('reading', 'How to read this'),
     ]
@@ -172,7 +171,7 @@ def _found(results) -> list[tuple[str, str | None]]:
         ('selectivity', say('selectivity', study)),
         ('classes', say('classes', study)),
         *(('arms', say('arms', start, found)) for start, found in results['starts'].items()),
-        ('moved', say('moved', results['rediscovery'])),
+        *([('moved', say('moved', results['rediscovery']))] if results['starts'] else []),
     ]
 
 
