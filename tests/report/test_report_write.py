@@ -198,6 +198,27 @@ def test_without_neurons_and_problems_of_an_older_run_the_page_is_whole():
     assert 'What is in each class' not in ' '.join(page.text)
 
 
+@pytest.mark.usefixtures('undrawn')
+def test_a_run_without_students_speaks_of_none():
+    results = make_results(starts={}, rediscovery=())
+    results['layer_similarity']['students'] = {}
+    alone = {**CONFIG, 'arms': {**CONFIG['arms'], 'arms': [], 'distillation': {}}}
+    histories = {'discover/teacher': HISTORY}
+    text = render(results, alone, histories)
+    page = Page(text)
+    titles = [a['id'] for a in page.all('h2')]
+    assert not {'arms', 'moved'} & set(titles)
+    assert titles.index('training') < titles.index('study-num_classes')
+    layers = text.partition('id="layers"')[2].partition('</section>')[0]
+    assert 'id="figure-similarity"' in layers
+    body = ' '.join(page.text).partition('The whole configuration')[0].lower()
+    assert 'student' not in body.replace('student’s 95', '').replace('student’s t', '')
+    told = summary(results)
+    assert 'Circuits of 4 classes' in told
+    assert 'tudent' not in told
+    assert 'Starting from' not in told
+
+
 def test_neurons_and_classes_and_where_it_was_run(pages):
     text = pages['two starts'].replace('\u00a0', ' ')
     assert 'Stands out in class 0; in the circuit of class 0.' in text
