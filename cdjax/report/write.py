@@ -32,7 +32,7 @@ from cdjax.run.provenance import read_provenance
 from cdjax.run.results import from_text
 from cdjax.studies.arms import EQUIVALENT, REACH
 from cdjax.studies.extra import STUDIES
-from cdjax.studies.places import student_name
+from cdjax.studies.places import Places, student_name
 from cdjax.studies.study import Section, Table
 
 REPORT, RESULTS = 'report.html', 'results.json'
@@ -55,9 +55,9 @@ def write_report(workdir: epath.PathLike, results: Mapping[str, Any]) -> epath.P
         config = stored_config(workdir)
         if config is None:
             raise InputError(f'{workdir} holds no config.json, so it is no run: name its --workdir')
-        stages = workdir / 'stages'
+        places = Places(workdir)
         trainings = [DISCOVERY, *(f'distill/{name}' for name in kept_students(config))]
-        histories = {name: read_metrics(stages / name) for name in trainings}
+        histories = {name: read_metrics(places.training(name)) for name in trainings}
         provenance = read_provenance(workdir)
         write_atomically(target, render(results, config, histories, provenance))
     return target
