@@ -20,6 +20,7 @@ from cdjax.run.options import RunOptions
 from cdjax.run.provenance import record_start
 from cdjax.run.results import stored
 from cdjax.run.workers import check_workers
+from cdjax.studies.arm_tables import ArmTables
 from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import CircuitStudyConfig, smallest_faithful_share
 from cdjax.studies.discovery import check_accuracy
@@ -183,6 +184,7 @@ class Pipeline:
         self.students = Students(
             self.shared, config.arms, config.discovery, config.layer_pairs, config.most_pairs
         )
+        self.tables = ArmTables(self.students)
 
     @property
     def workdir(self) -> epath.Path:
@@ -191,11 +193,11 @@ class Pipeline:
 
     def compare_arms(self) -> dict[str, Any]:
         """Distils every student that has not been yet; returns runs and tables by start."""
-        return self.students.compare_arms()
+        return self.tables.compare_arms()
 
     def headroom(self) -> dict[str, Any]:
         """Returns how alike the targets of the arms are inside the teacher, by start."""
-        return self.students.headroom()
+        return self.tables.headroom()
 
     def run(self) -> dict[str, Any]:
         """Runs what has not been run yet, and returns all results."""
