@@ -167,7 +167,6 @@ def _found(results) -> list[tuple[str, str | None]]:
     return [
         ('circuits', say('circuits', study)),
         ('circuits', say('without_circuits', study)),
-        ('circuits', say('one_mask', study)),
         ('selectivity', say('selectivity', study)),
         ('classes', say('classes', study)),
         *(('arms', say('arms', start, found)) for start, found in results['starts'].items()),
