@@ -107,7 +107,7 @@ def method_gaps(study: Mapping[str, Any], field: str) -> list[tuple[str, Differe
     others = [(study['methods'][key]['phrase'], point) for key, point in points_.items()]
     if whole is not None and field == 'only':
         size = exact_percent(study['union_size'] / study['neurons'])
-        others.append((f'one mask as large as all circuits together, {size} of the neurons', whole))
+        others.append((f'one mask at the {size} that all circuits hold', whole))
     named = [(f'{phrase} ({percent(point[field])})', point) for phrase, point in others]
     return [(name, point_difference(ours, point, field)) for name, point in named]
 

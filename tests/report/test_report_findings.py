@@ -74,7 +74,7 @@ def test_without_circuits(ours, other, words):
 def test_circuits_are_held_against_one_mask_of_the_size_of_all_of_them():
     study = study_with(0.6, 0.1)
     assert 'one mask' not in say('circuits', study)
-    size = f'{100 * study["union_size"] / study["neurons"]:.3g} % of the neurons'
+    size = f'{100 * study["union_size"] / study["neurons"]:.3g} %'
     for other, words in (
         (0.2, 'more than with'),
         (0.9, 'less than with'),
@@ -82,7 +82,9 @@ def test_circuits_are_held_against_one_mask_of_the_size_of_all_of_them():
     ):
         study['one_mask_at_union_size'] = point(other, 0.0)
         told = plain(say('circuits', study))
-        assert f'one mask as large as all circuits together, {size} ({100 * other:.0f} %)' in told
+        assert (
+            f'one mask at the {size} that all circuits hold ({100 * other:.0f} %)' in told
+        )
         assert words in told
         assert 'one mask' not in say('without_circuits', study)
 
