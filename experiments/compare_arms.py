@@ -12,7 +12,12 @@ Example, 15 minutes on two CPU cores; what it is going to do is told by --dry_ru
 import jax
 from absl import flags
 
-from cdjax.report.terminal import arms_table, headroom_table, pooled_lines, students_tables
+from cdjax.report.terminal_students import (
+    arms_table,
+    headroom_table,
+    pooled_lines,
+    students_tables,
+)
 from cdjax.studies.analysis import pooled_table
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig

@@ -82,9 +82,7 @@ def test_circuits_are_held_against_one_mask_of_the_size_of_all_of_them():
     ):
         study['one_mask_at_union_size'] = point(other, 0.0)
         told = plain(say('circuits', study))
-        assert (
-            f'one mask at the {size} that all circuits hold ({100 * other:.0f} %)' in told
-        )
+        assert f'one mask at the {size} that all circuits hold ({100 * other:.0f} %)' in told
         assert words in told
         assert 'one mask' not in say('without_circuits', study)
 

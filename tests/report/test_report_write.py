@@ -28,7 +28,8 @@ from cdjax.errors import InputError
 from cdjax.report.chart import share_axis
 from cdjax.report.figure_file import take_figure
 from cdjax.report.method_curves import method_curves
-from cdjax.report.terminal import WIDTH, summary
+from cdjax.report.terminal import summary
+from cdjax.report.terminal_students import WIDTH
 from cdjax.report.write import read_results, render, write_report
 from cdjax.run.results import to_text
 
