@@ -94,7 +94,7 @@ def render(
     """
     study, history = results['circuits'], histories.get(DISCOVERY, ())
     charts = _charts(results, config, history)
-    cards = neuron_cards(results['neurons']) if results.get('neurons') else []
+    cards = neuron_cards(results['neurons'])
     studies = [_study(key, result) for key, result in results['studies'].items()]
     drawn = [*filter(None, charts.values()), *(card.chart for card in cards)]
     drawn += [chart for study in studies for chart in study['charts']]
@@ -122,7 +122,7 @@ def render(
             history=history,
             gradients=gradient_rows(histories),
             limits=findings.limits(results, config),
-            provenance=describe(config, provenance, study.get('family')),
+            provenance=describe(config, provenance, study['family']),
             studies=studies,
         )
     )
@@ -191,7 +191,7 @@ def _charts(results, config, history) -> dict[str, Chart | None]:
         ),
         'discovery': discovery_curves(history, config['discovery']['objective']['key']),
         'moved': None,
-        'similarity': None,
+        'similarity': maps.similarity_maps(results['layer_similarity']),
     }
     for start, found in starts.items():
         charts[f'arms-{start}'] = arm_curves(start, found)
@@ -212,8 +212,6 @@ def _charts(results, config, history) -> dict[str, Chart | None]:
             'Accuracy in per cent on class k (columns) with circuit j ablated (rows). The students '
             'were searched again, for the teacher’s classes.',
         )
-    if results.get('layer_similarity'):
-        charts['similarity'] = maps.similarity_maps(results['layer_similarity'])
     return charts
 
 

@@ -190,16 +190,6 @@ def test_every_mark_says_its_value(pages):
 
 
 @pytest.mark.usefixtures('undrawn')
-def test_without_neurons_and_problems_of_an_older_run_the_page_is_whole():
-    results = make_results(starts={'nothing': make_start({})})
-    for name in ('neurons', 'problems', 'layer_similarity'):
-        del results[name]
-    page = Page(render(results, CONFIG, HISTORIES))
-    assert len(page.all('h2')) == 10 + 2
-    assert 'What is in each class' not in ' '.join(page.text)
-
-
-@pytest.mark.usefixtures('undrawn')
 def test_a_run_without_students_speaks_of_none():
     results = make_results(starts={}, rediscovery=())
     results['layer_similarity']['students'] = {}
