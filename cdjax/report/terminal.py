@@ -15,6 +15,7 @@ from cdjax.report.terminal_students import (
     rediscovery_table,
     students_tables,
 )
+from cdjax.studies.circuits.curves import KEPT
 from cdjax.studies.extra import STUDIES
 from cdjax.wording import (
     ABSENT,
@@ -154,7 +155,7 @@ def _circuits(study, smallest) -> list[str]:
         )
     lines += ['', *_sceptic(study), '']
     at = 'at no size tried' if smallest is None else f'from {exact_percent(smallest)} on'
-    kept = f'Circuits keep 95 % of the accuracy {at}; selectivity {_selectivity(study)}.'
+    kept = f'Circuits keep {percent(KEPT)} of the accuracy {at}; selectivity {_selectivity(study)}.'
     lines += textwrap.wrap(kept, WIDTH)
     return lines
 
