@@ -27,20 +27,26 @@ from cdjax.models.llama import Llama
 from cdjax.run.results import to_text
 
 TOP = sys.float_info.max  # JSON knows no infinity
-ROWS, LENGTH, LOGIT_STRIDE = 2, 128, 16
+ROWS, LENGTH = 2, 128
 DTYPES = ('float32', 'bfloat16')
 
 # What is compared, by dtype, and its limit. A wrong RoPE scaling or epsilon shows at 1e-3 and more.
 # float32: max|difference| / max|reference|. Two orders of summation differ by a few 1e-6 in the
-# logits. The residual stream has a looser limit because its denominator is a matter of luck: with
-# the one entry that SmolLM2-135M has at 200 times its mean it is 1e-6, without it up to 1.4e-5.
+# logits, but of a token that a rounding sends elsewhere: one of 256 is 27 times further off than
+# the next in SmolLM2-135M, and in bfloat16 has nothing in common with its float32. So the logits
+# of one token in a hundred may differ; its residual stream may not. That has a looser limit because
+# its denominator is a matter of luck: with the one entry that SmolLM2-135M has at 200 times its
+# mean it is 1e-6, without it up to 1.4e-5.
 # bfloat16: the drift from the float32 reference over the reference's own drift in bfloat16, of the
 # typical token (see `_drift`): equal arithmetic gives 1 within a few per cent, and ours rounds less
-# often. A root mean square would be that one entry's own rounding, 0.3 to 3 by chance.
+# often. One token's quotient is anything from 0.5 to 2 by chance (its logarithm deviates by 0.7),
+# so all 256 are asked: of 16, one certificate in ten would call equal models unequal. A root mean
+# square would be the rounding of that one entry, 0.3 to 3 by chance.
 LIMITS = {
     'float32': {'logits': 1e-5, 'residual': 5e-5},
     'bfloat16': {'logits': 1.1, 'residual': 1.1},
 }
+MOST = 0.99  # of the tokens
 FLOOR = 2.0**-24  # the least relative drift that counts, half a unit in float32's last place
 
 
@@ -51,7 +57,7 @@ class Reference:
     Attributes:
         source: who computed it, with versions.
         tokens: int32 `[B, T]`.
-        logits: by name of dtype, float32 `[B, T / 16, V]`, at the last of every 16 positions.
+        logits: by name of dtype, float32 `[B, T, V]`.
         residual: by name of dtype, float32 `[L, B, T, d]`, the input of each block.
     """
 
@@ -92,8 +98,7 @@ def torch_reference(folder: str | os.PathLike, tokens: np.ndarray) -> Reference:
         ).eval()
         with torch.no_grad():
             out = model(torch.tensor(tokens), output_hidden_states=True, use_cache=False)
-        picked = out.logits[:, LOGIT_STRIDE - 1 :: LOGIT_STRIDE]
-        logits[dtype] = picked.float().numpy()
+        logits[dtype] = out.logits.float().numpy()
         # The last hidden state has been through the final norm; the logits stand for it.
         residual[dtype] = torch.stack(out.hidden_states[:-1]).float().numpy()
         del model, out
@@ -166,9 +171,10 @@ def measure_parity(model: Llama, reference: Reference) -> dict[str, Any]:
     Returns:
         The measurements, ready for JSON: for each dtype the drift of the logits and of the
         residual of each layer from the float32 reference, the worst of them and the limits, and
-        `equal`: whether all is within. `max` is max|difference| / max|reference|, `token` the
-        geometric mean over tokens of ||difference|| / ||reference||; for bfloat16 the reference's
-        own drift stands beside ours, and `worst` is in units of it.
+        `equal`: whether all is within. `max` is max|difference| / max|reference|, `most` the same
+        of all but one token in a hundred, `token` the geometric mean over tokens of
+        ||difference|| / ||reference||; for bfloat16 the reference's own drift stands beside ours,
+        and `worst` is in units of it.
 
     Raises:
         InputError: the reference is of a model of another shape.
@@ -194,7 +200,7 @@ def measure_parity(model: Llama, reference: Reference) -> dict[str, Any]:
         ours = _drifts(logits, residual, exact_logits, exact_residual)
         if dtype == 'float32':
             worst = {
-                'logits': ours['logits']['max'],
+                'logits': ours['logits']['most'],
                 'residual': max(layer['max'] for layer in ours['layers']),
             }
         else:
@@ -217,7 +223,7 @@ def measure_parity(model: Llama, reference: Reference) -> dict[str, Any]:
 @functools.partial(jax.jit, static_argnames='dtype')
 def _forward(model, tokens, dtype):
     logits, activations = model(tokens, capture=('residual',), dtype=dtype)
-    return logits[:, LOGIT_STRIDE - 1 :: LOGIT_STRIDE], activations['residual'].astype(jnp.float32)
+    return logits, activations['residual'].astype(jnp.float32)
 
 
 def _run(model, tokens, dtype):
@@ -240,10 +246,12 @@ def _drift(ours, exact):
     """
     exact = np.asarray(exact, np.float64)
     gap = np.asarray(ours, np.float64) - exact
-    worst = float(np.abs(gap).max() / np.abs(exact).max())
+    furthest, largest = np.abs(gap).max(axis=-1), np.abs(exact).max()
+    most = np.quantile(furthest, MOST, method='higher')
     tokens = np.linalg.norm(gap, axis=-1) / np.maximum(np.linalg.norm(exact, axis=-1), FLOOR)
     token = float(np.exp(np.log(np.maximum(tokens, FLOOR)).mean()))
-    return {name: x if x < TOP else TOP for name, x in (('max', worst), ('token', token))}
+    drifts = {'max': furthest.max() / largest, 'most': most / largest, 'token': token}
+    return {name: float(x) if x < TOP else TOP for name, x in drifts.items()}
 
 
 def _ratio(ours, theirs):
