@@ -58,3 +58,8 @@ def listing(parts: Sequence[str]) -> str:
 def sentence(text: str) -> str:
     """Returns the text with a capital at its start and a full stop at its end."""
     return f'{text[:1].upper()}{text[1:]}.'
+
+
+def plain_lines(lines: Sequence[str]) -> str:
+    """Returns lines as text for a terminal: without no-break spaces and trailing ones."""
+    return '\n'.join(line.rstrip() for line in lines).replace(NBSP, ' ').strip('\n')

@@ -12,7 +12,12 @@ Example, 15 minutes on two CPU cores; what it is going to do is told by --dry_ru
 import jax
 from absl import flags
 
-from cdjax.report.terminal import arms_table, headroom_table, pooled_lines, students_tables
+from cdjax.report.terminal_students import (
+    arms_table,
+    headroom_table,
+    pooled_lines,
+    students_tables,
+)
 from cdjax.studies.analysis import check_pool, pooled_table
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
@@ -56,16 +61,14 @@ flags.DEFINE_list(
 def main() -> None:
     """Runs all arms and prints a table for each start."""
     check_pool(FLAGS.pool)
-    arms = arms_from_flags()
     config = PipelineConfig(
         inputs=reaching(inputs_from_flags()),
         discovery=discovery_from_flags(),
         study=CircuitStudyConfig(methods=()),
-        arms=arms,
+        arms=arms_from_flags(),
         layer_pairs=FLAGS.layer_pairs,
         most_pairs=FLAGS.most_pairs,
         rediscover=(),
-        export=arms.arms[0],
     )
     options = run_options()
     pipeline = Pipeline(

@@ -2,7 +2,8 @@
 
 Writes config.json, results.json, circuits/, stages/ (checkpoints, metrics.jsonl, TensorBoard),
 student/ (a Hugging Face folder) and report.html into --workdir. A killed run, started again with
-the same command, continues.
+the same command, continues. With an empty list of --arms there are no students: circuits, their
+controls and --studies of the teacher alone, whose answers may then have several tokens.
 
 Example, the main job on the teacher that ships with the package, as `make demo` runs it:
     python -m experiments.pipeline --flagfile=experiments/recipes/demo.flags
@@ -10,6 +11,7 @@ Example, the main job on the teacher that ships with the package, as `make demo`
 
 from absl import flags
 
+from cdjax.distillation.arms import CIRCUITS, KD
 from cdjax.report.terminal import summary
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.pipeline import Pipeline, PipelineConfig
@@ -39,10 +41,16 @@ FLAGS = flags.FLAGS
 define_run_flags('runs/pipeline')
 define_workers_flag('searches of --studies')
 flags.DEFINE_list(
-    'rediscover', list(PipelineConfig().rediscover), 'Arms whose students are searched again.'
+    'rediscover',
+    None,
+    f'Arms whose students are searched again; {KD.key} and {CIRCUITS.key}, where they are run, if '
+    'not given.',
 )
 flags.DEFINE_string(
-    'export', PipelineConfig().export, 'Arm whose student is exported to WORKDIR/student.'
+    'export',
+    None,
+    f'Arm whose student is exported to WORKDIR/student; {CIRCUITS.key} if not given, or the first '
+    'arm of a run without it.',
 )
 flags.DEFINE_list(
     'studies',
@@ -70,7 +78,7 @@ def main() -> None:
         arms=arms_from_flags(),
         layer_pairs=FLAGS.layer_pairs,
         most_pairs=FLAGS.most_pairs,
-        rediscover=tuple(FLAGS.rediscover),
+        rediscover=None if FLAGS.rediscover is None else tuple(FLAGS.rediscover),
         export=FLAGS.export,
         studies=tuple(FLAGS.studies),
     )
@@ -78,7 +86,8 @@ def main() -> None:
     pipeline = Pipeline(
         config, FLAGS.workdir, mesh=start_machine(), options=options, announce=announce
     )
-    launch.say(pipeline.config.arms.describe())
+    if pipeline.config.arms.arms:
+        launch.say(pipeline.config.arms.describe())
     results = pipeline.run()
     report = write_report(pipeline.workdir, results)
     launch.say(summary(results))

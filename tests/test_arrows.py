@@ -5,6 +5,7 @@
 
 import ast
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -94,6 +95,18 @@ def test_a_face_shows_what_it_says(name):
         shown = getattr(face, public)
         if callable(shown):
             assert shown.__doc__, f'{name}.{public} has no docstring'
+
+
+@pytest.mark.parametrize('name', FACES)
+def test_without_a_mesh_everything_that_users_call_is_on_one_device(name):
+    face = importlib.import_module(f'cdjax.{name}')
+    shown = {public: getattr(face, public) for public in face.__all__}
+    for public, found in list(shown.items()):
+        if inspect.isclass(found):
+            shown |= {f'{public}.{n}': f for n, f in vars(found).items() if n[0] != '_'}
+    functions = {n: f for n, f in shown.items() if inspect.isfunction(f) or inspect.isclass(f)}
+    meshes = {n: inspect.signature(f).parameters.get('mesh') for n, f in functions.items()}
+    assert [n for n, mesh in meshes.items() if mesh and mesh.default is not None] == []
 
 
 def test_pages_and_notebooks_import_from_faces():

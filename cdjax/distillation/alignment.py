@@ -16,7 +16,7 @@ from cdjax.losses import ActivationPair, RowMemory
 from cdjax.losses.cka import MIN_ROWS
 from cdjax.losses.numerics import float32, product
 from cdjax.models import SITES, LlamaConfig
-from cdjax.parallel.mesh import split_neurons
+from cdjax.parallel.mesh import one_device, split_neurons
 
 LayerPairs = tuple[tuple[int, int], ...]
 
@@ -158,12 +158,13 @@ class Alignment:
             f'in most batches of {batch_size}, and are left out of the alignment there: {remedy}'
         )
 
-    def placed(self, mesh: Mesh) -> 'Alignment':
+    def placed(self, mesh: Mesh | None = None) -> 'Alignment':
         """Returns the alignment as a step takes it.
 
-        Its masks are those of the pairs, float32 `[K, pairs, U]` on the mesh; it is without the
-        classes, which come with each batch, and without the teacher's rows.
+        Its masks are those of the pairs, float32 `[K, pairs, U]` on the mesh (one device if None);
+        it is without the classes, which come with each batch, and without the teacher's rows.
         """
+        mesh = one_device() if mesh is None else mesh
 
         def of_pairs(masks, layers):
             masks = None if masks is None else np.asarray(masks[:, list(layers)], np.float32)

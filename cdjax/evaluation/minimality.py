@@ -32,15 +32,14 @@ def without_blocks(scores: np.ndarray, masks: np.ndarray, blocks: int = BLOCKS) 
     return less.reshape(-1, *masks.shape)
 
 
-def needless_share(drops: np.ndarray, neurons: np.ndarray, *, matters: float = MATTERS) -> float:
+def needless_share(drops: np.ndarray, neurons: np.ndarray) -> float:
     """Returns the share of a circuit's neurons that are in blocks which do not matter.
 
     Args:
         drops: `[B]`, how much the mean probability of the answer falls without each block.
         neurons: `[B]`, neurons of each block.
-        matters: from which fall on a block matters.
     """
-    return float(np.sum(np.where(drops < matters, neurons, 0)) / np.sum(neurons))
+    return float(np.sum(np.where(drops < MATTERS, neurons, 0)) / np.sum(neurons))
 
 
 def drop(whole: np.ndarray, less: np.ndarray) -> tuple[float, tuple[float, float]]:

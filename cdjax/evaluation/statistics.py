@@ -66,10 +66,8 @@ def resampled_means(
     return means.reshape(samples, *values.shape[:-1])
 
 
-def cluster_interval(
-    groups: Sequence[ArrayLike], *, level: float = 0.95, samples: int = SAMPLES, seed: int = 0
-) -> tuple[float, float] | None:
-    """Returns a percentile bootstrap interval of the mean over clusters, and values within each.
+def cluster_interval(groups: Sequence[ArrayLike]) -> tuple[float, float] | None:
+    """Returns the 95 % bootstrap interval of the mean over clusters, and values within each.
 
     Clusters are resampled, and then the values of each that was drawn, so that the interval covers
     other clusters with other values: students differ by their seed, and all of them by the circuits
@@ -77,21 +75,18 @@ def cluster_interval(
 
     Args:
         groups: the values of each cluster, such as the gains by student seed of each discovery.
-        level: coverage, in (0, 1).
-        samples: resamples.
-        seed: of the resampling.
 
     Returns:
         None for fewer than two clusters, which tell nothing of others.
     """
     if len(groups) < 2:
         return None
-    rng, groups = np.random.default_rng(seed), [np.asarray(group, np.float64) for group in groups]
+    rng, groups = np.random.default_rng(0), [np.asarray(group, np.float64) for group in groups]
     draws = [
         np.mean([rng.choice(groups[i], len(groups[i])).mean() for i in chosen])
-        for chosen in rng.integers(len(groups), size=(samples, len(groups)))
+        for chosen in rng.integers(len(groups), size=(SAMPLES, len(groups)))
     ]
-    return percentile_interval(draws, level)
+    return percentile_interval(draws)
 
 
 @functools.lru_cache(maxsize=4)

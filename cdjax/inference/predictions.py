@@ -102,7 +102,7 @@ def predict(
         )
         constants, rows = constants | ablated[0], rows | ablated[1]
     results = map_rows(
-        _predict_rows(site, None if positions is None else tuple(positions)),
+        predict_rows(site, None if positions is None else tuple(positions)),
         constants,
         rows,
         mesh=mesh,
@@ -177,10 +177,13 @@ def _check_masks(masks, classes, model, site, axes):
 
 
 @functools.cache
-def _predict_rows(site: str, positions: tuple[int, ...] | None):
-    """Returns the function that `map_rows` compiles, one and the same for equal arguments."""
+def predict_rows(site: str, positions: tuple[int, ...] | None):
+    """Returns the function that `map_rows` compiles, one and the same for equal arguments.
 
-    def predict_rows(constants, rows):
+    Its constants are the `model` and, with a mask for each class, those of `ablation_inputs`.
+    """
+
+    def answer_rows(constants, rows):
         edits = None
         if 'masks' in constants:
             masks_BxLxU = constants['masks'][rows['classes']]
@@ -188,7 +191,7 @@ def _predict_rows(site: str, positions: tuple[int, ...] | None):
             edits = {site: keep_only(masks_BxLxU, fill, site, positions)}
         return scores_under(edits, constants, rows)
 
-    return predict_rows
+    return answer_rows
 
 
 def answer_columns(rows: dict[str, jax.Array]) -> jax.Array:

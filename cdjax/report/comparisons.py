@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdjax.circuits.methods import LEARNED
-from cdjax.distillation.arms import ARMS, CIRCUITS
+from cdjax.distillation.arms import ARMS, CIRCUITS, KD
 from cdjax.evaluation.statistics import student_interval
-from cdjax.wording import listing, percent, points, points_interval
+from cdjax.wording import exact_percent, listing, number, percent, points, points_interval
 
 MORE, LESS, SAME, UNKNOWN = 'more', 'less', 'same', 'unknown'
 
@@ -28,6 +28,12 @@ class Difference:
     def verdict(self) -> str:
         """`MORE` or `LESS` where the interval excludes zero, `SAME` where it holds zero."""
         return verdict_of(self.interval)
+
+    @property
+    def amount(self) -> str:
+        """The difference in points, and its interval where there is one."""
+        interval = f' {points_interval(self.interval)}' if self.interval else ''
+        return f'{points(self.value)} points{interval}'
 
 
 def verdict_of(interval: Sequence[float] | None) -> str:
@@ -91,52 +97,62 @@ def at_circuit_size(study: Mapping[str, Any]) -> int:
 
 
 def method_gaps(study: Mapping[str, Any], field: str) -> list[tuple[str, Difference]]:
-    """Returns how the circuits differ from each other method at their size: (phrase, gap)."""
-    at = at_circuit_size(study)
-    ours = study['curves'][LEARNED.key][at]
-    return [
-        (
-            f'{study["methods"][key]["phrase"]} ({percent(curve[at][field])})',
-            point_difference(ours, curve[at], field),
-        )
-        for key, curve in study['curves'].items()
-        if key != LEARNED.key
-    ]
+    """Returns how the circuits differ from each other method at their size: (phrase, gap).
+
+    Of what is kept, also from one mask for all problems that is as large as all of them together.
+    """
+    at, whole = at_circuit_size(study), study['one_mask_at_union_size']
+    points_ = {key: curve[at] for key, curve in study['curves'].items()}
+    ours = points_.pop(LEARNED.key)
+    others = [(study['methods'][key]['phrase'], point) for key, point in points_.items()]
+    if whole is not None and field == 'only':
+        size = exact_percent(study['union_size'] / study['neurons'])
+        others.append((f'one mask at the {size} that all circuits hold', whole))
+    named = [(f'{phrase} ({percent(point[field])})', point) for phrase, point in others]
+    return [(name, point_difference(ours, point, field)) for name, point in named]
 
 
-def arm_gaps(found: Mapping[str, Any], base: str | None) -> list[tuple[str, Difference]]:
+def first_of(table: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Returns the row of the arm that others are held against: of class circuits, KD or the first.
+
+    Args:
+        table: see `cdjax.studies.arms.summarise`.
+    """
+    of = {row['arm']: row for row in table}
+    return of.get(CIRCUITS.key) or of.get(KD.key) or table[0]
+
+
+def arm_gaps(found: Mapping[str, Any], base: str) -> list[tuple[str, Difference]]:
     """Returns how an arm differs from each other arm of a start: (phrase with amount, gap)."""
-    gaps = []
-    for row in found['table']:
-        gap = arm_difference(found['runs'], base, row['arm'])
-        if row['arm'] != base and gap is not None:
-            interval = f' {points_interval(gap.interval)}' if gap.interval else ''
-            gaps.append((f'{row["phrase"]} ({points(gap.value)} points{interval})', gap))
-    return gaps
+    gaps = [(row, arm_difference(found['runs'], base, row['arm'])) for row in found['table']]
+    others = [(row, gap) for row, gap in gaps if gap is not None and row['arm'] != base]
+    return [(f'{row["phrase"]} ({gap.amount})', gap) for row, gap in others]
 
 
-def by_verdict(
-    gaps: Sequence[tuple[str, Difference]], more: str, same: str, less: str, unknown: str = ''
-) -> str:
-    """Returns `more A and B; same C`: the names of differences behind the words of their verdict.
+def by_verdict(gaps: Sequence[tuple[str, Difference]], how: str) -> str:
+    """Returns `: more than with A and B; not told apart from C`, nothing where there are no gaps.
 
     Args:
         gaps: (name, difference).
-        more: the words of `MORE`.
-        same: of `SAME`.
-        less: of `LESS`.
-        unknown: of `UNKNOWN`.
+        how: what makes the difference, `with` or `without`.
     """
-    words = {MORE: more, SAME: same, LESS: less, UNKNOWN: unknown}
+    words = {
+        MORE: f'more than {how}',
+        SAME: 'not told apart from',
+        LESS: f'less than {how}',
+        UNKNOWN: 'one seed allows no conclusion about the differences from',
+    }
     named = {v: [name for name, gap in gaps if gap.verdict == v] for v in words}
-    return '; '.join(f'{words[v]} {listing(names)}' for v, names in named.items() if names)
+    told = '; '.join(f'{words[v]} {listing(names)}' for v, names in named.items() if names)
+    return f': {told}' if told else ''
 
 
 def beyond_chance(classes: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Returns the labels that classes agree with beyond chance, the strongest first, and others."""
-    ranked = sorted(classes, key=lambda label: -classes[label]['nmi'])
-    above = [label for label in ranked if classes[label]['nmi'] > classes[label]['chance_nmi']]
-    return above, [label for label in ranked if label not in above]
+    """Returns what classes agree with beyond chance, the strongest first, and what they do not."""
+    ranked = sorted(classes.items(), key=lambda item: -item[1]['nmi'])
+    named = {label: f'{label} (NMI {number(found["nmi"])})' for label, found in ranked}
+    above = [named[label] for label, found in ranked if found['nmi'] > found['chance_nmi']]
+    return above, [name for name in named.values() if name not in above]
 
 
 def layer_totals(study: Mapping[str, Any]) -> list[float]:
@@ -167,15 +183,7 @@ def fewest_seeds(results: Mapping[str, Any]) -> int:
     return min((len({run['seed'] for run in found['runs']}) for found in starts), default=0)
 
 
-def arms_compared(results: Mapping[str, Any]) -> int:
-    """Returns how many differences between the class circuits and another arm are reported."""
-    return sum(len(arm_gaps(found, CIRCUITS.key)) for found in results['starts'].values())
-
-
-def arms_not_run(results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns by start the names of the usual arms that were not run, where there are any."""
-    absent = {}
-    for start, found in results['starts'].items():
-        run = {row['arm'] for row in found['table']}
-        absent[start] = [a.phrase for key, a in ARMS.items() if a.by_default and key not in run]
-    return {start: names for start, names in absent.items() if names}
+def arms_not_run(found: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the usual arms that were not run from a start."""
+    run = {row['arm'] for row in found['table']}
+    return [arm.phrase for key, arm in ARMS.items() if arm.by_default and key not in run]

@@ -13,9 +13,9 @@ from typing import Any
 import jinja2
 
 from cdjax import wording
-from cdjax.distillation.arms import KD
 from cdjax.report import comparisons, names
 from cdjax.report.names import TEMPLATES
+from cdjax.studies.circuits.curves import KEPT
 
 FILTERS = ('percent', 'exact_percent', 'percent_interval', 'points', 'points_interval')
 FILTERS += ('number', 'count', 'listing')
@@ -40,5 +40,5 @@ def _sentences():
     )
     environment.filters |= {name: getattr(wording, name) for name in FILTERS}
     environment.globals |= vars(names) | vars(comparisons)
-    environment.globals |= {'factorial': math.factorial, 'mean': statistics.mean, 'KD': KD}
+    environment.globals |= {'factorial': math.factorial, 'mean': statistics.mean, 'KEPT': KEPT}
     return environment.get_template('sentences.jinja').module

@@ -8,14 +8,14 @@ from cdjax.wording import count
 
 
 def describe(
-    config: Mapping[str, Any], provenance: Mapping[str, Any] | None, family: str | None = None
+    config: Mapping[str, Any], provenance: Mapping[str, Any] | None, family: str
 ) -> list[tuple[str, str]]:
     """Returns (name, text) of what reproduces a run: of its first start, and how many there were.
 
     Args:
         config: its config.json.
         provenance: its provenance.json, None or empty where there is none.
-        family: of the models; None where a run did not say.
+        family: of the models.
     """
     inputs, starts = config['inputs'], (provenance or {}).get('starts', [])
     told = []
@@ -33,8 +33,7 @@ def describe(
             ('Versions', f'Python {first["python"]}, {versions}'),
             ('Machine', machine),
         ]
-    if family is not None:
-        told.append(('Model family', family))
+    told.append(('Model family', family))
     hashes = {
         'Problems': 'data',
         'Tokenizer': 'tokenizer',

@@ -117,7 +117,8 @@ def _of_students(results: Results) -> Iterator[Check]:
         yield Check(
             'Had the students settled when they were compared?',
             'yes' if most <= SETTLED else 'no',
-            f'accuracy of an arm still changed by up to {points(most).lstrip("+")} points',
+            f'between the last two evaluations the mean accuracy of an arm changed by up to '
+            f'{points(most).lstrip("+")} points',
             'training',
         )
     if seeds:
@@ -162,10 +163,7 @@ def _of_arms(start: str, found: Results) -> Iterator[Check]:
 
 def _more(question: str, gap: Difference, section: str) -> Check:
     words = {MORE: 'yes', SAME: 'not told apart', UNKNOWN: 'one seed cannot tell'}
-    figures = f'{points(gap.value)} points'
-    if gap.interval is not None:
-        figures += f' {points_interval(gap.interval)}'
-    return Check(question, words.get(gap.verdict, 'no'), figures, section)
+    return Check(question, words.get(gap.verdict, 'no'), gap.amount, section)
 
 
 def headline(results: Results) -> list[tuple[str, str, str]]:

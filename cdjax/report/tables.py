@@ -100,7 +100,7 @@ def headroom_rows(headroom: Results) -> tuple[str, list[tuple[str, float | None]
     than two do.
 
     Args:
-        headroom: of one start, see `Students.headroom`.
+        headroom: of one start, see `ArmTables.headroom`.
     """
     if len(headroom) < 2:
         return None

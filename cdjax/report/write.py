@@ -32,7 +32,7 @@ from cdjax.run.provenance import read_provenance
 from cdjax.run.results import from_text
 from cdjax.studies.arms import EQUIVALENT, REACH
 from cdjax.studies.extra import STUDIES
-from cdjax.studies.places import student_name
+from cdjax.studies.places import Places, student_name
 from cdjax.studies.study import Section, Table
 
 REPORT, RESULTS = 'report.html', 'results.json'
@@ -55,9 +55,9 @@ def write_report(workdir: epath.PathLike, results: Mapping[str, Any]) -> epath.P
         config = stored_config(workdir)
         if config is None:
             raise InputError(f'{workdir} holds no config.json, so it is no run: name its --workdir')
-        stages = workdir / 'stages'
+        places = Places(workdir)
         trainings = [DISCOVERY, *(f'distill/{name}' for name in kept_students(config))]
-        histories = {name: read_metrics(stages / name) for name in trainings}
+        histories = {name: read_metrics(places.training(name)) for name in trainings}
         provenance = read_provenance(workdir)
         write_atomically(target, render(results, config, histories, provenance))
     return target
@@ -96,7 +96,7 @@ def render(
     """
     study, history = results['circuits'], histories.get(DISCOVERY, ())
     charts = _charts(results, config, history)
-    cards = neuron_cards(results['neurons']) if results.get('neurons') else []
+    cards = neuron_cards(results['neurons'])
     studies = [_study(key, result) for key, result in results['studies'].items()]
     drawn = [*filter(None, charts.values()), *(card.chart for card in cards)]
     drawn += [chart for study in studies for chart in study['charts']]
@@ -110,7 +110,7 @@ def render(
             config_text=json.dumps(config, indent=2),
             version=package_version(),
             at=at_circuit_size(study),
-            sections=_sections(studies, cards),
+            sections=_sections(studies, cards, students=bool(results['starts'])),
             headline=summary.headline(results),
             found=_found(results),
             checks=summary.checks(results),
@@ -124,7 +124,7 @@ def render(
             history=history,
             gradients=gradient_rows(histories),
             limits=findings.limits(results, config),
-            provenance=describe(config, provenance, study.get('family')),
+            provenance=describe(config, provenance, study['family']),
             studies=studies,
         )
     )
@@ -146,7 +146,7 @@ def environment() -> jinja2.Environment:
     return environment
 
 
-def _sections(studies, cards) -> list[tuple[str, str]]:
+def _sections(studies, cards, *, students: bool) -> list[tuple[str, str]]:
     """Returns the sections of the page in their order: (identity, title)."""
     return [
         ('summary', 'Summary'),
@@ -157,8 +157,7 @@ def _sections(studies, cards) -> list[tuple[str, str]]:
         *([('neurons', 'Neurons')] if cards else []),
         ('classes', 'Classes'),
         ('training', 'Training'),
-        ('arms', 'Arms of distillation'),
-        ('moved', 'What moved'),
+        *([('arms', 'Arms of distillation'), ('moved', 'What moved')] if students else []),
         *((f'study-{study["key"]}', study['title']) for study in studies),
         ('reading', 'How to read this'),
     ]
@@ -170,11 +169,10 @@ def _found(results) -> list[tuple[str, str | None]]:
     return [
         ('circuits', say('circuits', study)),
         ('circuits', say('without_circuits', study)),
-        ('circuits', say('one_mask', study)),
         ('selectivity', say('selectivity', study)),
         ('classes', say('classes', study)),
         *(('arms', say('arms', start, found)) for start, found in results['starts'].items()),
-        ('moved', say('moved', results['rediscovery'])),
+        *([('moved', say('moved', results['rediscovery']))] if results['starts'] else []),
     ]
 
 
@@ -195,7 +193,7 @@ def _charts(results, config, history) -> dict[str, Chart | None]:
         ),
         'discovery': discovery_curves(history, config['discovery']['objective']['key']),
         'moved': None,
-        'similarity': None,
+        'similarity': maps.similarity_maps(results['layer_similarity']),
     }
     for start, found in starts.items():
         charts[f'arms-{start}'] = arm_curves(start, found)
@@ -216,8 +214,6 @@ def _charts(results, config, history) -> dict[str, Chart | None]:
             'Accuracy in per cent on class k (columns) with circuit j ablated (rows). The students '
             'were searched again, for the teacher’s classes.',
         )
-    if results.get('layer_similarity'):
-        charts['similarity'] = maps.similarity_maps(results['layer_similarity'])
     return charts
 
 

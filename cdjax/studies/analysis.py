@@ -15,6 +15,7 @@ from cdjax.evaluation.statistics import cluster_interval, equivalence_p, paired_
 from cdjax.run.folder import stored_config
 from cdjax.run.results import from_text
 from cdjax.studies.arms import EQUIVALENT, REACH, ArmsConfig
+from cdjax.studies.places import Places
 
 ENDPOINT = 'unseen'  # accuracy on problems of unseen forms after the last step
 
@@ -118,7 +119,8 @@ def check_pool(workdirs: Sequence[epath.PathLike]) -> None:
 
 def _read_runs(workdir: epath.Path, start: str) -> dict[tuple[str, int], float]:
     """Returns (arm, seed) → accuracy of the students that a table has, those beside KD."""
-    files = sorted((workdir / 'results' / 'arms').glob(f'{start}-*.json'))
+    told = Places(workdir).result('arms', f'{start}-*')
+    files = sorted(told.parent.glob(told.name))
     runs = [from_text(path.read_text(), path) for path in files]
     of = {(run['arm'], run['seed']): run[ENDPOINT] for run in runs}
     paired = {key: value for key, value in of.items() if (KD.key, key[1]) in of}

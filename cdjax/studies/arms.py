@@ -46,7 +46,8 @@ class ArmsConfig:
         distillation: the distillation; its seed is replaced by each of `seeds`, and what its
             optimizer leaves open suits each of `starts`.
         alignment: how representations are compared, without layers, classes and masks.
-        arms: keys of `cdjax.distillation.arms.ARMS`; if None, all that are run by default.
+        arms: keys of `cdjax.distillation.arms.ARMS`; if None, all that are run by default; without
+            any there are no students.
         starts: keys of `STARTS`; if None, the student's checkpoint where one is given, and
             nothing where none is.
         seeds: each gives every arm the same first weights and the same batches.
@@ -92,10 +93,11 @@ class ArmsConfig:
             if values is None:
                 continue
             unknown = [value for value in values if value not in known]
-            if unknown or not values or len(set(values)) < len(values):
+            if unknown or (self.arms and not values) or len(set(values)) < len(values):
                 raise InputError(
                     f'{field}={",".join(values)}: choose from {", ".join(known)}, each of them once'
                 )
+        self._refuse_without_arms()
         check_site(self.arms, self.alignment)
         if self.mechanism is not None:
             MechanismConfig(self.mechanism)  # one that finds nothing is refused
@@ -104,7 +106,7 @@ class ArmsConfig:
             if absent or len(set(self.primary)) != 2:
                 raise InputError(
                     f'primary={",".join(self.primary)}: name two of the arms that are run, '
-                    f'{", ".join(self.arms)}'
+                    f'{", ".join(self.arms) or "none"}'
                 )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f'seeds={list(self.seeds)}: name at least one, and each of them once')
@@ -116,6 +118,20 @@ class ArmsConfig:
             raise InputError(f'evaluate_every={self.evaluate_every}: at least 1 step is needed')
         if self.head_start_steps < 1:
             raise InputError(f'head_start_steps={self.head_start_steps}: at least 1 step is needed')
+
+    def _refuse_without_arms(self) -> None:
+        """Raises InputError for what only students would read, where there are none."""
+        read = {
+            'starts': self.starts,
+            'mechanism': self.mechanism,
+            'training_problems': self.training_problems,
+            'arm_circuits': self.circuits != FOUND and self.circuits,
+        }
+        unread = [name for name, value in read.items() if value and not self.arms]
+        if unread:
+            raise InputError(
+                f'{unread[0]} is about students, and no arms are run: name arms, or leave it out'
+            )
 
     def distillation_from(self, start: str) -> DistillationConfig:
         """Returns the distillation of the students of a start."""

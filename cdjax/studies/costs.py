@@ -1,6 +1,6 @@
 """What is told of students beside their accuracy: how sure they are, how far they reach.
 
-And what they forget, which is held against what they knew before, see `Students.describe_start`.
+And what they forget, which is held against what they knew before, see `ArmTables.describe_start`.
 """
 
 from collections.abc import Mapping, Sequence

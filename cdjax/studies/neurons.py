@@ -99,7 +99,7 @@ def _describe(run: Run, circuit: Circuit, config: CircuitStudyConfig) -> dict[st
     operands = read_operands(problems.prompts)
     axes = [bins_of(column) for column in operands.T]
     answers, answer_names = _answers(run, problems)
-    effects_DxA = _direct_effects(run, at, np.array([token for token, _ in answer_names]))
+    effects_DxA = direct_effects(run, at, np.array([token for token, _ in answer_names]))
     loss_DxK = _loss_without(run, circuit, config, at)
     neurons = []
     for d, (layer, neuron, chosen_for) in enumerate(chosen):
@@ -170,7 +170,7 @@ def _answers(run: Run, problems: Dataset) -> tuple[np.ndarray, list[tuple[int, s
     return place[index], [(int(tokens[i]), texts[i]) for i in order]
 
 
-def _direct_effects(run: Run, at: np.ndarray, answers: np.ndarray) -> np.ndarray:
+def direct_effects(run: Run, at: np.ndarray, answers: np.ndarray) -> np.ndarray:
     """Returns what a unit of each neuron adds to each answer's logit, less the mean, `[D, A]`."""
     everywhere = NamedSharding(run.mesh, PartitionSpec())
     with jax.set_mesh(run.mesh):

@@ -8,9 +8,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.distillation.arms import ARMS, CIRCUITS, KD
-from cdjax.distillation.pairings import LAST, check_pairs
+from cdjax.distillation.pairings import LAST
 from cdjax.distillation.positions import locate
-from cdjax.distillation.store import check_positions_within
 from cdjax.errors import InputError
 from cdjax.models import load_huggingface
 from cdjax.parallel.mesh import one_device
@@ -21,29 +20,29 @@ from cdjax.run.options import RunOptions
 from cdjax.run.provenance import record_start
 from cdjax.run.results import stored
 from cdjax.run.workers import check_workers
-from cdjax.studies.arms import PLANTED, ArmsConfig, rows_outside_share
+from cdjax.studies.arm_tables import ArmTables
+from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import CircuitStudyConfig, smallest_faithful_share
 from cdjax.studies.discovery import check_accuracy
-from cdjax.studies.distillation import check_student_memory
 from cdjax.studies.evaluation import discover_teacher, study_teacher
 from cdjax.studies.extra import STUDIES
-from cdjax.studies.ground_truth import read_ground_truth
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.layer_similarity import study_layer_similarity
-from cdjax.studies.methods import check_methods
 from cdjax.studies.neurons import study_neurons
 from cdjax.studies.outlook import Announce, Outlook, no_announcement
 from cdjax.studies.places import student_name
 from cdjax.studies.problems import study_problems
 from cdjax.studies.rediscovery import rediscover
 from cdjax.studies.run import Run
+from cdjax.studies.stage_checks import check_stages
 from cdjax.studies.stages import PipelineStages
 from cdjax.studies.students import Students
 from cdjax.studies.study import run_study
-from cdjax.training.discovery import DiscoveryConfig, check_discovery
-from cdjax.training.distillation import check_distillation
+from cdjax.training.discovery import DiscoveryConfig
 
 TABLE = 'compare_arms'  # the launcher of a table of arms alone
+# Inputs that are read where there are students.
+OF_STUDENTS = ('student', 'text', 'other_tasks', 'rival')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +53,14 @@ class PipelineConfig:
         inputs: checkpoints, problems and their split.
         discovery: the search for circuits.
         study: their evaluation.
-        arms: the distillation; where its `starts` are None, they are chosen here.
+        arms: the distillation; where its `starts` are None, they are chosen here. Without arms
+            there are no students, and what else is asked is answered of the teacher alone.
         layer_pairs: which layers, see `cdjax.distillation.pairings.pair_layers`.
         most_pairs: see `cdjax.distillation.pairings.Context.most`.
-        rediscover: arms in whose students circuits are discovered again.
-        export: the arm whose student is exported.
+        rediscover: arms in whose students circuits are discovered again; if None, KD and the class
+            circuits, as far as they are run.
+        export: the arm whose student is exported; if None, the class circuits, or the first arm of
+            a run without them.
         studies: keys of `cdjax.studies.extra.STUDIES`, questions that are answered as well.
     """
 
@@ -68,23 +70,49 @@ class PipelineConfig:
     arms: ArmsConfig = ArmsConfig()
     layer_pairs: str = LAST.key
     most_pairs: int | None = None
-    rediscover: tuple[str, ...] = (KD.key, CIRCUITS.key)
-    export: str = CIRCUITS.key
+    rediscover: tuple[str, ...] | None = None
+    export: str | None = None
     studies: tuple[str, ...] = ()
 
     def __post_init__(self):
-        self._choose_starts()
+        if self.arms.arms:
+            self._choose_starts()
+        else:
+            self._refuse_students()
         for key in self.studies:
             STUDIES[key]  # an unknown one is refused
-        for name, arms in (('rediscover', self.rediscover), ('export', (self.export,))):
-            absent = [arm for arm in arms if arm not in self.arms.arms]
+        self._choose_students()
+        for key in self.arms.arms:
+            ARMS[key].check(self.discovery.num_classes)
+
+    def _refuse_students(self) -> None:
+        """Raises InputError for what only students would read, where no arm makes any."""
+        for name in OF_STUDENTS:
+            if value := getattr(self.inputs, name):
+                listed = ','.join(value) if isinstance(value, tuple) else value
+                raise InputError(
+                    f'{name}={listed} is about students, and no arms are run: name arms, or leave '
+                    'it out'
+                )
+        object.__setattr__(self, 'arms', dataclasses.replace(self.arms, starts=()))
+
+    def _choose_students(self) -> None:
+        """Sets the defaults of what is done with students, and raises where arms are not run."""
+        arms = self.arms.arms
+        if self.rediscover is None:
+            usual = tuple(arm.key for arm in (KD, CIRCUITS) if arm.key in arms)
+            object.__setattr__(self, 'rediscover', usual)
+        if self.export is None and arms:
+            first = CIRCUITS.key if CIRCUITS.key in arms else arms[0]
+            object.__setattr__(self, 'export', first)
+        exported = () if self.export is None else (self.export,)
+        for name, named in (('rediscover', self.rediscover), ('export', exported)):
+            absent = [arm for arm in named if arm not in arms]
             if absent:
                 raise InputError(
                     f'{name}={absent[0]} is not among the arms that are run '
-                    f'({", ".join(self.arms.arms)}): add it there, or name another'
+                    f'({", ".join(arms) or "none"}): add it there, or name another'
                 )
-        for key in self.arms.arms:
-            ARMS[key].check(self.discovery.num_classes)
 
     def _choose_starts(self) -> None:
         """Sets the default of the starts, and raises where the student given is none of them."""
@@ -136,6 +164,8 @@ class Pipeline:
     ):
         mesh = one_device() if mesh is None else mesh
         check_workers(options.workers, mesh)
+        if name == TABLE and not config.arms.arms:
+            raise InputError(f'arms=: a table needs arms, such as {KD.key},{CIRCUITS.key}')
         inputs = Inputs(config.inputs)
         config = _located(config, inputs)
         check_stages(config, inputs, mesh)
@@ -154,6 +184,7 @@ class Pipeline:
         self.students = Students(
             self.shared, config.arms, config.discovery, config.layer_pairs, config.most_pairs
         )
+        self.tables = ArmTables(self.students)
 
     @property
     def workdir(self) -> epath.Path:
@@ -162,28 +193,27 @@ class Pipeline:
 
     def compare_arms(self) -> dict[str, Any]:
         """Distils every student that has not been yet; returns runs and tables by start."""
-        return self.students.compare_arms()
+        return self.tables.compare_arms()
 
     def headroom(self) -> dict[str, Any]:
         """Returns how alike the targets of the arms are inside the teacher, by start."""
-        return self.students.headroom()
+        return self.tables.headroom()
 
     def run(self) -> dict[str, Any]:
         """Runs what has not been run yet, and returns all results."""
-        run, config, students = self.shared, self.config, self.students
+        run, config, kept = self.shared, self.config, self.kept
         results = {
             'data': describe_data(run.inputs),
             'circuits': study_teacher(run, config.discovery, config.study),
         }
         results['smallest_faithful_share'] = smallest_faithful_share(results['circuits'])
         results['starts'] = self.compare_arms()
-        start, seed = config.arms.starts[0], config.arms.seeds[0]
         results['rediscovery'] = {
             arm: rediscover(
                 run,
-                student_name(start, arm, seed),
+                kept[arm],
                 arm,
-                students.circuits(start, seed)[0],
+                self.students.circuits(config.arms.starts[0], config.arms.seeds[0])[0],
                 config.discovery,
                 config.study,
             )
@@ -192,15 +222,25 @@ class Pipeline:
         circuit = discover_teacher(run, config.discovery)
         results['neurons'] = study_neurons(run, circuit, config.study)
         results['problems'] = study_problems(run, circuit, config.study)
-        kept = {arm: student_name(start, arm, seed) for arm in config.arms.arms}
         results['layer_similarity'] = study_layer_similarity(run, kept, config.study)
         results['studies'] = {
             key: run_study(key, run, circuit, config.discovery, config.study)
             for key in config.studies
         }
-        self._export(student_name(start, config.export, seed), start)
+        if config.export is not None:
+            self._export(kept[config.export], config.arms.starts[0])
         _write_curves(run, results['starts'])
         return stored(run.workdir / 'results.json', lambda: results)
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """The students that are looked into, those of the first start and seed: arm → name."""
+        arms = self.config.arms
+        return {
+            arm: student_name(start, arm, arms.seeds[0])
+            for start in arms.starts[:1]
+            for arm in arms.arms
+        }
 
     def _export(self, student: str, start: str) -> None:
         """Exports a student as a Hugging Face folder, `student/`."""
@@ -215,65 +255,6 @@ def _located(config: PipelineConfig, inputs: Inputs) -> PipelineConfig:
     """Returns it with positions that are named found in the problems."""
     alignment = locate(config.arms.alignment, inputs.dataset, inputs.tokenizer)
     return dataclasses.replace(config, arms=dataclasses.replace(config.arms, alignment=alignment))
-
-
-def check_stages(config: PipelineConfig, inputs: Inputs, mesh: Mesh) -> None:
-    """Raises InputError for what a stage would say of its input hours later."""
-    starts = config.arms.starts
-    models = {'teacher': inputs.teacher_config}
-    if config.rediscover or starts != ('nothing',):
-        models['student'] = inputs.student_config
-    check_discovery(
-        models, inputs.dataset, config.discovery, mesh=mesh, batch_flag='discovery_batch_size'
-    )
-    config.study.check_sizes(inputs.teacher_config.num_neurons)
-    check_methods(
-        config.study.methods,
-        inputs.dataset,
-        config.discovery.num_classes,
-        config.discovery,
-        config.study.seed,
-        inputs.teacher_config,
-    )
-    aligned = any(ARMS[arm].align is not None for arm in config.arms.arms)
-    check_distillation(
-        config.arms.distillation,
-        len(inputs.split.share),
-        vocab_size=inputs.teacher_config.vocab_size,
-        mesh=mesh,
-        alignment=config.arms.alignment if aligned else None,
-    )
-    for problems in config.arms.training_problems:
-        fewer = len(inputs.with_share(problems).split.share)
-        check_distillation(
-            config.arms.with_problems(fewer).distillation,
-            fewer,
-            vocab_size=inputs.teacher_config.vocab_size,
-            mesh=mesh,
-            alignment=config.arms.alignment if aligned else None,
-        )
-    if config.arms.circuits == PLANTED:
-        if starts != ('nothing',):
-            raise InputError(
-                f'circuits={PLANTED} are those of the teacher alone, and students that do part of '
-                'the task have their own: set starts=nothing, or leave it out'
-            )
-        read_ground_truth('', inputs)
-    check_student_memory(config.arms.distillation, inputs, mesh)
-    check_pairs(
-        config.layer_pairs,
-        inputs.student_config,
-        inputs.teacher_config,
-        trained='nothing' not in starts,
-        most=config.most_pairs,
-    )
-    inputs.dataset.require_single_answers('distillation')
-    check_positions_within(config.arms.alignment.positions, inputs.dataset)
-    if 'partial' in starts:
-        rows_outside_share(inputs.split)
-    for key in config.studies:
-        if STUDIES[key].check is not None:
-            STUDIES[key].check(inputs, config.discovery, mesh)
 
 
 def describe_data(inputs: Inputs) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class PipelineStages:
                 )
                 for key in self.config.studies
             ),
-            passes_stage('export the student', self.places.exported),
+            *self._export(),
         )
 
     @property
@@ -147,12 +147,15 @@ class PipelineStages:
             yield self._search(f'discover: teacher and student, seed {seed}', search)
 
     def _rediscoveries(self) -> Iterator[Stage]:
-        start, seed = self.config.arms.starts[0], self.config.arms.seeds[0]
         for arm in self.config.rediscover:
-            name = student_name(start, arm, seed)
+            name = student_name(self.config.arms.starts[0], arm, self.config.arms.seeds[0])
             stage = self._search(f'discover: student of {arm}', self.places.search_student(name))
             done = self.places.result('rediscovery', name).exists()
             yield dataclasses.replace(stage, done=done)
+
+    def _export(self) -> Iterator[Stage]:
+        if self.config.export is not None:
+            yield passes_stage('export the student', self.places.exported)
 
     def _beside_teacher(self, training) -> int:
         """Returns the bytes of a training of a student while the teacher stays loaded."""

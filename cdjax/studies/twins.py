@@ -152,7 +152,6 @@ class TwinsProtocol:
             arms=self.arms,
             layer_pairs=self.layer_pairs,
             rediscover=(),
-            export=self.arms.arms[0],
         )
 
 

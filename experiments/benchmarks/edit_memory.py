@@ -7,15 +7,15 @@ bfloat16 ones within the program, and count them.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from cdjax.circuits import ablation
-from cdjax.inference import predictions
+from cdjax.circuits import keep_only
+from cdjax.inference.predictions import answer_columns, predict_rows, scores_under
 from cdjax.inference.rows import jit_rows, rows_per_pass
 from cdjax.models import Edit, LlamaConfig
 from cdjax.parallel.mesh import one_device
@@ -24,10 +24,45 @@ from cdjax.planning.discovery import DiscoveryJob
 from cdjax.planning.job import Program, abstract_neurons, abstract_rows, abstract_weights
 from cdjax.planning.roofline import Work
 from cdjax.training.discovery import DiscoveryConfig
-from cdjax.training.objectives import FixedDensity, objective
+from cdjax.training.objectives import FixedDensity
+from cdjax.training.objectives.objective import Subject
 
 CLASSES = 4
 NOTHING = Work(0.0, 0.0, 0.0, 0.0)
+
+
+def dense(masks_BxLxF: jax.Array, fill: jax.Array) -> Edit:
+    """Returns the edit of `keep_only` with the fill as a shift."""
+    edit = keep_only(masks_BxLxF, fill)
+    return dataclasses.replace(edit, center=None, shift=(1 - edit.scale) * edit.center)
+
+
+def predict_dense_rows(constants, rows):
+    """Does what `predict_rows` returns, with a dense fill."""
+    edit = dense(constants['masks'][rows['classes']], constants['fill'][:, None])
+    return scores_under({'neurons': edit}, constants, rows)
+
+
+class DenseSubject(Subject):
+    """A model whose ablated neurons have a dense fill."""
+
+    def ablated_logits(self, masks_BxLxF, fill_LxBxTxF=None):
+        """See `Subject`."""
+        fill = self.fill[:, None] if fill_LxBxTxF is None else fill_LxBxTxF
+        return self.model(
+            self.batch['tokens'],
+            edits={'neurons': dense(masks_BxLxF, fill)},
+            logits_at=answer_columns(self.batch),
+            remat=self.remat,
+        )[0]
+
+
+class DenseFills(FixedDensity):
+    """The same objective of a `DenseSubject`."""
+
+    def loss(self, params, subject, draws, progress):
+        """See `Objective`."""
+        return super().loss(params, DenseSubject(**vars(subject)), draws, progress)
 
 
 def run(shape: LlamaConfig, *, prefix: int, question: int, batch_size: int) -> dict[str, Any]:
@@ -45,40 +80,20 @@ def run(shape: LlamaConfig, *, prefix: int, question: int, batch_size: int) -> d
     """
     mesh, length = one_device(), prefix + question
     rows = rows_per_pass(10**6, length, 1)
+    predict = lambda of_rows: _predict(shape, mesh, rows, length, of_rows)
+    step = lambda objective: _step(shape, mesh, batch_size, length, objective)
     programs = {
-        'predict': lambda: _predict(shape, mesh, rows, length),
-        'discovery step': lambda: _step(shape, mesh, batch_size, length),
+        'predict': (rows, predict(predict_rows('neurons', None)), predict(predict_dense_rows)),
+        'discovery step': (batch_size, step(FixedDensity()), step(DenseFills())),
     }
-    found = {
-        name: {
-            'rows': rows if name == 'predict' else batch_size,
-            'temporaries': compile_program(program(), mesh).temporaries,
-            'dense_temporaries': _compiled_dense(program, mesh),
-        }
-        for name, program in programs.items()
-    }
+    found = {}
+    for name, (problems, *both) in programs.items():
+        ours, dense = (compile_program(program, mesh).temporaries for program in both)
+        found[name] = {'rows': problems, 'temporaries': ours, 'dense_temporaries': dense}
     return {'length': length, 'programs': found}
 
 
-def _compiled_dense(program, mesh: Mesh) -> int:
-    """Returns the temporaries of a program whose fills are dense shifts."""
-    jax.clear_caches()  # a function that was traced with the other edit would not be traced again
-    predictions._predict_rows.cache_clear()
-    with (
-        mock.patch.object(predictions, 'keep_only', _dense),
-        mock.patch.object(objective, 'keep_only', _dense),
-    ):
-        return compile_program(program(), mesh).temporaries
-
-
-def _dense(masks_BxLxU, fill, *place) -> Edit:
-    """Returns the edit of `keep_only` with the fill as a shift."""
-    edit = ablation.keep_only(masks_BxLxU, fill, *place)
-    shift = (1 - edit.scale) * edit.center
-    return dataclasses.replace(edit, center=None, shift=shift)
-
-
-def _predict(shape: LlamaConfig, mesh: Mesh, rows: int, length: int) -> Program:
+def _predict(shape: LlamaConfig, mesh: Mesh, rows: int, length: int, of_rows: Callable) -> Program:
     """One pass of `predict` with a mask for each class and mean ablation."""
     L, F = shape.num_layers, shape.intermediate_size
     constants = {
@@ -90,15 +105,17 @@ def _predict(shape: LlamaConfig, mesh: Mesh, rows: int, length: int) -> Program:
     names = ('lengths', 'answers', 'counterfactual_answers', 'classes')
     batch = {'tokens': row(length), **{name: row() for name in names}}
     counts = abstract_rows(mesh, 'counts', (rows,), jnp.bool_)
-    jitted = jit_rows(predictions._predict_rows('neurons', None), mesh)
     kinds = {**constants, 'batch': (batch, counts)}
+    jitted = jit_rows(of_rows, mesh)
     return Program('predict', jitted, (constants, batch, counts), kinds, NOTHING)
 
 
-def _step(shape: LlamaConfig, mesh: Mesh, batch_size: int, length: int) -> Program:
+def _step(
+    shape: LlamaConfig, mesh: Mesh, batch_size: int, length: int, objective: FixedDensity
+) -> Program:
     """One step of a discovery at one density, which ablates one model a problem."""
     config = DiscoveryConfig(
-        num_classes=CLASSES, objective=FixedDensity(), batch_size=batch_size, remat='full'
+        num_classes=CLASSES, objective=objective, batch_size=batch_size, remat='full'
     )
     job = DiscoveryJob(
         shape, length, num_problems=batch_size, config=config, teacher_dtype='float32'

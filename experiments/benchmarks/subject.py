@@ -60,9 +60,7 @@ class Subject:
         return 2.0 * (self.tokens.size * everywhere + len(self.tokens) * at_the_end)
 
 
-def make_subject(
-    shape: str, workdir: Path, *, rows: int, dtype: str = DTYPE, length: int = LENGTH
-) -> Subject:
+def make_subject(shape: str, workdir: Path, *, rows: int, dtype: str = DTYPE) -> Subject:
     """Returns the subject of a shape, its checkpoint written into `workdir`."""
     c = SHAPES[shape]
     model = jax.jit(lambda key: Llama(c, key, dtype=jnp.dtype(dtype)))(jax.random.key(0))
@@ -73,9 +71,9 @@ def make_subject(
         build_arithmetic_tokenizer(9).save_pretrained(folder)  # some peers want one
     return Subject(
         model,
-        rng.integers(0, c.vocab_size, (rows, length)),
+        rng.integers(0, c.vocab_size, (rows, LENGTH)),
         rng.random((c.num_layers, rows, 1, c.intermediate_size)) < 0.5,
-        rng.normal(size=(c.num_layers, length, c.intermediate_size)).astype(np.float32) * 0.01,
+        rng.normal(size=(c.num_layers, LENGTH, c.intermediate_size)).astype(np.float32) * 0.01,
         rng.integers(0, c.vocab_size, (2, rows)),
         folder,
     )

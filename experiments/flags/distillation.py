@@ -219,7 +219,7 @@ def define_arms_flags() -> None:
     """Defines which distillations are compared; see `arms_from_flags`."""
     default = ArmsConfig()
     define_pairs_flag()
-    flags.DEFINE_list('arms', list(default.arms), f'Arms: {", ".join(ARMS)}.')
+    flags.DEFINE_list('arms', list(default.arms), f'Arms: {", ".join(ARMS)}; no students if empty.')
     flags.DEFINE_list(
         'starts',
         default.starts,

@@ -8,7 +8,7 @@ from cdjax.data import TASKS, ArithmeticTask
 from cdjax.data.limits import Limits
 from cdjax.errors import InputError
 from cdjax.models.config import PRESETS
-from cdjax.studies.inputs import TEACHER_DTYPES, InputsConfig
+from cdjax.studies.inputs_config import TEACHER_DTYPES, InputsConfig
 from experiments.flags.groups import group
 
 FLAGS = flags.FLAGS

@@ -24,6 +24,7 @@ NOT_RUN = {
     'found_embedded': 'what is found in that',
     'recipes/asserted': 'an hour; tests/studies/test_extra_studies.py runs the studies',
     'recipes/front': 'likewise',
+    'pipeline --arms= ': 'minutes; tests/studies/test_pipeline.py runs a pipeline without arms',
     'recipes/attribution': 'minutes; tests/studies/test_study_discovery.py has such classes',
     'runs/attribution': 'those circuits',
     'recipes/em_classes': 'likewise minutes; tests/circuits/test_expectation.py has such classes',
@@ -50,6 +51,7 @@ NOT_RUN = {
 DRY = (
     *('recipes/arms', 'start_memorises', 'recipes/settle', 'recipes/twins', 'recipes/tune'),
     *('recipes/front', 'recipes/asserted', 'recipes/times_teacher'),
+    'pipeline --arms= ',
 )
 # Other programs in blocks of shell: why they are not run here.
 PROGRAMS = {

@@ -5,7 +5,7 @@ import toy_study as toy
 
 from cdjax.errors import InputError
 from cdjax.inference.means import neuron_means
-from cdjax.inference.predictions import Predictions, _predict_rows, predict
+from cdjax.inference.predictions import Predictions, predict, predict_rows
 from cdjax.models import Edit
 from cdjax.parallel.mesh import make_mesh
 
@@ -174,7 +174,7 @@ def test_no_ablation_fills_a_dense_array(ablation, circuits, fill):
     rows = {'tokens': data.tokens, 'lengths': data.lengths, 'answers': data.answers}
     rows |= {'classes': circuits[1], 'counterfactual_answers': data.counterfactual_answers}
     rows = {name: values[:B] for name, values in rows.items()}
-    text = str(jax.make_jaxpr(_predict_rows('neurons', None))(constants, rows))
+    text = str(jax.make_jaxpr(predict_rows('neurons', None))(constants, rows))
     assert f'[{B},{toy.T},{toy.F}]' in text
     assert f'[{toy.L},{B},{toy.T},{toy.F}]' not in text
 

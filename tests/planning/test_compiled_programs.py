@@ -21,7 +21,7 @@ COMPILES = f"""
 import json, sys
 import jax, jax.numpy as jnp
 from cdjax.distillation.alignment import Alignment
-from cdjax.inference.predictions import _predict_rows
+from cdjax.inference.predictions import predict_rows
 from cdjax.inference.rows import jit_rows
 from cdjax.models import LlamaConfig
 from cdjax.parallel.mesh import make_mesh
@@ -47,7 +47,7 @@ def predict():
         'fill': abstract_neurons(mesh, (L, T, F)),
     }}
     counts = abstract_rows(mesh, 'counts', (B,), jnp.bool_)
-    jitted = jit_rows(_predict_rows('neurons', None), mesh)
+    jitted = jit_rows(predict_rows('neurons', None), mesh)
     return jitted, (constants, {{'tokens': row(T), **rows}}, counts)
 
 def discovery():

@@ -28,7 +28,8 @@ from cdjax.errors import InputError
 from cdjax.report.chart import share_axis
 from cdjax.report.figure_file import take_figure
 from cdjax.report.method_curves import method_curves
-from cdjax.report.terminal import WIDTH, summary
+from cdjax.report.terminal import summary
+from cdjax.report.terminal_students import WIDTH
 from cdjax.report.write import read_results, render, write_report
 from cdjax.run.results import to_text
 
@@ -189,13 +190,24 @@ def test_every_mark_says_its_value(pages):
 
 
 @pytest.mark.usefixtures('undrawn')
-def test_without_neurons_and_problems_of_an_older_run_the_page_is_whole():
-    results = make_results(starts={'nothing': make_start({})})
-    for name in ('neurons', 'problems', 'layer_similarity'):
-        del results[name]
-    page = Page(render(results, CONFIG, HISTORIES))
-    assert len(page.all('h2')) == 10 + 2
-    assert 'What is in each class' not in ' '.join(page.text)
+def test_a_run_without_students_speaks_of_none():
+    results = make_results(starts={}, rediscovery=())
+    results['layer_similarity']['students'] = {}
+    alone = {**CONFIG, 'arms': {**CONFIG['arms'], 'arms': [], 'distillation': {}}}
+    histories = {'discover/teacher': HISTORY}
+    text = render(results, alone, histories)
+    page = Page(text)
+    titles = [a['id'] for a in page.all('h2')]
+    assert not {'arms', 'moved'} & set(titles)
+    assert titles.index('training') < titles.index('study-num_classes')
+    layers = text.partition('id="layers"')[2].partition('</section>')[0]
+    assert 'id="figure-similarity"' in layers
+    body = ' '.join(page.text).partition('The whole configuration')[0].lower()
+    assert 'student' not in body.replace('student’s 95', '').replace('student’s t', '')
+    told = summary(results)
+    assert 'Circuits of 4 classes' in told
+    assert 'tudent' not in told
+    assert 'Starting from' not in told
 
 
 def test_neurons_and_classes_and_where_it_was_run(pages):

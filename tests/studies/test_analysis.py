@@ -8,7 +8,7 @@ import pytest
 
 from cdjax.errors import InputError
 from cdjax.evaluation.statistics import cluster_interval
-from cdjax.report.terminal import pooled_lines
+from cdjax.report.terminal_students import pooled_lines
 from cdjax.run.folder import CONFIG, VERSION
 from cdjax.studies.analysis import analysis_hash, pooled_table, primary_comparison
 from cdjax.studies.arms import ArmsConfig

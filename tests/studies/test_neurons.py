@@ -13,7 +13,7 @@ from cdjax.losses.cka import u_center
 from cdjax.losses.numerics import center
 from cdjax.models import Edit, Llama, LlamaConfig
 from cdjax.studies.layer_similarity import layer_cka
-from cdjax.studies.neurons import _direct_effects, bins_of, choose_neurons, read_operands
+from cdjax.studies.neurons import bins_of, choose_neurons, direct_effects, read_operands
 from cdjax.studies.problems import what_is_shared
 
 
@@ -62,7 +62,7 @@ def test_the_direct_effect_is_that_of_a_unit_on_the_last_residual(tied):
     model = Llama(config, jax.random.key(0), init_std=0.3)
     at, answers = np.array([[1, 4]]), np.array([3, 5, 9])
     mesh = jax.make_mesh((1, 1), ('fsdp', 'tensor'), devices=jax.devices()[:1])
-    found = _direct_effects(types.SimpleNamespace(teacher=model, mesh=mesh), at, answers)
+    found = direct_effects(types.SimpleNamespace(teacher=model, mesh=mesh), at, answers)
     # In the last layer the only path is the direct one: hold the last norm's scale, by its limit.
     tokens = jnp.array([[1, 2, 3]])
     logits = lambda shift: model(

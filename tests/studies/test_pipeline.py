@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -13,88 +14,34 @@ import transformers
 from artefacts import disagreements
 from browser import DESK, PHONE, check_whole, chromium, open_page
 from etils import epath
+from toy_pipeline import METHODS, make_config, make_teacher, without_students
 
 from cdjax import studies
 from cdjax.circuits.circuit import Circuit, model_hash
-from cdjax.circuits.classifier import Encoding
 from cdjax.circuits.methods import learned_masks
-from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
-from cdjax.models import Llama, load_huggingface, save_huggingface
+from cdjax.models import load_huggingface
 from cdjax.planted.ground_truth import GroundTruth
-from cdjax.planted.plan import PlanConfig, draw_plan
 from cdjax.planted.recovery import recovery
 from cdjax.report.write import write_report
 from cdjax.run.folder import VERSION
 from cdjax.run.options import RunOptions
-from cdjax.studies.arms import ArmsConfig
-from cdjax.studies.circuits import CircuitStudyConfig, unseen_rows
+from cdjax.studies.circuits import unseen_rows
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.extra.number_of_classes import number_of_classes
-from cdjax.studies.inputs import Inputs, InputsConfig
-from cdjax.studies.pipeline import Pipeline, PipelineConfig
+from cdjax.studies.inputs import Inputs
+from cdjax.studies.pipeline import Pipeline
 from cdjax.training import discovery_step, distillation, language_model
 from cdjax.training.diagnostics import GradientReport
-from cdjax.training.discovery import DiscoveryConfig
-from cdjax.training.distillation import DistillationConfig
-from cdjax.training.objectives import AnySize, FixedDensity
-from cdjax.training.optimizer import OptimizerConfig
+from cdjax.training.objectives import AnySize
 
-SHAPE = dataclasses.replace(
-    toy.teacher_config(), num_layers=1, intermediate_size=16, num_heads=2, num_kv_heads=1
-)
-METHODS = ('one_mask', 'mean_activation', 'random_masks')
-STEPS = OptimizerConfig(3, 1e-2)
 CLASSES = number_of_classes('two_numbers', counts=(1, 2), seeds=(0,))
 BEFORE = []  # what was told before the run, and whether its folder was there
 
 
-def make_config(teacher) -> PipelineConfig:
-    return PipelineConfig(
-        InputsConfig(toy.TASK, share=0.5, test=0.25, teacher=str(teacher)),
-        DiscoveryConfig(
-            STEPS,
-            num_classes=2,
-            objective=AnySize(density=0.25, smallest=0.2, sizes=2),
-            batch_size=32,
-            least_accuracy=0.0,
-        ),
-        CircuitStudyConfig(
-            sizes=(0.25, 1.0),
-            methods=METHODS,
-            max_problems=30,
-            ablations=('mean', 'overall_mean'),
-        ),
-        ArmsConfig(
-            DistillationConfig(STEPS, batch_size=32),
-            arms=('kd', 'circuits'),
-            starts=('nothing', 'partial'),
-            head_start_steps=3,
-            evaluate_every=2,
-            max_problems=30,
-        ),
-        rediscover=('circuits',),
-        studies=(CLASSES.key,),
-    )
-
-
 @pytest.fixture(scope='module')
 def teacher(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('checkpoints')
-    save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
-    model = Llama(SHAPE, jax.random.key(0), init_std=0.5)
-    save_huggingface(model, folder / 'teacher', tokenizer_from=folder / 'tokenizer')
-    plan = draw_plan(PlanConfig(2, 2), 2, SHAPE.num_layers, SHAPE.intermediate_size)
-    truth = GroundTruth(
-        plan.shared,
-        plan.specific,
-        plan.circuits,
-        np.ones((SHAPE.num_layers, SHAPE.intermediate_size), bool),
-        toy.dataset().labels['operators'],
-        {'model': model_hash(model), 'data': toy.dataset().hash},
-    )
-    truth.save(folder / 'teacher')
-    return folder / 'teacher'
+    return make_teacher(tmp_path_factory.mktemp('checkpoints'))
 
 
 @pytest.fixture(scope='module')
@@ -108,7 +55,7 @@ def finished(teacher, tmp_path_factory):
         options = RunOptions(checkpoint_every=2)
         STUDIES.add(CLASSES)
         pipeline = Pipeline(
-            make_config(teacher),
+            make_config(teacher, studies=(CLASSES.key,)),
             workdir,
             mesh=toy.one_device(),
             options=options,
@@ -308,6 +255,35 @@ def test_a_second_run_recomputes_nothing(finished, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in _files(pipeline.workdir)} == before
 
 
+def test_without_arms_the_teacher_alone_is_looked_at(finished, tmp_path):
+    """What the run above has of its teacher is all that there is to do, but for its layers."""
+    pipeline, results = finished
+    config, folder = without_students(pipeline.config), epath.Path(tmp_path) / 'run'
+    before, after = [], []
+    first = Pipeline(config, folder, mesh=toy.one_device(), announce=before.append)
+    of_teacher = ('results/circuits.json', 'results/neurons.json', 'results/problems.json')
+    for name in (*of_teacher, 'results/studies', 'circuits', 'stages/discover', 'stages/methods'):
+        copy = shutil.copytree if (pipeline.workdir / name).is_dir() else shutil.copy
+        (folder / name).parent.mkdir(exist_ok=True)
+        copy(pipeline.workdir / name, folder / name)
+    found = first.run()
+    assert found['layer_similarity'].pop('students') == {}
+    for name in ('circuits', 'neurons', 'problems', 'studies', 'smallest_faithful_share'):
+        assert found[name] == results[name]
+    assert found['layer_similarity']['teacher'] == results['layer_similarity']['teacher']
+    assert found['starts'] == found['rediscovery'] == {}
+    assert not any((folder / name).exists() for name in ('student', 'students', 'metrics.jsonl'))
+    for name in ('config', 'results'):
+        content = json.loads((folder / f'{name}.json').read_text())
+        of_students = ('starts.', 'rediscovery.', 'layer_similarity.students.')
+        told = disagreements(f'{name}.json', content)
+        assert [field for field in told if not field.startswith(of_students)] == []
+    again = Pipeline(config, folder, mesh=toy.one_device(), announce=after.append)
+    assert [stage.name for stage in before[0].stages] == [stage.name for stage in after[0].stages]
+    assert all(stage.done for stage in after[0].stages)
+    assert again.run()['circuits'] == found['circuits']
+
+
 def _files(workdir):
     return sorted(path for path in Path(workdir).rglob('*') if path.is_file())
 
@@ -338,93 +314,3 @@ def test_the_export_has_equal_logits_in_transformers(finished):
     assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
     distilled = load_huggingface(workdir / 'students' / 'nothing-circuits-0')
     assert model_hash(ours) == model_hash(distilled)
-
-
-def test_a_student_that_is_given_is_the_student_that_starts(teacher, tmp_path):
-    student = Llama(dataclasses.replace(SHAPE, intermediate_size=8), jax.random.key(5))
-    save_huggingface(student, tmp_path / 'student', tokenizer_from=teacher)
-    config = make_config(teacher)
-    inputs = dataclasses.replace(config.inputs, student=str(tmp_path / 'student'))
-    openly = DistillationConfig(OptimizerConfig(3), batch_size=32)
-    arms = dataclasses.replace(config.arms, distillation=openly, starts=None)
-    config = dataclasses.replace(config, inputs=inputs, arms=arms)
-    pipeline = Pipeline(config, tmp_path / 'run', mesh=toy.one_device())
-    assert pipeline.config.arms.starts == ('checkpoint',)
-    first = pipeline.students.first('checkpoint', 0)
-    assert model_hash(first) == model_hash(student)
-    written = json.loads((tmp_path / 'run' / 'config.json').read_text())['arms']
-    assert written['starts'] == ['checkpoint']
-    optimizer = written['distillation']['checkpoint']['optimizer']
-    assert (optimizer['learning_rate'], optimizer['weight_decay']) == (2e-5, 0.0)
-    assert 'learning rate 2e-05, weight decay 0' in pipeline.config.arms.describe()
-
-    both = dataclasses.replace(arms, starts=('nothing', 'partial'))
-    with pytest.raises(InputError, match='starts=nothing,partial would not start from the student'):
-        dataclasses.replace(config, arms=both)
-    with pytest.raises(InputError, match='starts=checkpoint needs the checkpoint of a student'):
-        dataclasses.replace(make_config(teacher), arms=pipeline.config.arms)
-
-
-def refused(teacher, tmp_path, message, **changes):
-    config = make_config(teacher)
-    with pytest.raises(InputError, match=message):
-        Pipeline(dataclasses.replace(config, **changes), tmp_path / 'run', mesh=toy.one_device())
-    assert not (tmp_path / 'run').exists()
-
-
-def test_what_is_wrong_is_found_before_anything_is_written(teacher, tmp_path):
-    config = make_config(teacher)
-    refused(teacher, tmp_path, 'export=all is not among the arms', export='all')
-    refused(teacher, tmp_path, 'rediscover=wrong is not among', rediscover=('wrong',))
-    refused(teacher, tmp_path, 'layer_pairs=.*3:0 is not a pair', layer_pairs='3:0')
-    deep = dataclasses.replace(config.discovery, encoding=Encoding(1))
-    refused(teacher, tmp_path, 'encode_layer=1: the model has layers 0 to 0', discovery=deep)
-    # What single stages would say, of which some come hours later.
-    sparse = AnySize(density=0.06, smallest=0.2, sizes=2)  # of 16 and 8 neurons
-    few = dataclasses.replace(config.discovery, objective=sparse)
-    refused(teacher, tmp_path, 'less than one neuron of the student', discovery=few)
-    small = dataclasses.replace(config.arms.distillation, batch_size=3)
-    small = dataclasses.replace(config.arms, distillation=small)
-    refused(teacher, tmp_path, 'batch_size=3 is too small: CKA needs', arms=small)
-    many = dataclasses.replace(config.arms.distillation, top_k=99)
-    many = dataclasses.replace(config.arms, distillation=many)
-    refused(teacher, tmp_path, 'top_k=99: the teacher has 30 tokens', arms=many)
-    whole = dataclasses.replace(config.inputs, share=1.0)
-    refused(teacher, tmp_path, 'share=1 leaves no training forms', inputs=whole)
-    of_one = FixedDensity(density=0.25, hidden=1)
-    narrow = dataclasses.replace(config.discovery, num_classes=1, objective=of_one)
-    by_operator = dataclasses.replace(config.study, methods=('operator_classes',))
-    refused(
-        teacher,
-        tmp_path,
-        'hidden=1 is below the 2 classes.*; or leave operator_classes out of methods',
-        discovery=narrow,
-        study=by_operator,
-    )
-    refused(
-        teacher,
-        tmp_path,
-        "arm 'wrong' needs at least 2 classes",
-        arms=dataclasses.replace(config.arms, arms=('kd', 'circuits', 'wrong')),
-        discovery=dataclasses.replace(config.discovery, num_classes=1),
-    )
-
-
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({'methods': ('two_masks',)}, "no method 'two_masks': choose from learned, one_mask"),
-        ({'sizes': (0.1, 1.5)}, r'sizes=0\.1,1\.5: name shares'),
-        ({'sizes': ()}, 'sizes=: name shares'),
-        (
-            {'ablations': ('mean', 'noise')},
-            'ablation=mean,noise: name one or more of zero, mean, ov',
-        ),
-        ({'ablations': ('mean', 'mean')}, 'ablation=mean,mean: .* each of them once'),
-        ({'ablations': ()}, 'ablation=: name one or more'),
-        ({'max_problems': 0}, 'evaluate_problems=0'),
-    ],
-)
-def test_wrong_values_of_a_study(changes, message):
-    with pytest.raises(InputError, match=message):
-        CircuitStudyConfig(**changes)

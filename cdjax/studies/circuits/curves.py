@@ -15,6 +15,8 @@ from cdjax.inference.predictions import Predictions
 from cdjax.studies.circuits.ablated import Ablated, Circuits
 from cdjax.studies.circuits.config import sizes_in_neurons
 
+KEPT = 0.95  # of the accuracy of the whole model, from where circuits are called faithful
+
 
 def measure_curve(
     ablated: Ablated, circuits: Sequence[Circuits], living: np.ndarray
@@ -61,10 +63,10 @@ def measure_areas(
         return None
 
 
-def smallest_faithful_share(study: Mapping[str, Any], kept: float = 0.95) -> float | None:
-    """Returns the smallest evaluated share of neurons at which circuits keep `kept` accuracy."""
+def smallest_faithful_share(study: Mapping[str, Any]) -> float | None:
+    """Returns the smallest evaluated share of neurons at which circuits keep 95 % of accuracy."""
     for share, point in zip(study['shares'], study['curves'][LEARNED.key], strict=True):
-        if point['only'] >= kept * study['accuracy']:
+        if point['only'] >= KEPT * study['accuracy']:
             return share
     return None
 

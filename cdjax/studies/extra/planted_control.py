@@ -1,7 +1,7 @@
 """Does the search find what is there, and nothing where nothing is? The controls that ship."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from cdjax.circuits.circuit import Circuit
@@ -23,20 +23,9 @@ POSITIVE, NEGATIVE = 'lookup', 'null'
 OUTCOMES = {True: 'passed', False: 'failed'}
 
 
-def planted_control(
-    key: str = 'planted_control', teachers: Sequence[str] = (POSITIVE, NEGATIVE)
-) -> Study:
-    """Returns the study of one search in each of the small planted teachers.
-
-    Args:
-        key: of the study.
-        teachers: folders of `cdjax.planted.PLANTED_TEACHERS`; that named `null` has nothing in it.
-    """
-
-    def measured(context: Context) -> Result:
-        return {name: _measured(context, name) for name in teachers}
-
-    return Study(key, 'What is known is found', measured, present)
+def measured(context: Context) -> Result:
+    """Searches once in each of the small planted teachers, see `cdjax.planted.PLANTED_TEACHERS`."""
+    return {name: _measured(context, name) for name in (POSITIVE, NEGATIVE)}
 
 
 def _measured(context: Context, name: str) -> dict[str, Any]:
@@ -128,4 +117,4 @@ def present(result: Result) -> Section:
     return Section([finding], [table], recoveries=recoveries)
 
 
-STUDIES.add(planted_control())
+STUDIES.add(Study('planted_control', 'What is known is found', measured, present))

@@ -1,0 +1,198 @@
+"""What the students of a run are compared by: a table for each start, and what stands beside it."""
+
+import functools
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.arms import ARMS, CIRCUITS, KD
+from cdjax.distillation.arms.interchange import own_parts
+from cdjax.distillation.headroom import CLOSE, headroom, too_close
+from cdjax.distillation.target import Target
+from cdjax.inference.predictions import predict
+from cdjax.run.results import stored
+from cdjax.studies.analysis import primary_comparison
+from cdjax.studies.arms import evaluated_rows, summarise
+from cdjax.studies.by_problems import by_problems
+from cdjax.studies.costs import measure_forgetting, summarise_costs
+from cdjax.studies.dissociation import dissociation
+from cdjax.studies.equal_flops import at_equal_flops, step_flops
+from cdjax.studies.ground_truth import planted_classes
+from cdjax.studies.mechanism import Mechanism, MechanismConfig, summarise_mechanism
+from cdjax.studies.places import student_name
+from cdjax.studies.students import Students
+
+
+class ArmTables:
+    """The tables of the arms of one run.
+
+    Args:
+        students: the students, which are distilled as they are asked for.
+    """
+
+    def __init__(self, students: Students):
+        self.students, self.run, self.arms = students, students.run, students.arms
+
+    def compare_arms(self) -> dict[str, Any]:
+        """Distils every arm from every start with every seed; returns runs and tables by start."""
+        headrooms = self.headroom()
+        starts = {}
+        for start in self.arms.starts:
+            runs = self.students.distil_all(start)
+            starts[start] = {
+                'table': summarise(runs, self.arms.arms),
+                'runs': runs,
+                'costs': summarise_costs(runs),
+                'first': self.describe_start(start),
+                'headroom': headrooms[start],
+            }
+            if KD.key in self.arms.arms:
+                starts[start]['equal_flops'] = at_equal_flops(runs, self.step_flops(start))
+            primary = primary_comparison(runs, self.arms)
+            if primary is not None:
+                starts[start]['primary'] = primary
+            apart = dissociation(runs)
+            if apart is not None:
+                starts[start]['dissociation'] = apart
+            if self.arms.training_problems:
+                starts[start]['by_problems'] = self.by_problems(start, starts[start]['table'])
+            if self.arms.mechanism is not None:
+                starts[start]['mechanism'] = self.mechanism(start, runs)
+        return starts
+
+    def by_problems(self, start: str, table: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Distils every student with fewer problems as well; see `cdjax.studies.by_problems`.
+
+        Args:
+            start: the start.
+            table: rows of `summarise`, of the whole share.
+        """
+        tables = {len(self.run.inputs.split.share): table}
+        for problems in self.arms.training_problems:
+            fewer = self.students.with_problems(problems)
+            runs = fewer.distil_all(start)
+            tables[len(fewer.run.inputs.split.share)] = summarise(runs, self.arms.arms)
+        return by_problems(tables)
+
+    def mechanism(self, start: str, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Looks for the teacher's mechanism in every student of a start; see `studies.mechanism`.
+
+        Args:
+            start: the start.
+            runs: of all its students, which have been distilled.
+        """
+        found = {}
+        for told in runs:
+            arm, seed = told['arm'], told['seed']
+            name = student_name(start, arm, seed)
+
+            def compute(arm=arm, seed=seed, name=name):
+                # Only students of start 'partial' have teacher's circuits for each seed.
+                study = self._mechanism(start, seed if start == 'partial' else self.arms.seeds[0])
+                return study.measure(
+                    self.students.distilled(start, arm, seed),
+                    name,
+                    own_parts(self.students.given(start, seed)),
+                )
+
+            found[arm, seed] = stored(self.run.places.result('mechanism', name), compute)
+        return summarise_mechanism(runs, found)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def _mechanism(self, start: str, seed: int) -> Mechanism:
+        config = MechanismConfig(self.arms.mechanism, max_problems=self.arms.max_problems)
+        teacher, planted = self.students.circuits(start, seed)[0], planted_classes(self.run.inputs)
+        return Mechanism(self.run, teacher, self.students.discovery, config, planted)
+
+    def headroom(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """Returns how alike the targets of the arms are inside the teacher, once for each start.
+
+        Told before anything is distilled, with the circuits and the draws of the first seed, on the
+        share; warns of arms that can hardly be told from the class circuits.
+        """
+        found = {start: self._headroom(start, self.arms.seeds[0]) for start in self.arms.starts}
+        for start, similarities in found.items():
+            close = too_close(similarities, CIRCUITS.key)
+            if close:
+                listed = ', '.join(f'{arm} {value:.2f}' for arm, value in close.items())
+                warnings.warn(
+                    f'start {start}: inside the teacher these targets are much like that of the '
+                    f'class circuits (debiased CKA above {CLOSE:g}), and the arms can hardly be '
+                    f'told apart: {listed}',
+                    stacklevel=2,
+                )
+        return found
+
+    def _headroom(self, start: str, seed: int) -> dict[str, dict[str, float | None]]:
+        def compute():
+            given, share = self.students.given(start, seed), len(self.run.inputs.split.share)
+            arms = {key: ARMS[key].alignment(given) for key in self.arms.arms}
+            # What a patch does is compared by its answers, and has no activations to be compared.
+            alignments = {
+                key: found
+                for key, found in arms.items()
+                if found is not None and not found.interchange
+            }
+
+            def of_teacher(alignment: Alignment) -> np.ndarray:
+                store = self.students.says.store(alignment.stored)[:share]
+                if alignment.written:
+                    return Target(alignment, store)[np.arange(share)]
+                return store.of_layers(alignment.teacher_layers)
+
+            targets = {key: of_teacher(found) for key, found in alignments.items()}
+            return {'arms': list(self.arms.arms), 'similarity': headroom(alignments, targets)}
+
+        path = self.run.places.result('headroom', start)
+        # Of a table that arms are added to, it is told again.
+        holds = lambda found: found['arms'] == list(self.arms.arms)
+        return stored(path, compute, holds=holds)['similarity']
+
+    def step_flops(self, start: str) -> dict[str, float]:
+        """Returns the FLOPs of a step of each arm, of students of a start.
+
+        Answers are taken to be the teacher's; right answers in their place cost no less.
+        """
+
+        def compute():
+            given = self.students.given(start, self.arms.seeds[0])
+            config = self.arms.distillation_from(start)
+            how = {'pretrained': start != 'nothing', 'mesh': self.run.mesh}
+            return {
+                'flops': {
+                    arm: step_flops(self.run.inputs, config, ARMS[arm].alignment(given), **how)
+                    for arm in self.arms.arms
+                }
+            }
+
+        path = self.run.places.result('step_flops', start)
+        # Of a table that arms are added to, they are counted again.
+        holds = lambda found: list(found['flops']) == list(self.arms.arms)
+        return stored(path, compute, holds=holds)['flops']
+
+    def describe_start(self, start: str) -> dict[str, Any] | None:
+        """Returns what a student could do before it was distilled, None for one from nothing."""
+        if start == 'nothing':
+            return None
+        inputs = self.run.inputs
+
+        def compute():
+            parts = {
+                'unseen': inputs.dataset[evaluated_rows(inputs.split, self.arms)],
+                'share': inputs.dataset[inputs.split.share[: self.arms.max_problems]],
+            }
+            found = {name: [] for name in (*parts, 'perplexity', 'others')}
+            for seed in self.arms.seeds:  # one student at a time is held
+                model = self.students.first(start, seed)
+                for name, problems in parts.items():
+                    found[name].append(predict(model, problems, **self.run.passes).accuracy)
+                known = measure_forgetting(model, inputs, self.arms.max_problems, **self.run.passes)
+                for name in ('perplexity', 'others'):
+                    found[name].append(known[name])
+            return {'seeds': list(self.arms.seeds), **found}
+
+        path = self.run.places.result(f'start_{start}')
+        return stored(path, compute, holds=lambda found: found['seeds'] == list(self.arms.seeds))
