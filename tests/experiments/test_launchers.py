@@ -20,6 +20,7 @@ from cdjax.run.folder import VERSION
 from cdjax.studies.inputs import EMBEDDED_TEACHER
 from cdjax.training.gradient_reports import GradientError, GradientReport
 from experiments import launch
+from experiments.__main__ import main as list_launchers
 
 
 def mistakes(folder):
@@ -317,6 +318,13 @@ def test_exit_statuses(status_of, capsys, raised, status, words):
 
     assert status_of(main) == status
     assert words in capsys.readouterr().err
+
+
+def test_the_package_tells_its_launchers(capsys):
+    list_launchers()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == LAUNCHERS
+    assert all(len(line.split()) > 5 for line in [first, *lines])
 
 
 def test_the_command_line_wins_over_a_flag_file_wherever_it_stands():
