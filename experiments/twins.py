@@ -3,7 +3,8 @@
 Trains pairs of planted teachers that answer alike wherever two cues agree, and go by one of them
 each; distils students from both where the cues agree, by KD and by arms that align the planted
 circuits; and asks them where the cues differ. Frozen beforehand: arms, seeds, endpoint, contrasts.
-A killed run, started again with the same command, continues.
+A killed run, started again with the same command, continues; --workers=6 makes as many tables of
+students at a time, each with its teacher.
 
 Example, an hour on two CPU cores; what it is going to do is told by --dry_run:
     python -m experiments.twins --workdir=runs/twins --dry_run
@@ -18,12 +19,19 @@ from cdjax.report.twins import twins_table
 from cdjax.studies.twins import TwinsProtocol, study_twins
 from experiments import launch
 from experiments.announce import announce
-from experiments.flags import define_machine_flags, define_run_flags, run_options, start_machine
+from experiments.flags import (
+    define_machine_flags,
+    define_run_flags,
+    define_workers_flag,
+    run_options,
+    start_machine,
+)
 from experiments.flags.distillation import integers
 from experiments.output import write_output
 
 FLAGS = flags.FLAGS
 define_run_flags('runs/twins')
+define_workers_flag('teachers, each with its students,')
 define_machine_flags()
 flags.DEFINE_list(
     'teachers', [], 'Seeds of pairs of teachers: a reduced protocol; all of it if not given.'
@@ -33,7 +41,7 @@ flags.DEFINE_list(
     'only',
     [],
     'Tables of students that this process makes, such as lookup_second-0, the others being left '
-    'to other processes with folders of their own: copy their results/*.json into one folder, and '
+    'to other machines with folders of their own: copy their results/*.json into one folder, and '
     'the command without this flag judges all of them.',
 )
 

@@ -12,6 +12,7 @@ whatever does not depend on whose student it is, whichever cue is easier to lear
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from cdjax.planted.training import PlantConfig
 from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
+from cdjax.run.workers import check_workers, work_ahead
 from cdjax.studies.arms import PLANTED, ArmsConfig
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.costs import measure_beyond
@@ -175,16 +177,18 @@ def study_twins(
             each with a folder of its own whose `tables` and `teachers` are put together at the end;
             what is judged is then what these alone can tell. All if empty.
         mesh: the mesh; one device if None.
-        options: what trainings write and check on the way.
+        options: what trainings write and check on the way, and how many tables are made at once.
         announce: is told what is going to be done, before anything is claimed.
 
     Returns:
         See docs/artefacts.md, `twins.json`.
 
     Raises:
-        InputError: a table that there is not, or a folder that holds another run.
+        InputError: a table that there is not, workers where one run has the whole machine, or a
+            folder that holds another run.
     """
     mesh = one_device() if mesh is None else mesh
+    check_workers(options.workers, mesh)
     unknown = [name for name in only if name not in protocol.tables]
     if unknown:
         raise InputError(f'only={unknown[0]}: choose from {", ".join(protocol.tables)}')
@@ -194,8 +198,19 @@ def study_twins(
     stages = tuple(_stages(protocol, names, folder))
     announce(Outlook('twins', folder, as_json(facts), stages, mesh))
     open_workdir(workdir, facts, name='twins')
-    found = {name: _table(protocol, name, folder, mesh, options) for name in names}
+    _work_ahead(protocol, names, folder, options)
+    found = {name: _table(protocol, name, folder, options, mesh) for name in names}
     return summarise_twins(protocol, found)
+
+
+def _work_ahead(protocol, names, folder, options) -> None:
+    """Asks several workers for all tables, each with its teacher, that are not there yet."""
+    jobs = {
+        name: functools.partial(_table, protocol, name, folder, options)
+        for name in names
+        if not Places(folder).result(name).exists()
+    }
+    work_ahead(jobs, options.workers)
 
 
 def _stages(protocol: TwinsProtocol, names: Sequence[str], folder: epath.Path) -> Iterator[Stage]:
@@ -209,8 +224,12 @@ def _stages(protocol: TwinsProtocol, names: Sequence[str], folder: epath.Path) -
         yield Stage(f'distil students: {name}', steps, done=done)
 
 
-def _table(protocol, name, folder, mesh, options) -> dict[str, Any]:
-    """Returns what the students of one teacher answer, and the teacher itself."""
+def _table(protocol, name, folder, options, mesh=None) -> dict[str, Any]:
+    """Returns what the students of one teacher answer, and the teacher itself.
+
+    It is computed on one device if there is no mesh.
+    """
+    mesh = one_device() if mesh is None else mesh
 
     def compute():
         home = folder / 'teachers' / name

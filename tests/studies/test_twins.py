@@ -14,11 +14,12 @@ from cdjax.data import build_arithmetic_tokenizer, encode_task, save_tokenizer
 from cdjax.distillation.alignment import Alignment
 from cdjax.errors import InputError
 from cdjax.models import Llama, LlamaConfig, save_huggingface
-from cdjax.parallel.mesh import init_sharded
+from cdjax.parallel.mesh import init_sharded, make_mesh
 from cdjax.planted.ground_truth import GroundTruth
 from cdjax.planted.plan import PlanConfig, draw_plan
 from cdjax.run.json_file import read_json
 from cdjax.run.options import RunOptions
+from cdjax.studies import twins
 from cdjax.studies.arms import PLANTED, ArmsConfig
 from cdjax.studies.twins import Contrast, TwinsProtocol, study_twins, summarise_twins
 from cdjax.training.distillation import DistillationConfig
@@ -71,7 +72,7 @@ def plant(folder, task, seed):
 @pytest.fixture(scope='module')
 def study(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'twins'
-    options = RunOptions(check_gradients=False)
+    options = RunOptions(check_gradients=False, workers=2)
     run = lambda **more: study_twins(
         PROTOCOL, workdir, mesh=toy.one_device(), options=options, **more
     )
@@ -92,7 +93,9 @@ def test_students_of_both_teachers_are_asked_beyond_the_share(study, monkeypatch
     run, workdir, outlooks = study
     assert outlooks[0].steps == 2 * (1000 + 3 * 2 * 2)
     monkeypatch.setattr('cdjax.studies.twins.TeacherStudy', planted_here)
+    asked = toy.hire_workers(monkeypatch, twins)
     found = run()
+    assert asked == {'lookup_second-0': 2, 'lookup_third-0': 2}
     assert set(found['tables']) == {'lookup_second-0', 'lookup_third-0'}
     for name, table in found['tables'].items():
         assert len(table['runs']) == 3 * 2
@@ -110,7 +113,9 @@ def test_students_of_both_teachers_are_asked_beyond_the_share(study, monkeypatch
         )
     )
     monkeypatch.setattr('cdjax.studies.twins.Pipeline', None)
+    asked.clear()
     assert run() == found, 'a finished one is read'
+    assert asked == {}, 'and no worker is asked for what is there'
 
 
 class planted_here:
@@ -160,3 +165,10 @@ def test_whose_rule_is_followed_by_hand():
 def test_a_table_that_there_is_not(tmp_path):
     with pytest.raises(InputError, match='only=lookup_fourth-0: choose from lookup_second-0'):
         study_twins(PROTOCOL, tmp_path / 'run', only=['lookup_fourth-0'])
+
+
+def test_workers_are_refused_where_one_run_has_all_devices(tmp_path):
+    both = make_mesh(devices=jax.devices()[:2])
+    with pytest.raises(InputError, match='workers=3 share out the CPU cores'):
+        study_twins(PROTOCOL, tmp_path / 'run', mesh=both, options=RunOptions(workers=3))
+    assert not (tmp_path / 'run').exists()
