@@ -91,7 +91,7 @@ def patch_teacher(
     rows['classes'] = np.asarray(alignment.classes, np.int32)
     said = [
         map_rows(
-            _patched_rows(alignment.site, alignment.positions, top_k),
+            patched_rows(alignment.site, alignment.positions, top_k),
             constants,
             {**rows, 'source_tokens': dataset.tokens[drawn[:, r]]},
             mesh=mesh,
@@ -211,10 +211,19 @@ def student_patched(params: Llama, batch, alignment: Alignment, **options) -> ja
 
 
 @functools.cache
-def _patched_rows(site, positions, top_k):
-    """Returns the function that `map_rows` compiles, one and the same for equal arguments."""
+def patched_rows(site: str, positions: tuple[int, ...] | None, top_k: tuple[int, float] | None):
+    """Returns the function that `map_rows` compiles, one and the same for equal arguments.
 
-    def patched_rows(constants, rows):
+    Its constants are the `model` and the `masks`, float `[K, L, U]`; its rows hold `tokens`,
+    `lengths`, `source_tokens` and `classes`; what it returns is `patched_logits`, or the top k.
+
+    Args:
+        site: as in `patched_logits`.
+        positions: likewise.
+        top_k: as in `patch_teacher`.
+    """
+
+    def answer_rows(constants, rows):
         logits = patched_logits(
             constants['model'],
             *(rows[name] for name in ('tokens', 'lengths', 'source_tokens')),
@@ -227,7 +236,7 @@ def _patched_rows(site, positions, top_k):
         k, temperature = top_k
         return TopKLogits.from_logits(logits, k, temperature=temperature)
 
-    return patched_rows
+    return answer_rows
 
 
 def predict_patched(
@@ -272,5 +281,5 @@ def predict_patched(
 
 
 def _patched_tokens(constants, rows):
-    logits = _patched_rows('neurons', None, None)(constants, rows)
+    logits = patched_rows('neurons', None, None)(constants, rows)
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -1,10 +1,12 @@
 """The programs of a distillation as shapes: what `cdjax.planning.plan` compiles.
 
 They are those of the run itself: the teacher's pass, which stores its logits and neurons once, and
-the student's training step, which pays for the student alone.
+the student's training step, which pays for the student alone. Of an interchange the patched teacher
+answers too, before the first step, and a step has two more passes of the student.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.interchange import SOURCES, patched_rows
 from cdjax.distillation.readings import READINGS
 from cdjax.errors import InputError
 from cdjax.inference.activations import answer_rows
@@ -51,7 +54,8 @@ class DistillationJob:
         num_problems: rows of the store, each with the teacher's logits and neurons (N).
         config: the distillation.
         alignment: what is compared, in pairs that are known, without classes and masks: within the
-            teacher's circuits of `num_classes` classes where that is set. None for KD alone.
+            teacher's circuits of `num_classes` classes where that is set, as an interchange needs
+            it, which patches circuits of both. None for KD alone.
         teacher_dtype: of the teacher's parameters, computation and stored neurons.
         options: of the run.
         keep_teacher: whether the teacher's parameters stay on the devices while the student trains.
@@ -79,6 +83,11 @@ class DistillationJob:
         if self.alignment is not None:
             self.config.check_aligned(self.num_problems)
             self.alignment.check_memory(self.config.microbatches)
+            if self.alignment.interchange and self.alignment.num_classes is None:
+                raise InputError(
+                    f'similarity={self.alignment.similarity} patches the circuits of classes: say '
+                    'of how many, num_classes'
+                )
         suited = self.config.suited_to(pretrained=self.keep_start)
         object.__setattr__(self, 'config', suited)
 
@@ -90,6 +99,11 @@ class DistillationJob:
     def stored_layers(self) -> tuple[int, ...]:
         """The teacher's layers whose activations are stored."""
         return () if self.alignment is None else tuple(sorted(set(self.alignment.teacher_layers)))
+
+    @property
+    def interchange(self) -> bool:
+        """Whether circuits are patched."""
+        return self.alignment is not None and self.alignment.interchange
 
     @property
     def models(self) -> dict[str, tuple[LlamaConfig, str]]:
@@ -108,9 +122,13 @@ class DistillationJob:
 
     @property
     def store_bytes(self) -> int:
-        """Host memory of a `TeacherStore`: float32 logits, and activations of paired layers."""
+        """Host memory of a `TeacherStore`: float32 logits, and activations of paired layers.
+
+        And of an `Interchange`: the logits of the patched teacher, once for each source.
+        """
         top_k = self.config.top_k
         row = 4 * self.teacher.vocab_size if top_k is None else 8 * top_k
+        row *= 1 + (SOURCES if self.interchange else 0)
         if self.alignment is not None:
             width = len(self.stored_layers) * math.prod(self.alignment.features_shape(self.teacher))
             row += width * jnp.dtype(self.teacher_dtype).itemsize
@@ -121,39 +139,42 @@ class DistillationJob:
         return rows_per_pass(self.num_problems, self.length, fsdp, self.options.tokens_per_pass)
 
     def works(self, fsdp: int, tensor: int) -> list[Work]:
-        """Returns what one batch of the teacher's pass does, and one step of the student."""
+        """Returns what one batch of each of the teacher's passes does, and one step."""
         config = self.config
-        teacher = llama_work(
-            *(self.teacher, self.rows_of_pass(fsdp), self.length, 1),
+        teacher = functools.partial(
+            llama_work,
+            *(self.teacher, self.rows_of_pass(fsdp), self.length),
             fsdp=fsdp,
             tensor=tensor,
             backward='none',
             compute_bytes=jnp.dtype(self.teacher_dtype).itemsize,
         )
-        student = llama_work(
-            *(self.student, config.batch_size, self.length, 1),
+        student = functools.partial(
+            llama_work,
+            *(self.student, config.batch_size, self.length),
             fsdp=fsdp,
             tensor=tensor,
-            backward='weights',
             remat=config.remat,
             compute_bytes=jnp.dtype(config.compute_dtype).itemsize,
             microbatches=config.microbatches,
         )
-        return [teacher, student]
+        passes, step = [teacher(1)], student(1, backward='weights')
+        if self.interchange:
+            # The pass that activations are taken from has no logits.
+            passes.append(teacher(0) + teacher(1))
+            step += student(0, backward='gradient') + student(1, backward='gradient')
+        return [*passes, step]
 
     def programs(self, mesh: Mesh) -> list[Program]:
-        """Returns the teacher's pass and the student's step.
+        """Returns the teacher's pass, that of the patched teacher if any, and the student's step.
 
         Raises:
-            InputError: the rows of the batch do not divide over the mesh; or an interchange, whose
-                passes of a patched teacher are not planned.
+            InputError: the rows of the batch do not divide over the mesh.
         """
         config = self.config
-        if self.alignment is not None and self.alignment.interchange:
-            raise InputError('similarity=interchange is not planned: plan the arm without it')
         check_batch(config.batch_size, mesh, microbatches=config.microbatches)
         teacher = abstract_weights(self.teacher, self.teacher_dtype, mesh)
-        of_teacher, _ = self.works(mesh.shape[FSDP], mesh.shape[TENSOR])
+        works = self.works(mesh.shape[FSDP], mesh.shape[TENSOR])
         top_k = None if config.top_k is None else (config.top_k, config.temperature)
         what = Alignment() if self.alignment is None else self.alignment
         said = answer_rows(
@@ -161,15 +182,40 @@ class DistillationJob:
         )
         collect = jit_rows(said, mesh, several=True)
         size = (self.rows_of_pass(mesh.shape[FSDP]), self.length)
-        return [
-            frozen_pass('teacher', 'pass', collect, teacher, mesh, *size, of_teacher),
-            self.student_step(mesh),
-        ]
+        passes = [frozen_pass('teacher', 'pass', collect, teacher, mesh, *size, works[0])]
+        if self.interchange:
+            passes.append(self._patched_pass(mesh, teacher, top_k, works[1]))
+        return [*passes, self.student_step(mesh)]
+
+    def _patched_pass(
+        self, mesh: Mesh, teacher: Llama, top_k: tuple[int, float] | None, work: Work
+    ) -> Program:
+        """Returns the pass of `patch_teacher`, which is made once for each source."""
+        rows, alignment = self.rows_of_pass(mesh.shape[FSDP]), self.alignment
+        row = lambda name, *shape: {name: abstract_rows(mesh, name, (rows, *shape), jnp.int32)}
+        batch = {
+            **row('tokens', self.length),
+            **row('lengths'),
+            **row('classes'),
+            **row('source_tokens', self.length),
+        }
+        counts = abstract_rows(mesh, 'counts', (rows,), jnp.bool_)
+        units = SITES[alignment.site].units(self.teacher)
+        shape = (alignment.num_classes, self.teacher.num_layers, units)
+        constants = {'model': teacher, 'masks': abstract_neurons(mesh, shape)}
+        answer = patched_rows(alignment.site, alignment.positions, top_k)
+        return Program(
+            'patched pass',
+            jit_rows(answer, mesh, several=True),
+            (constants, batch, counts),
+            {'teacher': teacher, 'circuits': constants['masks'], 'batch': (batch, counts)},
+            work,
+        )
 
     def student_step(self, mesh: Mesh) -> Program:
         """Returns the step of `distill`, with the teacher beside it."""
         config, alignment = self.config, self.alignment
-        work = self.works(mesh.shape[FSDP], mesh.shape[TENSOR])[1]
+        work = self.works(mesh.shape[FSDP], mesh.shape[TENSOR])[-1]
         B, tx = config.batch_size, make_optimizer(config.optimizer)
         state = abstract_state(lambda key: Llama(self.student, key), tx, mesh)
         row = lambda name, shape, dtype: {name: abstract_rows(mesh, name, shape, dtype)}
@@ -178,13 +224,18 @@ class DistillationJob:
             **row('lengths', (B,), jnp.int32),
         }
         batch |= self._abstract_logits(mesh, 'teacher_logits')
-        if alignment is not None and alignment.interchange:
+        if self.interchange:
             batch |= row('source_tokens', (B, self.length), jnp.int32)
             batch |= self._abstract_logits(mesh, 'patched_logits')
             batch |= row('classes', (B,), jnp.int32)
-            masks = (alignment.num_classes, len(alignment.pairs), self.student.intermediate_size)
-            masks = abstract_neurons(mesh, masks)
-            alignment = dataclasses.replace(alignment, student_masks=masks)
+            of_pairs = alignment.num_classes, len(alignment.pairs)
+            masks = {
+                f'{name}_masks': abstract_neurons(
+                    mesh, (*of_pairs, SITES[alignment.site].units(model))
+                )
+                for name, (model, _) in self.models.items()
+            }
+            alignment = dataclasses.replace(alignment, **masks)
         elif alignment is not None:
             pairs, shape = len(alignment.pairs), alignment.compared_shape(self.teacher)
             dtype, K = jnp.dtype(self.teacher_dtype), alignment.num_classes

@@ -13,7 +13,7 @@ from cdjax.planning.targets import Chip
 FLOAT32 = 4
 
 # How far a pass goes back, and the arithmetic of it all in forward passes.
-BACKWARD = {'none': 1, 'activations': 2, 'weights': 3}
+BACKWARD = {'none': 1, 'activations': 2, 'gradient': 3, 'weights': 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,8 @@ def llama_work(
         fsdp: size of the mesh axis.
         tensor: size of the mesh axis.
         backward: key of `BACKWARD`: 'none' is a forward pass; 'activations' goes back through
-            frozen weights, to masks; 'weights' is a training step with its update.
+            frozen weights, to masks; 'weights' is a training step with its update, and 'gradient'
+            another pass of that step, whose gradient is added before it.
         remat: key of `REMAT_POLICIES`; with 'full' the blocks' forward pass runs twice.
         compute_bytes: bytes of a number of the computation; 4 for products of float32.
         microbatches: parts of the batch that run one after the other.

@@ -145,7 +145,8 @@ class StudentStudy:
             mesh=mesh,
             alignment=None if arm.align is None else config.alignment,
         )
-        check_student_memory(config.distillation, inputs, mesh)
+        patched = arm.interchanges(config.alignment)
+        check_student_memory(config.distillation, inputs, mesh, patched=patched)
         facts = {**dataclasses.asdict(config), 'inputs': inputs.facts()}
         teacher, student = self._circuits
         for name, circuit in (
@@ -226,7 +227,9 @@ def _stages(config: StudentConfig, inputs: Inputs, folder: epath.Path) -> tuple[
     training, length = config.distillation, inputs.dataset.tokens.shape[1]
     # The teacher is let go before the student is made.
     teacher = model_bytes(inputs.teacher_config, inputs.teacher_dtype)
-    memory = max(teacher, training_bytes(inputs.student_config, training, length))
+    patched = ARMS[config.arm].interchanges(config.alignment)
+    trained = training_bytes(inputs.student_config, training, length, patched=patched)
+    memory = max(teacher, trained)
     steps = training.optimizer.steps
     return (
         training_stage(f'distill: {config.arm}', steps, folder, memory=memory),
@@ -234,7 +237,9 @@ def _stages(config: StudentConfig, inputs: Inputs, folder: epath.Path) -> tuple[
     )
 
 
-def check_student_memory(config: DistillationConfig, inputs: Inputs, mesh: Mesh) -> None:
+def check_student_memory(
+    config: DistillationConfig, inputs: Inputs, mesh: Mesh, *, patched: bool
+) -> None:
     """Raises InputError for a batch that cannot fit, see `cdjax.training.memory`."""
     needed = least_training_bytes(
         inputs.student_config,
@@ -242,6 +247,7 @@ def check_student_memory(config: DistillationConfig, inputs: Inputs, mesh: Mesh)
         inputs.dataset.tokens.shape[1],
         remat=config.remat,
         dtype=config.compute_dtype,
+        patched=patched,
     )
     check_memory(needed, mesh, batch_size=config.batch_size)
 

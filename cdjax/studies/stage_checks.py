@@ -72,7 +72,8 @@ def _check_students(config: 'PipelineConfig', inputs: Inputs, mesh: Mesh) -> Non
                 'the task have their own: set starts=nothing, or leave it out'
             )
         read_ground_truth('', inputs)
-    check_student_memory(config.arms.distillation, inputs, mesh)
+    patched = any(ARMS[arm].interchanges(config.arms.alignment) for arm in config.arms.arms)
+    check_student_memory(config.arms.distillation, inputs, mesh, patched=patched)
     check_pairs(
         config.layer_pairs,
         inputs.student_config,

@@ -8,6 +8,7 @@ from etils import epath
 
 from cdjax.circuits.classes import CLASSES, Sorting
 from cdjax.circuits.methods import LEARNED, METHODS
+from cdjax.distillation.arms import ARMS
 from cdjax.studies.arms import PLANTED
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.inputs import Inputs
@@ -20,6 +21,7 @@ from cdjax.studies.outlook import (
     training_stage,
 )
 from cdjax.studies.places import Places, Search, student_name
+from cdjax.training.distillation import DistillationConfig
 
 if TYPE_CHECKING:
     from cdjax.studies.pipeline import PipelineConfig
@@ -104,17 +106,18 @@ class PipelineStages:
             yield from self._joint_searches(start)
         for start in self.config.arms.starts:
             distillation = self.config.arms.distillation_from(start)
-            memory = self._beside_teacher(distillation)
-            yield from self._distillations(start, distillation.optimizer.steps, memory)
+            yield from self._distillations(start, distillation)
             for problems in self.config.arms.training_problems:
-                yield from self._distillations(
-                    start, distillation.optimizer.steps, memory, problems
-                )
+                yield from self._distillations(start, distillation, problems)
 
     def _distillations(
-        self, start: str, steps: int, memory: int, problems: int | None = None
+        self, start: str, distillation: DistillationConfig, problems: int | None = None
     ) -> Iterator[Stage]:
         """Yields those of all arms and seeds from a start, with fewer problems if so asked."""
+        memory = {
+            patched: self._beside_teacher(distillation, patched=patched)
+            for patched in (False, True)
+        }
         places = self.places if problems is None else self.places.with_problems(problems)
         with_fewer = '' if problems is None else f', {problems} problems'
         for seed in self.config.arms.seeds:
@@ -122,10 +125,10 @@ class PipelineStages:
                 name = student_name(start, arm, seed)
                 yield training_stage(
                     f'distill: {arm}, from {start}, seed {seed}{with_fewer}',
-                    steps,
+                    distillation.optimizer.steps,
                     places.distillation(name),
                     places.result('arms', name),
-                    memory=memory,
+                    memory=memory[ARMS[arm].interchanges(self.config.arms.alignment)],
                 )
 
     def _joint_searches(self, start: str) -> Iterator[Stage]:
@@ -157,9 +160,9 @@ class PipelineStages:
         if self.config.export is not None:
             yield passes_stage('export the student', self.places.exported)
 
-    def _beside_teacher(self, training) -> int:
+    def _beside_teacher(self, training, *, patched: bool = False) -> int:
         """Returns the bytes of a training of a student while the teacher stays loaded."""
         inputs = self.inputs
         length = inputs.dataset.tokens.shape[1]
         teacher = model_bytes(inputs.teacher_config, inputs.teacher_dtype)
-        return teacher + training_bytes(inputs.student_config, training, length)
+        return teacher + training_bytes(inputs.student_config, training, length, patched=patched)

@@ -172,7 +172,7 @@ def distill(
         return doctor(state.params, part, placed, state.memory)
 
     shape = (config.batch_size, dataset.tokens.shape[1])
-    flops = 3 * forward_flops(model_config, *shape, logits=shape[0])
+    flops = student_flops(model_config, *shape, alignment)
     at_once = steps_at_once(flops, mesh)
     step = _shared_step(config, state, at_once)
     state, history = fit(
@@ -226,6 +226,24 @@ def check_distillation(
             check_interchange(alignment)
     if config.top_k is not None and config.top_k > vocab_size:
         raise InputError(f'top_k={config.top_k}: the teacher has {vocab_size} tokens')
+
+
+def student_flops(student: LlamaConfig, rows: int, length: int, alignment: Alignment | None) -> int:
+    """Returns the useful FLOPs of a step, see `forward_flops`.
+
+    Three forward passes' worth of each pass: one, and of an interchange two more, of which that of
+    the source has no logits.
+
+    Args:
+        student: shape of the student.
+        rows: of a batch (B).
+        length: positions of each (T).
+        alignment: what is aligned, if anything.
+    """
+    with_logits = [rows]
+    if alignment is not None and alignment.interchange:
+        with_logits += [0, rows]
+    return 3 * sum(forward_flops(student, rows, length, logits) for logits in with_logits)
 
 
 def _shared_step(config: DistillationConfig, state: TrainState, at_once: int) -> Callable[..., Any]:

@@ -18,7 +18,13 @@ _FLOAT32 = 4
 
 
 def least_training_bytes(
-    config: LlamaConfig, rows: int, length: int, *, remat: str, dtype: str = 'float32'
+    config: LlamaConfig,
+    rows: int,
+    length: int,
+    *,
+    remat: str,
+    dtype: str = 'float32',
+    patched: bool = False,
 ) -> int:
     """Returns bytes that a training step of a model keeps for its backward pass, at least.
 
@@ -31,9 +37,11 @@ def least_training_bytes(
         length: positions of each (T).
         remat: key of `cdjax.models.llama.REMAT_POLICIES`.
         dtype: of the computation.
+        patched: whether a pass puts in activations of another one, as of an interchange: that one
+            is gone back through behind it, and what either keeps is there at once.
     """
     width = config.hidden_size + (0 if remat == 'full' else 2 * config.intermediate_size)
-    blocks = length * config.num_layers * width * jnp.dtype(dtype).itemsize
+    blocks = (1 + patched) * length * config.num_layers * width * jnp.dtype(dtype).itemsize
     return rows * (blocks + config.vocab_size * _FLOAT32)
 
 

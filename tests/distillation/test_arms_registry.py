@@ -49,6 +49,7 @@ def aligned(arm, given=GIVEN, **changes):
 def test_kd_and_all_neurons_need_no_circuits():
     assert aligned('kd', Given(BASE)) is None
     assert aligned('all', Given(BASE)) is BASE
+    assert not KD.interchanges(dataclasses.replace(BASE, similarity='interchange'))
 
 
 @pytest.mark.parametrize('arm', [key for key, arm in ARMS.items() if arm.align is not None])
@@ -57,6 +58,9 @@ def test_arms_keep_how_and_where_it_is_compared(arm):
     similarity = OWN.get(arm, 'rsa')
     assert (found.similarity, found.min_count, found.site) == (similarity, 6, 'neurons')
     assert found.student_layers == (1,)
+    # Known of a patched student before there are circuits: its step takes more memory.
+    assert ARMS[arm].interchanges(BASE) == found.interchange
+    assert ARMS[arm].interchanges(dataclasses.replace(BASE, similarity='interchange'))
 
 
 def test_circuits_are_aligned_class_by_class():

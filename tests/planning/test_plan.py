@@ -13,9 +13,11 @@ from artefacts import disagreements
 from launchers import run_launchers
 
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.interchange import SOURCES
 from cdjax.errors import InputError
 from cdjax.losses import AnySizeWeights
 from cdjax.models import Llama, LlamaConfig
+from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import make_mesh, path_name
 from cdjax.planning import plan as planning
 from cdjax.planning import targets
@@ -27,7 +29,7 @@ from cdjax.planning.job import abstract_state
 from cdjax.planning.roofline import Work
 from cdjax.planning.targets import GIB, compiler_environment, parse_target
 from cdjax.training.discovery import DiscoveryConfig
-from cdjax.training.distillation import DistillationConfig
+from cdjax.training.distillation import DistillationConfig, student_flops
 from cdjax.training.objectives import AnySize, FixedDensity, Published
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from cdjax.training.state import init_state
@@ -167,6 +169,35 @@ def test_a_plan_of_another_alignment_runs():
     assert len(state.memory) == 2
 
 
+def test_a_plan_of_an_interchange():
+    """The patched teacher answers before the step, which has two passes more of the student."""
+    alignment = Alignment(((1, 2),), similarity='interchange', num_classes=3)
+    job, mesh = changed(JOB, alignment=alignment, remat='none'), make_mesh(4, 2)
+    *passes, student_step = programs = job.programs(mesh)
+    assert [program.name for program in passes] == ['teacher pass', 'patched pass']
+    with jax.set_mesh(mesh):  # the functions of a run take these arguments, and need all of them
+        (logits, neurons), patched, (state, metrics) = (
+            jax.eval_shape(program.step, *program.arguments) for program in programs
+        )
+    assert patched.shape == logits.shape
+    stored = (1 + SOURCES) * [logits] + [neurons]
+    assert job.store_bytes == sum(x.size * x.dtype.itemsize for x in stored)
+    assert {'task', 'alignment', 'loss'} <= metrics.keys()
+    assert jax.tree.structure(state) == jax.tree.structure(student_step.arguments[0])
+    for program in programs:
+        named = sum(len(jax.tree.leaves(tree)) for tree in program.kinds.values())
+        assert named == len(jax.tree.leaves(program.arguments)), program.name
+    of_patched, of_step = passes[1].work, student_step.work
+    teacher = lambda logits: forward_flops(TEACHER, 100, 6, logits)
+    assert of_patched.flops == teacher(0) + teacher(100)
+    assert of_step.flops == of_step.useful_flops == student_flops(STUDENT, 16, 6, alignment)
+    # Each pass gathers the weights and sums its blocks; gradients are scattered once.
+    plain, step = (changed(each, remat='none').works(4, 2)[-1] for each in (JOB, job))
+    parameters = 2 * 128 * 32 + 2 * (4 * 32 * 32 + 3 * 32 * 48)
+    assert 3 * plain.received - step.received == 2 * 4 * parameters / 2 * (3 / 4)
+    assert 2 * plain.traffic > step.traffic - plain.traffic > plain.traffic
+
+
 def test_the_top_k_of_a_plan_run():
     job = changed(JOB, top_k=5, alignment=None)
     mesh = make_mesh(4, 2)
@@ -195,6 +226,10 @@ def test_a_job_reaches_the_process_that_compiles_whole():
         ),
         ({'batch_size': 8, 'microbatches': 4}, 'batch_size=8 in 4 microbatches is too small'),
         ({'teacher': dataclasses.replace(TEACHER, vocab_size=64)}, 'one vocabulary'),
+        (
+            {'alignment': Alignment(((1, 2),), similarity='interchange')},
+            'similarity=interchange patches the circuits of classes',
+        ),
     ],
 )
 def test_jobs_that_cannot_be(change, words):

@@ -75,6 +75,7 @@ class Arm:
         other_layers: whether it may compare layers of the teacher that are not paired.
         writes: whether it compares what units write.
         needs_contribution: whether `align` reads how much units contribute.
+        patches: whether it compares what a patch of circuits does, whatever is asked of the others.
         by_default: whether a comparison that names no arms runs it.
     """
 
@@ -89,6 +90,7 @@ class Arm:
     other_layers: bool = False
     writes: bool = False
     needs_contribution: bool = False
+    patches: bool = False
     by_default: bool = True
 
     def check(self, num_classes: int) -> None:
@@ -98,6 +100,10 @@ class Arm:
                 f'the arm {self.key!r} needs at least {self.least_classes} classes, and there are '
                 f'{num_classes}: leave it out, or raise num_classes'
             )
+
+    def interchanges(self, alignment: Alignment) -> bool:
+        """Tells whether it compares what a patch does, of all arms being asked for an alignment."""
+        return self.patches or (self.align is not None and alignment.interchange)
 
     def alignment(self, given: Given) -> Alignment | None:
         """Returns what it compares, None for answers alone.

@@ -74,6 +74,7 @@ def _arm(key: str, what: str, colour: str, align, **changes) -> Arm:
         colour,
         align,
         needs_circuits=True,
+        patches=True,
         least_classes=2,
         by_default=False,
         **changes,
