@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 from types import SimpleNamespace
 
@@ -15,7 +16,9 @@ from cdjax.distillation.pairings import (
     pair_layers,
 )
 from cdjax.distillation.pairings.depth import pair_by_depth
+from cdjax.distillation.pairings.impact import ablation_impact
 from cdjax.errors import InputError
+from cdjax.inference.predictions import predict
 
 
 @pytest.mark.parametrize(
@@ -80,9 +83,10 @@ def test_shuffling_needs_another_layer():
 def test_impact_is_the_accuracy_that_ablation_costs(monkeypatch):
     cost = np.array([0.1, 0.4, 0.0, -0.05])
 
-    def predict(model, dataset, *, masks=None, fill=None, **passes):
+    def predict(model, dataset, *, masks=None, fill=None, site=None):
         if masks is None:
             return SimpleNamespace(accuracy=0.9)
+        assert site == 'neurons'
         (layer,) = np.flatnonzero(~masks[0].any(axis=1))
         assert masks[0].all(axis=1).sum() == len(cost) - 1
         return SimpleNamespace(accuracy=0.9 - cost[layer])
@@ -95,6 +99,38 @@ def test_impact_is_the_accuracy_that_ablation_costs(monkeypatch):
     cost[:] = [0, -0.1, 0, 0]
     with pytest.raises(InputError, match=r'the teacher answers 90\.0% of the problems'):
         impact.ablation_impact(model, None, name='teacher')
+
+
+@pytest.mark.parametrize('site', ['neurons', 'head_out'])
+def test_impact_is_that_of_the_units_that_are_compared(site):
+    """A layer whose units write nothing loses nothing without them, and the other layer all."""
+    model, data = copy.deepcopy(toy.model()), toy.dataset()
+    part = {'neurons': model.layers.mlp.down, 'head_out': model.layers.attention.o}[site]
+    part.weight = part.weight.at[0].set(0)
+    own = dataclasses.replace(data, answers=predict(model, data).tokens)
+    np.testing.assert_allclose(ablation_impact(model, own, name='teacher', site=site), [0, 1])
+
+
+@pytest.mark.parametrize(
+    ('site', 'ablated'),
+    [
+        ('neurons', 'neurons'),
+        ('head_out', 'head_out'),
+        ('mlp_out', 'mlp_out'),
+        ('residual', 'neurons'),
+    ],
+)
+def test_what_is_compared_is_ablated_but_the_stream_itself(monkeypatch, site, ablated):
+    asked = []
+
+    def ablation_impact(model, dataset, *, site, **_):
+        asked.append(site)
+        return np.array([0.3, 1.0])
+
+    monkeypatch.setattr(impact, 'ablation_impact', ablation_impact)
+    context, data = Context(site), toy.dataset()
+    assert impact.nearest(None, None, data, np.arange(3), context=context) == ((0, 0), (1, 1))
+    assert asked == [ablated] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,9 @@
-"""Layers whose ablation costs as much: the pairing of the authors' later version."""
+"""Layers whose ablation costs as much: the pairing of the authors' later version.
+
+What is ablated is what is going to be compared: the neurons of a layer, its heads, its MLP's or its
+attention's output. Without the residual stream itself no model can do anything, so that where that
+is compared the neurons are ablated.
+"""
 
 import numpy as np
 
@@ -8,43 +13,49 @@ from cdjax.distillation.pairings.pairing import Context, Pairing
 from cdjax.errors import InputError
 from cdjax.inference.means import neuron_means
 from cdjax.inference.predictions import predict
-from cdjax.models import Llama
+from cdjax.models import SITES, Llama
 
 
-def ablation_impact(model: Llama, dataset: Dataset, *, name: str, **passes) -> np.ndarray:
-    """Returns what each layer's MLP is worth, float64 `[L]`, 1 for the layer worth most.
+def ablation_impact(
+    model: Llama, dataset: Dataset, *, name: str, site: str = 'neurons', **passes
+) -> np.ndarray:
+    """Returns what each layer's units are worth, float64 `[L]`, 1 for the layer worth most.
 
-    The accuracy lost where all neurons of the layer are set to their means at each position, in
+    The accuracy lost where all units of the layer are set to their means at each position, in
     parts of the largest loss. A layer whose ablation helps is below 0.
 
     Args:
         model: the model.
         dataset: the problems, of prompts of one length.
         name: of the model, for the message.
+        site: whose units are ablated, one within a part of a block.
         **passes: `mesh` and `tokens_per_pass`.
 
     Raises:
         InputError: no ablation costs accuracy, as of a model that cannot do the task.
     """
-    fill = neuron_means(model, dataset, **passes)
-    layers, neurons = model.config.num_layers, model.config.intermediate_size
+    fill = neuron_means(model, dataset, site=site, **passes)
+    layers, units = model.config.num_layers, SITES[site].units(model.config)
+    ablated = {'fill': fill, 'site': site, **passes}
     whole = predict(model, dataset, **passes).accuracy
     lost = []
     for layer in range(layers):
-        masks = np.ones((1, layers, neurons), bool)
+        masks = np.ones((1, layers, units), bool)
         masks[:, layer] = False
-        lost.append(whole - predict(model, dataset, masks=masks, fill=fill, **passes).accuracy)
+        lost.append(whole - predict(model, dataset, masks=masks, **ablated).accuracy)
     if max(lost) <= 0:
         raise InputError(
             f'layer_pairs by ablation impact: the {name} answers {whole:.1%} of the problems, and '
-            'loses none of it with any layer ablated: pair by depth, or by numbers'
+            f'loses none of it with the {site} of any layer ablated: pair by depth, or by numbers'
         )
     return np.array(lost) / max(lost)
 
 
 def _impacts(student, teacher, dataset, rows, context: Context):
     problems = dataset[rows]
-    of = lambda model, name: ablation_impact(model, problems, name=name, **context.passes)
+    site = context.site if SITES[context.site].module is not None else 'neurons'
+    how = {'site': site, **context.passes}
+    of = lambda model, name: ablation_impact(model, problems, name=name, **how)
     of_student, of_teacher = of(student, 'student'), of(teacher, 'teacher')
     most = len(of_student) if context.most is None else context.most
     # Of equal impact the earlier layer comes first, whatever the sort.
@@ -75,11 +86,11 @@ def one_to_one(student, teacher, dataset, rows, *, context) -> LayerPairs:
 
 
 ABLATION_IMPACT = Pairing(
-    'ablation_impact', 'nearest impact of ablating the MLP', nearest, reads_models=True
+    'ablation_impact', 'nearest impact of ablating what is compared', nearest, reads_models=True
 )
 IMPACT_ONE_TO_ONE = Pairing(
     'impact_one_to_one',
-    'nearest impact of ablating the MLP, no teacher layer twice',
+    'nearest impact of ablating what is compared, no teacher layer twice',
     one_to_one,
     reads_models=True,
 )
