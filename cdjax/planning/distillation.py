@@ -56,6 +56,7 @@ class DistillationJob:
         options: of the run.
         keep_teacher: whether the teacher's parameters stay on the devices while the student trains.
         keep_start: whether those that the student starts from do, which is trained in a copy.
+        answer_tokens: tokens of an answer (A), each with logits.
     """
 
     student: LlamaConfig
@@ -68,6 +69,7 @@ class DistillationJob:
     options: RunOptions = RunOptions()
     keep_teacher: bool = True
     keep_start: bool = False
+    answer_tokens: int = 1
 
     def __post_init__(self):
         check_job(self)
@@ -110,7 +112,7 @@ class DistillationJob:
     def store_bytes(self) -> int:
         """Host memory of a `TeacherStore`: float32 logits, and activations of paired layers."""
         top_k = self.config.top_k
-        row = 4 * self.teacher.vocab_size if top_k is None else 8 * top_k
+        row = self.answer_tokens * (4 * self.teacher.vocab_size if top_k is None else 8 * top_k)
         if self.alignment is not None:
             width = len(self.stored_layers) * math.prod(self.alignment.features_shape(self.teacher))
             row += width * jnp.dtype(self.teacher_dtype).itemsize
@@ -124,14 +126,14 @@ class DistillationJob:
         """Returns what one batch of the teacher's pass does, and one step of the student."""
         config = self.config
         teacher = llama_work(
-            *(self.teacher, self.rows_of_pass(fsdp), self.length, 1),
+            *(self.teacher, self.rows_of_pass(fsdp), self.length, self.answer_tokens),
             fsdp=fsdp,
             tensor=tensor,
             backward='none',
             compute_bytes=jnp.dtype(self.teacher_dtype).itemsize,
         )
         student = llama_work(
-            *(self.student, config.batch_size, self.length, 1),
+            *(self.student, config.batch_size, self.length, self.answer_tokens),
             fsdp=fsdp,
             tensor=tensor,
             backward='weights',
@@ -157,7 +159,9 @@ class DistillationJob:
         top_k = None if config.top_k is None else (config.top_k, config.temperature)
         what = Alignment() if self.alignment is None else self.alignment
         said = answer_rows(
-            what.site, self.stored_layers, what.positions, top_k, READINGS[what.stored].read
+            *(what.site, self.stored_layers, what.positions, top_k),
+            READINGS[what.stored].read,
+            self.answer_tokens,
         )
         collect = jit_rows(said, mesh, several=True)
         size = (self.rows_of_pass(mesh.shape[FSDP]), self.length)
@@ -178,6 +182,8 @@ class DistillationJob:
             **row('lengths', (B,), jnp.int32),
         }
         batch |= self._abstract_logits(mesh, 'teacher_logits')
+        if self.answer_tokens > 1:
+            batch |= row('answered', (B, self.answer_tokens), jnp.bool_)
         if alignment is not None and alignment.interchange:
             batch |= row('source_tokens', (B, self.length), jnp.int32)
             batch |= self._abstract_logits(mesh, 'patched_logits')
@@ -219,10 +225,12 @@ class DistillationJob:
 
     def _abstract_logits(self, mesh: Mesh, name: str) -> dict[str, Any]:
         """Returns logits of the teacher in a batch, or the top k of them."""
-        B, top_k = self.config.batch_size, self.config.top_k
+        top_k, A = self.config.top_k, self.answer_tokens
+        shape = (self.config.batch_size, *((A,) if A > 1 else ()))
         if top_k is None:
-            return {name: abstract_rows(mesh, name, (B, self.teacher.vocab_size), jnp.float32)}
+            shape = (*shape, self.teacher.vocab_size)
+            return {name: abstract_rows(mesh, name, shape, jnp.float32)}
         values, tokens = (
-            abstract_rows(mesh, name, (B, top_k), dtype) for dtype in (jnp.float32, jnp.int32)
+            abstract_rows(mesh, name, (*shape, top_k), dtype) for dtype in (jnp.float32, jnp.int32)
         )
         return {name: TopKLogits(values, tokens, self.config.temperature)}

@@ -134,18 +134,24 @@ def model_bytes(config: LlamaConfig, dtype: str = 'float32') -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(model))
 
 
-def training_bytes(config: LlamaConfig, training: Any, length: int) -> int:
+def training_bytes(config: LlamaConfig, training: Any, length: int, answer_tokens: int = 1) -> int:
     """Returns what a training of a model takes at least: its state, and what a step keeps.
 
     Args:
         config: the model.
         training: a `DistillationConfig` or a `LanguageModelConfig`.
         length: positions of a row (T).
+        answer_tokens: tokens of an answer (A).
     """
     state = _TRAINED_BYTES * model_bytes(config) // 4
     rows = training.batch_size // training.microbatches
     kept = least_training_bytes(
-        config, rows, length, remat=training.remat, dtype=training.compute_dtype
+        config,
+        rows,
+        length,
+        remat=training.remat,
+        dtype=training.compute_dtype,
+        answer_tokens=answer_tokens,
     )
     return state + kept
 

@@ -18,12 +18,18 @@ _FLOAT32 = 4
 
 
 def least_training_bytes(
-    config: LlamaConfig, rows: int, length: int, *, remat: str, dtype: str = 'float32'
+    config: LlamaConfig,
+    rows: int,
+    length: int,
+    *,
+    remat: str,
+    dtype: str = 'float32',
+    answer_tokens: int = 1,
 ) -> int:
     """Returns bytes that a training step of a model keeps for its backward pass, at least.
 
     Of each block its input; and unless all is computed again, both arguments of the SwiGLU. Of each
-    row its logits, in float32.
+    row the logits of its answer's tokens, in float32.
 
     Args:
         config: the model.
@@ -31,10 +37,11 @@ def least_training_bytes(
         length: positions of each (T).
         remat: key of `cdjax.models.llama.REMAT_POLICIES`.
         dtype: of the computation.
+        answer_tokens: tokens of an answer, each with logits (A).
     """
     width = config.hidden_size + (0 if remat == 'full' else 2 * config.intermediate_size)
     blocks = length * config.num_layers * width * jnp.dtype(dtype).itemsize
-    return rows * (blocks + config.vocab_size * _FLOAT32)
+    return rows * (blocks + answer_tokens * config.vocab_size * _FLOAT32)
 
 
 def least_discovery_bytes(

@@ -151,7 +151,7 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     # assignments are of all problems, neurons of `rows` alone
     by_row = lambda circuit: dataclasses.replace(circuit, assignments=classes[np.argsort(rows)])
     store = TeacherStore(np.zeros((n, 1)), teacher_neurons[:, 1:].astype(np.float32), (1,), 1)
-    problems = SimpleNamespace(answers=np.zeros(n, int))
+    problems = SimpleNamespace(answers=np.zeros(n, int), answer_tokens=1)
     measure = lambda *circuits: measure_unseen(
         None, problems, store, rows, Given(GIVEN.alignment, rows, *circuits), mesh=None
     )
@@ -169,7 +169,7 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     ('changes', 'message'),
     [
         ({'arms': ('kd', 'circiuts')}, f'arms=kd,circiuts: choose from {", ".join(ARMS)}'),
-        ({'arms': ()}, 'arms=: choose from kd'),
+        ({'arms': (), 'starts': ('nothing',)}, 'starts is about students, and no arms are run'),
         ({'starts': ('zero',)}, 'starts=zero: choose from nothing, partial, checkpoint'),
         ({'head_start_steps': 0}, 'head_start_steps=0'),
         ({'max_problems': 0}, 'arm_problems=0: at least 1'),

@@ -75,6 +75,7 @@ def _arm(key: str, what: str, colour: str, align, **changes) -> Arm:
         align,
         needs_circuits=True,
         least_classes=2,
+        patches=True,
         by_default=False,
         **changes,
     )
