@@ -47,23 +47,21 @@ def answer_activations(
     """
     at_B = lengths - 1
     capture = Capture(site, layers, at_B if positions is None else positions)
-    at = token_columns(lengths, answer_tokens)
+    at = token_columns(at_B, answer_tokens)
     logits, activations = model(tokens, capture=(capture,), logits_at=at, **options)
     taken = jnp.swapaxes(activations[site], 0, 1)
     return logits, taken[:, :, 0] if positions is None else taken
 
 
-def token_columns(lengths: jax.Array, answer_tokens: int = 1) -> jax.Array:
+def token_columns(first: jax.Array, answer_tokens: int = 1) -> jax.Array:
     """Returns the columns whose logits predict the tokens of answers, int `[B]`.
 
     Args:
-        lengths: int `[B]`, columns up to each answer.
+        first: int `[B]`, the column that predicts the first token, the last of each prompt.
         answer_tokens: A; of more than one the columns are `[B, A]`.
     """
-    first_B = lengths - 1
-    if answer_tokens == 1:
-        return first_B
-    return first_B[:, None] + jnp.arange(answer_tokens)[None]
+    # That very array: a model that is asked for nothing else computes no more of its last layer.
+    return first if answer_tokens == 1 else first[:, None] + jnp.arange(answer_tokens)[None]
 
 
 def answer_logits_and_activations(

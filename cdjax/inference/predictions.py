@@ -202,7 +202,7 @@ def answer_columns(rows: dict[str, jax.Array]) -> jax.Array:
         rows: holds `lengths` int `[B]`, and `answers` as in `Dataset`.
     """
     answers = rows['answers']
-    return token_columns(rows['lengths'], 1 if answers.ndim == 1 else answers.shape[1])
+    return token_columns(rows['lengths'] - 1, 1 if answers.ndim == 1 else answers.shape[1])
 
 
 def fill_of_rows(constants, rows, site: str) -> jax.Array | None:

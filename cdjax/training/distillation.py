@@ -336,7 +336,7 @@ def distillation_terms(
     answer_tokens = 1 if answered is None else answered.shape[1]
     compared, how = [], {}
     if alignment is None or alignment.interchange:
-        logits, _ = params(tokens, logits_at=token_columns(lengths, answer_tokens), **passes)
+        logits, _ = params(tokens, logits_at=token_columns(lengths - 1, answer_tokens), **passes)
     else:
         layers = tuple(sorted(set(alignment.student_layers)))
         logits, activations = READINGS[alignment.reading].read(
