@@ -1,6 +1,7 @@
 """A pair of checkpoints, from circuits of both to exported students, the controls as one flag.
 
-Their problems are real ones: answers of one and of two tokens. And a table that is finished: arms and seeds are added to it, and nothing is computed again.
+Their problems are real ones: answers of one and of two tokens. And a table that is finished: arms
+and seeds are added to it, and nothing is computed again.
 """
 
 import dataclasses
