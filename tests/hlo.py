@@ -4,7 +4,8 @@ import re
 
 _COMPUTATION = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) [({].*\{$')
 _CALLED = re.compile(r'(?:calls|body|condition|to_apply)=%?([\w.\-]+)')
-_RESULT = re.compile(r'= \(?(\w+)\[([\d,]*)\]\S* ([\w\-]+)\(')
+_RESULTS = re.compile(r'= (\(.+?\)|\S+) ([a-z][\w\-]*)\(')
+_ARRAY = re.compile(r'(\w+)\[([\d,]*)\]')
 
 
 def computations(text: str) -> dict[str, list[str]]:
@@ -32,13 +33,14 @@ def within_loops(text: str) -> list[str]:
     return [line for name in sorted(seen) for line in of[name]]
 
 
-def results(lines: list[str], operation: str | None = None) -> list[tuple[str, tuple[int, ...]]]:
-    """Returns dtype and shape of what instructions give, of all or of one kind such as 'dot'."""
-    found = [_RESULT.search(line) for line in lines]
+def results(lines: list[str], *operations: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Returns dtype and shape of what instructions give, of all or of some such as 'dot'."""
+    found = [_RESULTS.search(line) for line in lines]
     return [
-        (m[1], tuple(int(n) for n in m[2].split(',') if n))
+        (dtype, tuple(int(n) for n in shape.split(',') if n))
         for m in found
-        if m and operation in (None, m[3])
+        if m and (not operations or m[2] in operations)
+        for dtype, shape in _ARRAY.findall(m[1])
     ]
 
 

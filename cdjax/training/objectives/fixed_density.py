@@ -17,14 +17,14 @@ from cdjax.losses import (
     hard_concrete_open,
 )
 from cdjax.models import LlamaConfig
-from cdjax.training.objectives.generated import DENSITY, HIDDEN, check_hidden, make_generator
+from cdjax.training.objectives.generated import DENSITY, HIDDEN, Generated
 from cdjax.training.objectives.objective import Subject, check_density, masks_of_rows
 
 GATES = ('sigmoid', 'hard_concrete')
 
 
 @dataclasses.dataclass(frozen=True)
-class FixedDensity:
+class FixedDensity(Generated):
     """Masks of one density by the terms of `cdjax.losses.causal_discovery_loss`.
 
     Attributes:
@@ -65,35 +65,6 @@ class FixedDensity:
     def passes(self) -> int:
         """Ablated models of a step, each forward and backward."""
         return 1 + bool(self.weights.completeness)
-
-    def least_rows(self, num_classes: int) -> int:
-        """Returns two problems for each class, to be compared."""
-        return 2 * num_classes
-
-    def check(self, num_classes: int) -> None:
-        """See `Objective`."""
-        check_hidden(self.hidden, num_classes)
-
-    def suited_to(self, num_classes: int) -> 'FixedDensity':
-        """Returns it as it is."""
-        return self
-
-    def check_shape(self, shape: LlamaConfig, name: str) -> None:
-        """Every model will do."""
-
-    def init(
-        self,
-        key: jax.Array,
-        shape: LlamaConfig,
-        num_classes: int,
-        first_scores: np.ndarray | None,
-    ) -> MaskGenerator:
-        """Returns the mask generator of a model."""
-        return make_generator(self, key, shape, num_classes, first_scores)
-
-    def draw_rows(self, key: jax.Array, rows: int, num_classes: int) -> dict[str, jax.Array]:
-        """Returns nothing: no term draws for a problem."""
-        return {}
 
     def draw(self, key: jax.Array, shape: LlamaConfig, num_classes: int) -> dict[str, jax.Array]:
         """Returns the `noise` `[K, L, F]` of hard-concrete gates."""

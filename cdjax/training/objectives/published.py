@@ -10,12 +10,12 @@ import numpy as np
 from cdjax.circuits.masks import MaskGenerator
 from cdjax.losses import DiscoveryWeights, discovery_loss
 from cdjax.models import LlamaConfig
-from cdjax.training.objectives.generated import DENSITY, HIDDEN, check_hidden, make_generator
+from cdjax.training.objectives.generated import DENSITY, HIDDEN, Generated
 from cdjax.training.objectives.objective import Subject, check_density
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class Published(Generated):
     """Sigmoid masks by the terms of `cdjax.losses.discovery_loss`; no model is ablated.
 
     Attributes:
@@ -41,35 +41,6 @@ class Published:
 
     def __post_init__(self):
         check_density(self.density)
-
-    def least_rows(self, num_classes: int) -> int:
-        """Returns two problems for each class, to be compared."""
-        return 2 * num_classes
-
-    def check(self, num_classes: int) -> None:
-        """See `Objective`."""
-        check_hidden(self.hidden, num_classes)
-
-    def suited_to(self, num_classes: int) -> 'Published':
-        """Returns it as it is."""
-        return self
-
-    def check_shape(self, shape: LlamaConfig, name: str) -> None:
-        """Every model will do."""
-
-    def init(
-        self,
-        key: jax.Array,
-        shape: LlamaConfig,
-        num_classes: int,
-        first_scores: np.ndarray | None,
-    ) -> MaskGenerator:
-        """Returns the mask generator of a model."""
-        return make_generator(self, key, shape, num_classes, first_scores)
-
-    def draw_rows(self, key: jax.Array, rows: int, num_classes: int) -> dict[str, jax.Array]:
-        """Returns nothing: no term draws for a problem."""
-        return {}
 
     def draw(self, key: jax.Array, shape: LlamaConfig, num_classes: int) -> dict[str, jax.Array]:
         """Returns nothing: no gate is noisy."""
