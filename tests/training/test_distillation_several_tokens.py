@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import toy_study as toy
 
-from cdjax.data import ArithmeticTask
+from cdjax.data import ArithmeticTask, batch_indices
 from cdjax.data.encoding import NO_TOKEN
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS
@@ -16,10 +16,13 @@ from cdjax.distillation.interchange import patch_teacher
 from cdjax.distillation.shards import stored_teacher
 from cdjax.distillation.store import OnlineTeacher, TeacherStore, Wanted
 from cdjax.errors import InputError
+from cdjax.run.options import RunOptions
 from cdjax.studies.arms import check_answers
+from cdjax.training import distillation
 from cdjax.training.distillation import DistillationConfig, distill, distillation_terms
 from cdjax.training.optimizer import OptimizerConfig
 
+pytestmark = pytest.mark.usefixtures('one_step_a_dispatch')
 # Numbers to 20 are one token, others a token for each digit; behind two solved examples.
 TASK = ArithmeticTask(
     ('+', '-'), 2, 7, 33, answer_tokens=3, several_lengths=True, shots=2, answer_end=' '
@@ -112,6 +115,29 @@ def test_every_token_of_an_answer_is_learned_behind_the_right_ones_before_it(tas
         # A token that an answer does not have takes no part, whatever stands there.
         missing = np.where(batch['answered'][..., None], taught, np.nan)
         assert terms(config)(batch_of(missing))['task'] == terms(config)(batch)['task']
+
+
+@pytest.mark.parametrize('task', ['kd', 'cross_entropy'])
+def test_a_batch_holds_every_token_of_its_problems(task, monkeypatch):
+    seen, data = [], problems()
+
+    def look(state, batch, *_):
+        seen.append(jax.tree.map(np.asarray, batch))
+        return state, {'loss': 0.0}
+
+    monkeypatch.setattr(distillation, 'jit_step', lambda *_: look)
+    config = DistillationConfig(OptimizerConfig(1), task=task, batch_size=5)
+    options = {'mesh': toy.one_device(), 'options': RunOptions(check_gradients=False)}
+    distill(student(), store(), data, config, **options)
+    (batch,) = seen
+    rows = batch_indices(np.arange(N), 5, seed=config.seed, step=0)
+    np.testing.assert_array_equal(batch['tokens'].tokens, data.tokens.tokens[rows])
+    np.testing.assert_array_equal(batch['answered'].sum(axis=1), 2 + (rows >= N // 2))
+    if task == 'kd':
+        np.testing.assert_array_equal(batch['teacher_logits'], store().logits[rows])
+        return
+    answered = batch['answered']
+    np.testing.assert_array_equal(batch['labels'][answered], data.answers[rows][answered])
 
 
 def test_what_is_aligned_is_where_the_first_token_is_predicted():
