@@ -62,6 +62,9 @@ def main() -> None:
         shots = tuple(map(int, FLAGS.shot_counts))
     except ValueError:
         raise InputError(f'shot_counts={",".join(FLAGS.shot_counts)}: write integers') from None
+    for name, instead in (('low', 'ranges'), ('high', 'ranges'), ('shots', 'shot_counts')):
+        if FLAGS[name].present:
+            raise InputError(f'{name}={FLAGS[name].value} is not read here: write --{instead}')
     config = AccuracyConfig(inputs_from_flags(), ranges, shots, FLAGS.max_problems)
     options = run_options()
     if FLAGS.output is not None:

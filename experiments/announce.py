@@ -1,5 +1,6 @@
 """The first line of a run, and with --dry_run all that it is going to do."""
 
+import itertools
 import json
 import re
 import sys
@@ -26,14 +27,15 @@ def announce(outlook: Outlook) -> None:
         sys.exit(0)
 
 
-def announce_measuring(line: str, facts: Mapping[str, Any]) -> None:
+def announce_measuring(line: str, facts: Mapping[str, Any], *, time: str | None = None) -> None:
     """Prints what a launcher without trainings is going to do; with --dry_run ends there.
 
     Args:
         line: what, of what and where to.
         facts: all that decides it, which a dry run prints too.
+        time: how long it takes; if None, what `how_long` returns.
     """
-    say(line)
+    say(f'{line}; {time or how_long(sys.argv)}')
     if FLAGS.dry_run:
         say('\n'.join(['', 'configuration:', *settings(facts), '', NOTHING]))
         sys.exit(0)
@@ -42,22 +44,28 @@ def announce_measuring(line: str, facts: Mapping[str, Any]) -> None:
 def first_line(outlook: Outlook) -> str:
     """Returns what will run, how much it is, on what, where and how long, in one line."""
     parts = [f'{count(outlook.trainings, "training")} of {count(outlook.steps, "step")} in all']
+    time = how_long(sys.argv)
     if outlook.done == len(outlook.stages):
         parts.append('all of it is done')
+        time = 'it is read again'
     elif outlook.left < outlook.steps:
         parts.append(f'{count(outlook.left, "step")} left')
     devices = outlook.mesh.devices
     parts.append(f'on {count(devices.size, "device")} ({devices.flat[0].device_kind})')
-    return f'{outlook.name}: {", ".join(parts)}; in {outlook.workdir}; {how_long(sys.argv)}'
+    return f'{outlook.name}: {", ".join(parts)}; in {outlook.workdir}; {time}'
 
 
 def how_long(arguments: Sequence[str]) -> str:
     """Returns what the recipe of a command says of its time, or where the time will be told."""
-    recipes = [word.partition('=')[2] for word in arguments if 'flagfile=' in word]
-    for recipe in map(Path, recipes):
+    recipes = [
+        word.partition('=')[2] or following
+        for word, following in itertools.pairwise([*arguments, ''])
+        if word.lstrip('-').partition('=')[0] == 'flagfile'
+    ]
+    for recipe in (Path(name).expanduser() for name in recipes):
         if recipe.is_file() and (told := re.search(r'^# Time: +(.*)$', recipe.read_text(), re.M)):
             return f'{recipe.name} says: {told[1].rstrip(".")}'
-    return 'the time that is left is told from the first steps on'
+    return 'the time that is left is told on the way'
 
 
 def plan(outlook: Outlook) -> str:

@@ -129,9 +129,9 @@ def main() -> None:
         raise InputError(f'scratch={FLAGS.scratch} is no folder: make it, or name another')
     names = list(SPEED) if FLAGS.suite == 'all' else [FLAGS.suite]
     announce_measuring(
-        f'benchmark: {", ".join(names)}; of speed {count(FLAGS.rounds, "round")} of each program, '
-        'some minutes a suite on two CPU cores',
+        f'benchmark: {", ".join(names)}; of speed {count(FLAGS.rounds, "round")} of each program',
         {name: FLAGS[name].value for name in by_group()[OWN]},
+        time='some minutes a suite on two CPU cores',
     )
     with tempfile.TemporaryDirectory(dir=FLAGS.scratch) as folder:
         results = {name: SUITES[name](Path(folder)) for name in names}

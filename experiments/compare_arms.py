@@ -18,7 +18,7 @@ from cdjax.report.terminal_students import (
     pooled_lines,
     students_tables,
 )
-from cdjax.studies.analysis import pooled_table
+from cdjax.studies.analysis import check_pool, pooled_table
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
 from experiments import launch
@@ -60,6 +60,7 @@ flags.DEFINE_list(
 
 def main() -> None:
     """Runs all arms and prints a table for each start."""
+    check_pool(FLAGS.pool)
     config = PipelineConfig(
         inputs=reaching(inputs_from_flags()),
         discovery=discovery_from_flags(),

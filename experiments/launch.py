@@ -6,8 +6,10 @@ import os
 import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
+from logging import Formatter
 from pathlib import Path
 
 import jax
@@ -15,7 +17,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from cdjax.errors import InputError
-from cdjax.parallel.preemption import BETWEEN_TRAININGS, Preempted
+from cdjax.parallel.preemption import BETWEEN_TRAININGS, STOP, Preempted
 from cdjax.run import lock
 from cdjax.training.diagnostics import GradientError
 from cdjax.wording import NBSP
@@ -73,9 +75,12 @@ def run(main: Callable[..., None], *, words: int = 0) -> None:
     os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
     signal.signal(signal.SIGTERM, _stop)
+    say_ignored = sys.unraisablehook
+    sys.unraisablehook = lambda it: None if it.exc_type is Preempted else say_ignored(it)
 
     def guarded(argv: list[str]) -> int:
         logging.set_verbosity(logging.WARNING)
+        logging.get_absl_handler().setFormatter(Formatter('warning: %(message)s'))
         try:
             if len(argv) > 1 + words:
                 raise InputError(_unexpected(argv[1 + words]))
@@ -114,9 +119,36 @@ def _parse(argv: list[str]) -> list[str]:
         if any(word in help_page.HELP_WORDS for word in argv[1:]):
             print(help_page.page())
             sys.exit(0)
-        return flags.FLAGS(argv)
+        words = flags.FLAGS(_flagfiles_first(argv))
+        _expand_home()
+        return words
     except flags.Error as error:
         sys.exit(_refuse(error))
+    except UnicodeDecodeError as error:
+        sys.exit(_refuse(InputError(f'flagfile: {error}: name a text with a flag a line')))
+
+
+def _flagfiles_first(argv: list[str]) -> list[str]:
+    """Returns the words with flag files in front: of two values of a flag the later one holds."""
+    program, *rest = argv
+    files, others = [], []
+    while rest and rest[0] != '--':
+        word = rest.pop(0)
+        is_file = word.lstrip('-').partition('=')[0] == 'flagfile' and word.startswith('-')
+        (files if is_file else others).append(word)
+        if is_file and '=' not in word:
+            files += rest[:1]
+            rest = rest[1:]
+    return [program, *files, *others, *rest]
+
+
+def _expand_home() -> None:
+    """Replaces a leading ~ in values, which shells leave alone behind --name=."""
+    for flag in (flags.FLAGS[name] for name in flags.FLAGS):
+        if flag.present and isinstance(flag.value, str):
+            flag.value = os.path.expanduser(flag.value)
+        elif flag.present and isinstance(flag.value, list):
+            flag.value = [os.path.expanduser(value) for value in flag.value]
 
 
 def _refuse(error: InputError | flags.Error) -> int:
@@ -131,12 +163,15 @@ def _in_our_words(error: flags.Error) -> str:
     if isinstance(error, flags.UnrecognizedFlagError):
         close = _like(error.flagname)
         remedy = f'did you mean --{" or --".join(close)}?' if close else see
+        if 'recipe' in flags.FLAGS and any('flagfile' in word for word in sys.argv):
+            remedy = 'a recipe of another launcher is given as --recipe=FILE'
         return f'there is no flag --{error.flagname}: {remedy}'
     text = str(error)
     if missing := re.findall(r'Flag (--\w+) must have a value other than None', text):
         return f'{" and ".join(missing)} must be given: {see}'
     text = re.sub(r'invalid literal for int.*', 'write an integer', text)
     text = re.sub(r'could not convert string to float.*', 'write a number', text)
+    text = re.sub(r"\('Non-boolean argument.*\)", 'write true or false, or no value', text)
     return re.sub(r'ERROR:: Unable to open flagfile: \[.*?\] (.*): (.*)', r'flagfile=\2: \1', text)
 
 
@@ -178,8 +213,15 @@ def _import_plugins() -> None:
                 f'plugins={name}: {error}; name modules as Python imports them, from the folder '
                 'of the command or installed'
             ) from error
+        except (ImportError, SyntaxError, TypeError) as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            raise InputError(
+                f'plugins={name} cannot be imported: {error} ({where.filename}, line '
+                f'{where.lineno})'
+            ) from error
 
 
 def _stop(*_) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    STOP.set()
     raise Preempted(BETWEEN_TRAININGS)

@@ -80,8 +80,9 @@ def main() -> None:
     job, mesh = job_from_flags(), _mesh_from_flags(target)
     announce_measuring(
         f'plan: the programs of experiments.{FLAGS.job} for {target.name}, compiled on this '
-        'machine, seconds to minutes each; nothing is loaded or run',
+        'machine; nothing is loaded or run',
         as_json({'job': job, 'mesh': mesh, 'largest_batch': FLAGS.largest_batch}),
+        time='seconds to minutes each',
     )
     plan = plan_job(
         job,
@@ -131,7 +132,10 @@ def _read_recipe(path: str) -> None:
     """Sets the flags of a flag file that are defined here; those of the command line win."""
     if not Path(path).is_file():
         raise InputError(f'recipe={path} is no file: name one of experiments/recipes')
-    lines = FLAGS.read_flags_from_files([f'--flagfile={path}'])
+    try:
+        lines = FLAGS.read_flags_from_files([f'--flagfile={path}'])
+    except UnicodeDecodeError as error:
+        raise InputError(f'recipe={path} is no text: {error}') from error
     FLAGS([sys.argv[0], *lines, *sys.argv[1:]], known_only=True)
 
 

@@ -10,11 +10,13 @@ from absl import flags
 from etils import epath
 
 from cdjax.errors import InputError
+from cdjax.models.target_folder import require_file
 from experiments import launch
 from experiments.announce import announce_measuring
 from experiments.flags import define_dry_run_flag
 
 FLAGS = flags.FLAGS
+SECONDS = 'some seconds'  # is how long a page takes
 flags.DEFINE_string(
     'workdir', 'runs/pipeline', 'Folder of a finished pipeline, where it is no argument.'
 )
@@ -46,26 +48,47 @@ def main(*workdirs: str) -> None:
             raise InputError(
                 f'figure={FLAGS.figure} is taken out of the report of one run: leave out --compare'
             )
-        runs, target = read_runs(*workdirs), FLAGS.output or 'compare.html'
+        target = _target('compare', '.html')
+        runs = read_runs(*workdirs)
         announce_measuring(
-            f'report: {" beside ".join(workdirs)}', {'runs': workdirs, 'page': target}
+            f'report: {" beside ".join(workdirs)}',
+            {'runs': workdirs, 'page': target},
+            time=SECONDS,
         )
         write_comparison(runs, target)
         launch.say(f'everything is in {target}')
         return
     if len(workdirs) > 1:
         raise InputError(f'{" ".join(workdirs)}: name one run, or add --compare')
+    if workdirs and FLAGS['workdir'].present:
+        raise InputError(f'workdir={FLAGS.workdir} and {workdirs[0]}: name one run')
     workdir = workdirs[0] if workdirs else FLAGS.workdir
-    results, facts = read_results(workdir), {'run': workdir, 'page': f'{workdir}/{REPORT}'}
+    facts = {'run': workdir, 'page': f'{workdir}/{REPORT}'}
     if FLAGS.figure is not None:
-        facts['figure'] = target = FLAGS.output or f'{FLAGS.figure}.svg'
-    announce_measuring(f'report: of {workdir}, from what it has stored', facts)
-    launch.say(summary(results))
+        facts['figure'] = target = _target(FLAGS.figure, '.svg')
+    elif FLAGS.output is not None:
+        raise InputError(
+            f'output={FLAGS.output} is for --compare or --figure: the report of a run is '
+            f'{workdir}/{REPORT}'
+        )
+    results = read_results(workdir)
+    announce_measuring(f'report: of {workdir}, from what it has stored', facts, time=SECONDS)
     page = write_report(workdir, results)
-    if FLAGS.figure is not None:
-        write_atomically(epath.Path(target), take_figure(page.read_text(), FLAGS.figure))
+    figure = None if FLAGS.figure is None else take_figure(page.read_text(), FLAGS.figure)
+    launch.say(summary(results))
+    if figure is not None:
+        write_atomically(epath.Path(target), figure)
         launch.say(f'figure: {target}')
     launch.say(f'everything is in {page}')
+
+
+def _target(name: str, ending: str) -> str:
+    """Returns the file to write, refused where it cannot be one, or is something else's."""
+    target = f'{name}{ending}' if FLAGS.output is None else FLAGS.output
+    if not target.endswith(ending):
+        raise InputError(f'output={target}: name a file that ends with {ending}')
+    require_file(epath.Path(target))
+    return target
 
 
 if __name__ == '__main__':

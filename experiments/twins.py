@@ -42,11 +42,12 @@ def main() -> None:
     """Runs the study and prints whose rule is followed, and the verdicts."""
     protocol = TwinsProtocol()
     teachers, seeds = integers('teachers', '0,1'), integers('seeds', '0,1,2')
-    if not set(teachers) <= set(protocol.teachers) or not set(seeds) <= set(protocol.arms.seeds):
+    known = ((teachers, protocol.teachers), (seeds, protocol.arms.seeds))
+    if any(len(set(some) & set(every)) < len(some) for some, every in known):
         raise InputError(
             f'teachers={",".join(FLAGS.teachers)}, seeds={",".join(FLAGS.seeds)}: name some of '
             f'{",".join(map(str, protocol.teachers))} and of '
-            f'{",".join(map(str, protocol.arms.seeds))}'
+            f'{",".join(map(str, protocol.arms.seeds))}, each of them once'
         )
     protocol = dataclasses.replace(
         protocol,

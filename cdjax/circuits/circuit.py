@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import operator
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -213,11 +214,18 @@ class Circuit:
             InputError: a missing or damaged file, or one of another kind.
         """
         check_client(path)
+        if not os.fspath(path):
+            raise InputError('no file of circuits is named: give its path')
         tensors_path, json_path = _paths(path)
+        if not tensors_path.exists() and epath.Path(path).is_dir():
+            raise InputError(
+                f'{path} is a folder: name a file of circuits, as a run has them in circuits/'
+            )
         for part in (tensors_path, json_path):
             if not part.exists():
                 raise InputError(
-                    f'{part} does not exist: a circuit is a pair of .safetensors and .json'
+                    f'{part} does not exist: circuits are a pair of .safetensors and .json, as '
+                    'experiments.discover writes them'
                 )
         try:
             facts, content = read_json(json_path), tensors_path.read_bytes()

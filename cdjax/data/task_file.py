@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # importing it takes as long as importing JAX
     from transformers import PreTrainedTokenizerFast
 
 _SUFFIX = '_counterfactual'
+_LINE = '{"prompt": "2+3=", "answer": 5}'
 
 
 def read_task_file(
@@ -93,9 +94,9 @@ def _example(line: bytes, place: str) -> Example:
     try:
         values = parse_json(line)
     except ValueError as error:
-        raise InputError(f'{place}: {error}') from error
+        raise InputError(f'{place}: {error}; a line is an object such as {_LINE}') from error
     if not isinstance(values, dict):
-        raise InputError(f'{place}: expected an object such as {{"prompt": "2+3=", "answer": 5}}')
+        raise InputError(f'{place}: expected an object such as {_LINE}')
     prompt, answer = _prompt(values, place), _answer(values, place)
     if answer is None:
         raise InputError(f'{place}: no "answer" (or "label")')

@@ -115,7 +115,7 @@ def stored_teacher(
     )
     manifest = from_process_0(lambda: _read(folder, belongs))
     if jax.process_index() == 0:
-        make_folder(folder)
+        make_folder(folder, 'teacher_store')
     starts = range(0, len(dataset), manifest['rows'])
     if len(manifest['shards']) < len(starts):
         _complete(folder, manifest, starts, teacher, dataset, wanted, passes)

@@ -122,6 +122,8 @@ def convert(
         )
     if c.save_golden is not None:
         require_file(absolute(c.save_golden))
+        if absolute(c.save_golden).exists():
+            raise InputError(f'save_golden={c.save_golden} exists: name another file, or remove it')
     golden = None if c.golden is None else load_reference(c.golden)
     certificate = certificate_path(target)
     stages = {}

@@ -73,6 +73,11 @@ def read_fields(fields: dict[str, Any]) -> dict[str, Any]:
         InputError: a required field is absent, or a field asks for a computation that `Llama`
             does not do; all such fields are named.
     """
+    if not any(name in fields for name in REQUIRED):
+        raise InputError(
+            f'this config.json describes no model, it has none of {", ".join(REQUIRED)}: name the '
+            'folder of a checkpoint; in that of a run it is student/ or model/'
+        )
     problems = _refused_fields(fields)
     values = {ours: fields.get(theirs) for theirs, ours in REQUIRED.items()}
     problems += [f'{name} is absent' for name in REQUIRED if fields.get(name) is None]

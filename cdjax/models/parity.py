@@ -91,6 +91,7 @@ def torch_reference(folder: str | os.PathLike, tokens: np.ndarray) -> Reference:
             'a comparison with transformers needs torch: pip install torch, or compare with '
             'a golden file (--golden)'
         ) from error
+    transformers.utils.logging.disable_progress_bar()
     logits, residual = {}, {}
     for dtype in DTYPES:
         model = transformers.AutoModelForCausalLM.from_pretrained(

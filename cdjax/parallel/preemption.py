@@ -14,6 +14,10 @@ _moments = itertools.count(1)
 # Loops that listen themselves, and save before they stop.
 _listening: list['PreemptionNotice'] = []
 
+# Set by the signal handler of a launcher, which raises as well: wherever the program is at that
+# moment, and Python ignores what is raised where an object is being deleted.
+STOP = threading.Event()
+
 
 class Preempted(Exception):
     """A SIGTERM stopped the run, everything is saved: the same command continues it.
@@ -30,12 +34,12 @@ def heed_preemption() -> None:
 
     For what lies between trainings: stages, and the batches of a pass over a data set. Inside a
     training it does nothing, for the loop saves first. A process that is alone is stopped by the
-    signal handler of its launcher, wherever it is.
+    signal handler of its launcher, wherever it is, or here, if that was ignored.
 
     Raises:
         Preempted: what was finished is kept.
     """
-    if not _listening and _reached():
+    if not _listening and (STOP.is_set() or _reached()):
         raise Preempted(BETWEEN_TRAININGS)
 
 
@@ -74,7 +78,7 @@ class PreemptionNotice:
 
     def reached(self) -> bool:
         """Says whether to save and stop now; to be called after every step, on all processes."""
-        return self._signalled or _reached()
+        return self._signalled or STOP.is_set() or _reached()
 
     def signalled(self) -> bool:
         """Says whether this process has had a SIGTERM that its own handler took."""

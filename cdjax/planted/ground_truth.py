@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import warnings
 from typing import Any
 
 import jax
@@ -25,6 +26,9 @@ _ORIGINS = {
     'data': 'other problems than those of these flags: give the task that it was planted in',
     'model': 'another model: name the checkpoint that it lies beside',
 }
+# The least share of the answer's probability that planted circuits keep, in every class, if what
+# they are is to stand for all that a teacher does.
+SUFFICIENT = 0.8
 _TENSORS = ('shared', 'specific', 'necessary', 'living', 'assignments')
 
 
@@ -79,6 +83,22 @@ class GroundTruth:
         for key, value in wanted.items():
             if self.info.get(key) != value:
                 raise InputError(f'{name} belongs to {_ORIGINS[key]}')
+
+    def warn_unless_sufficient(self) -> None:
+        """Warns where planted circuits alone answer much less than the teacher: others help."""
+        figures = self.info.get('verification')
+        if self.plan.empty or not figures:
+            return
+        only, whole = (np.asarray(figures[name], float) for name in ('only', 'whole'))
+        if np.nanmin(only / whole) < SUFFICIENT:
+            told = lambda values: ' '.join(f'{value:.2f}' for value in values)
+            warnings.warn(
+                f'with only its planted circuit a class answers with {told(only)}, in the whole '
+                f'teacher with {told(whole)}: other neurons carry what is missing, so that this '
+                'ground truth is a part of what there is to be found; plant for more steps, or '
+                'more neurons',
+                stacklevel=2,
+            )
 
     def save(self, folder: epath.PathLike) -> None:
         """Writes `ground_truth.safetensors` and `ground_truth.json` into a folder, on process 0."""

@@ -1,5 +1,6 @@
 """Two runs side by side: what they answer, what they keep, and in which settings they differ."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -95,15 +96,24 @@ def arm_rows(
     return [(start, next(filter(None, rows))['phrase'], rows) for (start, _), rows in found]
 
 
-def differing(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """Returns the settings in which two configurations differ: dotted name, both values."""
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Returns the settings in which two configurations differ: dotted name, both as text."""
     flat = [dict(_leaves(config)) for config in configs]
     names = dict.fromkeys(name for one in flat for name in one)
     return [
-        (name, [one.get(name, '–') for one in flat])
+        (name, [_shown(one[name]) if name in one else '–' for one in flat])
         for name in names
         if name not in NOT_SETTINGS and flat[0].get(name) != flat[1].get(name)
     ]
+
+
+def _shown(value: Any) -> str:
+    """Returns a value as config.json has it, text and lists without their marks."""
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, list) and value:
+        return ', '.join(map(_shown, value))
+    return json.dumps(value)
 
 
 def _leaves(value: Any, name: str = ''):

@@ -19,12 +19,14 @@ from cdjax.studies.circuits.curves import KEPT
 
 FILTERS = ('percent', 'exact_percent', 'percent_interval', 'points', 'points_interval')
 FILTERS += ('number', 'count', 'listing')
+# Spaces between a number and its name, where no line breaks.
+TOGETHER = re.compile(r'(?<=NMI) (?=\d)|(?<=\bp) (?==)|(?<=p =) (?=\d)|(?<=\d) (?=points)')
 
 
 def say(name: str, *facts: Any) -> str | None:
     """Returns the sentence of a macro of `sentences.jinja`, None where it has nothing to say."""
     text = re.sub('[ \n]+', ' ', getattr(_sentences(), name)(*facts)).strip()
-    return wording.sentence(text) if text else None
+    return wording.sentence(TOGETHER.sub(wording.NBSP, text)) if text else None
 
 
 def limits(results: Any, config: Any) -> list[str]:

@@ -70,6 +70,8 @@ def read_results(workdir: epath.PathLike) -> dict[str, Any]:
         InputError: there are none, or they are damaged.
     """
     path = epath.Path(workdir) / RESULTS
+    if path.parent.is_file():
+        raise InputError(f'{workdir} is a file: name the folder of the run')
     if not path.exists():
         raise InputError(
             f'{path} does not exist, so there is nothing to report: run python -m '

@@ -22,6 +22,9 @@ def is_remote(path: epath.PathLike) -> bool:
 
 def check_client(path: epath.PathLike) -> None:
     """Raises InputError for a path in a bucket that the installed packages cannot reach."""
+    scheme, _, name = str(path).partition('://')
+    if is_remote(path) and (scheme != 'gs' or not name.partition('/')[0]):
+        raise InputError(f'{path}: name a local folder, or gs://BUCKET/FOLDER')
     if is_remote(path) and importlib.util.find_spec('gcsfs') is None:
         raise InputError(
             f'{path} lies in a bucket, which needs the package gcsfs: pip install gcsfs (the '

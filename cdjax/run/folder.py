@@ -30,6 +30,7 @@ VERSION = 2
 _PROBE = '.cdjax-probe-'
 _PROBE_BYTES = 1 << 20
 VISIBLE_SECONDS = 10.0
+_SHOWN = 80  # characters of a value in a message
 
 
 def open_workdir(path: str | epath.PathLike, config: dict[str, Any], *, name: str) -> epath.Path:
@@ -124,8 +125,12 @@ def _names(folder: epath.Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
 
-def make_folder(path: epath.Path) -> epath.Path:
+def make_folder(path: epath.Path, flag: str = '--workdir') -> epath.Path:
     """Makes a folder, and proves by a file of 1 MiB that it can be written; returns it.
+
+    Args:
+        path: the folder.
+        flag: what names it, for the message.
 
     Raises:
         InputError: it cannot.
@@ -138,7 +143,7 @@ def make_folder(path: epath.Path) -> epath.Path:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _unwritable(path, error, flag) from error
     return path
 
 
@@ -188,10 +193,10 @@ def _plain(value: Any) -> Any:
     raise TypeError(f'{value!r} of type {type(value).__name__} cannot be part of a config')
 
 
-def _unwritable(path: epath.Path, error: OSError) -> InputError:
+def _unwritable(path: epath.Path, error: OSError, flag: str = '--workdir') -> InputError:
     reason = error.strerror or str(error)
     return InputError(
-        f'--workdir={path} cannot be written ({reason}): name a folder on a disk that is '
+        f'{flag}={path} cannot be written ({reason}): name a folder on a disk that is '
         'writable and has space'
     )
 
@@ -267,6 +272,11 @@ def _refuse_other_config(
             f'--workdir={workdir} holds a run of version {version} and this is version {VERSION}, '
             'whose results mean something else: name another --workdir'
         )
+    if stored.get('name') != wanted['name']:
+        raise InputError(
+            f'--workdir={workdir} holds another run, of {stored.get("name")} and not of '
+            f'{wanted["name"]}: name another --workdir'
+        )
     if differing := _describe_differences(stored, wanted):
         raise InputError(
             f'--workdir={workdir} holds another run: {differing}; '
@@ -313,4 +323,5 @@ def _differences(stored: Any, wanted: Any, at: str = '') -> list[tuple[str, Any,
 
 
 def _show(value: Any) -> str:
-    return 'absent' if value is _MISSING else json.dumps(value)
+    text = 'absent' if value is _MISSING else json.dumps(value)
+    return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}…'

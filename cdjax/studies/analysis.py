@@ -110,6 +110,13 @@ def pooled_table(workdirs: Sequence[epath.PathLike], start: str) -> list[dict[st
     return rows
 
 
+def check_pool(workdirs: Sequence[epath.PathLike]) -> None:
+    """Raises InputError for a folder without a table of arms; to be asked before one is made."""
+    for path in workdirs:
+        if 'arms' not in (stored_config(epath.Path(path)) or {}):
+            raise InputError(f'pool={path} holds no table of arms: name the --workdir of one')
+
+
 def _read_runs(workdir: epath.Path, start: str) -> dict[tuple[str, int], float]:
     """Returns (arm, seed) → accuracy of the students that a table has, those beside KD."""
     told = Places(workdir).result('arms', f'{start}-*')

@@ -94,8 +94,10 @@ class ArmsConfig:
             if values is None:
                 continue
             unknown = [value for value in values if value not in known]
-            if unknown or (self.arms and not values):
-                raise InputError(f'{field}={",".join(values)}: choose from {", ".join(known)}')
+            if unknown or (self.arms and not values) or len(set(values)) < len(values):
+                raise InputError(
+                    f'{field}={",".join(values)}: choose from {", ".join(known)}, each of them once'
+                )
         self._refuse_without_arms()
         check_site(self.arms, self.alignment)
         if self.mechanism is not None:

@@ -39,6 +39,7 @@ def read_ground_truth(path: str, inputs: Inputs) -> GroundTruth:
             f'ground_truth={path or inputs.teacher_path}: no planted neuron is necessary there, '
             'so there is nothing to be found; leave the flag out'
         )
+    truth.warn_unless_sufficient()
     return truth
 
 
@@ -61,7 +62,10 @@ def planted_in(run: Run) -> GroundTruth | None:
     truth = _beside(run.inputs)
     if truth is None or not truth.causal_size:
         return None
-    return truth if truth.info.get('model') == model_hash(run.teacher) else None
+    if truth.info.get('model') != model_hash(run.teacher):
+        return None
+    truth.warn_unless_sufficient()
+    return truth
 
 
 def _beside(inputs: Inputs) -> GroundTruth | None:

@@ -267,7 +267,7 @@ class TeacherStudy:
             mesh=self._mesh,
             tokens_per_pass=self._options.tokens_per_pass,
         )
-        GroundTruth(
+        truth = GroundTruth(
             self._plan.shared,
             self._plan.specific,
             verified.necessary,
@@ -279,7 +279,9 @@ class TeacherStudy:
                 'plant': dataclasses.asdict(self.config.plant),
                 'verification': verified.figures,
             },
-        ).save(self._output)
+        )
+        truth.save(self._output)
+        truth.warn_unless_sufficient()
 
     def _save(self, model: Llama) -> None:
         config = self.config.inputs

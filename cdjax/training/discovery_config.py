@@ -106,8 +106,9 @@ class DiscoveryConfig:
         if accuracy < self.least_accuracy:
             raise InputError(
                 f'the {name} answers {accuracy:.1%} of these problems, and circuits are searched '
-                f'for from {self.least_accuracy:.1%} on: train it for them first, choose problems '
-                'that it can do, or set least_accuracy=0 to search all the same'
+                f'for from {self.least_accuracy:.1%} on: train it for them first '
+                '(experiments.train_teacher --init), choose problems that it can do, or set '
+                'least_accuracy=0 to search all the same'
             )
 
     @property

@@ -37,8 +37,8 @@ class OptimizerConfig:
     epsilon: float = 1e-8
 
     def __post_init__(self):
-        if self.steps < 1:
-            raise InputError(f'steps={self.steps}: at least 1 step is needed')
+        if not 1 <= self.steps < 2**31:  # counted in int32
+            raise InputError(f'steps={self.steps}: at least 1 step is needed, and less than 2^31')
         for name in ('learning_rate', 'clip_norm', 'epsilon'):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

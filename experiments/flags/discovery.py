@@ -225,6 +225,8 @@ def _loss_weights(objective: Objective) -> Any:
     given = {}
     for part in FLAGS.loss_weights:
         name, _, value = part.partition('=')
+        if name in given:
+            raise InputError(f'loss_weights: {name} is given twice')
         try:
             given[name] = float(value)
         except ValueError:

@@ -12,6 +12,8 @@ from cdjax.studies.inputs_config import TEACHER_DTYPES, InputsConfig
 from experiments.flags.groups import group
 
 FLAGS = flags.FLAGS
+# What describes arithmetic; problems that are given are as they are.
+_ARITHMETIC = ('operators', 'operands', 'low', 'high', 'answer_low', 'answer_high', 'num_problems')
 
 
 @group('Problems and their split')
@@ -130,6 +132,8 @@ def problems_from_flags() -> InputsConfig:
     """
     if FLAGS.task is not None and FLAGS.task_file is not None:
         raise InputError(f'task={FLAGS.task} and task_file={FLAGS.task_file}: give one of them')
+    if FLAGS.task is not None or FLAGS.task_file is not None:
+        _refuse_arithmetic()
     encoding = {
         'prompt_prefix': FLAGS.prompt_prefix.replace(r'\n', '\n'),
         'answer_tokens': FLAGS.answer_tokens,
@@ -163,6 +167,17 @@ def problems_from_flags() -> InputsConfig:
         split_seed=FLAGS.split_seed,
         **encoding,
     )
+
+
+def _refuse_arithmetic() -> None:
+    """Raises InputError for flags that describe arithmetic, beside problems that are given."""
+    for name in _ARITHMETIC:
+        if FLAGS[name].present:
+            where = 'task_file' if FLAGS.task is None else 'task'
+            raise InputError(
+                f'{name}={FLAGS[name].value} is of arithmetic, and the problems are those of '
+                f'{where}={FLAGS[where].value}: leave one of them out'
+            )
 
 
 @group('Models')

@@ -1,5 +1,7 @@
 """The site is built without a warning: every page in it, every link leads somewhere."""
 
+import importlib
+import inspect
 import shutil
 import subprocess
 import sys
@@ -43,5 +45,11 @@ def test_every_page_is_there_and_can_be_searched(site):
 
 def test_the_reference_is_that_of_the_docstrings(site):
     page = (site / 'api' / 'losses' / 'index.html').read_text()
-    assert 'id="cdjax.losses.linear_cka"' in page
     assert 'Returns the linear CKA of two sets of features of the same rows.' in page
+    pages = ''.join(path.read_text() for path in site.glob('api/*/index.html'))
+    for path in (ROOT / 'cdjax').glob('*/__init__.py'):
+        package = importlib.import_module(f'cdjax.{path.parent.name}')
+        for name in getattr(package, '__all__', ()):
+            if inspect.isroutine(thing := getattr(package, name)) or inspect.isclass(thing):
+                homes = (package.__name__, thing.__module__)  # where a module has its name
+                assert any(f'id="{home}.{name}"' in pages for home in homes), (homes, name)

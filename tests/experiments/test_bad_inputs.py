@@ -10,6 +10,7 @@ from mistakes_in_inputs import CIRCUITS, MODELS, PROBLEMS, TASK_FILES
 from mistakes_in_trainings import DISCOVERY, DISTILLATION, RUNS
 
 TOY = ('--teacher={teacher}', '--operands=2', '--high=9', '--compilation_cache=')
+ARITHMETIC = TOY[1:3]  # not of problems that are given
 RUN = (*TOY, '--workdir={new}', '--least_accuracy=0')  # the toy teacher answers nothing right
 BATCH = '--batch_size=16'  # of a share of 29
 SOUND = {
@@ -18,7 +19,7 @@ SOUND = {
     'compare_arms': (*RUN, BATCH),
     # Of the 32 neurons of its student 1 % are none.
     'pipeline': (*RUN, BATCH, '--smallest_size=.05'),
-    'accuracy': TOY,
+    'accuracy': (*TOY[:2], '--ranges=0:9', TOY[-1]),
     'evaluate': (*TOY, '--circuits={circuits}', '--output={new}'),
     'plan': (*TOY[:-1], BATCH, '--target=cpu', '--nolargest_batch', '--output={new}'),
     'train_teacher': (*TOY[1:], '--workdir={new}'),
@@ -47,6 +48,7 @@ OTHERS = [
     ('convert', '--golden={golden}', 'is no golden file'),
     ('convert', '--golden={golden} --save_golden={new}', 'no --golden'),
     ('convert', '--save_golden={foreign}', 'is a folder'),
+    ('convert', '--save_golden={golden}', 'golden exists: name another file'),
     ('train_teacher', '--hidden_size=0', 'hidden_size=0'),
     ('train_teacher', '--hidden_size=-4', 'hidden_size=-4'),
     ('train_teacher', '--heads=0', 'heads=0'),
@@ -75,6 +77,8 @@ OTHERS = [
     ('plan', '--job=dream', '--job=dream'),
     ('plan', '--recipe={folder}/none', 'is no file'),
     ('plan', '--recipe={recipe_unknown}', '--steps=many'),
+    ('plan', '--recipe={task_binary}', 'task_binary is no text'),
+    ('plan', '--flagfile={recipe_other}', 'no flag --workdir', '--recipe=FILE'),
     ('plan', '--tokens_per_pass=0', 'tokens_per_pass=0'),
     ('plan', '--output={file}/plan.json', 'is no folder'),
     ('plan', '--output={foreign}', 'is a folder'),
@@ -84,6 +88,11 @@ OTHERS = [
     ('report', '', 'results.json does not exist'),
     ('report', '--workdir={results_cut}', 'is damaged'),
     ('report', '--workdir={results_list}', 'is damaged'),
+    ('report', '--workdir={file}', 'file is a file: name the folder of the run'),
+    ('report', '--output=a.html', 'output=a.html is for --compare or --figure'),
+    ('report', '--figure=methods-1 --output={file}', 'name a file that ends with .svg'),
+    ('report', '--figure=methods-1 --output={file}/a.svg', 'is no folder'),
+    ('report', '--compare=yes', '--compare=yes: write true or false, or no value'),
     ('benchmark', '--suite=speed', '--suite=speed'),
     ('benchmark', '--model=llama9', '--model=llama9'),
     ('benchmark', '--devices=0', 'devices=0'),
@@ -101,6 +110,7 @@ FLAGS = [
     ('report', '--work_dir=9', 'no flag --work_dir', '--workdir'),
     ('discover', '--random_weights=perhaps', '--random_weights=perhaps'),
     ('discover', '--flagfile={folder}/none.flags', 'none.flags'),
+    ('discover', '--flagfile={task_binary}', 'flagfile: ', 'a flag a line'),
     ('plan', '--steps', '--steps'),
     ('distill', 'seeds=3', "unexpected argument 'seeds=3'"),
     ('convert', '--to', '--to'),
@@ -132,7 +142,8 @@ def outcomes(tmp_path_factory):
         new = folder / f'new-{at}'
         flagged = text.startswith('--')
         own = re.split(r' (?=--)', text) if flagged else text.split()
-        flags = [flag.format(new=new, **files) for flag in (*SOUND[launcher], *own)]
+        sound = [flag for flag in SOUND[launcher] if flag not in ARITHMETIC or '--task' not in text]
+        flags = [flag.format(new=new, **files) for flag in (*sound, *own)]
         commands[name_of(at)] = [launcher, *flags]
     for at, (launcher, _) in enumerate(REQUIRED, len(CASES)):
         commands[name_of(at)] = [launcher]

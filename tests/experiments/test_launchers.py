@@ -14,11 +14,13 @@ import pytest
 from forks import ROOT
 from launchers import run_launchers
 
+from cdjax.parallel import preemption
 from cdjax.parallel.preemption import Preempted
 from cdjax.run.folder import VERSION
 from cdjax.studies.inputs import EMBEDDED_TEACHER
 from cdjax.training.gradient_reports import GradientError, GradientReport
 from experiments import launch
+from experiments.__main__ import main as list_launchers
 
 
 def mistakes(folder):
@@ -152,7 +154,7 @@ def dry_runs(folder):
     grid = folder / 'grid.flags'
     grid.write_text('--discovery_seed=1\n--num_classes=2\n')
     yield 'tune', (*search, f'--grid={grid}')
-    yield 'accuracy', (*small[:2], *small[3:], '--ranges=0:4,0:9')
+    yield 'accuracy', (small[0], small[-1], '--ranges=0:4,0:9')
     yield 'convert', (f'--source={EMBEDDED_TEACHER}', f'--target={folder}/dry', small[-1])
     yield 'benchmark', ('--suite=forward', f'--output={folder}/dry')
     yield 'plan', ('--target=cpu', *arms[1:2], f'--output={folder}/dry')
@@ -261,7 +263,7 @@ def test_a_dry_run_without_trainings_tells_what_is_asked_or_made(outcomes):
             r'accuracy: .*/teacher on 2 ranges of operands, \d+ problems .*',
             'max_prob',
         ),
-        'convert': (r'convert: .*/teacher to .*/dry, orbax', 'keep_layers = null'),
+        'convert': (r'convert: .*/teacher to .*/dry, orbax; the time .*', 'keep_layers = null'),
         'benchmark': (r'benchmark: forward; of speed 5 rounds .*', 'shape = "small"'),
         'plan': (
             r'plan: the programs of experiments.distill for cpu, .*',
@@ -290,6 +292,7 @@ def status_of(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, 'argv', ['launcher'])
     monkeypatch.setattr(warnings, 'showwarning', warnings.showwarning)
+    monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
 
     def run(main):
         with pytest.raises(SystemExit) as stop:
@@ -298,6 +301,7 @@ def status_of(monkeypatch):
 
     yield run
     signal.signal(signal.SIGTERM, before)
+    preemption.STOP.clear()
 
 
 @pytest.mark.parametrize(
@@ -316,6 +320,41 @@ def test_exit_statuses(status_of, capsys, raised, status, words):
     assert words in capsys.readouterr().err
 
 
+def test_the_package_tells_its_launchers(capsys):
+    list_launchers()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == LAUNCHERS
+    assert all(len(line.split()) > 5 for line in [first, *lines])
+
+
+def test_the_command_line_wins_over_a_flag_file_wherever_it_stands():
+    words = [
+        'main',
+        '--a=1',
+        '--flagfile=x',
+        'run',
+        '-flagfile',
+        'y',
+        '--b',
+        '2',
+        '--',
+        '--flagfile=z',
+    ]
+    first = [
+        'main',
+        '--flagfile=x',
+        '-flagfile',
+        'y',
+        '--a=1',
+        'run',
+        '--b',
+        '2',
+        '--',
+        '--flagfile=z',
+    ]
+    assert launch._flagfiles_first(words) == first
+
+
 def test_sigterm_while_nothing_trains_asks_to_be_started_again(status_of, capsys):
     def main():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -324,3 +363,17 @@ def test_sigterm_while_nothing_trains_asks_to_be_started_again(status_of, capsys
     assert status_of(main) == 75
     assert 'the same command continues' in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, 'a second one ends it at once'
+
+
+def test_sigterm_while_an_object_is_deleted_stops_at_the_next_stage(status_of, capsys):
+    class Deleted:
+        def __del__(self):  # what is raised here, Python ignores
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def main():
+        Deleted()
+        preemption.heed_preemption()
+
+    assert status_of(main) == 75
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('stopped: ')

@@ -109,7 +109,7 @@ def test_an_evaluation_says_what_it_will_measure(outcomes):
     assert (dry.code, dry.err) == (0, '')
     first, *others = dry.out.splitlines()
     line, _, output = first.partition('; to ')
-    assert output == f'{outcomes.folder}/new'
+    assert output == f'{outcomes.folder}/new; the time that is left is told on the way'
     assert done.startswith(line)
     assert '  study.sizes = [0.1]' in others
     assert others[-1] == 'nothing was claimed, loaded or written'

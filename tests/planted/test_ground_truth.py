@@ -36,6 +36,16 @@ def test_it_belongs_to_one_model_and_its_problems():
         truth.check_belongs('--ground_truth=x', data='n' * 64)
 
 
+@pytest.mark.parametrize(('only', 'told'), [((0.9, 0.3), True), ((0.9, 0.5), False)])
+def test_it_says_where_other_neurons_carry_the_answer(recwarn, only, told):
+    truth = toy.ground_truth()
+    truth.info['verification'] = {'whole': [1.0, 0.6], 'only': list(only)}
+    truth.warn_unless_sufficient()
+    said = [str(warning.message) for warning in recwarn]
+    assert len(said) == told
+    assert not told or said[0].startswith('with only its planted circuit a class answers with 0.90')
+
+
 def _cut(folder):
     (folder / f'{NAME}.safetensors').write_bytes(b'x')
 

@@ -25,6 +25,8 @@ STUDY = make_study(methods=('one_mask', 'random_masks'))
 TICKS = """svg => [...svg.querySelectorAll('text')].filter(one => /^[0-9.]+$/.test(one.textContent))
     .map(one => one.getBoundingClientRect()).map(box => [box.left, box.right])
     .sort((a, b) => a[0] - b[0])"""
+ENDS = 'all => all.map(one => one.getBoundingClientRect().right)'
+WIDTHS = 'all => all.map(one => one.getBoundingClientRect().width)'
 # What a reader has done is undone: the pages are opened once.
 RESET = """() => {
     document.querySelectorAll('input').forEach(one => { one.checked = one.defaultChecked; });
@@ -87,6 +89,14 @@ def test_every_figure_has_content_and_nothing_runs_over_the_edge(opened, width, 
     boxes = page.locator('#figure-methods svg[role=img]').first.evaluate(TICKS)
     assert len(boxes) > 4
     assert all(end < start for (_, end), (start, _) in itertools.pairwise(boxes))
+    # Of a table that is wider than the page, the caption is read without moving it.
+    ends = page.locator('.scroll > table > caption').evaluate_all(ENDS)
+    assert len(ends) > 5
+    assert max(ends) <= width
+    # The last panel of a figure is as wide as the others.
+    widths = page.locator('#figure-moved .panel').evaluate_all(WIDTHS)
+    assert len(widths) == 3
+    assert max(widths) - min(widths) < 1
 
 
 @in_all_views

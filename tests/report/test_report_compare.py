@@ -36,14 +36,14 @@ def runs(tmp_path):
 def test_settings_that_differ():
     first = {'version': 1, 'a': {'b': 1, 'c': [1, 2]}, 'd': None}
     second = {'version': 2, 'a': {'b': 2, 'c': [1, 2]}, 'e': 0}
-    assert differing([first, second]) == [('a.b', [1, 2]), ('e', ['–', 0])]
+    assert differing([first, second]) == [('a.b', ['1', '2']), ('e', ['–', '0'])]
 
 
 def test_a_page_on_two_runs(runs, tmp_path):
     write_comparison(read_runs(*runs), tmp_path / 'c.html')
     page = (tmp_path / 'c.html').read_text().replace('\u00a0', ' ')
     assert '<code>discovery.objective.key</code></th><td>causal</td><td>any_size</td>' in page
-    assert '<code>discovery.objective.sizes</code></th><td>–</td><td>[0.1]</td>' in page
+    assert '<code>discovery.objective.sizes</code></th><td>–</td><td>0.1</td>' in page
     assert page.count('Do the circuits keep more than random masks of their size?') == 1
     # Of methods those that both have, with the difference of the same study: none.
     assert page.count('<td class="n">0.0 <small>') == 2
@@ -83,7 +83,7 @@ def test_the_launcher_takes_folders_as_words(runs, tmp_path, capsys):
         flags.FLAGS.dry_run = False
         report.main(*runs)
         first, last = capsys.readouterr().out.splitlines()
-        assert first == f'report: {runs[0]} beside {runs[1]}'
+        assert first == f'report: {runs[0]} beside {runs[1]}; some seconds'
         assert last == f'everything is in {tmp_path / "c.html"}'
         flags.FLAGS.figure = 'layers-1'
         with pytest.raises(

@@ -214,7 +214,7 @@ def test_neurons_and_classes_and_where_it_was_run(pages):
     text = pages['two starts'].replace('\u00a0', ' ')
     assert 'Stands out in class 0; in the circuit of class 0.' in text
     assert 'Shared; in no circuit.' in text
-    assert 'operators + − 75 % <span class="note">(25 % of all)' in text
+    assert 'operators + −: 75 % <span class="note">(25 % of all)' in text
     assert '<td class="n wrong">7<span class="hidden"> (wrong)</span></td>' in text
     assert 'Class 3: 0 unseen problems</summary>' in text
     assert '<code>python -m experiments.pipeline --seeds=0,1,2</code>' in text
@@ -258,12 +258,30 @@ def test_one_seed_is_not_tested():
     assert 'Holm' not in render(results, CONFIG, HISTORIES)
 
 
+@pytest.mark.parametrize('scheme', [0, 1], ids=['light', 'dark'])
+def test_text_can_be_read(scheme):
+    """WCAG 2.2 asks text of this size for a contrast of 4.5 with what lies behind it."""
+    style = (ROOT / 'cdjax' / 'report' / 'templates' / 'style.css').read_text()
+    pairs = re.findall(r'--(\w+): light-dark\(#(\w{6}), #(\w{6})\)', style)
+    colours = {name: both[scheme] for name, *both in pairs}
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        r, g, b = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    for text in ('ink', 'muted', 'blue', 'yes', 'no'):
+        for behind in ('paper', 'wash'):
+            dark, light = sorted(luminance(colours[name]) for name in (text, behind))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, behind)
+
+
 def test_a_study_has_a_section_and_that_of_a_stranger_says_how_to_see_it(pages):
     page = pages['two starts']
     assert (
         'The number of classes matters most at 5\u00a0% of the neurons, where 4\u00a0classes keep '
-        '72\u00a0% and 1 51\u00a0% (+21.0 points, 95 % interval by seed +8.3 to +33.7), more than '
-        'seeds explain.'
+        '72\u00a0% of the answers, and 1\u00a0class 51\u00a0% (+21.0 points, 95 % interval by seed '
+        '+8.3 to +33.7), more than seeds explain.'
     ) in page
     assert 'The module that added the study &#39;gone&#39; is not imported' in page
 

@@ -131,5 +131,8 @@ def test_folders_go_and_come_whole(bucket, tmp_path):
 def test_a_bucket_without_its_client(monkeypatch):
     monkeypatch.setattr(buckets.importlib.util, 'find_spec', lambda name: None)
     check_client('/a/disk')
+    for path in ('s3://lab/run', 'gs://', 'gs:///run'):
+        with pytest.raises(InputError, match='name a local folder, or gs://BUCKET/FOLDER'):
+            check_client(path)
     with pytest.raises(InputError, match=r'gs://lab/run lies in a bucket.* pip install gcsfs'):
         check_client('gs://lab/run')

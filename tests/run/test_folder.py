@@ -53,7 +53,7 @@ def test_the_same_run_continues(tmp_path):
 @pytest.mark.parametrize(
     ('config', 'name', 'words'),
     [
-        (CONFIG, 'distill', 'name is "discover" there and "distill" here'),
+        (CONFIG, 'distill', 'another run, of discover and not of distill'),
         ({**CONFIG, 'steps': 20}, 'discover', 'steps is 10 there and 20 here'),
         (
             {**CONFIG, 'options': Options(rate=0.2)},

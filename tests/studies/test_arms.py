@@ -178,7 +178,7 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     ('changes', 'message'),
     [
         ({'arms': ('kd', 'circiuts')}, f'arms=kd,circiuts: choose from {", ".join(ARMS)}'),
-        ({'arms': (), 'starts': ('nothing',)}, 'starts is about students, and no arms are run'),
+        ({'arms': ('kd', 'kd')}, 'arms=kd,kd: .*, each of them once'),
         ({'starts': ('zero',)}, 'starts=zero: choose from nothing, partial, checkpoint'),
         ({'head_start_steps': 0}, 'head_start_steps=0'),
         ({'max_problems': 0}, 'arm_problems=0: at least 1'),

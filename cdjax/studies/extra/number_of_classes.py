@@ -151,7 +151,8 @@ def _finding(only: np.ndarray, means: np.ndarray, result: Result) -> str:
     head = (
         f'the number of classes matters most at {exact_percent(result["shares"][at])} of the '
         f'neurons, where {count(counts[best], "class", "classes")} keep '
-        f'{percent(float(means[best, at]))} and {counts[worst]} {percent(float(means[worst, at]))}'
+        f'{percent(float(means[best, at]))} of the answers, and '
+        f'{count(counts[worst], "class", "classes")} {percent(float(means[worst, at]))}'
     )
     interval = student_interval(only[best, :, at] - only[worst, :, at])
     if interval is None:
@@ -165,9 +166,10 @@ def _finding(only: np.ndarray, means: np.ndarray, result: Result) -> str:
 def _draw(figure: Any, result: Result, means: np.ndarray) -> None:
     ax = figure.subplots()
     shades = np.linspace(0.25, 1, len(means))
+    sizes = [100 * share for share in result['shares']]
     for k, curve, shade in zip(result['counts'], 100 * means, shades, strict=True):
         ax.plot(
-            [100 * share for share in result['shares']],
+            sizes,
             curve,
             marker='o',
             markersize=3,
@@ -177,6 +179,8 @@ def _draw(figure: Any, result: Result, means: np.ndarray) -> None:
         )
     ax.axhline(100 * result['accuracy'], linewidth=0.8, linestyle=':', color=PALETTE['muted'])
     ax.set_xscale('log')
+    ax.set_xticks(sizes, [f'{size:.3g}' for size in sizes], fontsize=8)
+    ax.minorticks_off()
     ax.set_xlabel('neurons in the circuit, % of all (log scale)')
     ax.set_ylabel('unseen problems answered right, %')
     ax.set_ylim(0, 103)

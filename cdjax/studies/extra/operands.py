@@ -196,13 +196,13 @@ def _measure(
 
 def present(result: Result) -> Section:
     """Returns the section of a report: what circuits keep of either task, and their overlap."""
-    header = ['', *map(exact_percent, result['shares'])]
+    shares = [*map(exact_percent, result['shares'])]
     of_seeds = lambda values, **how: [mean_with_interval(v, **how) for v in np.array(values).T]
     kept = Table(
         'Probability of the answer in per cent on unseen problems of either task with only the '
         f'mask of one of them, mean over {count(len(result["seeds"]), "seed")} and Student’s '
         '95 % interval.',
-        header,
+        ['Mask and problems', *shares],
         [
             [f'mask of {of} operands, problems of {task}', *of_seeds(values, scale=100, digits=1)]
             for of, by_task in result['kept'].items()
@@ -211,7 +211,7 @@ def present(result: Result) -> Section:
     )
     overlap = Table(
         'Intersection over union of the masks of both tasks among living neurons.',
-        header,
+        ['Overlap', *shares],
         [
             ['found', *of_seeds(result['overlap'])],
             ['random living neurons', *of_seeds(result['chance_overlap'])],

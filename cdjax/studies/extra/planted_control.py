@@ -102,7 +102,7 @@ def present(result: Result) -> Section:
     table = Table(
         'One search in teachers that ship with the package: circuits are planted in one, nothing '
         'in the other. At the size of what is planted, on unseen problems.',
-        ['Gate', 'Teacher', 'Asked', 'Found', ''],
+        ['Gate', 'Teacher', 'Asked', 'Found', 'Verdict'],
         rows,
     )
     told = f'of {len(rows)} gates the search passes {len(rows) - len(failed)}'
