@@ -3,7 +3,7 @@
 Writes config.json, results.json, circuits/, stages/ (checkpoints, metrics.jsonl, TensorBoard),
 student/ (a Hugging Face folder) and report.html into --workdir. A killed run, started again with
 the same command, continues. With an empty list of --arms there are no students: circuits, their
-controls and --studies of the teacher alone, whose answers may then have several tokens.
+controls and --studies of the teacher alone.
 
 Example, the main job on the teacher that ships with the package, as `make demo` runs it:
     python -m experiments.pipeline --flagfile=experiments/recipes/demo.flags

@@ -124,6 +124,7 @@ def job_from_flags() -> Job:
         alignment=dataclasses.replace(alignment, pairs=pairs, num_classes=FLAGS.num_classes),
         keep_teacher=FLAGS.keep_teacher,
         keep_start=inputs.has_student,
+        answer_tokens=inputs.dataset.answer_tokens,
     )
 
 

@@ -9,6 +9,7 @@ paired circuits. Outputs alone cannot tell where a model computes; patched outpu
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -79,9 +80,11 @@ def patch_teacher(
         **passes: `mesh` and `tokens_per_pass`.
 
     Raises:
-        InputError: an alignment without circuits, or problems that have no other of their length.
+        InputError: an alignment without circuits, answers of several tokens, or problems that have
+            no other of their length.
     """
     check_interchange(alignment)
+    check_single_answers(dataset.answer_tokens)
     mesh = passes.pop('mesh', None)
     mesh = one_device() if mesh is None else mesh
     drawn = draw_sources(prompt_sizes(dataset), alignment.classes, sources, seed=seed)
@@ -108,6 +111,25 @@ def check_interchange(alignment: Alignment) -> None:
         raise InputError(
             'similarity=interchange patches circuits of both models: choose an arm of circuits, '
             'such as interchange'
+        )
+
+
+def check_single_answers(answer_tokens: int, arms: Iterable[str] = ()) -> None:
+    """Raises InputError where answers have several tokens.
+
+    A patch changes the answer from its first token on. What follows would be read behind the tokens
+    of the right answer, which the patched model no longer gives.
+
+    Args:
+        answer_tokens: of the longest answer.
+        arms: keys of those that patch, for the message.
+    """
+    if answer_tokens > 1:
+        named = ', '.join(arms) or 'similarity=interchange'
+        raise InputError(
+            f'{named} compares what a patch makes of an answer of one token, and some here have up '
+            f'to {answer_tokens}: leave it out, or set answer_tokens=1 and leave '
+            'answer_end out'
         )
 
 

@@ -2,7 +2,8 @@
 
     manifest.json            what was stored of whom, and each shard: rows, files, sizes, hashes
     activations-00000.npy    [rows, layers, ...]
-    logits-00000.npy         [rows, V]; of the top k `log_probabilities-` and `indices-`, [rows, k]
+    logits-00000.npy         [rows, V]; of the top k `log_probabilities-` and `indices-`, [rows, k];
+                             of answers of A > 1 tokens [rows, A, V] and [rows, A, k]
     outputs.npy              [layers, U x ..., D], where they are wanted
 
 A shard counts once the manifest tells of it: a kill leaves files that are written again. All
@@ -33,12 +34,13 @@ from cdjax.run.folder import as_json, await_file, make_folder, require_space, wr
 from cdjax.run.json_file import read_json
 
 MANIFEST = 'manifest.json'
-FORMAT = 1
+FORMAT = 2
 ROWS = 2048  # of a shard
 
 # What a store belongs to, by key of its manifest, and what to do where it does not.
 _ORIGINS = {
     'teacher': 'another teacher',
+    'answer_tokens': 'answers of another number of tokens',
     'data': 'other problems, or another split of them',
     'wanted': 'another site, other layers, positions or another form of the logits',
 }
@@ -103,7 +105,13 @@ def stored_teacher(
         )
     wanted = wanted.of(teacher, dataset)
     belongs = as_json(
-        {'teacher': model_hash(teacher), 'data': dataset.hash, 'wanted': wanted, 'rows': rows}
+        {
+            'teacher': model_hash(teacher),
+            'answer_tokens': dataset.answer_tokens,
+            'data': dataset.hash,
+            'wanted': wanted,
+            'rows': rows,
+        }
     )
     manifest = from_process_0(lambda: _read(folder, belongs))
     if jax.process_index() == 0:
@@ -112,7 +120,7 @@ def stored_teacher(
     if len(manifest['shards']) < len(starts):
         _complete(folder, manifest, starts, teacher, dataset, wanted, passes)
     await_file(folder / MANIFEST)
-    return _open(folder, manifest, teacher, wanted)
+    return _open(folder, manifest, teacher, wanted, dataset.answer_tokens)
 
 
 def _read(folder: epath.Path, belongs: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +201,9 @@ def _named(logits: np.ndarray | TopKLogits, activations: np.ndarray) -> dict[str
     return {**kept, 'activations': activations if wide else activations.view(np.uint16)}
 
 
-def _open(folder: epath.Path, manifest, teacher: Llama, wanted: Wanted) -> TeacherStore:
+def _open(
+    folder: epath.Path, manifest, teacher: Llama, wanted: Wanted, answer_tokens: int
+) -> TeacherStore:
     def mapped(name: str) -> Shards:
         shards = range(len(manifest['shards']))
         paths = [folder / f'{name}-{number:05d}.npy' for number in shards]
@@ -209,6 +219,6 @@ def _open(folder: epath.Path, manifest, teacher: Llama, wanted: Wanted) -> Teach
         activations = Shards([part.view(jax.numpy.bfloat16) for part in activations.parts])
     outputs = np.load(folder / 'outputs.npy', mmap_mode='r') if wanted.outputs else None
     store = TeacherStore.of_rows(
-        logits, activations, dataclasses.replace(wanted, outputs=False), teacher
+        logits, activations, dataclasses.replace(wanted, outputs=False), teacher, answer_tokens
     )
     return dataclasses.replace(store, outputs=outputs)

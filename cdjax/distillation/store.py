@@ -64,6 +64,7 @@ class Wanted:
             site=self.site,
             layers=self.layers,
             positions=self.positions,
+            answer_tokens=dataset.answer_tokens,
             top_k=None if self.top_k is None else (self.top_k, self.temperature),
             read=READINGS[self.reading].read,
             **passes,
@@ -79,7 +80,8 @@ class TeacherStore:
     """What the frozen teacher says of N problems, on the host.
 
     Attributes:
-        logits: at the answer position, float32 `[N, V]` or the top k of them.
+        logits: at the answer position, float32 `[N, V]`, of answers of several tokens `[N, A, V]`;
+            or the top k of them.
         activations: `[N, len(layers), ...]` at the answer position, `[N, len(layers), F]` of
             neurons; at P positions of the prompt `[N, len(layers), P, ...]`. An array, or what is
             indexed like one.
@@ -90,6 +92,7 @@ class TeacherStore:
         reading: what was read of the units, see `cdjax.distillation.readings`.
         outputs: what units of these layers write by, see `output_matrices`; None if not kept.
         rows: int, the problems that this is about, of those that are stored; all if None.
+        answer_tokens: A, the tokens of an answer whose logits are stored.
     """
 
     logits: Any
@@ -101,6 +104,7 @@ class TeacherStore:
     reading: str = ACTIVATIONS.key
     outputs: np.ndarray | None = None
     rows: np.ndarray | None = None
+    answer_tokens: int = 1
 
     @classmethod
     def build(
@@ -127,10 +131,12 @@ class TeacherStore:
         what = Wanted(**wanted).of(teacher, dataset)
         passes = {'mesh': mesh, 'tokens_per_pass': tokens_per_pass}
         said = what.say(teacher, dataset, description='teacher activations', **passes)
-        return cls.of_rows(*said, what, teacher)
+        return cls.of_rows(*said, what, teacher, dataset.answer_tokens)
 
     @classmethod
-    def of_rows(cls, logits: Any, activations: Any, wanted: Wanted, teacher: Llama):
+    def of_rows(
+        cls, logits: Any, activations: Any, wanted: Wanted, teacher: Llama, answer_tokens: int = 1
+    ) -> 'TeacherStore':
         """Returns the store of what a teacher has said."""
         return cls(
             logits,
@@ -141,6 +147,7 @@ class TeacherStore:
             wanted.positions,
             wanted.reading,
             wanted.output_matrices(teacher),
+            answer_tokens=answer_tokens,
         )
 
     def __len__(self) -> int:
@@ -209,6 +216,7 @@ class OnlineTeacher:
     positions = property(lambda self: self.wanted.positions)
     reading = property(lambda self: self.wanted.reading)
     vocab_size = property(lambda self: self.teacher.config.vocab_size)
+    answer_tokens = property(lambda self: self.dataset.answer_tokens)
 
     def __len__(self) -> int:
         return len(self.rows)

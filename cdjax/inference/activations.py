@@ -23,9 +23,13 @@ def answer_activations(
     site: str = 'neurons',
     layers: tuple[int, ...] | None = None,
     positions: tuple[int, ...] | None = None,
+    answer_tokens: int = 1,
     **options,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns logits and activations of a batch at the answer position, the last of each prompt.
+
+    Of answers of several tokens it is the position that predicts the first of them; logits are of
+    each, behind the answer's tokens before it.
 
     Args:
         model: the model.
@@ -34,17 +38,30 @@ def answer_activations(
         site: whose activations are returned.
         layers: L' of the layers, each once; all if None.
         positions: P positions of the prompt in place of the answer's.
+        answer_tokens: A, tokens of the longest answer whose logits are wanted.
         **options: `edits`, `dtype` and `remat` of the model's call.
 
     Returns:
-        logits float32 `[B, V]`, and activations `[B, L', ...]` in the dtype of the computation,
-        `[B, L', F]` of neurons; with `positions`, `[B, L', P, ...]`.
+        logits float32 `[B, V]`, of several tokens `[B, A, V]`, and activations `[B, L', ...]` in
+        the dtype of the computation, `[B, L', F]` of neurons; with `positions`, `[B, L', P, ...]`.
     """
     at_B = lengths - 1
     capture = Capture(site, layers, at_B if positions is None else positions)
-    logits, activations = model(tokens, capture=(capture,), logits_at=at_B, **options)
+    at = token_columns(at_B, answer_tokens)
+    logits, activations = model(tokens, capture=(capture,), logits_at=at, **options)
     taken = jnp.swapaxes(activations[site], 0, 1)
     return logits, taken[:, :, 0] if positions is None else taken
+
+
+def token_columns(first: jax.Array, answer_tokens: int = 1) -> jax.Array:
+    """Returns the columns whose logits predict the tokens of answers, int `[B]`.
+
+    Args:
+        first: int `[B]`, the column that predicts the first token, the last of each prompt.
+        answer_tokens: A; of more than one the columns are `[B, A]`.
+    """
+    # That very array: a model that is asked for nothing else computes no more of its last layer.
+    return first if answer_tokens == 1 else first[:, None] + jnp.arange(answer_tokens)[None]
 
 
 def answer_logits_and_activations(
@@ -54,6 +71,7 @@ def answer_logits_and_activations(
     site: str = 'neurons',
     layers: tuple[int, ...] | None = None,
     positions: tuple[int, ...] | None = None,
+    answer_tokens: int = 1,
     top_k: tuple[int, float] | None = None,
     read: Callable[..., tuple[jax.Array, jax.Array]] = answer_activations,
     mesh: Mesh | None = None,
@@ -62,12 +80,15 @@ def answer_logits_and_activations(
 ) -> tuple[np.ndarray | TopKLogits, np.ndarray]:
     """Returns `answer_activations` of a whole data set on the host: `[N, V]` and `[N, L', ...]`.
 
+    Of answers of several tokens whose logits are wanted, those are `[N, A, V]`.
+
     Args:
         model: the model.
         dataset: N problems.
         site: as in `answer_activations`.
         layers: as in `answer_activations`.
         positions: as in `answer_activations`.
+        answer_tokens: as in `answer_activations`: 1, or that of the data set.
         top_k: k and a temperature, where the logits are to be `TopKLogits`.
         read: what is returned in place of the activations, called like `answer_activations`.
         mesh: the mesh; one device if None.
@@ -75,7 +96,7 @@ def answer_logits_and_activations(
         description: shows a progress bar under this name.
     """
     return map_rows(
-        answer_rows(site, layers, positions, top_k, read),
+        answer_rows(site, layers, positions, top_k, read, answer_tokens),
         model,
         {'tokens': dataset.tokens, 'lengths': dataset.lengths},
         mesh=mesh,
@@ -91,12 +112,19 @@ def answer_rows(
     positions: tuple[int, ...] | None,
     top_k: tuple[int, float] | None,
     read: Callable[..., tuple[jax.Array, jax.Array]] = answer_activations,
+    answer_tokens: int = 1,
 ):
     """Returns the function of model and rows that `answer_logits_and_activations` maps."""
 
     def rows_of(model, rows):
         logits, activations = read(
-            model, rows['tokens'], rows['lengths'], site=site, layers=layers, positions=positions
+            model,
+            rows['tokens'],
+            rows['lengths'],
+            site=site,
+            layers=layers,
+            positions=positions,
+            answer_tokens=answer_tokens,
         )
         if top_k is not None:
             k, temperature = top_k

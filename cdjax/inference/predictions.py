@@ -12,6 +12,7 @@ from cdjax.circuits.ablation import ABLATIONS, fill_of, keep_only
 from cdjax.data import Dataset
 from cdjax.data.encoding import NO_TOKEN
 from cdjax.errors import InputError
+from cdjax.inference.activations import token_columns
 from cdjax.inference.rows import map_rows
 from cdjax.models import SITES, Capture, Edit, Llama
 from cdjax.parallel.mesh import one_device, split_neurons
@@ -200,10 +201,8 @@ def answer_columns(rows: dict[str, jax.Array]) -> jax.Array:
     Args:
         rows: holds `lengths` int `[B]`, and `answers` as in `Dataset`.
     """
-    first_B, answers = rows['lengths'] - 1, rows['answers']
-    if answers.ndim == 1:
-        return first_B
-    return first_B[:, None] + jnp.arange(answers.shape[1])[None]
+    answers = rows['answers']
+    return token_columns(rows['lengths'] - 1, 1 if answers.ndim == 1 else answers.shape[1])
 
 
 def fill_of_rows(constants, rows, site: str) -> jax.Array | None:

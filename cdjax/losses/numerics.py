@@ -54,17 +54,21 @@ def safe_ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
 
 def row_weights(where: jax.Array | None, rows: int) -> jax.Array:
-    """Returns the float32 [N] weights 1 (a valid row) and 0 (padding) of a `where` mask."""
+    """Returns the float32 weights 1 (valid) and 0 (padding) of a `where` mask, [N] if None."""
     if where is None:
         return jnp.ones(rows, jnp.float32)
     return (jnp.asarray(where) > 0.5).astype(jnp.float32)
 
 
 def valid_rows(x: jax.Array, where: jax.Array | None) -> jax.Array:
-    """Returns x [N, ...] with its padding rows set to 0: no NaN of theirs reaches a gradient."""
+    """Returns x [N, ...] with its padding rows set to 0: no NaN of theirs reaches a gradient.
+
+    With a `where` [N, A] likewise its tokens that do not count, of x [N, A, ...].
+    """
     if where is None:
         return x
-    return jnp.where(jnp.expand_dims(row_weights(where, len(x)) > 0, range(1, x.ndim)), x, 0.0)
+    valid = row_weights(where, len(x)) > 0
+    return jnp.where(jnp.expand_dims(valid, range(valid.ndim, x.ndim)), x, 0.0)
 
 
 def mean_rows(values: jax.Array, where: jax.Array | None) -> jax.Array:
@@ -72,6 +76,25 @@ def mean_rows(values: jax.Array, where: jax.Array | None) -> jax.Array:
     if where is None:
         return values.mean(axis=0)
     return safe_ratio(valid_rows(values, where).sum(axis=0), row_weights(where, len(values)).sum())
+
+
+def mean_answers(values: jax.Array, where: jax.Array | None) -> jax.Array:
+    """Returns the mean over problems of [N] values, one for each answer.
+
+    Of [N, A] values, one for each token, it is the mean over problems of the mean over the tokens
+    that a problem's answer has: all problems count the same, however long their answers are.
+
+    Args:
+        values: [N] or [N, A].
+        where: bool of the same shape, False for padding; all count if None.
+    """
+    if values.ndim == 1:
+        return mean_rows(values, where)
+    if where is None:
+        return mean_rows(values.mean(axis=1), None)
+    tokens_N = row_weights(where, len(values)).sum(axis=1)
+    own_N = safe_ratio(valid_rows(values, where).sum(axis=1), tokens_N)
+    return mean_rows(own_N, tokens_N > 0)
 
 
 def center(x: jax.Array, weights: jax.Array) -> jax.Array:

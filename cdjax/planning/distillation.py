@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cdjax.distillation.alignment import Alignment
-from cdjax.distillation.interchange import SOURCES, patched_rows
+from cdjax.distillation.interchange import SOURCES, check_single_answers, patched_rows
 from cdjax.distillation.readings import READINGS
 from cdjax.errors import InputError
 from cdjax.inference.activations import answer_rows
@@ -60,6 +60,7 @@ class DistillationJob:
         options: of the run.
         keep_teacher: whether the teacher's parameters stay on the devices while the student trains.
         keep_start: whether those that the student starts from do, which is trained in a copy.
+        answer_tokens: tokens of an answer (A), each with logits.
     """
 
     student: LlamaConfig
@@ -72,6 +73,7 @@ class DistillationJob:
     options: RunOptions = RunOptions()
     keep_teacher: bool = True
     keep_start: bool = False
+    answer_tokens: int = 1
 
     def __post_init__(self):
         check_job(self)
@@ -83,7 +85,9 @@ class DistillationJob:
         if self.alignment is not None:
             self.config.check_aligned(self.num_problems)
             self.alignment.check_memory(self.config.microbatches)
-            if self.alignment.interchange and self.alignment.num_classes is None:
+        if self.interchange:
+            check_single_answers(self.answer_tokens)
+            if self.alignment.num_classes is None:
                 raise InputError(
                     f'similarity={self.alignment.similarity} patches the circuits of classes: say '
                     'of how many, num_classes'
@@ -127,7 +131,7 @@ class DistillationJob:
         And of an `Interchange`: the logits of the patched teacher, once for each source.
         """
         top_k = self.config.top_k
-        row = 4 * self.teacher.vocab_size if top_k is None else 8 * top_k
+        row = self.answer_tokens * (4 * self.teacher.vocab_size if top_k is None else 8 * top_k)
         row *= 1 + (SOURCES if self.interchange else 0)
         if self.alignment is not None:
             width = len(self.stored_layers) * math.prod(self.alignment.features_shape(self.teacher))
@@ -158,11 +162,12 @@ class DistillationJob:
             compute_bytes=jnp.dtype(config.compute_dtype).itemsize,
             microbatches=config.microbatches,
         )
-        passes, step = [teacher(1)], student(1, backward='weights')
+        A = self.answer_tokens
+        passes, step = [teacher(A)], student(A, backward='weights')
         if self.interchange:
             # The pass that activations are taken from has no logits.
-            passes.append(teacher(0) + teacher(1))
-            step += student(0, backward='gradient') + student(1, backward='gradient')
+            passes.append(teacher(0) + teacher(A))
+            step += student(0, backward='gradient') + student(A, backward='gradient')
         return [*passes, step]
 
     def programs(self, mesh: Mesh) -> list[Program]:
@@ -178,7 +183,9 @@ class DistillationJob:
         top_k = None if config.top_k is None else (config.top_k, config.temperature)
         what = Alignment() if self.alignment is None else self.alignment
         said = answer_rows(
-            what.site, self.stored_layers, what.positions, top_k, READINGS[what.stored].read
+            *(what.site, self.stored_layers, what.positions, top_k),
+            READINGS[what.stored].read,
+            self.answer_tokens,
         )
         collect = jit_rows(said, mesh, several=True)
         size = (self.rows_of_pass(mesh.shape[FSDP]), self.length)
@@ -224,6 +231,8 @@ class DistillationJob:
             **row('lengths', (B,), jnp.int32),
         }
         batch |= self._abstract_logits(mesh, 'teacher_logits')
+        if self.answer_tokens > 1:
+            batch |= row('answered', (B, self.answer_tokens), jnp.bool_)
         if self.interchange:
             batch |= row('source_tokens', (B, self.length), jnp.int32)
             batch |= self._abstract_logits(mesh, 'patched_logits')
@@ -270,10 +279,12 @@ class DistillationJob:
 
     def _abstract_logits(self, mesh: Mesh, name: str) -> dict[str, Any]:
         """Returns logits of the teacher in a batch, or the top k of them."""
-        B, top_k = self.config.batch_size, self.config.top_k
+        top_k, A = self.config.top_k, self.answer_tokens
+        shape = (self.config.batch_size, *((A,) if A > 1 else ()))
         if top_k is None:
-            return {name: abstract_rows(mesh, name, (B, self.teacher.vocab_size), jnp.float32)}
+            shape = (*shape, self.teacher.vocab_size)
+            return {name: abstract_rows(mesh, name, shape, jnp.float32)}
         values, tokens = (
-            abstract_rows(mesh, name, (B, top_k), dtype) for dtype in (jnp.float32, jnp.int32)
+            abstract_rows(mesh, name, (*shape, top_k), dtype) for dtype in (jnp.float32, jnp.int32)
         )
         return {name: TopKLogits(values, tokens, self.config.temperature)}

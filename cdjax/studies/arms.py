@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from cdjax.data import Dataset, Split
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, KD, arms_by_default
+from cdjax.distillation.interchange import check_single_answers
 from cdjax.errors import InputError, check_seed
 from cdjax.evaluation.statistics import (
     equivalence_p,
@@ -182,6 +183,14 @@ def check_site(arms: Sequence[str], alignment: Alignment) -> None:
             f'align_site={alignment.site} has no circuits, which are of neurons: leave out '
             f'{", ".join(of_circuits)}'
         )
+
+
+def check_answers(arms: Sequence[str], alignment: Alignment, dataset: Dataset) -> None:
+    """Raises InputError for arms that know answers of one token, where some have several."""
+    compared = [key for key in arms if ARMS[key].align is not None]
+    patching = [key for key in compared if ARMS[key].patches]
+    if patching or (compared and alignment.interchange):
+        check_single_answers(dataset.answer_tokens, patching)
 
 
 def rows_outside_share(split: Split) -> np.ndarray:

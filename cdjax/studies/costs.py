@@ -18,7 +18,7 @@ from cdjax.studies.inputs import Inputs
 COSTS = {
     'brier': 'Brier score on unseen problems (0 to 2, lower is better)',
     'ece': 'expected calibration error on unseen problems',
-    'confidence': 'probability of the likeliest answer, unseen problems',
+    'confidence': 'probability of the likeliest token, unseen problems',
     'beyond': 'accuracy beyond the limits of the share',
     'rival': 'answers of the rival rule beyond the limits of the share',
     'perplexity': 'perplexity of the text',

@@ -18,7 +18,7 @@ from cdjax.models import LlamaConfig
 from cdjax.parallel.mesh import one_device
 from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
-from cdjax.studies.arms import EVALUATE_EVERY, check_site
+from cdjax.studies.arms import EVALUATE_EVERY, check_answers, check_site
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.layer_pairs import pair_by_doing
 from cdjax.studies.outlook import (
@@ -132,7 +132,7 @@ class StudentStudy:
         shapes = inputs.student_config, inputs.teacher_config
         trained = inputs.has_student
         check_pairs(config.layer_pairs, *shapes, trained=trained, most=config.most_pairs)
-        inputs.dataset.require_single_answers('distillation')
+        check_answers((config.arm,), config.alignment, inputs.dataset)
         check_positions_within(config.alignment.positions, inputs.dataset)
         arm = ARMS[config.arm]
         self._circuits = _load_circuits(config, inputs) if arm.needs_circuits else (None, None)
@@ -224,11 +224,12 @@ class StudentStudy:
 
 
 def _stages(config: StudentConfig, inputs: Inputs, folder: epath.Path) -> tuple[Stage, ...]:
-    training, length = config.distillation, inputs.dataset.tokens.shape[1]
+    training, dataset = config.distillation, inputs.dataset
+    size = dataset.tokens.shape[1], dataset.answer_tokens
     # The teacher is let go before the student is made.
     teacher = model_bytes(inputs.teacher_config, inputs.teacher_dtype)
     patched = ARMS[config.arm].interchanges(config.alignment)
-    trained = training_bytes(inputs.student_config, training, length, patched=patched)
+    trained = training_bytes(inputs.student_config, training, *size, patched=patched)
     memory = max(teacher, trained)
     steps = training.optimizer.steps
     return (
@@ -247,6 +248,7 @@ def check_student_memory(
         inputs.dataset.tokens.shape[1],
         remat=config.remat,
         dtype=config.compute_dtype,
+        answer_tokens=inputs.dataset.answer_tokens,
         patched=patched,
     )
     check_memory(needed, mesh, batch_size=config.batch_size)

@@ -55,6 +55,7 @@ def step_flops(
         alignment,
         teacher_dtype=inputs.teacher_dtype,
         keep_start=pretrained,
+        answer_tokens=inputs.dataset.answer_tokens,
     )
     program = job.student_step(mesh)
     with jax.set_mesh(mesh):

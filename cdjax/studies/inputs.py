@@ -135,6 +135,9 @@ class Inputs:
         theirs = encode_task(key, self.tokenizer, **self.config.encoding)
         if not np.array_equal(theirs.prompts, self.dataset.prompts):
             raise InputError(f'rival={key} has other prompts: name a task of the same ones')
+        for answers in (self.dataset, theirs):
+            # Behind the tokens of the right answer nobody gives the other rule's.
+            answers.require_single_answers(f'rival={key}')
         return theirs.answers
 
     def with_share(self, problems: int) -> 'Inputs':

@@ -135,7 +135,12 @@ def model_bytes(config: LlamaConfig, dtype: str = 'float32') -> int:
 
 
 def training_bytes(
-    config: LlamaConfig, training: Any, length: int, *, patched: bool = False
+    config: LlamaConfig,
+    training: Any,
+    length: int,
+    answer_tokens: int = 1,
+    *,
+    patched: bool = False,
 ) -> int:
     """Returns what a training of a model takes at least: its state, and what a step keeps.
 
@@ -143,6 +148,7 @@ def training_bytes(
         config: the model.
         training: a `DistillationConfig` or a `LanguageModelConfig`.
         length: positions of a row (T).
+        answer_tokens: tokens of an answer (A).
         patched: see `least_training_bytes`.
     """
     state = _TRAINED_BYTES * model_bytes(config) // 4
@@ -153,6 +159,7 @@ def training_bytes(
         length,
         remat=training.remat,
         dtype=training.compute_dtype,
+        answer_tokens=answer_tokens,
         patched=patched,
     )
     return state + kept

@@ -8,7 +8,7 @@ from cdjax.distillation.arms import ARMS
 from cdjax.distillation.pairings import check_pairs
 from cdjax.distillation.store import check_positions_within
 from cdjax.errors import InputError
-from cdjax.studies.arms import PLANTED, rows_outside_share
+from cdjax.studies.arms import PLANTED, check_answers, rows_outside_share
 from cdjax.studies.distillation import check_student_memory
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.ground_truth import read_ground_truth
@@ -81,7 +81,7 @@ def _check_students(config: 'PipelineConfig', inputs: Inputs, mesh: Mesh) -> Non
         trained='nothing' not in starts,
         most=config.most_pairs,
     )
-    inputs.dataset.require_single_answers('distillation (which an empty list of arms leaves out)')
+    check_answers(config.arms.arms, config.arms.alignment, inputs.dataset)
     check_positions_within(config.arms.alignment.positions, inputs.dataset)
     if 'partial' in starts:
         rows_outside_share(inputs.split)

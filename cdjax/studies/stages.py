@@ -163,6 +163,6 @@ class PipelineStages:
     def _beside_teacher(self, training, *, patched: bool = False) -> int:
         """Returns the bytes of a training of a student while the teacher stays loaded."""
         inputs = self.inputs
-        length = inputs.dataset.tokens.shape[1]
+        size = inputs.dataset.tokens.shape[1], inputs.dataset.answer_tokens
         teacher = model_bytes(inputs.teacher_config, inputs.teacher_dtype)
-        return teacher + training_bytes(inputs.student_config, training, length, patched=patched)
+        return teacher + training_bytes(inputs.student_config, training, *size, patched=patched)

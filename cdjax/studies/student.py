@@ -11,6 +11,7 @@ from etils import epath
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.data import Dataset
+from cdjax.data.encoding import NO_TOKEN
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import Arm, Given
 from cdjax.distillation.interchange import Interchange
@@ -163,14 +164,21 @@ def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, f
     The CKA is debiased, a mean over the layer pairs: `cka_all` compares all units over all
     problems, `cka_circuits` the teacher's circuit of each class with the student's neurons (its
     circuit, where it has one) on that class's problems, None at a site without circuits. `by_class`
-    is the accuracy on the problems of each class of the teacher's circuits. The rest is what
-    `cdjax.evaluation.calibration` returns. `passes` are further arguments of
+    is the accuracy on the problems of each class of the teacher's circuits, of whole answers. The
+    rest is what `cdjax.evaluation.calibration` returns. `passes` are further arguments of
     `answer_logits_and_activations`.
     """
     circuits = given.within_classes(given.teacher.masks, given.student_masks)
     layers = tuple(sorted(set(circuits.student_layers)))
     where = {'site': circuits.site, 'positions': circuits.positions}
-    logits, x = answer_logits_and_activations(model, problems, layers=layers, **where, **passes)
+    logits, x = answer_logits_and_activations(
+        model,
+        problems,
+        layers=layers,
+        answer_tokens=problems.answer_tokens,
+        **where,
+        **passes,
+    )
     y = store.of_layers(circuits.teacher_layers)
     classes = jax.nn.one_hot(given.teacher.assignments[rows], circuits.num_classes)
     over_all, within = [], []
@@ -190,9 +198,15 @@ def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, f
     return {
         'cka_all': float(np.mean(over_all)),
         'cka_circuits': float(np.mean(within)) if within else None,
-        'by_class': _by_class(logits.argmax(axis=1) == problems.answers, given.teacher, rows),
+        'by_class': _by_class(_right(logits, problems.answers), given.teacher, rows),
         **calibration(logits, problems.answers),
     }
+
+
+def _right(logits: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Returns which answers are right in all of their tokens, bool `[N]`."""
+    right = (logits.argmax(axis=-1) == answers) | (answers == NO_TOKEN)
+    return right.reshape(len(answers), -1).all(axis=1)
 
 
 def _by_class(correct_N: np.ndarray, teacher: Circuit, rows: np.ndarray) -> list[float | None]:

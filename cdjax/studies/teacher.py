@@ -164,6 +164,7 @@ class TeacherStudy:
             self.dataset.tokens.shape[1],
             remat=config.training.remat,
             dtype=config.training.compute_dtype,
+            answer_tokens=self.dataset.answer_tokens,
         )
         check_memory(needed, mesh, batch_size=config.training.batch_size)
         facts = {**dataclasses.asdict(config), 'data': self.dataset.hash}
@@ -188,7 +189,7 @@ class TeacherStudy:
         steps = training.optimizer.steps
         planted = self.config.plant is not None
         name = 'plant circuits' if planted and not self._plan.empty else 'train teacher'
-        memory = training_bytes(self._shape, training, length)
+        memory = training_bytes(self._shape, training, length, self.dataset.answer_tokens)
         stages = [
             training_stage(name, steps, folder, memory=memory),
             passes_stage('export the teacher', self._output),

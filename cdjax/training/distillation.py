@@ -20,14 +20,21 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.data import Dataset, batch_indices
+from cdjax.data.encoding import NO_TOKEN
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.components import paired_components
-from cdjax.distillation.interchange import Interchange, check_interchange, student_patched
+from cdjax.distillation.interchange import (
+    Interchange,
+    check_interchange,
+    check_single_answers,
+    student_patched,
+)
 from cdjax.distillation.readings import READINGS
 from cdjax.distillation.similarities import SIMILARITIES
 from cdjax.distillation.store import OnlineTeacher, TeacherStore, stacked_output
 from cdjax.distillation.target import Target
 from cdjax.errors import InputError
+from cdjax.inference.activations import token_columns
 from cdjax.losses import (
     ActivationPair,
     RowMemory,
@@ -59,6 +66,7 @@ from cdjax.training.optimizer import make_optimizer
 from cdjax.training.schedules import weight_at
 from cdjax.training.state import TrainState, init_state, state_of
 from cdjax.training.step import jit_step, several_steps, steps_at_once
+from cdjax.wording import count
 
 
 def distill(
@@ -79,6 +87,9 @@ def distill(
     best: tuple[str, str] | None = None,
 ) -> tuple[Llama, list[Point]]:
     """Distils a teacher's answers, and with an alignment its representations, into a student.
+
+    Answers of several tokens are learned token by token, each behind the right ones before it, and
+    each problem counts the same, see `cdjax.losses.distillation_loss`.
 
     Args:
         student: a shape, for a student from nothing, or a model to start from (it is copied);
@@ -103,7 +114,8 @@ def distill(
         The student, and the log points of `fit`.
 
     Raises:
-        InputError: a student whose vocabulary is not the teacher's, or a batch too small for CKA.
+        InputError: a student whose vocabulary is not the teacher's, a store of answers of another
+            number of tokens, an interchange of answers of several, or a batch too small for CKA.
         cdjax.training.diagnostics.GradientError: a task or an alignment that trains nothing.
     """
     mesh = one_device() if mesh is None else mesh
@@ -112,6 +124,11 @@ def distill(
         raise InputError(
             f'the student has {model_config.vocab_size} tokens and the teacher '
             f'{store.vocab_size}: distillation needs one vocabulary'
+        )
+    if store.answer_tokens != dataset.answer_tokens:
+        raise InputError(
+            f'the store of the teacher has logits of {count(store.answer_tokens, "token")} of each '
+            f'answer, and the problems answers of {dataset.answer_tokens}: store it again'
         )
     assert len(store) == len(dataset), (len(store), len(dataset))
     check_distillation(
@@ -125,6 +142,8 @@ def distill(
     else:
         state = state_of(student, tx, key, mesh)
     rows, placed, target = np.arange(len(dataset)), None, None
+    if interchange is not None:
+        check_single_answers(dataset.answer_tokens)
     if alignment is not None:
         assert alignment.interchange == (interchange is not None)
         assert (store.site, store.positions) == (alignment.site, alignment.positions)
@@ -150,9 +169,11 @@ def distill(
             'lengths': dataset.lengths[index],
         }
         if config.task == 'cross_entropy':
-            batch['labels'] = dataset.answers[index]
+            batch['labels'] = np.maximum(dataset.answers[index], 0)
         else:
             batch['teacher_logits'] = store.logits_of(index)
+        if dataset.answer_tokens > 1:
+            batch['answered'] = dataset.answers[index] != NO_TOKEN
         if target is not None:
             batch['teacher_activations'] = target[index]
         if interchange is not None:
@@ -172,7 +193,8 @@ def distill(
         return doctor(state.params, part, placed, state.memory)
 
     shape = (config.batch_size, dataset.tokens.shape[1])
-    flops = student_flops(model_config, *shape, alignment)
+    answer_tokens = dataset.answer_tokens
+    flops = student_flops(model_config, *shape, alignment, answer_tokens=answer_tokens)
     at_once = steps_at_once(flops, mesh)
     step = _shared_step(config, state, at_once)
     state, history = fit(
@@ -228,7 +250,14 @@ def check_distillation(
         raise InputError(f'top_k={config.top_k}: the teacher has {vocab_size} tokens')
 
 
-def student_flops(student: LlamaConfig, rows: int, length: int, alignment: Alignment | None) -> int:
+def student_flops(
+    student: LlamaConfig,
+    rows: int,
+    length: int,
+    alignment: Alignment | None,
+    *,
+    answer_tokens: int = 1,
+) -> int:
     """Returns the useful FLOPs of a step, see `forward_flops`.
 
     Three forward passes' worth of each pass: one, and of an interchange two more, of which that of
@@ -239,10 +268,11 @@ def student_flops(student: LlamaConfig, rows: int, length: int, alignment: Align
         rows: of a batch (B).
         length: positions of each (T).
         alignment: what is aligned, if anything.
+        answer_tokens: tokens of an answer, each with logits (A).
     """
-    with_logits = [rows]
+    with_logits = [rows * answer_tokens]
     if alignment is not None and alignment.interchange:
-        with_logits += [0, rows]
+        with_logits += [0, rows * answer_tokens]
     return 3 * sum(forward_flops(student, rows, length, logits) for logits in with_logits)
 
 
@@ -268,10 +298,11 @@ def make_step(tx: optax.GradientTransformation, config: DistillationConfig):
     """Returns the step `(state, batch, alignment) -> (state, metrics)`, for `jit_step`.
 
     A batch holds `tokens [B, T]`, `lengths [B]`, `teacher_logits` (`[B, V]`, or the top k) or, of
-    cross-entropy, `labels [B]`; and, where layers are paired, `teacher_activations [B, pairs, ...]`
-    (of an interchange, `source_tokens [B, T]` and `patched_logits`) and possibly `classes [B]`. The
-    alignment is None, or one that was `placed`; the components are those of `paired_components`,
-    None for all.
+    cross-entropy, `labels [B]`; of answers of A > 1 tokens these are `[B, A, V]` and `[B, A]`, and
+    `answered` bool `[B, A]` says which of them an answer has; and, where layers are paired,
+    `teacher_activations [B, pairs, ...]` (of an interchange, `source_tokens [B, T]` and
+    `patched_logits`) and possibly `classes [B]`. The alignment is None, or one that was `placed`;
+    the components are those of `paired_components`, None for all.
     """
 
     def loss(trained, batch, alignment, memory, done):
@@ -328,10 +359,11 @@ def distillation_terms(
     """
     weight = config.weight if weight is None else weight
     passes = {'dtype': jnp.dtype(config.compute_dtype), 'remat': config.remat}
-    tokens, lengths = batch['tokens'], batch['lengths']
+    tokens, lengths, answered = batch['tokens'], batch['lengths'], batch.get('answered')
+    answer_tokens = 1 if answered is None else answered.shape[1]
     compared, how = [], {}
     if alignment is None or alignment.interchange:
-        logits, _ = params(tokens, logits_at=lengths - 1, **passes)
+        logits, _ = params(tokens, logits_at=token_columns(lengths - 1, answer_tokens), **passes)
     else:
         layers = tuple(sorted(set(alignment.student_layers)))
         logits, activations = READINGS[alignment.reading].read(
@@ -341,6 +373,7 @@ def distillation_terms(
             site=alignment.site,
             layers=layers,
             positions=alignment.positions,
+            answer_tokens=answer_tokens,
             **passes,
         )
         learned = isinstance(memory, LearnedMaps)
@@ -360,6 +393,7 @@ def distillation_terms(
         batch.get('teacher_logits'),
         compared,
         labels=batch.get('labels'),
+        answered=answered,
         direction='reverse' if config.task == 'reverse_kd' else 'forward',
         weight=weight,
         temperature=config.temperature,

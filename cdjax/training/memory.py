@@ -24,12 +24,13 @@ def least_training_bytes(
     *,
     remat: str,
     dtype: str = 'float32',
+    answer_tokens: int = 1,
     patched: bool = False,
 ) -> int:
     """Returns bytes that a training step of a model keeps for its backward pass, at least.
 
     Of each block its input; and unless all is computed again, both arguments of the SwiGLU. Of each
-    row its logits, in float32.
+    row the logits of its answer's tokens, in float32.
 
     Args:
         config: the model.
@@ -37,12 +38,13 @@ def least_training_bytes(
         length: positions of each (T).
         remat: key of `cdjax.models.llama.REMAT_POLICIES`.
         dtype: of the computation.
+        answer_tokens: tokens of an answer, each with logits (A).
         patched: whether a pass puts in activations of another one, as of an interchange: that one
             is gone back through behind it, and what either keeps is there at once.
     """
     width = config.hidden_size + (0 if remat == 'full' else 2 * config.intermediate_size)
     blocks = (1 + patched) * length * config.num_layers * width * jnp.dtype(dtype).itemsize
-    return rows * (blocks + config.vocab_size * _FLOAT32)
+    return rows * (blocks + answer_tokens * config.vocab_size * _FLOAT32)
 
 
 def least_discovery_bytes(

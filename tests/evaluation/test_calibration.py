@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from cdjax.data.encoding import NO_TOKEN
 from cdjax.evaluation.calibration import calibration
 
 
@@ -19,6 +20,15 @@ def test_bins_are_weighed_by_their_problems():
     p = np.array([[0.9, 0.1], [0.9, 0.1], [0.55, 0.45]])
     found = calibration(np.log(p), np.array([0, 1, 0]), bins=10)
     assert found['ece'] == pytest.approx((abs(1 - 1.8) + abs(1 - 0.55)) / 3)
+
+
+def test_tokens_of_several_are_taken_as_if_each_were_an_answer():
+    rng = np.random.default_rng(1)
+    logits, answers = rng.normal(size=(6, 2, 5)), rng.integers(5, size=(6, 2))
+    answers[::2, 1] = NO_TOKEN
+    tokens = [(n, a) for n in range(6) for a in range(1 + n % 2)]
+    one_by_one = calibration(*(np.array([x[at] for at in tokens]) for x in (logits, answers)))
+    assert calibration(logits, answers) == one_by_one
 
 
 def test_answers_that_are_drawn_as_a_model_says_are_calibrated():

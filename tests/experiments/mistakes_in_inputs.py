@@ -109,8 +109,8 @@ TASK_FILES = [
     ('pipeline', '--task_file={task_alike}', 'no example fits', 'no other problem'),
     (
         'distill',
-        '--task_file={task_answers} --answer_tokens=3',
-        'distillation knows answers of one',
+        '--task_file={task_answers} --answer_tokens=3 --arm=interchange --circuits=any',
+        'interchange compares what a patch makes of an answer of one token',
     ),
     ('discover', '--task_file={task_answers} --answer_tokens=3 --objective=causal', 'of one token'),
     ('evaluate', '--task_file=', 'task= names none'),

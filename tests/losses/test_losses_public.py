@@ -80,7 +80,7 @@ SIGNATURES = {
     ),
     'distillation_loss': (
         '(student_logits, teacher_logits, pairs, *, weight, temperature=1.0, labels=None, '
-        "direction='forward', "
+        "answered=None, direction='forward', "
         "where=None, similarity='cka', min_count=4, debiased=True)"
     ),
     'DiscoveryWeights': '(similarity=1.0, usage=1.0, sparsity=1.0, prior_kl=1.0, overlap=1.0)',

@@ -198,14 +198,21 @@ def test_a_plan_of_an_interchange():
     assert 2 * plain.traffic > step.traffic - plain.traffic > plain.traffic
 
 
-def test_the_top_k_of_a_plan_run():
-    job = changed(JOB, top_k=5, alignment=None)
+def test_the_top_k_of_a_plan_run_of_several_tokens():
+    job = changed(JOB, top_k=5, alignment=None, answer_tokens=3)
     mesh = make_mesh(4, 2)
     teacher_pass, student_step = job.programs(mesh)
     stored = run(teacher_pass, mesh)
-    assert job.store_bytes == sum(x.nbytes for x in jax.tree.leaves(stored)) == 100 * 5 * 8
+    assert job.store_bytes == sum(x.nbytes for x in jax.tree.leaves(stored)) == 100 * 3 * 5 * 8
     _, metrics = run(student_step, mesh)
     assert metrics['loss'].shape == ()
+    more = [
+        a.useful_flops - b.useful_flops
+        for a, b in zip(job.works(1, 1), changed(job, answer_tokens=1).works(1, 1), strict=True)
+    ]
+    # Two more products with the head for each row, of a step forwards and twice backwards.
+    rows = job.rows_of_pass(1)
+    assert more == [2 * 2 * 64 * 128 * rows, 3 * 2 * 2 * 32 * 128 * 16]
 
 
 def test_a_job_reaches_the_process_that_compiles_whole():
@@ -229,6 +236,13 @@ def test_a_job_reaches_the_process_that_compiles_whole():
         (
             {'alignment': Alignment(((1, 2),), similarity='interchange')},
             'similarity=interchange patches the circuits of classes',
+        ),
+        (
+            {
+                'alignment': Alignment(((1, 2),), similarity='interchange', num_classes=3),
+                'answer_tokens': 2,
+            },
+            'similarity=interchange compares what a patch makes of an answer of one token',
         ),
     ],
 )

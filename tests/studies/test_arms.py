@@ -8,6 +8,7 @@ from scipy import stats
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.data import Split
+from cdjax.data.encoding import NO_TOKEN
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, Given
 from cdjax.distillation.store import TeacherStore
@@ -146,13 +147,16 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     monkeypatch.setattr(
         student,
         'answer_logits_and_activations',
-        lambda *_, layers, **__: (np.zeros((n, 4)), stack[:, list(layers)].astype(np.float32)),
+        lambda _, problems, layers, **__: (
+            np.zeros((*problems.answers.shape, 4)),
+            stack[:, list(layers)].astype(np.float32),
+        ),
     )
     # assignments are of all problems, neurons of `rows` alone
     by_row = lambda circuit: dataclasses.replace(circuit, assignments=classes[np.argsort(rows)])
     store = TeacherStore(np.zeros((n, 1)), teacher_neurons[:, 1:].astype(np.float32), (1,), 1)
-    problems = SimpleNamespace(answers=np.zeros(n, int))
-    measure = lambda *circuits: measure_unseen(
+    problems = SimpleNamespace(answers=np.zeros(n, int), answer_tokens=1)
+    measure = lambda *circuits, problems=problems: measure_unseen(
         None, problems, store, rows, Given(GIVEN.alignment, rows, *circuits), mesh=None
     )
     both = measure(by_row(teacher), by_row(student_circuit))
@@ -161,8 +165,13 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     # Of four tokens that are equally likely the first is answered, and it is right.
     assert (both['confidence'], both['ece']) == pytest.approx((0.25, 0.75))
     assert both['by_class'] == [1.0] * K
-    against_all = measure(by_row(teacher))
+    # Of answers of several tokens those are right that are so in each: here the short ones.
+    short = rng.random(n) < 0.5
+    answers = np.stack([np.zeros(n, int), np.where(short, NO_TOKEN, 1)], axis=1)
+    several = SimpleNamespace(answers=answers, answer_tokens=2)
+    against_all = measure(by_row(teacher), problems=several)
     assert abs(against_all['cka_circuits']) < 0.2
+    assert against_all['by_class'] == [short[classes == k].mean() for k in range(K)]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A pair of checkpoints, from circuits of both to exported students, the controls as one flag.
 
-And a table that is finished: arms and seeds are added to it, and nothing is computed again.
+Their problems are real ones: answers of one and of two tokens. And a table that is finished: arms
+and seeds are added to it, and nothing is computed again.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import toy_study as toy
 from artefacts import disagreements
 
 from cdjax import studies
-from cdjax.data import save_tokenizer
+from cdjax.data import ArithmeticTask, save_tokenizer
 from cdjax.data.limits import Limits
 from cdjax.distillation import shards
 from cdjax.distillation.alignment import Alignment
@@ -33,6 +34,8 @@ from cdjax.training.optimizer import OptimizerConfig
 TEACHER = dataclasses.replace(toy.teacher_config(), num_layers=3)
 STUDENT = dataclasses.replace(toy.student_config(), tie_embeddings=True)
 ARMS = ('kd', 'circuits', 'random_equal')
+# Numbers to 20 are one token, others a token for each digit.
+TASK = ArithmeticTask(('+', '-'), 2, 5, 14, answer_tokens=2)
 MORE = (*ARMS, 'wrong')
 
 
@@ -48,10 +51,10 @@ def config(tmp_path_factory):
         ''.join(f'{{"prompt": "{n}*2=", "answer": {2 * n}}}\n' for n in (2, 3, 4))
     )
     inputs = InputsConfig(
-        toy.TASK,
+        TASK,
         share=0.5,
         test=0.25,
-        limits=Limits((8,)),
+        limits=Limits((13,)),
         text=str(folder / 'text.txt'),
         other_tasks=(str(folder / 'other.jsonl'),),
         teacher=str(folder / 'teacher'),
@@ -127,6 +130,7 @@ def test_a_pair_of_checkpoints_ends_in_a_table_and_in_students(config, table):
         Path(config.arms.distillation.teacher_store) / 'activations' / shards.MANIFEST
     )
     assert store['wanted']['layers'] == [1, 2]
+    assert store['answer_tokens'] == 2
 
 
 def test_arms_of_one_shape_share_their_step(table):

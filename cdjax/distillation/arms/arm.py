@@ -74,8 +74,8 @@ class Arm:
         least_classes: of those circuits.
         other_layers: whether it may compare layers of the teacher that are not paired.
         writes: whether it compares what units write.
+        patches: whether it compares what a patch of circuits makes of the answer.
         needs_contribution: whether `align` reads how much units contribute.
-        patches: whether it compares what a patch of circuits does, whatever is asked of the others.
         by_default: whether a comparison that names no arms runs it.
     """
 
@@ -89,8 +89,8 @@ class Arm:
     least_classes: int = 1
     other_layers: bool = False
     writes: bool = False
-    needs_contribution: bool = False
     patches: bool = False
+    needs_contribution: bool = False
     by_default: bool = True
 
     def check(self, num_classes: int) -> None:

@@ -74,8 +74,8 @@ def _arm(key: str, what: str, colour: str, align, **changes) -> Arm:
         colour,
         align,
         needs_circuits=True,
-        patches=True,
         least_classes=2,
+        patches=True,
         by_default=False,
         **changes,
     )

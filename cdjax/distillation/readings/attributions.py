@@ -11,16 +11,18 @@ from cdjax.models.positions import take_positions
 
 
 def read_attributions(
-    model, tokens, lengths, *, site, layers=None, positions=None, **options
+    model, tokens, lengths, *, site, layers=None, positions=None, answer_tokens=1, **options
 ) -> tuple[jax.Array, jax.Array]:
     """Reads `a ⊙ ∂m/∂a`, m the model's largest logit minus its mean logit.
 
-    Of the right answer nothing is read. The gradient is a weight, and held fixed: a student is
-    trained in its activations, not in how its prediction depends on them. A second pass of the
-    model, forwards and backwards.
+    Of the right answer nothing is read; of several tokens m is of the first. The gradient is a
+    weight, and held fixed: a student is trained in its activations, not in how its prediction
+    depends on them. A second pass of the model, forwards and backwards.
     """
     where = {'site': site, 'layers': layers, 'positions': positions}
-    logits, activations = answer_activations(model, tokens, lengths, **where, **options)
+    logits, activations = answer_activations(
+        model, tokens, lengths, **where, answer_tokens=answer_tokens, **options
+    )
     rows = {'tokens': tokens, 'lengths': lengths}
     fixed = jax.lax.stop_gradient(model)
     _, gradients = metric_gradients(fixed, rows, site=site, metric=own_prediction, **options)

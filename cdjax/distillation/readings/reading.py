@@ -23,11 +23,13 @@ class Read(Protocol):
         site: str,
         layers: tuple[int, ...] | None = None,
         positions: tuple[int, ...] | None = None,
+        answer_tokens: int = 1,
         **options,
     ) -> tuple[jax.Array, jax.Array]:
         """Returns logits `[B, V]` and one number for each coordinate, `[B, L', (P,) U, ...]`.
 
-        Arguments are those of `cdjax.inference.activations.answer_activations`.
+        Arguments, and the logits of answers of several tokens, are those of
+        `cdjax.inference.activations.answer_activations`.
         """
 
 
