@@ -30,7 +30,7 @@ VERSION = 2
 _PROBE = '.cdjax-probe-'
 _PROBE_BYTES = 1 << 20
 VISIBLE_SECONDS = 10.0
-_SHOWN = 80  # characters of a value in a message
+_HEAD, _TAIL = 40, 60  # characters of a value in a message: a path's end tells most
 
 
 def open_workdir(path: str | epath.PathLike, config: dict[str, Any], *, name: str) -> epath.Path:
@@ -324,4 +324,4 @@ def _differences(stored: Any, wanted: Any, at: str = '') -> list[tuple[str, Any,
 
 def _show(value: Any) -> str:
     text = 'absent' if value is _MISSING else json.dumps(value)
-    return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}…'
+    return text if len(text) <= _HEAD + _TAIL else f'{text[:_HEAD]}…{text[-_TAIL:]}'
