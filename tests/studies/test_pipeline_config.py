@@ -81,14 +81,12 @@ def test_what_is_about_students_is_refused_without_arms(arms, changes, message):
         PipelineConfig(arms=ArmsConfig(arms=(), **arms), **changes)
 
 
-def test_answers_of_several_tokens_need_a_pipeline_without_arms(teacher, tmp_path):
+def test_a_pipeline_without_arms_tells_what_it_would_run(teacher, tmp_path):
     """What would be run is told, and not run: the answer and the token behind it are two."""
     task = dataclasses.replace(toy.TASK, answer_tokens=2, several_lengths=True, answer_end=' ')
     inputs = InputsConfig(task, share=0.5, test=0.25, teacher=str(teacher))
     config = make_config(teacher, inputs=inputs)
     run = functools.partial(Pipeline, workdir=tmp_path / 'run', mesh=toy.one_device())
-    with pytest.raises(InputError, match='empty list of arms leaves out'):
-        run(config)
 
     class Told(Exception):
         pass
