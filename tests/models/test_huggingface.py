@@ -15,7 +15,13 @@ from torch_llama import SMALL, random_torch_llama
 
 from cdjax.data import build_arithmetic_tokenizer, save_tokenizer
 from cdjax.errors import InputError
-from cdjax.models import huggingface, huggingface_export, load_huggingface, save_huggingface
+from cdjax.models import (
+    huggingface,
+    huggingface_export,
+    load_huggingface,
+    save_huggingface,
+    target_folder,
+)
 from cdjax.models.tensor_files import StoredTensor
 from cdjax.parallel.mesh import make_mesh
 from cdjax.run import buckets
@@ -279,6 +285,7 @@ def test_a_bucket_gets_the_config_last(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_export, 'is_remote', remote)
     monkeypatch.setattr(buckets, 'is_remote', remote)
     monkeypatch.setattr(buckets, 'check_client', lambda path: None)
+    monkeypatch.setattr(target_folder, 'check_client', lambda path: None)
     save_huggingface(load_huggingface(saved), tmp_path / 'bucket' / 'out', max_shard_bytes=50_000)
     assert_same_bits(stored(tmp_path / 'bucket' / 'out'), stored(saved))
     files = sorted((tmp_path / 'bucket' / 'out').iterdir(), key=lambda f: f.stat().st_mtime_ns)
