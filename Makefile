@@ -30,10 +30,9 @@ format: $(TESTS)
 	$(BIN)/ruff format .
 
 # Two processes: compilation, which is most of it, uses one core each, and a sixth less of it where
-# jemalloc is installed (libjemalloc2) and keeps what is freed. Files in the order of conftest.py.
+# jemalloc is installed (libjemalloc2). Files in the order of conftest.py.
 test: lint
 	LD_PRELOAD='$(firstword $(wildcard /usr/lib/*/libjemalloc.so.2))' \
-	  MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1 \
 	  $(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
 # The documentation as a site, in site/; a warning is an error.
