@@ -301,10 +301,6 @@ def _positions_from(starts_B, tokens_BxT):
     return starts_B[:, None] + jnp.arange(tokens_BxT.shape[1])[None, :]
 
 
-def _positions_from(starts_B, tokens_BxT):
-    return starts_B[:, None] + jnp.arange(tokens_BxT.shape[1])[None, :]
-
-
 def _as_positions(logits_at, batch):
     """Returns the positions of the logits, as in `Capture`: `()` for none, None for all."""
     if logits_at is None or isinstance(logits_at, tuple):

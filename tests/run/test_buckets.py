@@ -7,6 +7,7 @@ import signal
 
 import jax
 import pytest
+import toy_pipeline
 import toy_study as toy
 from etils import epath
 from fake_bucket import fake_bucket
@@ -22,13 +23,10 @@ from cdjax.run.buckets import check_client, local_folder, outgoing_folder
 from cdjax.run.folder import VERSION
 from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import CircuitStudyConfig
-from cdjax.studies.inputs import InputsConfig
-from cdjax.studies.pipeline import Pipeline, PipelineConfig
+from cdjax.studies.pipeline import Pipeline
 from cdjax.training import discovery, discovery_step, distillation
-from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.gradient_reports import GradientReport
-from cdjax.training.objectives import AnySize
 from cdjax.training.optimizer import OptimizerConfig
 
 STEPS = OptimizerConfig(6, 1e-2)
@@ -51,24 +49,18 @@ def teacher(tmp_path_factory):
 
 
 def start(workdir, teacher):
-    config = PipelineConfig(
-        InputsConfig(toy.TASK, share=0.5, test=0.25, teacher=str(teacher)),
-        DiscoveryConfig(
-            STEPS,
-            num_classes=2,
-            objective=AnySize(density=0.25, smallest=0.2, sizes=2),
-            batch_size=32,
-            least_accuracy=0.0,
-        ),
-        CircuitStudyConfig(sizes=(0.25, 1.0), areas=False, methods=(), max_problems=30),
-        ArmsConfig(
+    config = toy_pipeline.make_config(
+        teacher,
+        study=CircuitStudyConfig(sizes=(0.25, 1.0), areas=False, methods=(), max_problems=30),
+        arms=ArmsConfig(
             DistillationConfig(STEPS, batch_size=32),
             arms=('circuits',),
             evaluate_every=3,
             max_problems=30,
         ),
-        rediscover=('circuits',),
     )
+    search = dataclasses.replace(config.discovery, optimizer=STEPS)
+    config = dataclasses.replace(config, discovery=search)
     return Pipeline(config, workdir, mesh=toy.one_device())
 
 
