@@ -12,8 +12,8 @@ Example, the positive and the negative control; what it is going to do is told b
 from absl import flags
 
 from cdjax.errors import InputError
-from cdjax.report.verdicts import verdict_table
-from cdjax.studies.settle import PROTOCOLS, protocol, settle
+from cdjax.report.verdicts import curves_table, verdict_table
+from cdjax.studies.settle import PROTOCOLS, TITLES, protocol, settle
 from cdjax.wording import count
 from experiments import launch
 from experiments.announce import announce
@@ -72,7 +72,9 @@ def main() -> None:
     launch.say(verdict_table(f'Gates, protocol {gates["protocol"]}', gates['verdicts']))
     for ablation, found in (results['comparison'] or {}).items():
         title = f'{ablation} ablation, protocol {results["protocol"]}{reduced}'
-        launch.say('\n' + verdict_table(title, found['verdicts']))
+        table = curves_table(title, frozen.sizes, found['curves'], found['bits'], TITLES)
+        launch.say(f'\n{table}\n')
+        launch.say(verdict_table('', found['verdicts']))
     if not gates['passed']:
         launch.say(
             'the gates are not passed: '

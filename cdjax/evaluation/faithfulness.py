@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 from cdjax.errors import InputError
-from cdjax.evaluation.statistics import percentile_interval, resampled_means
+from cdjax.evaluation.statistics import percentile_interval, resampled_counts, resampled_means
 
 # Nominal sizes of the circuits of a curve, as shares of all neurons.
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -79,16 +79,45 @@ def areas(
     Raises:
         InputError: see `faithfulness`.
     """
-    middle = np.array([faithfulness(m, none.mean(), full.mean()) for m in circuit.mean(axis=1)])
+    ends = (none.mean(), full.mean())
+    values_S = np.array([faithfulness(m, *ends) for m in circuit.mean(axis=1)])
+    spread = _resampled_areas(sizes, circuit, none, full, groups)
+    cpr, cmd = (percentile_interval(samples) for samples in spread.T)
+    return Areas(area_under_faithfulness(sizes, values_S), cpr, area_from_one(sizes, values_S), cmd)
+
+
+def areas_over_seeds(
+    sizes: np.ndarray, circuit: np.ndarray, none: np.ndarray, full: np.ndarray
+) -> Areas:
+    """Returns the mean CPR and CMD of several seeds, whose intervals are over seeds and problems.
+
+    Args:
+        sizes: see `areas`.
+        circuit: `[Z, S, N]`, logit differences with only the circuit of each of Z seeds.
+        none: see `areas`.
+        full: see `areas`.
+
+    Raises:
+        InputError: see `faithfulness`.
+    """
+    found = [areas(sizes, of_seed, none, full) for of_seed in circuit]
+    spread_ZxRx2 = np.stack([_resampled_areas(sizes, of, none, full) for of in circuit])
+    seeds_RxZ = resampled_counts(len(circuit), spread_ZxRx2.shape[1], seed=1) / len(circuit)
+    cpr, cmd = (percentile_interval(x) for x in np.einsum('rz,zra->ar', seeds_RxZ, spread_ZxRx2))
+    mean = lambda name: float(np.mean([getattr(of_seed, name) for of_seed in found]))
+    return Areas(mean('cpr'), cpr, mean('cmd'), cmd)
+
+
+def _resampled_areas(
+    sizes: np.ndarray,
+    circuit: np.ndarray,
+    none: np.ndarray,
+    full: np.ndarray,
+    groups: np.ndarray | None = None,
+) -> np.ndarray:
+    """Returns CPR and CMD of resampled problems, `[samples, 2]`, the same for all circuits."""
     low, high = resampled_means(np.stack([none, full]), groups).T[:, :, None]
-    values_SxZ = (resampled_means(circuit, groups) - low) / (high - low)
-    of_samples = {
-        area: np.array([area(sizes, values) for values in values_SxZ])
-        for area in (area_under_faithfulness, area_from_one)
-    }
-    return Areas(
-        area_under_faithfulness(sizes, middle),
-        percentile_interval(of_samples[area_under_faithfulness]),
-        area_from_one(sizes, middle),
-        percentile_interval(of_samples[area_from_one]),
+    values_RxS = (resampled_means(circuit, groups) - low) / (high - low)
+    return np.array(
+        [(area_under_faithfulness(sizes, v), area_from_one(sizes, v)) for v in values_RxS]
     )

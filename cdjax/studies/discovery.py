@@ -32,6 +32,7 @@ from cdjax.studies.outlook import (
 )
 from cdjax.studies.places import Places
 from cdjax.studies.run import Run
+from cdjax.studies.sceptic import Sceptic
 from cdjax.training.discovery import DiscoveryConfig, check_discovery, discover
 
 
@@ -81,7 +82,8 @@ def study_discovery(
 
     Returns:
         `teacher` and, where there is a checkpoint of one, `student` → circuits, whose
-        `info['metrics']` are `accuracy`, `accuracy_with_only` and `accuracy_without`.
+        `info['metrics']` are `accuracy`, `accuracy_with_only` and `accuracy_without`, and
+        `info['sceptic']` are `rank` and `dead`, see `cdjax.studies.sceptic`.
 
     Raises:
         InputError: wrong inputs (see `Inputs`), a search that cannot work, or a folder that holds
@@ -148,6 +150,8 @@ def study_discovery(
     for name, circuit in circuits.items():
         circuit.info['classes'] = config.classes if circuit.num_classes > 1 else ONE.key
         circuit.info['metrics'] = measure_circuit(run, models[name], circuit)
+        judged = Sceptic.of(run, models[name]).judge(circuit, [circuit.masks])
+        circuit.info['sceptic'] = {'rank': judged['rank'], 'dead': judged['dead'][0]}
         circuit.save(paths[name])
     return circuits
 

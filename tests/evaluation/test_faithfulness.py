@@ -7,6 +7,7 @@ from cdjax.evaluation.faithfulness import (
     area_from_one,
     area_under_faithfulness,
     areas,
+    areas_over_seeds,
     faithfulness,
 )
 
@@ -56,3 +57,19 @@ def test_areas_compare_the_same_problems():
     assert high - low < 0.02
     with pytest.raises(InputError, match='does as well as the empty'):
         areas(np.array([0, 0.5, 1]), circuit, easy, easy)
+
+
+def test_areas_over_seeds_are_as_wide_as_seeds_differ():
+    sizes, none, full = np.array([0, 0.5, 1]), np.zeros(20), np.full(20, 2.0)
+    good, poor = np.full((3, 20), 2.0), np.zeros((3, 20))
+    one = areas_over_seeds(sizes, good[None], none, full)
+    assert one == areas(sizes, good, none, full)
+    two = areas_over_seeds(sizes, np.stack([good, poor]), none, full)
+    assert (two.cpr, two.cpr_interval) == (0.5, (0.0, 1.0))
+    assert (two.cmd, two.cmd_interval) == (0.5, (0.0, 1.0))
+    rng = np.random.default_rng(0)
+    noisy = np.stack([rng.normal(1, 1, (3, 20))] * 2)
+    alike = areas_over_seeds(sizes, noisy, none, full)
+    np.testing.assert_allclose(alike.cpr_interval, areas(sizes, noisy[0], none, full).cpr_interval)
+    with pytest.raises(InputError, match='does as well as the empty circuit'):
+        areas_over_seeds(sizes, noisy, none, none)

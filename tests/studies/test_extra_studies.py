@@ -22,6 +22,7 @@ from cdjax.studies.run import Run
 from cdjax.studies.study import Context
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.objectives import AnySize, FixedDensity
+from cdjax.wording import number
 
 DISCOVERY = DiscoveryConfig(num_classes=3, objective=AnySize(density=0.25), least_accuracy=0)
 SIZES = (0.25, 1.0)
@@ -142,6 +143,11 @@ def test_agreement_of_seeds(context, asked):
         assert pair['overlap'][0] == pytest.approx(pair['chance_overlap'][0], abs=0.15)
     section = study.present(result)
     assert 'their classes agree with ARI' in section.findings[0]
+    areas = result['areas']
+    low, high = areas['cpr_interval']
+    assert low <= areas['cpr'] <= high
+    assert section.tables[1].rows[0][:2] == ['CPR', number(areas['cpr'])]
+    assert len(study.present(result | {'areas': None}).tables) == 1
     same = seed_agreement.seed_agreement('s', seeds=(3, 3)).measure(context)['pairs'][0]
     assert (same['overlap'][0], same['ari']) == (1, 1)
 

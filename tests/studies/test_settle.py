@@ -16,11 +16,13 @@ from cdjax.parallel.mesh import make_mesh
 from cdjax.planted.ground_truth import GroundTruth
 from cdjax.planted.plan import PlanConfig
 from cdjax.planted.training import PlantConfig
+from cdjax.report.verdicts import curves_table
 from cdjax.run.options import RunOptions
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.run import Run
 from cdjax.studies.settle import (
     PROTOCOLS,
+    TITLES,
     ComparisonProtocol,
     PlantedProtocol,
     comparison,
@@ -236,6 +238,13 @@ def test_masks_and_rankings_are_compared_problem_by_problem(settled, tmp_path, m
     assert found['verdicts'][0]['mean'] == pytest.approx(right(arms, 'one_mask', 1).mean() - best)
     assert found['curves']['learned']['probability'] == arms['learned']['probability']
     assert arms['union']['sizes'][0] in (1, 2)
+    for curve in found['curves'].values():
+        assert -1 <= curve['rank'] <= 1
+        assert 0 <= curve['dead'][0] <= 1
+    text = curves_table('T', compared.sizes, found['curves'], found['bits'], TITLES)
+    row = next(line for line in text.splitlines() if line.startswith('One mask of the size'))
+    kept = [f'{100 * x:.0f}\u00a0%' for x in found['curves']['union']['accuracy']]
+    assert [kept[0] in row, kept[1] in row] == [True, True]
 
 
 def test_the_recipe_trains_the_teacher_of_the_protocol():

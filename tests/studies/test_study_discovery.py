@@ -50,6 +50,9 @@ def test_classes_of_a_scheme_are_those_of_the_circuits(inputs, tmp_path):
     assert facts['classes'] == 'operators'
     assert Circuit.load(tmp_path / 'run' / 'circuits' / 'teacher').info['classes'] == 'operators'
     assert named(LEARNED, circuit).title == 'operator classes'
+    judged = circuit.info['sceptic']
+    assert -1 <= judged['rank'] <= 1
+    assert judged['dead'] == 0, 'of random weights every neuron varies'
     with pytest.raises(InputError, match='holds another run'):
         run(inputs, tmp_path / 'run', 'learned')
 

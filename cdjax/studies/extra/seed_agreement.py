@@ -1,19 +1,24 @@
 """Does another seed find the same circuits and the same classes?"""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
+from cdjax.errors import InputError
 from cdjax.evaluation.classes import agreement
+from cdjax.evaluation.faithfulness import SIZES, areas_over_seeds
 from cdjax.evaluation.matching import chance_of_matching, matched_overlap
-from cdjax.studies.circuits import learned_rows
+from cdjax.studies.circuits import learned_rows, unseen_rows
+from cdjax.studies.circuits.config import sizes_in_neurons
 from cdjax.studies.circuits.living import find_living
 from cdjax.studies.inputs import Inputs
-from cdjax.studies.searches import search, search_ahead, study_sizes, with_seed
+from cdjax.studies.searches import ablated_model, search, search_ahead, study_sizes, with_seed
 from cdjax.studies.study import STUDIES, Context, Result, Section, Study, Table
 from cdjax.training.discovery import DiscoveryConfig, check_discovery
 from cdjax.wording import count, exact_percent, number, sentence
@@ -64,6 +69,7 @@ def seed_agreement(key: str = 'seed_agreement', seeds: Sequence[int] = (0, 1, 2,
             'living': int(living.sum()),
             'neurons': run.teacher.config.num_neurons,
             'pairs': pairs,
+            'areas': _areas(context, circuits),
         }
 
     return Study(key, 'Whether seeds agree', measure, present, check)
@@ -72,6 +78,28 @@ def seed_agreement(key: str = 'seed_agreement', seeds: Sequence[int] = (0, 1, 2,
 def _discover(context: Context, seed: int) -> Circuit:
     config = with_seed(context.discovery, seed)
     return search(context, str(seed), config, f'discover: seed {seed}')['teacher']
+
+
+def _areas(context: Context, circuits: Sequence[Circuit]) -> dict[str, Any] | None:
+    """Returns CPR and CMD of the circuits, None where faithfulness is not defined."""
+    ablated = ablated_model(context, circuits[0])
+    nominal = sizes_in_neurons(SIZES, ablated.model.config.num_neurons)
+    rows = unseen_rows(context.run.inputs.split, context.evaluation)
+    differences_ZxSxN = [
+        [
+            said.logit_difference
+            for said in ablated.only(
+                [circuit.at_size(size).masks for size in nominal], circuit.assignments[rows]
+            )
+        ]
+        for circuit in circuits
+    ]
+    ends = (ablated.none.logit_difference, ablated.full.logit_difference)
+    try:
+        found = areas_over_seeds(np.array(SIZES), np.array(differences_ZxSxN), *ends)
+    except InputError:  # a teacher that answers nothing has no faithfulness, and no fault
+        return None
+    return dataclasses.asdict(found)
 
 
 def present(result: Result) -> Section:
@@ -92,7 +120,29 @@ def present(result: Result) -> Section:
         ['Overlap', *map(exact_percent, result['shares'])],
         rows,
     )
-    return Section([_finding(result)], [table])
+    return Section([_finding(result)], [table, *_areas_table(result)])
+
+
+def _areas_table(result: Result) -> list[Table]:
+    areas = result['areas']
+    if areas is None:
+        return []
+    seeds = count(len(result['seeds']), 'seed')
+    return [
+        Table(
+            f'Areas of faithfulness over size, mean over {seeds}; the interval is over seeds and '
+            'problems. CPR is that under the curve, CMD that between it and 1.',
+            ['Area', 'mean', '95 %'],
+            [
+                [name.upper(), number(areas[name]), _span(areas[f'{name}_interval'])]
+                for name in ('cpr', 'cmd')
+            ],
+        )
+    ]
+
+
+def _span(interval: Sequence[float]) -> str:
+    return ' to '.join(map(number, interval))
 
 
 def _finding(result: Result) -> str:

@@ -18,11 +18,23 @@ from cdjax.studies.outlook import Announce, Outlook, no_announcement
 from cdjax.studies.run import Run
 from cdjax.studies.settle.comparison import compare
 from cdjax.studies.settle.planted import settle_planted
-from cdjax.studies.settle.protocol import ComparisonProtocol, PlantedProtocol, protocol_hash
+from cdjax.studies.settle.protocol import (
+    TITLES,
+    ComparisonProtocol,
+    PlantedProtocol,
+    protocol_hash,
+)
 from cdjax.studies.settle.stages import comparison_stages, planted_stages
 from cdjax.training.discovery import check_discovery
 
-__all__ = ['PROTOCOLS', 'ComparisonProtocol', 'PlantedProtocol', 'protocol', 'settle']
+__all__ = [
+    'PROTOCOLS',
+    'TITLES',
+    'ComparisonProtocol',
+    'PlantedProtocol',
+    'protocol',
+    'settle',
+]
 
 # The gates alone; the comparison in the embedded teacher; and in a teacher that is named.
 PROTOCOLS = ('planted', 'embedded', 'llama')

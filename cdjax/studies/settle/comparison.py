@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from cdjax.studies.circuits.config import sizes_in_neurons
 from cdjax.studies.discovery import discover_circuits
 from cdjax.studies.methods import run_methods
 from cdjax.studies.run import Run
+from cdjax.studies.sceptic import Sceptic
 from cdjax.studies.settle.protocol import ATTRIBUTION, UNION, ComparisonProtocol
 from cdjax.studies.settle.verdicts import Hypothesis, judge_pairs
 from cdjax.training.discovery import DiscoveryConfig
@@ -32,9 +33,10 @@ def compare(protocol: ComparisonProtocol, run: Run) -> dict[str, Any]:
         run: the teacher and its problems.
 
     Returns:
-        By ablation `verdicts` (see `judge`); `curves[ARM]`, the mean over seeds of accuracy and of
-        the answer's probability with only the circuits, by size; and `bits[ARM]`, what its classes
-        tell of the answer.
+        By ablation `verdicts` (see `judge`); `curves[ARM]`, means over seeds: `accuracy` and the
+        answer's `probability` with only the circuits and `dead`, the share of their neurons that
+        are, by size, and `rank`, the correlation of their ranking with AtP among the living; and
+        `bits[ARM]`, what its classes tell of the answer.
     """
     _work_ahead(protocol, run)
     found = {}
@@ -87,9 +89,10 @@ def _seed(protocol, run, ablation, resampled, seed) -> dict[str, Any]:
             options=run.options.unchecked,
         )
         arms = {LEARNED.key: learned, **rankings}
-        said = _answers(protocol, run, ablation, arms)
-        said[UNION] = _at_union(protocol, run, ablation, learned, rankings[ONE_MASK.key])
-        rows = _rows(protocol, run)
+        rows, sceptic = _rows(protocol, run), Sceptic.of(run, run.teacher, ablation)
+        said = _answers(protocol, run, ablation, arms, sceptic)
+        one = rankings[ONE_MASK.key]
+        said[UNION] = _at_union(protocol, run, ablation, learned, one, sceptic)
         answers = run.inputs.dataset.answer_ids[rows]
         bits = {key: answer_information(c.assignments[rows], answers) for key, c in arms.items()}
         return {'arms': said, 'bits': bits}
@@ -120,7 +123,8 @@ def _attribution(protocol: ComparisonProtocol, run: Run, ablation: str) -> dict[
             mesh=run.mesh,
             options=run.options,
         )
-        return {'arms': _answers(protocol, run, ablation, rankings)}
+        sceptic = Sceptic.of(run, run.teacher, ablation)
+        return {'arms': _answers(protocol, run, ablation, rankings, sceptic)}
 
     return stored(run.places.result(f'{ablation}-{ATTRIBUTION}'), measure)
 
@@ -147,21 +151,28 @@ def _rows(protocol: ComparisonProtocol, run: Run) -> np.ndarray:
     return unseen_rows(run.inputs.split, CircuitStudyConfig(max_problems=protocol.problems))
 
 
-def _answers(protocol, run, ablation, arms: Mapping[str, Circuit]) -> dict[str, Any]:
+def _answers(
+    protocol, run, ablation, arms: Mapping[str, Circuit], sceptic: Sceptic
+) -> dict[str, Any]:
     """Returns what each arm answers at each size."""
     sizes = sizes_in_neurons(protocol.sizes, run.teacher.config.num_neurons)
-    return {
-        key: _only(protocol, run, ablation, circuit, (circuit.at_size(n).masks for n in sizes))
-        for key, circuit in arms.items()
-    }
+    found = {}
+    for key, circuit in arms.items():
+        masks = [circuit.at_size(n).masks for n in sizes]
+        said = _only(protocol, run, ablation, circuit, masks)
+        found[key] = said | sceptic.judge(circuit, masks)
+    return found
 
 
-def _at_union(protocol, run, ablation, learned: Circuit, one: Circuit) -> dict[str, Any]:
+def _at_union(
+    protocol, run, ablation, learned: Circuit, one: Circuit, sceptic: Sceptic
+) -> dict[str, Any]:
     """Returns what one mask answers that has as many neurons as all circuits together."""
     sizes = sizes_in_neurons(protocol.sizes, run.teacher.config.num_neurons)
     unions = [int(learned.at_size(n).masks.any(axis=0).sum()) for n in sizes]
-    masks = (one.at_size(n).masks for n in unions)
-    return _only(protocol, run, ablation, one, masks) | {'sizes': unions}
+    masks = [one.at_size(n).masks for n in unions]
+    said = _only(protocol, run, ablation, one, masks) | sceptic.judge(one, masks)
+    return said | {'sizes': unions}
 
 
 def _only(
@@ -169,12 +180,12 @@ def _only(
     run: Run,
     ablation: str,
     circuit: Circuit,
-    masks: Iterable[np.ndarray],
+    masks: list[np.ndarray],
 ) -> dict[str, Any]:
     """Returns, for each mask, which problems are right (a digit each), and the probability."""
     rows = _rows(protocol, run)
     ablated = Ablated(run.teacher, run.inputs.dataset[rows], circuit.fill, ablation, run.passes)
-    said = ablated.only(list(masks), circuit.assignments[rows])
+    said = ablated.only(masks, circuit.assignments[rows])
     return {
         'correct': [''.join(map(str, p.correct.astype(int))) for p in said],
         'probability': [p.mean_probability for p in said],
@@ -191,9 +202,15 @@ def _curves(results: list[Mapping[str, Any]]) -> dict[str, Any]:
         arm: {
             'accuracy': np.mean([_correct(r['arms'][arm]).mean(1) for r in results], 0).tolist(),
             'probability': np.mean([r['arms'][arm]['probability'] for r in results], 0).tolist(),
+            'dead': np.mean([r['arms'][arm]['dead'] for r in results], 0).tolist(),
+            'rank': _mean([r['arms'][arm]['rank'] for r in results]),
         }
         for arm in results[0]['arms']
     }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    return None if None in values else float(np.mean(values))
 
 
 def _verdicts(protocol, seeds, attribution) -> list[dict[str, Any]]:

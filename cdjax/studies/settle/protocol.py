@@ -81,6 +81,7 @@ class PlantedProtocol:
 
 # Arms that are no method: the best of the rankings, and one mask of the size of the union.
 ATTRIBUTION, UNION = 'attribution', 'union'
+TITLES = {UNION: 'One mask of the size of the union'}
 
 
 @dataclasses.dataclass(frozen=True)
