@@ -179,7 +179,13 @@ def _search_for(
         raise InputError(
             f'classes={key}: these problems have no such classes; choose others, or leave it out'
         )
-    return search_for(int(classes.max()) + 1, discovery)
+    K = int(classes.max()) + 1
+    if K != discovery.num_classes != DiscoveryConfig().num_classes:
+        raise InputError(
+            f'num_classes={discovery.num_classes}: classes={key} are {K} on these problems; leave '
+            'one of the two out'
+        )
+    return search_for(K, discovery)
 
 
 def _sorted_by_model(run: Run, config: DiscoveryStudyConfig) -> np.ndarray | None:

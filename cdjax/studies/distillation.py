@@ -79,7 +79,7 @@ class StudentConfig:
             raise InputError(
                 f'--arm={self.arm} needs --circuits=PATH: run experiments.discover first'
             )
-        self._refuse_circuits_that_nothing_reads()
+        self._refuse_what_nothing_reads()
         if self.student_circuits is not None and not self.inputs.has_student:
             raise InputError(
                 f'--student_circuits={self.student_circuits} are not those of a student from '
@@ -87,7 +87,22 @@ class StudentConfig:
             )
         check_evaluations(self.evaluate_every, self.export)
 
-    def _refuse_circuits_that_nothing_reads(self) -> None:
+    def _refuse_what_nothing_reads(self) -> None:
+        if ARMS[self.arm].align is None:
+            given = {
+                'weight': (self.distillation.weight, DistillationConfig().weight),
+                'similarity': (self.alignment.similarity, Alignment().similarity),
+                'align_site': (self.alignment.site, Alignment().site),
+                'align_positions': (self.alignment.positions, Alignment().positions),
+                'align_reading': (self.alignment.reading, Alignment().reading),
+                'row_memory': (self.alignment.memory, Alignment().memory),
+            }
+            for name, (value, default) in given.items():
+                if value != default:
+                    raise InputError(
+                        f'--{name}={value} is of an alignment, and --arm={self.arm} aligns '
+                        'nothing: leave it out, or choose another arm'
+                    )
         for name in ('circuits', 'student_circuits'):
             path = getattr(self, name)
             if path is not None and not ARMS[self.arm].needs_circuits:
