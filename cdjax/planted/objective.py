@@ -18,7 +18,7 @@ from cdjax.circuits.ablation import keep_only
 from cdjax.errors import InputError, check_finite
 from cdjax.losses import cross_entropy
 from cdjax.losses.numerics import safe_log, weighted_sum
-from cdjax.models import Llama
+from cdjax.models import Capture, Llama
 
 # What a neuron that is taken out becomes: nothing else (it stays), its value on another problem
 # of any class, or its mean over the batch.
@@ -35,6 +35,7 @@ class PlantWeights:
     necessity: float = 1.0
     wrong: float = 1.0
     alive: float = 1.0
+    nuisance: float = 0.0
 
     def __post_init__(self):
         check_finite(**vars(self))
@@ -66,18 +67,24 @@ def plant_loss(
       or at the mean; `KL(prior ‖ ·)`.
     * `alive`: `mean_d relu(1 - deviation_d / floor)²` over all neurons d, at the answer position:
       decoys that are dead would be no decoys.
+    * `nuisance`: cross-entropy of the label of nuisance, told by a fixed linear head from what
+      the model's own head reads: as the model is, and, where M_k comes from another problem of
+      the class, still that of the problem that all other neurons come from. It is computed only
+      where it has a weight.
 
     Args:
         model: the model.
         batch: see `plant_batch`.
         plan: `shared` float `[L, F]` and `specific` float `[K, L, F]`, 1 for the neurons; `prior`
-            float `[K, V]`, how often each answer occurs in a class.
+            float `[K, V]`, how often each answer occurs in a class; `directions` float
+            `[values, d]` of the label of nuisance, read where it has a weight.
         weights: of the terms.
         floor: the deviation from which on a neuron counts as alive.
         **options: `dtype` and `remat` of the model's calls.
     """
     at = batch['lengths'] - 1
-    logits, taken = model(batch['tokens'], capture=('neurons',), logits_at=at, **options)
+    stream = _last_stream(model, at) if weights.nuisance else ()
+    logits, taken = model(batch['tokens'], capture=('neurons', *stream), logits_at=at, **options)
     n_LxBxTxF = taken['neurons']
     mean = jnp.broadcast_to(n_LxBxTxF.mean(axis=1, keepdims=True), n_LxBxTxF.shape)
     circuits_KxLxF = plan['shared'][None] + plan['specific']
@@ -103,10 +110,12 @@ def plant_loss(
     fills = [n_LxBxTxF[:, batch['same']]]
     fills += [jax.lax.stop_gradient(fill) for fill in (strict[1], without_part, mistaken[1])]
     states = len(kept)
-    edited, _ = model(
+    everywhere = jnp.tile(at, states)
+    edited, taken_edited = model(
         jnp.tile(batch['tokens'], (states, 1)),
         edits={'neurons': keep_only(jnp.concatenate(kept), jnp.concatenate(fills, axis=1))},
-        logits_at=jnp.tile(at, states),
+        capture=_last_stream(model, everywhere) if weights.nuisance else (),
+        logits_at=everywhere,
         **options,
     )
     moved, kept_alone, lacking, mistaken = jnp.split(edited, states)
@@ -120,11 +129,20 @@ def plant_loss(
         'wrong': _divergence(prior_BxV, mistaken),
         'alive': jnp.mean(jax.nn.relu(1 - deviation_LxF / floor) ** 2),
     }
+    if weights.nuisance:
+        streams = (taken, jax.tree.map(lambda x: x[:, : len(at)], taken_edited))
+        told = [_told(model, stream, plan['directions']) for stream in streams]
+        terms['nuisance'] = cross_entropy(jnp.concatenate(told), jnp.tile(batch['nuisance'], 2))
     return weighted_sum(terms, vars(weights)), terms
 
 
 def plant_batch(
-    classes: np.ndarray, num_classes: int, num_layers: int, shared: bool, rng: np.random.Generator
+    classes: np.ndarray,
+    num_classes: int,
+    num_layers: int,
+    shared: bool,
+    rng: np.random.Generator,
+    together: float = 0.0,
 ) -> dict[str, np.ndarray]:
     """Draws what `plant_loss` reads of a batch beside `tokens`, `lengths` and `answers`.
 
@@ -134,6 +152,9 @@ def plant_batch(
         num_layers: L.
         shared: whether there are shared neurons.
         rng: what it is drawn with.
+        together: share of the problems for which `strictness` and `necessity` take neurons out of
+            all layers, and make them the same: what a circuit is evaluated by. Drawn layer by layer
+            that is as rare as 2 in 3^L.
 
     Returns:
         `classes`; rows of the batch: `same`, of the same class, `mixed`, any, `apart`, of another
@@ -155,7 +176,7 @@ def plant_batch(
     lost = np.zeros((B, num_layers, 2), np.float32)
     lost[np.arange(B), rng.integers(num_layers, size=B), rng.integers(1 + shared, size=B)] = 1
     lost[rng.random(B) < 0.5] = (1, 0)
-    return {
+    drawn = {
         'classes': np.asarray(classes, np.int32),
         'same': same,
         'mixed': rng.permutation(B).astype(np.int32),
@@ -165,6 +186,11 @@ def plant_batch(
         'narrow': rng.random(B) < 0.5,
         'lost': lost,
     }
+    if together:
+        alike = rng.random((B, 2, 1)) < together
+        one_kind = rng.integers(MIXED, MEAN + 1, (B, 2, 1), np.int32)
+        kinds[:, :2] = np.where(alike, one_kind, kinds[:, :2])
+    return drawn
 
 
 def answer_prior(answers: np.ndarray, classes: np.ndarray, num_classes: int, vocab_size: int):
@@ -186,6 +212,19 @@ def _taken_out(n_LxBxTxF, mean, source_B, kinds_BxL):
     mixed = (kinds_BxL == MIXED).T[:, :, None, None]
     live = (kinds_BxL == LIVE).astype(jnp.float32)[:, :, None]
     return live, jnp.where(mixed, n_LxBxTxF[:, source_B], mean)
+
+
+def _last_stream(model, at_B):
+    """Returns the captures that add up to what the last block hands on, at one position."""
+    last = (model.config.num_layers - 1,)
+    return tuple(Capture(site, last, at_B) for site in ('residual', 'attention_out', 'mlp_out'))
+
+
+def _told(model, taken, directions_Cxd):
+    """Returns the logits of the label of nuisance, `[B, values]`."""
+    parts = (taken[site][0, :, 0] for site in ('residual', 'attention_out', 'mlp_out'))
+    read_Bxd = model.norm(sum(parts)).astype(jnp.float32)
+    return read_Bxd @ directions_Cxd.T
 
 
 def _divergence(prior_BxV, logits_BxV):

@@ -15,6 +15,7 @@ from cdjax.errors import InputError, check_finite
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import check_batch, one_device, put_batch
+from cdjax.planted.nuisance import nuisance_directions, nuisance_labels
 from cdjax.planted.objective import PlantWeights, answer_prior, plant_batch, plant_loss
 from cdjax.planted.plan import Plan, PlanConfig
 from cdjax.run.options import RunOptions
@@ -39,15 +40,20 @@ class PlantConfig:
         plan: how the neurons are dealt out.
         weights: of the terms of `plant_loss`.
         floor: deviation from which on a neuron counts as alive.
+        together: share of the problems for which neurons are taken out of all layers alike, see
+            `plant_batch`.
     """
 
     label: str = 'operators'
     plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)
     weights: PlantWeights = dataclasses.field(default_factory=PlantWeights)
     floor: float = 0.1
+    together: float = 0.0
 
     def __post_init__(self):
-        check_finite(plant_floor=self.floor)
+        check_finite(plant_floor=self.floor, plant_together=self.together)
+        if not 0 <= self.together <= 1:
+            raise InputError(f'plant_together={self.together} must be a share, 0 to 1')
         if self.floor <= 0:
             raise InputError(f'plant_floor={self.floor} must be above 0')
 
@@ -125,6 +131,10 @@ def train_planted(
         'specific': jnp.asarray(plan.specific, jnp.float32),
         'prior': jnp.asarray(answer_prior(dataset.answers, classes, K, shape.vocab_size)),
     }
+    labels = {}
+    if config.weights.nuisance:
+        labels['nuisance'] = nuisance_labels(dataset, config.plan.seed)
+        frozen['directions'] = nuisance_directions(shape.hidden_size, config.plan.seed)
     rows, shared = np.arange(len(dataset)), bool(plan.shared.any())
 
     def batch_at(step: int) -> dict[str, np.ndarray]:
@@ -134,7 +144,8 @@ def train_planted(
             'tokens': dataset.tokens[index],
             'lengths': dataset.lengths[index],
             'answers': dataset.answers[index],
-            **plant_batch(classes[index], K, shape.num_layers, shared, rng),
+            **plant_batch(classes[index], K, shape.num_layers, shared, rng, config.together),
+            **{name: of_problem[index] for name, of_problem in labels.items()},
         }
 
     loss = functools.partial(
@@ -147,7 +158,7 @@ def train_planted(
     doctor = GradientDoctor(
         lambda model, batch: loss(model, batch, frozen)[1],
         task='answer',
-        weights=vars(config.weights),
+        weights={name: weight for name, weight in vars(config.weights).items() if weight},
     )
 
     def diagnose(state: TrainState, batch: dict[str, np.ndarray]) -> GradientReport:

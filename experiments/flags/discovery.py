@@ -14,6 +14,7 @@ from cdjax.training.objectives import OBJECTIVES, AnySize, FixedDensity, Objecti
 from cdjax.training.objectives.fixed_density import GATES
 from cdjax.training.optimizer import OptimizerConfig
 from experiments.flags.groups import group
+from experiments.flags.weights import terms, weights_from_flag
 
 FLAGS = flags.FLAGS
 
@@ -52,7 +53,7 @@ def define_discovery_flags() -> None:
         'loss_weights',
         [],
         'Weights that differ from those of the objective, as TERM=WEIGHT,...: '
-        + '; '.join(f'{", ".join(_terms(o()))} ({key})' for key, o in OBJECTIVES.items())
+        + '; '.join(f'{", ".join(terms(o().weights))} ({key})' for key, o in OBJECTIVES.items())
         + '; or just "authors" (published).',
     )
     flags.DEFINE_float(
@@ -222,22 +223,4 @@ def _loss_weights(objective: Objective) -> Any:
     weights = objective.weights
     if FLAGS.loss_weights == ['authors'] and isinstance(weights, DiscoveryWeights):
         return DiscoveryWeights.authors()
-    given = {}
-    for part in FLAGS.loss_weights:
-        name, _, value = part.partition('=')
-        if name in given:
-            raise InputError(f'loss_weights: {name} is given twice')
-        try:
-            given[name] = float(value)
-        except ValueError:
-            raise InputError(f'loss_weights={part!r}: write TERM=NUMBER') from None
-        if name not in _terms(objective):
-            raise InputError(
-                f'loss_weights: {name!r} is no term of the {objective.key} objective; its terms '
-                f'are {", ".join(_terms(objective))}'
-            )
-    return dataclasses.replace(weights, **given)
-
-
-def _terms(objective: Objective) -> list[str]:
-    return [field.name for field in dataclasses.fields(objective.weights)]
+    return weights_from_flag('loss_weights', weights, f'the {objective.key} objective')

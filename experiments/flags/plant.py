@@ -6,6 +6,7 @@ from cdjax.errors import InputError
 from cdjax.planted.plan import PlanConfig
 from cdjax.planted.training import PlantConfig
 from experiments.flags.groups import group
+from experiments.flags.weights import terms, weights_from_flag
 
 FLAGS = flags.FLAGS
 
@@ -37,6 +38,17 @@ def define_plant_flags() -> None:
     flags.DEFINE_float(
         'plant_floor', default.floor, 'Deviation of activations at which a neuron is kept alive.'
     )
+    flags.DEFINE_list(
+        'plant_weights',
+        [],
+        f'Weights of terms, as TERM=WEIGHT,... of {", ".join(terms(default.weights))}; 1 of those '
+        'that are not given, and 0 of nuisance, which gives decoys a label of their own to tell.',
+    )
+    flags.DEFINE_float(
+        'plant_together',
+        default.together,
+        'Share of the problems for which neurons are taken out of all layers alike.',
+    )
 
 
 def plant_from_flags() -> PlantConfig | None:
@@ -46,8 +58,10 @@ def plant_from_flags() -> PlantConfig | None:
         InputError: a value out of range, or one that plants nothing.
     """
     numbers = ['plant_shared', 'plant_specific']
+    if FLAGS.plant in (None, NOTHING):
+        numbers += ['plant_floor', 'plant_weights', 'plant_together']
     if FLAGS.plant is None:
-        numbers += ['plant_classes', 'plant_seed', 'plant_floor']
+        numbers += ['plant_classes', 'plant_seed']
     given = [name for name in numbers if FLAGS[name].present]
     if FLAGS.plant != CIRCUITS and given:
         raise InputError(
@@ -60,4 +74,7 @@ def plant_from_flags() -> PlantConfig | None:
         TOWERS: PlanConfig(0, None, FLAGS.plant_seed),
         NOTHING: PlanConfig(0, 0, FLAGS.plant_seed),
     }[FLAGS.plant]
-    return None if plan is None else PlantConfig(FLAGS.plant_classes, plan, floor=FLAGS.plant_floor)
+    if plan is None:
+        return None
+    weights = weights_from_flag('plant_weights', PlantConfig().weights, 'what is planted by')
+    return PlantConfig(FLAGS.plant_classes, plan, weights, FLAGS.plant_floor, FLAGS.plant_together)

@@ -1,5 +1,8 @@
 """The terms of planting, recomputed problem by problem with edits of their own."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ import toy_study as toy
 from cdjax.data import batch_indices
 from cdjax.errors import InputError
 from cdjax.models import Edit
+from cdjax.planted.nuisance import VALUES, nuisance_directions, nuisance_labels
 from cdjax.planted.objective import (
     LIVE,
     MEAN,
@@ -22,6 +26,7 @@ from cdjax.planted.plan import PlanConfig, draw_plan
 
 B, K, FLOOR = 6, 2, 2.0
 TERMS = tuple(vars(PlantWeights()))
+SEED = 2
 
 
 @pytest.fixture(scope='module')
@@ -30,7 +35,9 @@ def batch():
     index = batch_indices(np.arange(len(dataset)), B, seed=1, step=0)
     columns = {name: getattr(dataset, name)[index] for name in ('tokens', 'lengths', 'answers')}
     rng = np.random.default_rng(3)
-    return columns | plant_batch(dataset.labels['operators'][index], K, toy.L, True, rng)
+    nuisance = {'nuisance': nuisance_labels(dataset, SEED)[index]}
+    drawn = plant_batch(dataset.labels['operators'][index], K, toy.L, True, rng)
+    return columns | nuisance | drawn
 
 
 @pytest.fixture(scope='module')
@@ -42,14 +49,14 @@ def plan():
         'shared': drawn.shared.astype(np.float32),
         'specific': drawn.specific.astype(np.float32),
         'prior': prior,
+        'directions': nuisance_directions(toy.teacher_config().hidden_size, SEED),
     }
 
 
 def test_each_term_is_what_it_says(batch, plan):
     model = toy.model()
-    _, terms = jax.jit(lambda m, b, p: plant_loss(m, b, p, weights=PlantWeights(), floor=FLOOR))(
-        model, batch, plan
-    )
+    loss = functools.partial(plant_loss, weights=PlantWeights(nuisance=1), floor=FLOOR)
+    _, terms = jax.jit(loss)(model, batch, plan)
     answer = jax.jit(lambda m, t, k, c: m(t, edits={'neurons': Edit(k, center=c)}, logits_at=-1)[0])
     neurons = np.asarray(
         model(jnp.asarray(batch['tokens']), capture=('neurons',), logits_at=())[1]['neurons']
@@ -77,6 +84,17 @@ def test_each_term_is_what_it_says(batch, plan):
             fill[layer] = of_mixed if kind == MIXED else mean[layer]
         return mask, fill
 
+    def told(row, keep, fill):
+        """Returns what is paid for the labels of a row, whose head reads the normed last stream."""
+        edit = {'neurons': Edit(keep, center=fill)}
+        tokens = batch['tokens'][row : row + 1]
+        _, taken = model(tokens, edits=edit, capture=('residual', 'attention_out', 'mlp_out'))
+        x_d = np.asarray(sum(taken.values())[-1, 0, -1], np.float64)
+        x_d = x_d / np.sqrt(np.mean(x_d**2) + model.config.norm_eps)
+        x_d = x_d * np.asarray(model.norm.weight[...], np.float64)
+        logits_C = plan['directions'] @ x_d
+        return np.log(np.exp(logits_C).sum()) - logits_C[batch['nuisance'][row]]
+
     expected = {name: [] for name in TERMS}
     for row in range(B):
         k, source = batch['classes'][row], batch['same'][row]
@@ -86,6 +104,8 @@ def test_each_term_is_what_it_says(batch, plan):
         expected['answer'].append(-said(row, ones[:, 0, 0], mean)[right])
         moved = said(row, 1 - own, neurons[:, source])
         expected['interchange'].append(-moved[batch['answers'][source]])
+        keep, fill = (1 - own)[:, None, None], neurons[:, source][:, None]
+        expected['nuisance'] += [told(row, ones, mean[:, None]), told(row, keep, fill)]
         spared = 1 - plan['specific'][batch['other'][row]] if batch['narrow'][row] else own
         expected['strictness'].append(-said(row, *rest(row, 0, spared))[right])
         mask, fill = rest(row, 1, own)
@@ -97,6 +117,35 @@ def test_each_term_is_what_it_says(batch, plan):
     expected['alive'] = np.maximum(1 - deviation / FLOOR, 0) ** 2
     for name in TERMS:
         np.testing.assert_allclose(terms[name], np.mean(expected[name]), rtol=2e-4, err_msg=name)
+
+
+def test_the_label_of_nuisance_is_a_function_of_two_operands_and_of_neither():
+    dataset = toy.dataset()
+    label = nuisance_labels(dataset, SEED)
+    assert label.shape == (len(dataset),)
+    assert (nuisance_labels(dataset, SEED + 1) != label).any()
+    operands, seen = dataset.tokens[:, [1, 3]], {}
+    for pair, value in zip(operands.tolist(), label.tolist(), strict=True):
+        assert seen.setdefault(tuple(pair), value) == value
+    for column in operands.T:
+        for token in np.unique(column):
+            assert set(label[column == token]) == set(range(VALUES)), 'one operand tells it not'
+
+
+def test_without_a_weight_nothing_is_read_of_nuisance(batch, plan):
+    bare = {name: value for name, value in batch.items() if name != 'nuisance'}
+    del (plan := dict(plan))['directions']
+    _, terms = plant_loss(toy.model(), bare, plan, weights=PlantWeights(), floor=FLOOR)
+    assert set(terms) == set(TERMS) - {'nuisance'}
+
+
+def test_problems_without_operands_have_no_labels_of_nuisance():
+    dataset = toy.dataset()
+    with pytest.raises(InputError, match='function of two operands, and these prompts have one'):
+        nuisance_labels(dataset[(dataset.tokens[:, 3:] == dataset.tokens[0, 3:]).all(1)], SEED)
+    longer = dataclasses.replace(dataset, lengths=dataset.lengths - 1)
+    with pytest.raises(InputError, match='these prompts differ in length'):
+        nuisance_labels(longer, SEED)
 
 
 def test_neurons_that_are_taken_out_learn_nothing_from_it(batch, plan):
@@ -127,6 +176,20 @@ def test_draws(batch):
     assert drawn['kinds'].shape == (64, 3, 2)
     assert set(drawn['kinds'][:, :2].ravel()) == {LIVE, MIXED, MEAN}
     assert set(drawn['kinds'][:, 2].ravel()) == {MIXED, MEAN}
+
+
+def test_layers_that_lose_together():
+    draw = functools.partial(plant_batch, np.arange(64, dtype=np.int32) % 3, 3, 2, True)
+    apart, half, always = (
+        draw(np.random.default_rng(0), together=share) for share in (0.0, 0.5, 1.0)
+    )
+    alike = lambda drawn: (drawn['kinds'][:, :2] == drawn['kinds'][:, :2, :1]).all(axis=(1, 2))
+    assert alike(always).all()
+    assert set(always['kinds'].ravel()) == {MIXED, MEAN}
+    assert 0 < alike(apart).sum() < alike(half).sum() < 64
+    for name in set(apart) - {'kinds'}:
+        np.testing.assert_array_equal(apart[name], half[name])
+    np.testing.assert_array_equal(apart['kinds'][:, 2], half['kinds'][:, 2])
 
 
 def test_weights_that_are_none():
