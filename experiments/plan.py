@@ -106,6 +106,7 @@ def job_from_flags() -> Job:
         'length': inputs.dataset.tokens.shape[1],
         'teacher_dtype': inputs.teacher_dtype,
         'options': run_options(),
+        'answer_tokens': inputs.dataset.answer_tokens,
     }
     if FLAGS.job == 'discover':
         return DiscoveryJob(
@@ -124,7 +125,6 @@ def job_from_flags() -> Job:
         alignment=dataclasses.replace(alignment, pairs=pairs, num_classes=FLAGS.num_classes),
         keep_teacher=FLAGS.keep_teacher,
         keep_start=inputs.has_student,
-        answer_tokens=inputs.dataset.answer_tokens,
     )
 
 

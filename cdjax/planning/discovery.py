@@ -51,6 +51,7 @@ class DiscoveryJob:
         student: shape of a student whose circuits are searched jointly, if any; float32.
         teacher_dtype: of the teacher's parameters, computation and stored neurons.
         options: of the run.
+        answer_tokens: tokens of an answer (A), each with logits.
     """
 
     teacher: LlamaConfig
@@ -60,6 +61,7 @@ class DiscoveryJob:
     student: LlamaConfig | None = None
     teacher_dtype: str = 'bfloat16'
     options: RunOptions = RunOptions()
+    answer_tokens: int = 1
 
     def __post_init__(self):
         check_job(self)
@@ -83,7 +85,7 @@ class DiscoveryJob:
     def stores(self) -> tuple[str, ...]:
         """What is stored of each problem and model: `logits`, `activations`."""
         # Of joint models the larger vocabulary decides; they have one.
-        return self.config.stores(self.teacher, self.num_problems)
+        return self.config.stores(self.teacher, self.num_problems, self.answer_tokens)
 
     @property
     def store_bytes(self) -> int:
@@ -116,10 +118,14 @@ class DiscoveryJob:
             )
             rows = self.rows_of_pass(fsdp)
             passes += [
-                work(rows=rows, logit_positions=logits, backward='none') for logits in (1, 0)
+                work(rows=rows, logit_positions=logits, backward='none')
+                for logits in (self.answer_tokens, 0)
             ]
             of_step = functools.partial(
-                work, rows=config.batch_size, logit_positions=1, microbatches=config.microbatches
+                work,
+                rows=config.batch_size,
+                logit_positions=self.answer_tokens,
+                microbatches=config.microbatches,
             )
             for _ in range(objective.passes):
                 step += of_step(backward='activations', remat=config.remat)
@@ -143,7 +149,8 @@ class DiscoveryJob:
         }
         size = (self.rows_of_pass(mesh.shape[FSDP]), self.length)
         layers = None if 'activations' in self.stores else ()
-        said = answer_rows('neurons', layers, None, None if 'logits' in self.stores else (1, 1.0))
+        top_k = None if 'logits' in self.stores else (1, 1.0)
+        said = answer_rows('neurons', layers, None, top_k, answer_tokens=self.answer_tokens)
         passes = []
         for name, model in models.items():
             answers = jit_rows(said, mesh, several=True)
@@ -157,7 +164,7 @@ class DiscoveryJob:
     def _step(self, mesh: Mesh, models: Mapping[str, Llama], work: Work) -> Program:
         """The step of `discover`."""
         config, K = self.config, self.config.num_classes
-        B, T = config.batch_size, self.length
+        B, T, A = config.batch_size, self.length, self.answer_tokens
         positions = T if config.encoding.positions is None else len(config.encoding.positions)
         learned = K > 1
         width = positions * self.teacher.hidden_size if learned else None
@@ -176,7 +183,7 @@ class DiscoveryJob:
         batch = {
             **row('tokens', (B, T), jnp.int32),
             **row('lengths', (B,), jnp.int32),
-            **row('answers', (B,), jnp.int32),
+            **row('answers', (B,) if A == 1 else (B, A), jnp.int32),
             **row('counterfactual_tokens', (B, T), jnp.int32),
             **(
                 row('encoding', (B, width), jnp.float32)

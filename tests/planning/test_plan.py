@@ -215,6 +215,24 @@ def test_the_top_k_of_a_plan_run_of_several_tokens():
     assert more == [2 * 2 * 64 * 128 * rows, 3 * 2 * 2 * 32 * 128 * 16]
 
 
+def test_a_discovery_of_answers_of_several_tokens():
+    job = changed(DISCOVERY, answer_tokens=3)
+    assert DISCOVERY.stores == ('logits',)
+    assert (job.stores, job.store_bytes) == ((), 0), 'of several tokens nothing is stored'
+    mesh = make_mesh(4, 2)
+    *_, step = job.programs(mesh)
+    _, metrics = run(step, mesh)
+    assert metrics['loss'].shape == ()
+    again = changed(DISCOVERY, recompute_logits=True)
+    more = [
+        a.useful_flops - b.useful_flops
+        for a, b in zip(job.works(1, 1), again.works(1, 1), strict=True)
+    ]
+    # Two more products with the head for each row: of a step once by the whole model, and by the
+    # ablated one forwards and once backwards.
+    assert more == [2 * 2 * 64 * 128 * job.rows_of_pass(1), 0, 3 * 2 * 2 * 64 * 128 * 24]
+
+
 def test_a_job_reaches_the_process_that_compiles_whole():
     preset = dataclasses.replace(LlamaConfig.llama32_1b(), vocab_size=128)
     job = changed(JOB, student=preset, temperature=3.0)
