@@ -51,6 +51,7 @@ def plant_loss(
     *,
     weights: PlantWeights,
     floor: float,
+    spread: float = 0.0,
     **options,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the loss and its unweighted terms, means over the batch, in nats.
@@ -66,7 +67,9 @@ def plant_loss(
     * `wrong`: all but the circuit of another class from a problem of another class than the row's,
       or at the mean; `KL(prior ‖ ·)`.
     * `alive`: `mean_d relu(1 - deviation_d / floor)²` over all neurons d, at the answer position:
-      decoys that are dead would be no decoys.
+      decoys that are dead would be no decoys. With a `spread` the same of `spread` times the
+      largest deviation of the layer in place of the floor, at each neuron's most variable position:
+      who is far below that is called dead (`cdjax.evaluation.living`), however much it varies.
     * `nuisance`: cross-entropy of the label of nuisance, told by a fixed linear head from what
       the model's own head reads: as the model is, and, where M_k comes from another problem of
       the class, still that of the problem that all other neurons come from. It is computed only
@@ -80,6 +83,7 @@ def plant_loss(
             `[values, d]` of the label of nuisance, read where it has a weight.
         weights: of the terms.
         floor: the deviation from which on a neuron counts as alive.
+        spread: least deviation as a part of the layer's largest; 0 asks nothing.
         **options: `dtype` and `remat` of the model's calls.
     """
     at = batch['lengths'] - 1
@@ -129,6 +133,8 @@ def plant_loss(
         'wrong': _divergence(prior_BxV, mistaken),
         'alive': jnp.mean(jax.nn.relu(1 - deviation_LxF / floor) ** 2),
     }
+    if spread:
+        terms['alive'] += _narrow(n_LxBxTxF, spread)
     if weights.nuisance:
         streams = (taken, jax.tree.map(lambda x: x[:, : len(at)], taken_edited))
         told = [_told(model, stream, plan['directions']) for stream in streams]
@@ -212,6 +218,13 @@ def _taken_out(n_LxBxTxF, mean, source_B, kinds_BxL):
     mixed = (kinds_BxL == MIXED).T[:, :, None, None]
     live = (kinds_BxL == LIVE).astype(jnp.float32)[:, :, None]
     return live, jnp.where(mixed, n_LxBxTxF[:, source_B], mean)
+
+
+def _narrow(n_LxBxTxF, spread):
+    """Returns how far neurons stay below a part of the largest deviation of their layer."""
+    most_LxF = n_LxBxTxF.astype(jnp.float32).std(axis=1).max(axis=1)
+    largest_Lx1 = most_LxF.max(axis=1, keepdims=True)
+    return jnp.mean(jax.nn.relu(1 - most_LxF / (spread * largest_Lx1)) ** 2)
 
 
 def _last_stream(model, at_B):

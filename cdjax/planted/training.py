@@ -40,6 +40,7 @@ class PlantConfig:
         plan: how the neurons are dealt out.
         weights: of the terms of `plant_loss`.
         floor: deviation from which on a neuron counts as alive.
+        spread: least deviation of a neuron as a part of the largest of its layer, see `plant_loss`.
         together: share of the problems for which neurons are taken out of all layers alike, see
             `plant_batch`.
     """
@@ -48,12 +49,14 @@ class PlantConfig:
     plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)
     weights: PlantWeights = dataclasses.field(default_factory=PlantWeights)
     floor: float = 0.1
+    spread: float = 0.0
     together: float = 0.0
 
     def __post_init__(self):
-        check_finite(plant_floor=self.floor, plant_together=self.together)
-        if not 0 <= self.together <= 1:
-            raise InputError(f'plant_together={self.together} must be a share, 0 to 1')
+        check_finite(plant_floor=self.floor)
+        for name in ('spread', 'together'):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise InputError(f'plant_{name}={share} must be a share, 0 to 1')
         if self.floor <= 0:
             raise InputError(f'plant_floor={self.floor} must be above 0')
 
@@ -152,6 +155,7 @@ def train_planted(
         plant_loss,
         weights=config.weights,
         floor=config.floor,
+        spread=config.spread,
         dtype=jnp.dtype(training.compute_dtype),
         remat=training.remat,
     )

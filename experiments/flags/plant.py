@@ -38,6 +38,11 @@ def define_plant_flags() -> None:
     flags.DEFINE_float(
         'plant_floor', default.floor, 'Deviation of activations at which a neuron is kept alive.'
     )
+    flags.DEFINE_float(
+        'plant_spread',
+        default.spread,
+        'Least deviation of a neuron as a part of the largest of its layer; 0 asks nothing.',
+    )
     flags.DEFINE_list(
         'plant_weights',
         [],
@@ -59,7 +64,7 @@ def plant_from_flags() -> PlantConfig | None:
     """
     numbers = ['plant_shared', 'plant_specific']
     if FLAGS.plant in (None, NOTHING):
-        numbers += ['plant_floor', 'plant_weights', 'plant_together']
+        numbers += ['plant_floor', 'plant_spread', 'plant_weights', 'plant_together']
     if FLAGS.plant is None:
         numbers += ['plant_classes', 'plant_seed']
     given = [name for name in numbers if FLAGS[name].present]
@@ -77,4 +82,11 @@ def plant_from_flags() -> PlantConfig | None:
     if plan is None:
         return None
     weights = weights_from_flag('plant_weights', PlantConfig().weights, 'what is planted by')
-    return PlantConfig(FLAGS.plant_classes, plan, weights, FLAGS.plant_floor, FLAGS.plant_together)
+    return PlantConfig(
+        FLAGS.plant_classes,
+        plan,
+        weights,
+        floor=FLAGS.plant_floor,
+        spread=FLAGS.plant_spread,
+        together=FLAGS.plant_together,
+    )

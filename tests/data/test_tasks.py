@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from cdjax.data import TASKS, Example, Task, build_arithmetic_tokenizer, encode_task, split
+from cdjax.data import (
+    TASKS,
+    ArithmeticTask,
+    Example,
+    Task,
+    build_arithmetic_tokenizer,
+    encode_task,
+    split,
+)
 from cdjax.data.tasks import modular_addition
 from cdjax.errors import InputError
 
@@ -23,6 +31,16 @@ def test_modular_addition(tokenizer, monkeypatch):
     assert (dataset.forms[(a == 3) & (b == 4)] == dataset.forms[(a == 4) & (b == 3)]).all()
     parts = split(dataset, share=0.5, test=0.25, seed=0)
     assert not np.intersect1d(dataset.forms[parts.train], dataset.forms[parts.test]).size
+
+
+def test_two_operands_are_those_of_the_arithmetic_with_two():
+    tokenizer = build_arithmetic_tokenizer(40)
+    dataset = encode_task('two_operands', tokenizer)
+    same = ArithmeticTask(('+', '-'), operands=2, low=0, high=19).encode(tokenizer)
+    assert dict(zip(dataset.prompts, dataset.answers, strict=True)) == dict(
+        zip(same.prompts, same.answers, strict=True)
+    )
+    assert len(np.unique(dataset.forms)) == len(np.unique(same.forms))
 
 
 def test_a_task_of_words_has_forms_by_their_text(tokenizer):

@@ -148,6 +148,17 @@ def test_problems_without_operands_have_no_labels_of_nuisance():
         nuisance_labels(longer, SEED)
 
 
+def test_a_spread_asks_for_a_part_of_the_largest_deviation(batch, plan):
+    model, spread = toy.model(), 0.5
+    loss = functools.partial(plant_loss, weights=PlantWeights(nuisance=1), floor=FLOOR)
+    alone, both = (loss(model, batch, plan, spread=s)[1]['alive'] for s in (0.0, spread))
+    neurons = model(jnp.asarray(batch['tokens']), capture=('neurons',), logits_at=())[1]['neurons']
+    most = np.asarray(neurons).std(axis=1).max(axis=1)
+    below = np.maximum(1 - most / (spread * most.max(axis=1, keepdims=True)), 0)
+    assert (below > 0).any()
+    np.testing.assert_allclose(both - alone, np.mean(below**2), rtol=1e-4)
+
+
 def test_neurons_that_are_taken_out_learn_nothing_from_it(batch, plan):
     """What fills their places is no way for a term to change them."""
     fixed = batch | {

@@ -9,6 +9,7 @@ from cdjax.data.task_file import read_task_file
 from cdjax.data.tasks.lookup import cued_lookup, operator_lookup, order_lookup
 from cdjax.data.tasks.modular_addition import MODULAR_ADDITION
 from cdjax.data.tasks.task import TASKS, Task
+from cdjax.data.tasks.two_operands import TWO_OPERANDS
 
 if TYPE_CHECKING:  # importing it takes as long as importing JAX
     from transformers import PreTrainedTokenizerFast
@@ -21,6 +22,7 @@ TASKS.add(operator_lookup('lookup_two', tables=2))
 TASKS.add(order_lookup())
 TASKS.add(cued_lookup('lookup_second', 0))
 TASKS.add(cued_lookup('lookup_third', 1))
+TASKS.add(TWO_OPERANDS)
 
 
 def encode_task(
