@@ -222,7 +222,8 @@ def _taken_out(n_LxBxTxF, mean, source_B, kinds_BxL):
 
 def _narrow(n_LxBxTxF, spread):
     """Returns how far neurons stay below a part of the largest deviation of their layer."""
-    most_LxF = n_LxBxTxF.astype(jnp.float32).std(axis=1).max(axis=1)
+    # The root of what never varies, as behind BOS, has no gradient: it is taken of the largest.
+    most_LxF = jnp.sqrt(jnp.maximum(n_LxBxTxF.astype(jnp.float32).var(axis=1).max(axis=1), 1e-12))
     largest_Lx1 = most_LxF.max(axis=1, keepdims=True)
     return jnp.mean(jax.nn.relu(1 - most_LxF / (spread * largest_Lx1)) ** 2)
 
