@@ -10,7 +10,7 @@ Example, half a minute on two CPU cores; the teacher that ships with the package
 from absl import flags
 
 from cdjax.circuits.classes import CLASSES, LEARNED
-from cdjax.report.terminal import kept_line, sceptic_line
+from cdjax.report.terminal import kept_line, sanity_line
 from cdjax.studies.discovery import DiscoveryStudyConfig, study_discovery
 from experiments import launch
 from experiments.announce import announce
@@ -65,7 +65,7 @@ def main() -> None:
             f'{name}: {circuit.num_classes} circuits of {circuit.size} neurons '
             f'({circuit.share:.1%}); {figures}'
         )
-        launch.say(f'{name}: {sceptic_line(circuit.info["sceptic"])}')
+        launch.say(f'{name}: {sanity_line(circuit.info["sanity"])}')
     launch.say_where(FLAGS.workdir)
 
 

@@ -49,12 +49,14 @@ class ClassScheme:
         from_learned: whether it needs the model or its circuits, `Sorting.learned`, `vectors` or
             `divergences`; there are K classes then.
         from_circuits: whether it needs the circuits, `Sorting.learned`.
+        given: whether the problems decide how many classes there are, and K nothing.
     """
 
     key: str
     assign: Callable[[Sorting], np.ndarray | None]
     from_learned: bool = False
     from_circuits: bool = False
+    given: bool = False
 
 
 def one_class(sorting: Sorting) -> np.ndarray:
@@ -134,8 +136,8 @@ CLASSES: Registry[ClassScheme] = Registry('class scheme')
 LEARNED = CLASSES.add(
     ClassScheme('learned', lambda sorting: sorting.learned, from_learned=True, from_circuits=True)
 )
-ONE = CLASSES.add(ClassScheme('one', one_class))
-CLASSES.add(ClassScheme('operators', operator_classes))
+ONE = CLASSES.add(ClassScheme('one', one_class, given=True))
+CLASSES.add(ClassScheme('operators', operator_classes, given=True))
 CLASSES.add(ClassScheme('random', random_classes))
 CLASSES.add(ClassScheme('answer_cut', answer_cut_classes))
 CLASSES.add(

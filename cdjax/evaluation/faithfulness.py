@@ -10,10 +10,12 @@ import dataclasses
 import numpy as np
 
 from cdjax.errors import InputError
-from cdjax.evaluation.statistics import percentile_interval, resampled_counts, resampled_means
+from cdjax.evaluation.statistics import percentile_interval, resampled_means, student_interval
 
 # Nominal sizes of the circuits of a curve, as shares of all neurons.
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+# Logits by which the whole model has to do better than the empty circuit.
+LEAST_RANGE = 1e-3
 
 
 def faithfulness(circuit: float, none: float, full: float) -> float:
@@ -22,7 +24,7 @@ def faithfulness(circuit: float, none: float, full: float) -> float:
     Raises:
         InputError: the full model is no better than the empty circuit, so f has no meaning.
     """
-    if abs(full - none) < 1e-3:
+    if abs(full - none) < LEAST_RANGE:
         raise InputError(
             f'the full model (mean logit difference {full:.4g}) does as well as the empty circuit '
             f'({none:.4g}): faithfulness is not defined on these problems'
@@ -46,7 +48,7 @@ class Areas:
 
     Attributes:
         cpr: see `area_under_faithfulness`.
-        cpr_interval: over problems, and draws of masks.
+        cpr_interval: over problems, and draws of masks or seeds.
         cmd: see `area_from_one`.
         cmd_interval: likewise.
     """
@@ -79,17 +81,19 @@ def areas(
     Raises:
         InputError: see `faithfulness`.
     """
-    ends = (none.mean(), full.mean())
-    values_S = np.array([faithfulness(m, *ends) for m in circuit.mean(axis=1)])
+    middle = _areas_between(sizes, circuit, none, full)
     spread = _resampled_areas(sizes, circuit, none, full, groups)
     cpr, cmd = (percentile_interval(samples) for samples in spread.T)
-    return Areas(area_under_faithfulness(sizes, values_S), cpr, area_from_one(sizes, values_S), cmd)
+    return Areas(middle[0], cpr, middle[1], cmd)
 
 
 def areas_over_seeds(
     sizes: np.ndarray, circuit: np.ndarray, none: np.ndarray, full: np.ndarray
 ) -> Areas:
     """Returns the mean CPR and CMD of several seeds, whose intervals are over seeds and problems.
+
+    Half of an interval is the root of two squares: of half of Student's over the seeds, and of
+    half of the bootstrap's over problems, which are the same for all seeds.
 
     Args:
         sizes: see `areas`.
@@ -100,12 +104,23 @@ def areas_over_seeds(
     Raises:
         InputError: see `faithfulness`.
     """
-    found = [areas(sizes, of_seed, none, full) for of_seed in circuit]
-    spread_ZxRx2 = np.stack([_resampled_areas(sizes, of, none, full) for of in circuit])
-    seeds_RxZ = resampled_counts(len(circuit), spread_ZxRx2.shape[1], seed=1) / len(circuit)
-    cpr, cmd = (percentile_interval(x) for x in np.einsum('rz,zra->ar', seeds_RxZ, spread_ZxRx2))
-    mean = lambda name: float(np.mean([getattr(of_seed, name) for of_seed in found]))
-    return Areas(mean('cpr'), cpr, mean('cmd'), cmd)
+    found_Zx2 = np.array([_areas_between(sizes, of_seed, none, full) for of_seed in circuit])
+    spread_Rx2 = np.mean([_resampled_areas(sizes, of, none, full) for of in circuit], axis=0)
+    parts = []
+    for of_seeds, of_problems in zip(found_Zx2.T, spread_Rx2.T, strict=True):
+        mean = float(of_seeds.mean())
+        intervals = (student_interval(of_seeds), percentile_interval(of_problems))
+        half = np.hypot(*((i[1] - i[0]) / 2 if i is not None else 0.0 for i in intervals))
+        parts += [mean, (mean - float(half), mean + float(half))]
+    return Areas(*parts)
+
+
+def _areas_between(
+    sizes: np.ndarray, circuit: np.ndarray, none: np.ndarray, full: np.ndarray
+) -> tuple[float, float]:
+    """Returns CPR and CMD."""
+    values = [faithfulness(m, none.mean(), full.mean()) for m in circuit.mean(axis=1)]
+    return area_under_faithfulness(sizes, values), area_from_one(sizes, values)
 
 
 def _resampled_areas(
@@ -115,9 +130,13 @@ def _resampled_areas(
     full: np.ndarray,
     groups: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns CPR and CMD of resampled problems, `[samples, 2]`, the same for all circuits."""
+    """Returns CPR and CMD of resampled problems, `[samples, 2]`, the same for all circuits.
+
+    NaN where the resampled model does as well without neurons.
+    """
     low, high = resampled_means(np.stack([none, full]), groups).T[:, :, None]
-    values_RxS = (resampled_means(circuit, groups) - low) / (high - low)
+    range_Rx1 = np.where(np.abs(high - low) < LEAST_RANGE, np.nan, high - low)
+    values_RxS = (resampled_means(circuit, groups) - low) / range_Rx1
     return np.array(
         [(area_under_faithfulness(sizes, v), area_from_one(sizes, v)) for v in values_RxS]
     )

@@ -6,7 +6,7 @@ something else is not, and looks like a neuron of a circuit to whatever asks onl
 
 import numpy as np
 
-from cdjax.data import Dataset
+from cdjax.data import Dataset, TokenRows
 from cdjax.errors import InputError
 
 # Values of the label.
@@ -34,18 +34,21 @@ def nuisance_labels(dataset: Dataset, seed: int) -> np.ndarray:
     Raises:
         InputError: prompts of several lengths, or with fewer than two operands.
     """
-    tokens = np.asarray(dataset.tokens)
-    if (dataset.lengths != tokens.shape[1]).any():
+    (start, stop), tokens, starts = dataset.common_columns, dataset.tokens, 0
+    if isinstance(tokens, TokenRows):
+        tokens, starts = tokens.tokens, tokens.starts
+    tokens = tokens[:, start:stop]
+    if (dataset.lengths - starts != stop - start).any():
         raise InputError(
-            'plant_nuisance: the label is a function of operands that stand in the same columns '
-            'of every prompt, and these prompts differ in length: set it to 0'
+            'plant_weights=nuisance: the label is a function of operands that stand in the same '
+            'columns of every prompt, and these prompts differ in length: leave it out'
         )
     different = np.array([len(np.unique(column)) for column in tokens.T])
     operands = np.flatnonzero(2 * different > different.max())
     if len(operands) < 2 or different.max() < 2:
         raise InputError(
-            'plant_nuisance: the label is a function of two operands, and these prompts have one: '
-            'set it to 0'
+            'plant_weights=nuisance: the label is a function of two operands, and these prompts '
+            'have fewer: leave it out'
         )
     rng, label = np.random.default_rng([seed, 1]), 0
     for column in operands[:2]:

@@ -123,7 +123,7 @@ def plant_loss(
         **options,
     )
     moved, kept_alone, lacking, mistaken = jnp.split(edited, states)
-    deviation_LxF = n_LxBxTxF[:, jnp.arange(len(at)), at].astype(jnp.float32).std(axis=1)
+    deviation_LxF = _deviation(n_LxBxTxF[:, jnp.arange(len(at)), at])
     prior_BxV = plan['prior'][batch['classes']]
     terms = {
         'answer': cross_entropy(logits, batch['answers']),
@@ -134,7 +134,7 @@ def plant_loss(
         'alive': jnp.mean(jax.nn.relu(1 - deviation_LxF / floor) ** 2),
     }
     if spread:
-        terms['alive'] += _narrow(n_LxBxTxF, spread)
+        terms['alive'] += _narrow(n_LxBxTxF, batch['lengths'], spread)
     if weights.nuisance:
         streams = (taken, jax.tree.map(lambda x: x[:, : len(at)], taken_edited))
         told = [_told(model, stream, plan['directions']) for stream in streams]
@@ -220,10 +220,15 @@ def _taken_out(n_LxBxTxF, mean, source_B, kinds_BxL):
     return live, jnp.where(mixed, n_LxBxTxF[:, source_B], mean)
 
 
-def _narrow(n_LxBxTxF, spread):
+def _deviation(n_LxBx___):
+    """Returns the standard deviation over a batch; its gradient is 0 of what never varies."""
+    return jnp.sqrt(jnp.maximum(n_LxBx___.astype(jnp.float32).var(axis=1), 1e-12))
+
+
+def _narrow(n_LxBxTxF, lengths_B, spread):
     """Returns how far neurons stay below a part of the largest deviation of their layer."""
-    # The root of what never varies, as behind BOS, has no gradient: it is taken of the largest.
-    most_LxF = jnp.sqrt(jnp.maximum(n_LxBxTxF.astype(jnp.float32).var(axis=1).max(axis=1), 1e-12))
+    of_all_T = jnp.arange(n_LxBxTxF.shape[2]) < lengths_B.min()
+    most_LxF = jnp.where(of_all_T[:, None], _deviation(n_LxBxTxF), 0).max(axis=1)
     largest_Lx1 = most_LxF.max(axis=1, keepdims=True)
     return jnp.mean(jax.nn.relu(1 - most_LxF / (spread * largest_Lx1)) ** 2)
 

@@ -137,7 +137,8 @@ def train_planted(
     labels = {}
     if config.weights.nuisance:
         labels['nuisance'] = nuisance_labels(dataset, config.plan.seed)
-        frozen['directions'] = nuisance_directions(shape.hidden_size, config.plan.seed)
+        directions = nuisance_directions(shape.hidden_size, config.plan.seed)
+        frozen['directions'] = jnp.asarray(directions)
     rows, shared = np.arange(len(dataset)), bool(plan.shared.any())
 
     def batch_at(step: int) -> dict[str, np.ndarray]:
@@ -162,7 +163,7 @@ def train_planted(
     doctor = GradientDoctor(
         lambda model, batch: loss(model, batch, frozen)[1],
         task='answer',
-        weights={name: weight for name, weight in vars(config.weights).items() if weight},
+        weights={n: w for n, w in vars(config.weights).items() if n != 'nuisance' or w},
     )
 
     def diagnose(state: TrainState, batch: dict[str, np.ndarray]) -> GradientReport:

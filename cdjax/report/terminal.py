@@ -51,7 +51,7 @@ def kept_line(kept: Mapping[str, int]) -> str:
     return f'only correct: {kept["right"]:,} of {kept["of"]:,} problems, those the teacher answers'
 
 
-def sceptic_line(judged: Mapping[str, Any]) -> str:
+def sanity_line(judged: Mapping[str, Any]) -> str:
     """Returns how a search ranks neurons, and how much of its circuits is dead."""
     rank, dead = number(judged['rank'], signed=True), percent(judged['dead'], 1)
     return f'rank correlation with AtP {rank} among living neurons; {dead} of the circuits are dead'

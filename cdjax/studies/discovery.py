@@ -32,7 +32,7 @@ from cdjax.studies.outlook import (
 )
 from cdjax.studies.places import Places
 from cdjax.studies.run import Run
-from cdjax.studies.sceptic import Sceptic
+from cdjax.studies.sanity import Sanity
 from cdjax.training.discovery import DiscoveryConfig, check_discovery, discover
 
 
@@ -83,7 +83,7 @@ def study_discovery(
     Returns:
         `teacher` and, where there is a checkpoint of one, `student` → circuits, whose
         `info['metrics']` are `accuracy`, `accuracy_with_only` and `accuracy_without`, and
-        `info['sceptic']` are `rank` and `dead`, see `cdjax.studies.sceptic`.
+        `info['sanity']` are `rank` and `dead`, see `cdjax.studies.sanity`.
 
     Raises:
         InputError: wrong inputs (see `Inputs`), a search that cannot work, or a folder that holds
@@ -150,10 +150,20 @@ def study_discovery(
     for name, circuit in circuits.items():
         circuit.info['classes'] = config.classes if circuit.num_classes > 1 else ONE.key
         circuit.info['metrics'] = measure_circuit(run, models[name], circuit)
-        judged = Sceptic.of(run, models[name]).judge(circuit, [circuit.masks])
-        circuit.info['sceptic'] = {'rank': judged['rank'], 'dead': judged['dead'][0]}
+        circuit.info['sanity'] = _sanity(run, models[name], circuit, config.discovery)
         circuit.save(paths[name])
     return circuits
+
+
+def _sanity(
+    run: Run, model: Llama, circuit: Circuit, discovery: DiscoveryConfig
+) -> dict[str, float | None]:
+    """Returns how the search ranks neurons, and how many of its circuits' are dead."""
+    # Gradients of no more tokens than a step of the search has, which is known to fit.
+    tokens = discovery.batch_size * run.inputs.dataset.tokens.shape[1]
+    passes = run.passes | {'tokens_per_pass': min(tokens, run.passes['tokens_per_pass'])}
+    found = Sanity.of(run, model, circuit.fill, **passes).check(circuit, [circuit.masks])
+    return {'rank': found['rank'], 'dead': found['dead'][0]}
 
 
 def _stages(config: DiscoveryStudyConfig, inputs: Inputs, folder: epath.Path) -> tuple[Stage, ...]:
@@ -180,10 +190,10 @@ def _search_for(
             f'classes={key}: these problems have no such classes; choose others, or leave it out'
         )
     K = int(classes.max()) + 1
-    if K != discovery.num_classes != DiscoveryConfig().num_classes:
+    asked = discovery.num_classes
+    if CLASSES[key].given and K != asked != DiscoveryConfig().num_classes:
         raise InputError(
-            f'num_classes={discovery.num_classes}: classes={key} are {K} on these problems; leave '
-            'one of the two out'
+            f'num_classes={asked}: classes={key} are {K} on these problems; leave num_classes out'
         )
     return search_for(K, discovery)
 

@@ -1,6 +1,7 @@
 """Stage 2 alone: one student, from circuits that were discovered before."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -87,22 +88,35 @@ class StudentConfig:
             )
         check_evaluations(self.evaluate_every, self.export)
 
-    def _refuse_what_nothing_reads(self) -> None:
-        if ARMS[self.arm].align is None:
-            given = {
-                'weight': (self.distillation.weight, DistillationConfig().weight),
-                'similarity': (self.alignment.similarity, Alignment().similarity),
-                'align_site': (self.alignment.site, Alignment().site),
-                'align_positions': (self.alignment.positions, Alignment().positions),
-                'align_reading': (self.alignment.reading, Alignment().reading),
-                'row_memory': (self.alignment.memory, Alignment().memory),
+    def _unread(self) -> dict[str, tuple[Any, Any]]:
+        """Returns by flag what the arm does not read, and its default."""
+        if ARMS[self.arm].align is not None:
+            return {}
+        default, training, aligned = StudentConfig, DistillationConfig(), Alignment()
+        unread = {
+            'weight': (self.distillation.weight, training.weight),
+            'weight_schedule': (self.distillation.weight_schedule, training.weight_schedule),
+            'similarity': (self.alignment.similarity, aligned.similarity),
+            'align_reading': (self.alignment.reading, aligned.reading),
+            'min_count': (self.alignment.min_count, aligned.min_count),
+            'row_memory': (self.alignment.memory, aligned.memory),
+        }
+        if self.distillation.trained == 'all':  # else what is trained goes by pairs of layers
+            unread |= {
+                'align_site': (self.alignment.site, aligned.site),
+                'align_positions': (self.alignment.positions, aligned.positions),
+                'layer_pairs': (self.layer_pairs, default.layer_pairs),
+                'most_pairs': (self.most_pairs, default.most_pairs),
             }
-            for name, (value, default) in given.items():
-                if value != default:
-                    raise InputError(
-                        f'--{name}={value} is of an alignment, and --arm={self.arm} aligns '
-                        'nothing: leave it out, or choose another arm'
-                    )
+        return unread
+
+    def _refuse_what_nothing_reads(self) -> None:
+        for name, (value, default) in self._unread().items():
+            if value != default:
+                raise InputError(
+                    f'--{name}={value} is of an alignment, and --arm={self.arm} aligns nothing: '
+                    'leave it out, or choose another arm'
+                )
         for name in ('circuits', 'student_circuits'):
             path = getattr(self, name)
             if path is not None and not ARMS[self.arm].needs_circuits:

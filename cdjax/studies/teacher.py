@@ -26,6 +26,7 @@ from cdjax.models.target_folder import require_writable
 from cdjax.parallel.mesh import check_batch, one_device
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.planted.ground_truth import NAME, GroundTruth
+from cdjax.planted.nuisance import nuisance_labels
 from cdjax.planted.plan import draw_plan
 from cdjax.planted.training import PlantConfig, check_training, planted_classes, train_planted
 from cdjax.planted.verify import verify
@@ -158,6 +159,8 @@ class TeacherStudy:
             K, shape = int(self._classes.max()) + 1, self._shape
             self._plan = draw_plan(config.plant.plan, K, shape.num_layers, shape.intermediate_size)
             check_training(config.training, self._plan, mesh)
+            if config.plant.weights.nuisance:
+                nuisance_labels(self.dataset, config.plant.plan.seed)  # what has none is refused
         needed = least_training_bytes(
             self._shape,
             config.training.batch_size // config.training.microbatches,

@@ -27,7 +27,6 @@ from cdjax.errors import InputError
 from cdjax.evaluation.statistics import cluster_interval, student_interval
 from cdjax.parallel.mesh import one_device
 from cdjax.planted.ground_truth import GroundTruth
-from cdjax.planted.training import PlantConfig
 from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
@@ -137,7 +136,7 @@ class TwinsProtocol:
             self.teacher,
             inputs=InputsConfig(task=task, share=self.share),
             training=dataclasses.replace(self.teacher.training, seed=seed),
-            plant=PlantConfig(self.label, plan, self.teacher.plant.weights),
+            plant=dataclasses.replace(self.teacher.plant, label=self.label, plan=plan),
         )
 
     def students_of(self, name: str, teacher: epath.Path) -> PipelineConfig:

@@ -10,6 +10,7 @@ from cdjax.evaluation.faithfulness import (
     areas_over_seeds,
     faithfulness,
 )
+from cdjax.evaluation.statistics import student_interval
 
 
 def test_by_hand():
@@ -59,17 +60,27 @@ def test_areas_compare_the_same_problems():
         areas(np.array([0, 0.5, 1]), circuit, easy, easy)
 
 
-def test_areas_over_seeds_are_as_wide_as_seeds_differ():
+def test_areas_over_seeds_are_as_wide_as_seeds_and_problems_are():
     sizes, none, full = np.array([0, 0.5, 1]), np.zeros(20), np.full(20, 2.0)
     good, poor = np.full((3, 20), 2.0), np.zeros((3, 20))
-    one = areas_over_seeds(sizes, good[None], none, full)
-    assert one == areas(sizes, good, none, full)
     two = areas_over_seeds(sizes, np.stack([good, poor]), none, full)
-    assert (two.cpr, two.cpr_interval) == (0.5, (0.0, 1.0))
-    assert (two.cmd, two.cmd_interval) == (0.5, (0.0, 1.0))
+    # Seeds of 1 and 0, and problems that are alike: Student's interval alone.
+    expected = np.array(student_interval(np.array([1.0, 0.0])))
+    assert two.cpr == two.cmd == 0.5
+    np.testing.assert_allclose([two.cpr_interval, two.cmd_interval], [expected, expected])
     rng = np.random.default_rng(0)
-    noisy = np.stack([rng.normal(1, 1, (3, 20))] * 2)
-    alike = areas_over_seeds(sizes, noisy, none, full)
-    np.testing.assert_allclose(alike.cpr_interval, areas(sizes, noisy[0], none, full).cpr_interval)
+    noisy = rng.normal(1, 1, (3, 20))
+    alone = areas(sizes, noisy, none, full)
+    alike = areas_over_seeds(sizes, np.stack([noisy] * 3), none, full)
+    width = lambda interval: interval[1] - interval[0]
+    assert alike.cpr == pytest.approx(alone.cpr)
+    # Seeds that are alike: the problems' alone, and they are the same for all seeds.
+    assert width(alike.cpr_interval) == pytest.approx(width(alone.cpr_interval))
     with pytest.raises(InputError, match='does as well as the empty circuit'):
-        areas_over_seeds(sizes, noisy, none, none)
+        areas_over_seeds(sizes, noisy[None], none, none)
+
+
+def test_resamples_in_which_the_model_does_nothing_tell_nothing():
+    full = np.array([0.0, 0.0, 0.0, 4.0])  # three in ten resamples have no problem that it solves
+    found = areas(np.array([0, 1]), np.zeros((2, 4)), np.zeros(4), full)
+    assert np.isfinite([*found.cpr_interval, *found.cmd_interval]).all()

@@ -60,6 +60,11 @@ PROBLEMS = [
     ('train_teacher', '--plant=circuits --plant_floor=0', 'plant_floor=0.0 must be above 0'),
     ('train_teacher', '--plant=nothing --plant_floor=1', 'plant_floor=1.0 is of --plant=circuits'),
     ('train_teacher', '--plant=circuits --plant_together=2', 'plant_together=2.0 must be a share'),
+    (
+        'train_teacher',
+        '--plant=circuits --plant_weights=nuisance=1 --operands=2 --high=12 --several_lengths',
+        'differ in length',
+    ),
     ('train_teacher', '--plant=circuits --plant_spread=nan', 'plant_spread=nan must be a share'),
     ('train_teacher', '--plant=circuits --plant_weights=lost=1', "'lost' is no term of what is pl"),
     (
@@ -216,6 +221,7 @@ CIRCUITS = [
     ('distill', '--arm=random --circuits={folder}/none', 'does not exist'),
     ('distill', '--arm=kd --weight=.1', '--weight=0.1 is of an alignment', 'choose another arm'),
     ('distill', '--arm=kd --similarity=rsa', '--similarity=rsa is of an alignment'),
+    ('distill', '--arm=kd --layer_pairs=0:0', '--layer_pairs=0:0 is of an alignment'),
     ('discover', '--classes=operators --num_classes=7', 'num_classes=7: classes=operators are 2'),
     ('distill', '--arm=kd --circuits={circuits}', 'is not read by --arm=kd', 'leave it out'),
     ('distill', '--arm=all --student={small} --student_circuits={circuits}', 'is not read by'),

@@ -141,11 +141,12 @@ def test_without_a_weight_nothing_is_read_of_nuisance(batch, plan):
 
 def test_problems_without_operands_have_no_labels_of_nuisance():
     dataset = toy.dataset()
-    with pytest.raises(InputError, match='function of two operands, and these prompts have one'):
+    with pytest.raises(InputError, match='function of two operands, and these prompts have fewer'):
         nuisance_labels(dataset[(dataset.tokens[:, 3:] == dataset.tokens[0, 3:]).all(1)], SEED)
-    longer = dataclasses.replace(dataset, lengths=dataset.lengths - 1)
+    lengths = dataset.lengths - (np.arange(len(dataset)) == 0)
+    uneven = dataclasses.replace(dataset, lengths=lengths.astype(np.int32))
     with pytest.raises(InputError, match='these prompts differ in length'):
-        nuisance_labels(longer, SEED)
+        nuisance_labels(uneven, SEED)
 
 
 def test_a_spread_asks_for_a_part_of_the_largest_deviation(batch, plan):
@@ -157,6 +158,19 @@ def test_a_spread_asks_for_a_part_of_the_largest_deviation(batch, plan):
     below = np.maximum(1 - most / (spread * most.max(axis=1, keepdims=True)), 0)
     assert (below > 0).any()
     np.testing.assert_allclose(both - alone, np.mean(below**2), rtol=1e-4)
+
+
+@pytest.mark.parametrize('spread', [0.0, 0.5])
+def test_what_never_varies_has_a_gradient(batch, plan, spread):
+    loss = lambda model: plant_loss(
+        model, batch, plan, weights=PlantWeights(), floor=FLOOR, spread=spread
+    )[1]['alive']
+    model = toy.model()
+    up_LxdxF = model.layers.mlp.up.weight[...]
+    dead = jax.tree.map(lambda x: x.at[:, :, 0].set(0) if x.shape == up_LxdxF.shape else x, model)
+    found = jax.tree.leaves(jax.jit(jax.grad(loss))(dead))
+    assert all(np.isfinite(x).all() for x in found)
+    assert any(np.abs(x).max() > 0 for x in found)
 
 
 def test_neurons_that_are_taken_out_learn_nothing_from_it(batch, plan):

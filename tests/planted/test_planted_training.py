@@ -1,10 +1,13 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 import toy_study as toy
 
 from cdjax.errors import InputError
+from cdjax.parallel.mesh import make_mesh
+from cdjax.planted.objective import PlantWeights
 from cdjax.planted.plan import PlanConfig, draw_plan
 from cdjax.planted.training import PlantConfig, check_training, planted_classes, train_planted
 from cdjax.training.language_model import LanguageModelConfig
@@ -50,6 +53,19 @@ def test_a_class_without_problems_is_named():
             TRAINING,
             mesh=toy.one_device(),
         )
+
+
+def test_devices_share_a_batch_and_change_nothing():
+    config = PlantConfig(weights=PlantWeights(nuisance=1), spread=0.1, together=0.5)
+    dataset = toy.dataset()
+    classes = planted_classes(dataset, config)
+    one, eight = (
+        train_planted(toy.teacher_config(), dataset, classes, PLAN, config, TRAINING, mesh=mesh)
+        for mesh in (toy.one_device(), make_mesh(fsdp=4, tensor=2))
+    )
+    assert one[1][-1]['nuisance'] > 0
+    for a, b in zip(jax.tree.leaves(one[0]), jax.tree.leaves(eight[0]), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
 
 
 def test_a_floor_is_positive():

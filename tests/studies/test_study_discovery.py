@@ -9,9 +9,10 @@ import toy_study as toy
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.classes import CLASSES, Sorting
-from cdjax.circuits.methods import LEARNED
+from cdjax.circuits.methods import ATP, LEARNED, Context
 from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
+from cdjax.evaluation.ranks import rank_correlation
 from cdjax.models import save_huggingface
 from cdjax.run.options import RunOptions
 from cdjax.studies import discovery
@@ -36,7 +37,9 @@ def inputs(tmp_path_factory):
 
 
 def run(inputs, folder, classes):
-    config = DiscoveryStudyConfig(inputs, SEARCH, classes=classes)
+    fixed = dataclasses.replace(SEARCH, num_classes=DiscoveryConfig().num_classes)
+    search = fixed if CLASSES[classes].given else SEARCH
+    config = DiscoveryStudyConfig(inputs, search, classes=classes)
     return study_discovery(config, folder, options=RunOptions(check_gradients=False))['teacher']
 
 
@@ -50,9 +53,16 @@ def test_classes_of_a_scheme_are_those_of_the_circuits(inputs, tmp_path):
     assert facts['classes'] == 'operators'
     assert Circuit.load(tmp_path / 'run' / 'circuits' / 'teacher').info['classes'] == 'operators'
     assert named(LEARNED, circuit).title == 'operator classes'
-    judged = circuit.info['sceptic']
-    assert -1 <= judged['rank'] <= 1
-    assert judged['dead'] == 0, 'of random weights every neuron varies'
+    checked = circuit.info['sanity']
+    assert checked['dead'] == 0, 'of random weights every neuron varies'
+    rows = toy.rows().train
+    context = Context(circuit.fill, mesh=toy.one_device())
+    one = np.zeros(len(rows), np.int32)
+    (attributed,) = ATP.scores(
+        toy.model(), toy.dataset()[rows], np.arange(len(rows)), one, context=context
+    )
+    expected = rank_correlation(circuit.scores, attributed, np.ones_like(attributed, bool))
+    assert checked['rank'] == pytest.approx(expected, abs=1e-3)
     with pytest.raises(InputError, match='holds another run'):
         run(inputs, tmp_path / 'run', 'learned')
 

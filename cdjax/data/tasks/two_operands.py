@@ -1,7 +1,8 @@
 """Sums and differences of two numbers, to be asked of a student that is distilled on three."""
 
+from cdjax.data.arithmetic import ArithmeticTask
 from cdjax.data.examples import Example
-from cdjax.data.expressions import OPERATORS
+from cdjax.data.expressions import parse
 from cdjax.data.tasks.task import Task
 
 HIGH = 19
@@ -9,13 +10,10 @@ HIGH = 19
 
 def examples() -> list[Example]:
     """Returns all `a+b=` and `a-b=` of numbers to `HIGH` whose answer is not negative."""
-    signs = {'+': (OPERATORS.index('+'), 1), '-': (OPERATORS.index('-'), -1)}
+    problems = ArithmeticTask(('+', '-'), operands=2, low=0, high=HIGH).problems()
     return [
-        Example(f'{a}{sign}{b}=', str(a + factor * b), expression=((a, b), (operator,)))
-        for a in range(HIGH + 1)
-        for b in range(HIGH + 1)
-        for sign, (operator, factor) in signs.items()
-        if a + factor * b >= 0
+        Example(prompt, str(answer), expression=parse(prompt))
+        for prompt, answer in zip(problems.prompts, problems.answers, strict=True)
     ]
 
 

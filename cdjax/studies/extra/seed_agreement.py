@@ -124,7 +124,7 @@ def present(result: Result) -> Section:
 
 
 def _areas_table(result: Result) -> list[Table]:
-    areas = result['areas']
+    areas = result.get('areas')  # earlier versions measured none
     if areas is None:
         return []
     seeds = count(len(result['seeds']), 'seed')

@@ -18,7 +18,7 @@ from cdjax.studies.circuits.config import sizes_in_neurons
 from cdjax.studies.discovery import discover_circuits
 from cdjax.studies.methods import run_methods
 from cdjax.studies.run import Run
-from cdjax.studies.sceptic import Sceptic
+from cdjax.studies.sanity import Sanity
 from cdjax.studies.settle.protocol import ATTRIBUTION, UNION, ComparisonProtocol
 from cdjax.studies.settle.verdicts import Hypothesis, judge_pairs
 from cdjax.training.discovery import DiscoveryConfig
@@ -33,10 +33,10 @@ def compare(protocol: ComparisonProtocol, run: Run) -> dict[str, Any]:
         run: the teacher and its problems.
 
     Returns:
-        By ablation `verdicts` (see `judge`); `curves[ARM]`, means over seeds: `accuracy` and the
-        answer's `probability` with only the circuits and `dead`, the share of their neurons that
-        are, by size, and `rank`, the correlation of their ranking with AtP among the living; and
-        `bits[ARM]`, what its classes tell of the answer.
+        By ablation `verdicts` (see `judge_pairs`); `curves[ARM]`, means over seeds: `accuracy` and
+        the answer's `probability` with only the circuits and `dead`, the share of their neurons
+        that are, by size, and `rank`, the correlation of their ranking with AtP among the living;
+        and `bits[ARM]`, what its classes tell of the answer.
     """
     _work_ahead(protocol, run)
     found = {}
@@ -89,15 +89,15 @@ def _seed(protocol, run, ablation, resampled, seed) -> dict[str, Any]:
             options=run.options.unchecked,
         )
         arms = {LEARNED.key: learned, **rankings}
-        rows, sceptic = _rows(protocol, run), Sceptic.of(run, run.teacher, ablation)
-        said = _answers(protocol, run, ablation, arms, sceptic)
+        rows, sanity = _rows(protocol, run), _sanity(protocol, run, ablation, learned.fill)
+        said = _answers(protocol, run, ablation, arms, sanity)
         one = rankings[ONE_MASK.key]
-        said[UNION] = _at_union(protocol, run, ablation, learned, one, sceptic)
+        said[UNION] = _at_union(protocol, run, ablation, learned, one, sanity)
         answers = run.inputs.dataset.answer_ids[rows]
         bits = {key: answer_information(c.assignments[rows], answers) for key, c in arms.items()}
         return {'arms': said, 'bits': bits}
 
-    return stored(run.places.result(name), measure)
+    return stored(run.places.result(name), measure, holds=_is_checked)
 
 
 def _attribution(protocol: ComparisonProtocol, run: Run, ablation: str) -> dict[str, Any]:
@@ -123,10 +123,20 @@ def _attribution(protocol: ComparisonProtocol, run: Run, ablation: str) -> dict[
             mesh=run.mesh,
             options=run.options,
         )
-        sceptic = Sceptic.of(run, run.teacher, ablation)
-        return {'arms': _answers(protocol, run, ablation, rankings, sceptic)}
+        sanity = _sanity(protocol, run, ablation, whole.fill)
+        return {'arms': _answers(protocol, run, ablation, rankings, sanity)}
 
-    return stored(run.places.result(f'{ablation}-{ATTRIBUTION}'), measure)
+    return stored(run.places.result(f'{ablation}-{ATTRIBUTION}'), measure, holds=_is_checked)
+
+
+def _is_checked(result: Mapping[str, Any]) -> bool:
+    """Whether a result has the sanity checks, which those of an earlier version lack."""
+    return all('rank' in arm for arm in result['arms'].values())
+
+
+def _sanity(protocol, run, ablation, fill) -> Sanity:
+    config = CircuitStudyConfig(max_problems=protocol.problems, ablations=(ablation,))
+    return Sanity.of(run, run.teacher, fill, config, **run.passes)
 
 
 def _search(discovery: DiscoveryConfig, resampled: float, seed: int) -> DiscoveryConfig:
@@ -152,7 +162,7 @@ def _rows(protocol: ComparisonProtocol, run: Run) -> np.ndarray:
 
 
 def _answers(
-    protocol, run, ablation, arms: Mapping[str, Circuit], sceptic: Sceptic
+    protocol, run, ablation, arms: Mapping[str, Circuit], sanity: Sanity
 ) -> dict[str, Any]:
     """Returns what each arm answers at each size."""
     sizes = sizes_in_neurons(protocol.sizes, run.teacher.config.num_neurons)
@@ -160,18 +170,18 @@ def _answers(
     for key, circuit in arms.items():
         masks = [circuit.at_size(n).masks for n in sizes]
         said = _only(protocol, run, ablation, circuit, masks)
-        found[key] = said | sceptic.judge(circuit, masks)
+        found[key] = said | sanity.check(circuit, masks)
     return found
 
 
 def _at_union(
-    protocol, run, ablation, learned: Circuit, one: Circuit, sceptic: Sceptic
+    protocol, run, ablation, learned: Circuit, one: Circuit, sanity: Sanity
 ) -> dict[str, Any]:
     """Returns what one mask answers that has as many neurons as all circuits together."""
     sizes = sizes_in_neurons(protocol.sizes, run.teacher.config.num_neurons)
     unions = [int(learned.at_size(n).masks.any(axis=0).sum()) for n in sizes]
     masks = [one.at_size(n).masks for n in unions]
-    said = _only(protocol, run, ablation, one, masks) | sceptic.judge(one, masks)
+    said = _only(protocol, run, ablation, one, masks) | sanity.check(one, masks)
     return said | {'sizes': unions}
 
 

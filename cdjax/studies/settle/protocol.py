@@ -79,6 +79,9 @@ class PlantedProtocol:
         return dataclasses.replace(self.teacher, plant=plant, training=training)
 
 
+# Options of planting that are younger than protocols whose hashes are published.
+_CAME_LATER = ('nuisance', 'spread', 'together')
+
 # Arms that are no method: the best of the rankings, and one mask of the size of the union.
 ATTRIBUTION, UNION = 'attribution', 'union'
 TITLES = {UNION: 'One mask of the size of the union'}
@@ -157,5 +160,15 @@ class ComparisonProtocol:
 
 def protocol_hash(protocol: Any) -> str:
     """Returns a hash of all that a protocol decides, 16 hexadecimal digits."""
-    text = json.dumps(dataclasses.asdict(protocol), sort_keys=True)
+    text = json.dumps(_decided(dataclasses.asdict(protocol)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _decided(value: Any) -> Any:
+    """Returns what a protocol decides, without options that came later and are off."""
+    if isinstance(value, dict):
+        off = {name for name in _CAME_LATER if value.get(name) == 0}
+        return {name: _decided(part) for name, part in value.items() if name not in off}
+    if isinstance(value, list | tuple):
+        return [_decided(part) for part in value]
+    return value

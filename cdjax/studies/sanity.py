@@ -9,7 +9,6 @@ import numpy as np
 from cdjax.circuits.circuit import Circuit
 from cdjax.evaluation.living import dead_share
 from cdjax.evaluation.ranks import rank_correlation
-from cdjax.inference.means import neuron_means
 from cdjax.models import Llama
 from cdjax.studies.circuits import CircuitStudyConfig, learned_rows
 from cdjax.studies.circuits.ablated import number
@@ -18,7 +17,7 @@ from cdjax.studies.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Sceptic:
+class Sanity:
     """What rankings of a model's neurons are held against.
 
     Attributes:
@@ -30,22 +29,30 @@ class Sceptic:
     living: np.ndarray
 
     @classmethod
-    def of(cls, run: Run, model: Llama, ablation: str = 'mean') -> 'Sceptic':
-        """Asks a model on problems that its circuits were learned from, no more than are evaluated.
+    def of(
+        cls,
+        run: Run,
+        model: Llama,
+        fill: np.ndarray,
+        config: CircuitStudyConfig = CircuitStudyConfig(),
+        **passes,
+    ) -> 'Sanity':
+        """Asks a model on problems that its circuits were learned from.
 
         Args:
             run: the run.
             model: its teacher or student.
-            ablation: what neurons become, one of `cdjax.circuits.ablation.ABLATIONS`.
+            fill: float32 `[L, T, F]`, mean activations.
+            config: how many problems, which of them, and what neurons become.
+            **passes: mesh and tokens of a pass.
         """
-        learned = run.inputs.dataset[learned_rows(run.inputs.split, CircuitStudyConfig())]
-        fill = neuron_means(model, learned, **run.passes)
+        learned = run.inputs.dataset[learned_rows(run.inputs.split, config)]
         return cls(
-            attribution(model, learned, fill, ablation, **run.passes),
-            find_living(model, learned, fill, **run.passes),
+            attribution(model, learned, fill, config.ablation, **passes),
+            find_living(model, learned, fill, **passes),
         )
 
-    def judge(self, circuit: Circuit, masks: Sequence[np.ndarray]) -> dict[str, Any]:
+    def check(self, circuit: Circuit, masks: Sequence[np.ndarray]) -> dict[str, Any]:
         """Returns `dead`, the share of each mask's neurons that are, and `rank`, the correlation.
 
         Args:
