@@ -223,4 +223,5 @@ def _loss_weights(objective: Objective) -> Any:
     weights = objective.weights
     if FLAGS.loss_weights == ['authors'] and isinstance(weights, DiscoveryWeights):
         return DiscoveryWeights.authors()
-    return weights_from_flag('loss_weights', weights, f'the {objective.key} objective')
+    of = f'the {objective.key} objective'
+    return weights_from_flag('loss_weights', FLAGS.loss_weights, weights, of)

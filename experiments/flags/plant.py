@@ -81,7 +81,8 @@ def plant_from_flags() -> PlantConfig | None:
     }[FLAGS.plant]
     if plan is None:
         return None
-    weights = weights_from_flag('plant_weights', PlantConfig().weights, 'what is planted by')
+    default = PlantConfig().weights
+    weights = weights_from_flag('plant_weights', FLAGS.plant_weights, default, 'what is planted by')
     return PlantConfig(
         FLAGS.plant_classes,
         plan,

@@ -1,13 +1,11 @@
 """Weights of the terms of a loss, as TERM=WEIGHT,..."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TypeVar
-
-from absl import flags
 
 from cdjax.errors import InputError
 
-FLAGS = flags.FLAGS
 Weights = TypeVar('Weights')
 
 
@@ -16,11 +14,12 @@ def terms(weights: object) -> list[str]:
     return [field.name for field in dataclasses.fields(weights)]
 
 
-def weights_from_flag(flag: str, weights: Weights, of: str) -> Weights:
+def weights_from_flag(flag: str, parts: Sequence[str], weights: Weights, of: str) -> Weights:
     """Returns weights with those that a flag names in place of their own.
 
     Args:
-        flag: name of the flag, of a list.
+        flag: name of the flag.
+        parts: what it was given, TERM=WEIGHT each.
         weights: a dataclass of numbers.
         of: what they are the weights of, for messages.
 
@@ -28,7 +27,7 @@ def weights_from_flag(flag: str, weights: Weights, of: str) -> Weights:
         InputError: a term that is not there or given twice, or what is no number.
     """
     given: dict[str, float] = {}
-    for part in FLAGS[flag].value:
+    for part in parts:
         name, _, value = part.partition('=')
         if name in given:
             raise InputError(f'{flag}: {name} is given twice')

@@ -24,6 +24,7 @@ NOT_RUN = {
     'found_embedded': 'what is found in that',
     'recipes/asserted': 'an hour; tests/studies/test_extra_studies.py runs the studies',
     'recipes/front': 'likewise',
+    'recipes/areas': 'likewise minutes',
     'pipeline --arms= ': 'minutes; tests/studies/test_pipeline.py runs a pipeline without arms',
     'recipes/attribution': 'minutes; tests/studies/test_study_discovery.py has such classes',
     'runs/attribution': 'those circuits',
@@ -51,7 +52,7 @@ NOT_RUN = {
 }
 DRY = (
     *('recipes/arms', 'start_memorises', 'recipes/settle', 'recipes/twins', 'recipes/tune'),
-    *('recipes/front', 'recipes/asserted', 'recipes/times_teacher'),
+    *('recipes/front', 'recipes/asserted', 'recipes/areas', 'recipes/times_teacher'),
     'pipeline --arms= ',
 )
 # Other programs in blocks of shell: why they are not run here.
@@ -159,8 +160,15 @@ def test_each_tells_first_what_and_last_where(outcomes):
 def test_what_is_too_long_tells_its_plan(tmp_path):
     recipes = [['pipeline', '--flagfile=experiments/recipes/demo.flags']]
     recipes += [words for _, words in told() if any(part in ' '.join(words) for part in DRY)]
+    # The student of arms_forget is what the command before it trains.
+    student = ('--student=cdjax/assets/teacher',)
     dry = {
-        f'{i}': [*words, '--dry_run', f'--workdir={tmp_path}/run']
+        f'{i}': [
+            *words,
+            *(student if 'arms_forget' in ' '.join(words) else ()),
+            '--dry_run',
+            f'--workdir={tmp_path}/run',
+        ]
         for i, words in enumerate(recipes)
     }
     ended = run_launchers(dry, tmp_path, at_once=2)

@@ -60,11 +60,6 @@ PROBLEMS = [
     ('train_teacher', '--plant=circuits --plant_floor=0', 'plant_floor=0.0 must be above 0'),
     ('train_teacher', '--plant=nothing --plant_floor=1', 'plant_floor=1.0 is of --plant=circuits'),
     ('train_teacher', '--plant=circuits --plant_together=2', 'plant_together=2.0 must be a share'),
-    (
-        'train_teacher',
-        '--plant=circuits --plant_weights=nuisance=1 --operands=2 --high=12 --several_lengths',
-        'differ in length',
-    ),
     ('train_teacher', '--plant=circuits --plant_spread=nan', 'plant_spread=nan must be a share'),
     ('train_teacher', '--plant=circuits --plant_weights=lost=1', "'lost' is no term of what is pl"),
     (
