@@ -36,6 +36,7 @@ from cdjax.studies.settle import (
 from cdjax.studies.settle.comparison import compare
 from cdjax.studies.settle.protocol import LOOKUP_TEACHER, Claim, protocol_hash
 from cdjax.studies.teacher import TeacherConfig, TeacherShape
+from cdjax.studies.twins import TwinsProtocol
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.objectives import AnySize
@@ -279,3 +280,13 @@ def test_the_recipe_trains_the_teacher_of_the_protocol():
     assert numbers.keys() >= shape.keys() | {'steps', 'learning_rate', 'weight_decay'}
     assert recipe['task'] == LOOKUP_TEACHER.inputs.task
     assert recipe['plant_classes'] == LOOKUP_TEACHER.plant.label
+
+
+def test_pages_name_the_hashes_of_the_protocols():
+    """A protocol that changes is another one: its published table has to be made again."""
+    planted, results = (
+        (ROOT / 'docs' / f'{page}.md').read_text() for page in ('planted', 'results')
+    )
+    assert protocol_hash(protocol('planted', InputsConfig())) in planted
+    assert protocol_hash(protocol('embedded', InputsConfig())) in results
+    assert protocol_hash(TwinsProtocol()) in results
