@@ -90,6 +90,11 @@ class Dataset:
         return int(self.lengths.max(initial=0))
 
     @property
+    def prompt_sizes(self) -> np.ndarray:
+        """How many tokens each prompt has, int [N]: rows that are aligned may start later."""
+        return self.lengths - (self.tokens.starts if isinstance(self.tokens, TokenRows) else 0)
+
+    @property
     def common_columns(self) -> tuple[int, int]:
         """The first of the columns that are of every prompt, and the one behind their last."""
         starts = self.tokens.starts if isinstance(self.tokens, TokenRows) else [0]

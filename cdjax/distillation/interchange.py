@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.ablation import keep_only
 from cdjax.data import Dataset
-from cdjax.data.token_rows import TokenRows
 from cdjax.distillation.alignment import Alignment
 from cdjax.errors import InputError
 from cdjax.inference.rows import map_rows
@@ -87,7 +86,7 @@ def patch_teacher(
     check_single_answers(dataset.answer_tokens)
     mesh = passes.pop('mesh', None)
     mesh = one_device() if mesh is None else mesh
-    drawn = draw_sources(prompt_sizes(dataset), alignment.classes, sources, seed=seed)
+    drawn = draw_sources(dataset.prompt_sizes, alignment.classes, sources, seed=seed)
     masks = in_layers(alignment.teacher_masks, alignment.teacher_layers)
     constants = {'model': teacher, 'masks': split_neurons(masks, mesh)}
     rows = {'tokens': dataset.tokens, 'lengths': dataset.lengths}
@@ -131,12 +130,6 @@ def check_single_answers(answer_tokens: int, arms: Iterable[str] = ()) -> None:
             f'to {answer_tokens}: leave it out, or set answer_tokens=1 and leave '
             'answer_end out'
         )
-
-
-def prompt_sizes(dataset: Dataset) -> np.ndarray:
-    """Returns how many tokens each prompt has, int `[N]`: rows that are aligned may start later."""
-    tokens = dataset.tokens
-    return dataset.lengths - (tokens.starts if isinstance(tokens, TokenRows) else 0)
 
 
 def draw_sources(lengths: np.ndarray, classes: np.ndarray, sources: int, *, seed: int):

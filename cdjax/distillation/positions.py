@@ -8,7 +8,6 @@ import numpy as np
 from cdjax.data import Dataset
 from cdjax.data.token_rows import TokenRows
 from cdjax.distillation.alignment import ANSWER, OPERANDS, QUESTION, Alignment
-from cdjax.distillation.interchange import prompt_sizes
 from cdjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def locate(
     name, found = alignment.positions, None
     if name != ANSWER:
         tokens, end = dataset.tokens, int(dataset.lengths.max())
-        sizes = prompt_sizes(dataset)
+        sizes = dataset.prompt_sizes
         if (sizes != sizes[0]).any():
             raise InputError(
                 f'align_positions={name}: prompts have {sizes.min()} to {sizes.max()} tokens, and '

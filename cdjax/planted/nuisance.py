@@ -20,9 +20,9 @@ def nuisance_labels(dataset: Dataset, seed: int) -> np.ndarray:
     """Draws a label `(r(a) + s(b)) mod VALUES` of the first two operands, r and s random functions.
 
     Neither operand tells anything of it by itself, so that it takes neurons and not attention
-    alone; and it is learned in hundreds of steps, as a random table of pairs is not. Operands are
-    the columns of a prompt with more than half as many different tokens as the column with the
-    most.
+    alone. Beside the answers it is learned in hundreds of steps, as a random table of pairs is not;
+    beside all terms of planting in thousands at best. Operands are the columns of a prompt with
+    more than half as many different tokens as the column with the most.
 
     Args:
         dataset: N problems, prompts of one length.
@@ -34,11 +34,9 @@ def nuisance_labels(dataset: Dataset, seed: int) -> np.ndarray:
     Raises:
         InputError: prompts of several lengths, or with fewer than two operands.
     """
-    (start, stop), tokens, starts = dataset.common_columns, dataset.tokens, 0
-    if isinstance(tokens, TokenRows):
-        tokens, starts = tokens.tokens, tokens.starts
-    tokens = tokens[:, start:stop]
-    if (dataset.lengths - starts != stop - start).any():
+    (start, stop), rows = dataset.common_columns, dataset.tokens
+    tokens = (rows.tokens if isinstance(rows, TokenRows) else rows)[:, start:stop]
+    if (dataset.prompt_sizes != stop - start).any():
         raise InputError(
             'plant_weights=nuisance: the label is a function of operands that stand in the same '
             'columns of every prompt, and these prompts differ in length: leave it out'

@@ -23,6 +23,8 @@ from cdjax.models import Capture, Llama
 # What a neuron that is taken out becomes: nothing else (it stays), its value on another problem
 # of any class, or its mean over the batch.
 LIVE, MIXED, MEAN = range(3)
+# What the last block hands on is the sum of these.
+_STREAM = ('residual', 'attention_out', 'mlp_out')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,13 +238,13 @@ def _narrow(n_LxBxTxF, lengths_B, spread):
 def _last_stream(model, at_B):
     """Returns the captures that add up to what the last block hands on, at one position."""
     last = (model.config.num_layers - 1,)
-    return tuple(Capture(site, last, at_B) for site in ('residual', 'attention_out', 'mlp_out'))
+    return tuple(Capture(site, last, at_B) for site in _STREAM)
 
 
 def _told(model, taken, directions_Cxd):
     """Returns the logits of the label of nuisance, `[B, values]`."""
-    parts = (taken[site][0, :, 0] for site in ('residual', 'attention_out', 'mlp_out'))
-    read_Bxd = model.norm(sum(parts)).astype(jnp.float32)
+    stream_Bxd = sum(taken[site][0, :, 0] for site in _STREAM)
+    read_Bxd = model.norm(stream_Bxd).astype(jnp.float32)
     return read_Bxd @ directions_Cxd.T
 
 

@@ -16,7 +16,7 @@ from cdjax.circuits.clusters import cluster
 from cdjax.circuits.masks import binarize
 from cdjax.circuits.methods import LEARNED, METHODS
 from cdjax.circuits.methods.method import Context
-from cdjax.distillation.interchange import draw_sources, predict_patched, prompt_sizes
+from cdjax.distillation.interchange import draw_sources, predict_patched
 from cdjax.errors import InputError
 from cdjax.evaluation.classes import agreement
 from cdjax.evaluation.selectivity import (
@@ -123,7 +123,7 @@ class Mechanism:
         self._rows, self._problems = unseen, run.inputs.dataset[unseen]
         self._of_row = self._classes[unseen]
         self._sources = draw_sources(
-            prompt_sizes(self._problems), self._of_row, config.sources, seed=config.seed
+            self._problems.prompt_sizes, self._of_row, config.sources, seed=config.seed
         )
         self._of_teacher: dict[str, Any] | None = None
 

@@ -14,7 +14,6 @@ from cdjax.distillation.interchange import (
     in_layers,
     patch_teacher,
     patched_logits,
-    prompt_sizes,
     student_patched,
 )
 from cdjax.errors import InputError
@@ -118,8 +117,8 @@ def test_prompts_that_are_aligned_are_patched_from_prompts_that_start_where_they
     starts = np.array([0, 1] * 20, np.int32)
     rows = TokenRows(DATA.tokens, starts, np.full(40, toy.T, np.int32))
     aligned = dataclasses.replace(DATA, tokens=rows)
-    np.testing.assert_array_equal(prompt_sizes(aligned), 5 - starts)
-    np.testing.assert_array_equal(prompt_sizes(DATA), np.full(40, 5))
+    np.testing.assert_array_equal(aligned.prompt_sizes, 5 - starts)
+    np.testing.assert_array_equal(DATA.prompt_sizes, np.full(40, 5))
     patched = patch_teacher(toy.model(), aligned, ALIGNED, seed=0, sources=2)
     np.testing.assert_array_equal(starts[patched.sources], np.tile(starts[:, None], 2))
     batch = patched.at(np.array([3, 4]), 0, aligned.tokens)

@@ -18,7 +18,14 @@ from cdjax.studies.circuits import learned_rows, unseen_rows
 from cdjax.studies.circuits.config import sizes_in_neurons
 from cdjax.studies.circuits.living import find_living
 from cdjax.studies.inputs import Inputs
-from cdjax.studies.searches import ablated_model, search, search_ahead, study_sizes, with_seed
+from cdjax.studies.searches import (
+    ablated_model,
+    keep_at_sizes,
+    search,
+    search_ahead,
+    study_sizes,
+    with_seed,
+)
 from cdjax.studies.study import STUDIES, Context, Result, Section, Study, Table
 from cdjax.training.discovery import DiscoveryConfig, check_discovery
 from cdjax.wording import count, exact_percent, number, sentence
@@ -86,12 +93,7 @@ def _areas(context: Context, circuits: Sequence[Circuit]) -> dict[str, Any] | No
     nominal = sizes_in_neurons(SIZES, ablated.model.config.num_neurons)
     rows = unseen_rows(context.run.inputs.split, context.evaluation)
     differences_ZxSxN = [
-        [
-            said.logit_difference
-            for said in ablated.only(
-                [circuit.at_size(size).masks for size in nominal], circuit.assignments[rows]
-            )
-        ]
+        [said.logit_difference for said in keep_at_sizes(ablated, circuit, rows, nominal)]
         for circuit in circuits
     ]
     ends = (ablated.none.logit_difference, ablated.full.logit_difference)
