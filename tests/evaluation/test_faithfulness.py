@@ -76,6 +76,12 @@ def test_areas_over_seeds_are_as_wide_as_seeds_and_problems_are():
     assert alike.cpr == pytest.approx(alone.cpr)
     # Seeds that are alike: the problems' alone, and they are the same for all seeds.
     assert width(alike.cpr_interval) == pytest.approx(width(alone.cpr_interval))
+    # Seeds a constant apart add Student's to it, as squares.
+    apart = areas_over_seeds(sizes, np.stack([noisy, noisy + 0.4]), none, full)
+    student = student_interval(np.array([alone.cpr, alone.cpr + 0.2]))
+    assert width(apart.cpr_interval) == pytest.approx(
+        np.hypot(width(student), width(alone.cpr_interval))
+    )
     with pytest.raises(InputError, match='does as well as the empty circuit'):
         areas_over_seeds(sizes, noisy[None], none, none)
 
