@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cdjax.distillation.pairings import pair_layers
+from cdjax.distillation.pairings import Context, pair_layers
 from cdjax.distillation.positions import locate
 from cdjax.errors import InputError
 from cdjax.planning.discovery import DiscoveryJob
@@ -115,8 +115,9 @@ def job_from_flags() -> Job:
             config=discovery_from_flags(),
             student=inputs.student_config if inputs.has_student else None,
         )
-    pairs = pair_layers(FLAGS.layer_pairs, inputs.student_config, inputs.teacher_config)
     alignment = locate(alignment_from_flags(), inputs.dataset, inputs.tokenizer)
+    shapes, context = (inputs.student_config, inputs.teacher_config), Context(alignment.site)
+    pairs = pair_layers(FLAGS.layer_pairs, *shapes, context=context)
     return DistillationJob(
         **common,
         num_problems=len(inputs.split.share),

@@ -1,8 +1,9 @@
 """What a student is compared with: alignments, the layers they pair, and the arms that choose."""
 
-from cdjax.distillation.alignment import Alignment, LayerPairs
+from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, Arm, Given
 from cdjax.distillation.pairings import PAIRINGS, Pairing, pair_layers
+from cdjax.distillation.pairs import LayerPairs, Unit
 from cdjax.distillation.readings import READINGS, Reading
 from cdjax.distillation.similarities import SIMILARITIES, Similarity
 from cdjax.distillation.store import OnlineTeacher, TeacherStore
@@ -21,5 +22,6 @@ __all__ = [
     'Reading',
     'Similarity',
     'TeacherStore',
+    'Unit',
     'pair_layers',
 ]

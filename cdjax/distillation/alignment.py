@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from cdjax.distillation.pairs import LayerPairs, layer_of, unit_of
 from cdjax.distillation.readings import ACTIVATIONS, READINGS
 from cdjax.distillation.similarities import CKA, INTERCHANGE, SIMILARITIES
 from cdjax.errors import InputError
@@ -17,8 +18,6 @@ from cdjax.losses.cka import MIN_ROWS
 from cdjax.losses.numerics import float32, product
 from cdjax.models import SITES, LlamaConfig
 from cdjax.parallel.mesh import one_device, split_neurons
-
-LayerPairs = tuple[tuple[int, int], ...]
 
 # Names of positions, which `cdjax.distillation.positions.locate` finds in the problems.
 ANSWER, OPERANDS, QUESTION = NAMED_POSITIONS = ('answer', 'operands', 'question')
@@ -37,7 +36,8 @@ class Alignment:
     becomes of one layer pair in a batch: the arrays alone, for losses know nothing of models.
 
     Attributes:
-        pairs: `((student layer, teacher layer), ...)`.
+        pairs: `((student layer, teacher layer), ...)`, or of single heads, see
+            `cdjax.distillation.pairs`; such have no masks.
         classes: int `[N]`, the class of each problem: problems are compared within each class, and
             only the units of its masks. None: all problems, all units.
         teacher_masks: `[K, L, U]`, the units of each class in the teacher; all of them if None.
@@ -93,16 +93,33 @@ class Alignment:
             masks = self.teacher_masks if self.teacher_masks is not None else self.student_masks
             K = len(masks) if masks is not None else int(np.max(self.classes)) + 1
             object.__setattr__(self, 'num_classes', K)
+        if self.of_units and (self.teacher_masks is not None or self.student_masks is not None):
+            raise InputError('pairs of single heads leave masks nothing to choose: pair layers')
 
     @property
     def student_layers(self) -> tuple[int, ...]:
         """The student's layer of each pair."""
-        return tuple(student for student, _ in self.pairs)
+        return tuple(layer_of(student) for student, _ in self.pairs)
 
     @property
     def teacher_layers(self) -> tuple[int, ...]:
         """The teacher's layer of each pair."""
-        return tuple(teacher for _, teacher in self.pairs)
+        return tuple(layer_of(teacher) for _, teacher in self.pairs)
+
+    @property
+    def student_units(self) -> tuple[int | None, ...]:
+        """The unit of each pair that alone is compared in the student, None where all are."""
+        return tuple(unit_of(student) for student, _ in self.pairs)
+
+    @property
+    def teacher_units(self) -> tuple[int | None, ...]:
+        """The unit of each pair that alone is compared in the teacher, None where all are."""
+        return tuple(unit_of(teacher) for _, teacher in self.pairs)
+
+    @property
+    def of_units(self) -> bool:
+        """Whether single units are paired rather than layers."""
+        return any(unit is not None for unit in self.student_units)
 
     @property
     def written(self) -> bool:
@@ -195,8 +212,8 @@ class Alignment:
 
         Args:
             student: `[B, L', ...]`, activations of `layers`.
-            teacher: `[B, pairs, ...]`, those of the paired layers; where it is compared what units
-                write, that, as a `Target` has it.
+            teacher: `[B, pairs, ...]`, those of the paired layers, or units alone; where it is
+                compared what units write, that, as a `Target` has it.
             classes: int `[B]`, where problems have any.
             memories: past problems of each pair, if any are kept.
             outputs: `[L, U x ..., D]`, what the student's units write by, where that is compared.
@@ -215,22 +232,42 @@ class Alignment:
         compared = []
         for i, layer in enumerate(self.student_layers):
             place = layer if layers is None else layers.index(layer)
+            unit = self.student_units[i]
+            own = self.of_unit(student[:, place], unit)
             if self.written:
                 masks = self.student_masks
                 masks = None if masks is None else product('bk,ku->bu', assignments, masks[:, i])
-                x = flat(self.write(student[:, place], masks, outputs[layer], self.site))
+                x = flat(self.write(own, masks, outputs[layer], self.site, unit))
                 y, x_masks, y_masks = flat(teacher[:, i]), None, None
             else:
-                x, x_masks = side(student[:, place], self.student_masks, i)
+                x, x_masks = side(own, self.student_masks, i)
                 y, y_masks = side(teacher[:, i], self.teacher_masks, i)
             compared.append(
                 ActivationPair(x, y, assignments, x_masks, y_masks, memories[i], projections[i])
             )
         return compared
 
+    def of_unit(self, activations: jax.Array, unit: int | None) -> jax.Array:
+        """Returns activations `[B, (P,) U, ...]` of one unit alone, U being 1; of all if None."""
+        if unit is None:
+            return activations
+        behind = (slice(None),) * (len(SITES[self.site].axes) - 1)
+        return activations[(..., slice(unit, unit + 1), *behind)]
+
+    def of_teacher(self, activations: np.ndarray) -> np.ndarray:
+        """Returns those of the paired units of `[B, pairs, ...]`, the teacher's paired layers."""
+        if not self.of_units:
+            return activations
+        own = [self.of_unit(activations[:, i], unit) for i, unit in enumerate(self.teacher_units)]
+        return np.stack(own, axis=1)
+
     @staticmethod
     def write(
-        activations: jax.Array, masks: jax.Array | None, output: jax.Array, site: str
+        activations: jax.Array,
+        masks: jax.Array | None,
+        output: jax.Array,
+        site: str,
+        unit: int | None = None,
     ) -> jax.Array:
         """Returns what units write into the residual stream, `(m ⊙ a) W`, float32 `[B, (P,) D]`.
 
@@ -239,6 +276,7 @@ class Alignment:
             masks: `[B, U]`, the units of each row that count; all if None.
             output: `[U x ..., D]`, W.
             site: whose units they are.
+            unit: the one that the activations are of alone; None where they are of all.
         """
         behind = len(SITES[site].axes) - 1
         if masks is not None:
@@ -247,6 +285,9 @@ class Alignment:
             activations = activations * masks.reshape(shape).astype(activations.dtype)
         if behind:
             activations = activations.reshape(*activations.shape[: -1 - behind], -1)
+        if unit is not None:
+            width = activations.shape[-1]
+            output = output[unit * width : (unit + 1) * width]
         return product('...u,ud->...d', *float32(activations, output))
 
     def over_features(self, masks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -263,7 +304,8 @@ class Alignment:
     def features_shape(self, config: LlamaConfig) -> tuple[int, ...]:
         """Returns the shape of what is read of one problem in one layer, `([P,] U, ...)`."""
         positions = () if self.positions is None else (len(self.positions),)
-        return (*positions, *SITES[self.site].shape(config))
+        units, *coordinates = SITES[self.site].shape(config)
+        return (*positions, 1 if self.of_units else units, *coordinates)
 
     def compared_shape(self, config: LlamaConfig) -> tuple[int, ...]:
         """Returns the shape of what is compared of it, `([P,] D)` where it is what units write."""

@@ -19,8 +19,9 @@ def paired_components(params: Llama, alignment: Alignment) -> Any:
     """Returns 1 where a parameter is of a paired component, 0 elsewhere, as arrays that broadcast.
 
     A component is the part of a paired layer that computes the site: the MLP or the attention, the
-    block where it is the stream. Where the student has circuits there, it is their units: of
-    matrices that have one row or column for each (each coordinate of each), the others stand still.
+    block where it is the stream. Where the student has circuits there, or single heads are paired,
+    it is those units: of matrices that have one row or column for each (each coordinate of each),
+    the others stand still.
     Layers are stacked in one array, so that `optax.masked`, which goes by whole arrays, could not
     say it.
 
@@ -35,9 +36,13 @@ def paired_components(params: Llama, alignment: Alignment) -> Any:
     prefix = 'layers.' if site.module is None else f'layers.{site.module}.'
     layers = np.zeros(params.config.num_layers, np.float32)
     layers[list(alignment.student_layers)] = 1
-    units = None
-    if alignment.student_masks is not None and site.module is not None:
+    units_LxU = units = None
+    if alignment.of_units:
+        units_LxU = np.zeros((len(layers), site.units(params.config)), bool)
+        units_LxU[list(alignment.student_layers), list(alignment.student_units)] = True
+    elif alignment.student_masks is not None and site.module is not None:
         units_LxU = np.any(alignment.student_masks, axis=0)
+    if units_LxU is not None:
         per_unit = int(np.prod(site.shape(params.config)[1:], dtype=int))
         units = np.repeat(units_LxU, per_unit, axis=1).astype(np.float32)
 

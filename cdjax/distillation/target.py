@@ -15,7 +15,7 @@ ROWS_AT_ONCE = 1024
 
 
 class Target:
-    """The teacher's activations of each problem and layer pair, `target[index]` of some problems.
+    """The teacher's activations of each problem and pair, `target[index]` of some problems.
 
     What units write is summed once for all steps, `(m_k ⊙ a) W` of the masks of each problem's
     class: then no array of all units is kept, and nothing of it is computed in a step. An online
@@ -61,7 +61,8 @@ class Target:
     def _activations(self, index: np.ndarray) -> np.ndarray:
         rows = self._alignment.teacher_rows
         taken = index if rows is None else rows[index]
-        return self._store.of_layers(self._alignment.teacher_layers, taken)
+        layers = self._alignment.teacher_layers
+        return self._alignment.of_teacher(self._store.of_layers(layers, taken))
 
     def _write(self, index: np.ndarray) -> np.ndarray:
         alignment, found = self._alignment, self._activations(index)
@@ -70,10 +71,11 @@ class Target:
             masks = None
             if alignment.teacher_masks is not None:
                 masks = alignment.teacher_masks[alignment.classes[index], layer]
-            written.append(_written(found[:, pair], masks, self._outputs[pair], alignment.site))
+            how = alignment.site, alignment.teacher_units[pair]
+            written.append(_written(found[:, pair], masks, self._outputs[pair], *how))
         return np.stack([np.asarray(rows) for rows in written], axis=1)
 
 
-@functools.partial(jax.jit, static_argnames='site')
-def _written(activations, masks, output, site):
-    return Alignment.write(activations, masks, output, site)
+@functools.partial(jax.jit, static_argnames=('site', 'unit'))
+def _written(activations, masks, output, site, unit):
+    return Alignment.write(activations, masks, output, site, unit)

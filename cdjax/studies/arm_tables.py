@@ -141,7 +141,7 @@ class ArmTables:
                 store = self.students.says.store(alignment.stored)[:share]
                 if alignment.written:
                     return Target(alignment, store)[np.arange(share)]
-                return store.of_layers(alignment.teacher_layers)
+                return alignment.of_teacher(store.of_layers(alignment.teacher_layers))
 
             targets = {key: of_teacher(found) for key, found in alignments.items()}
             return {'arms': list(self.arms.arms), 'similarity': headroom(alignments, targets)}

@@ -8,9 +8,10 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
-from cdjax.distillation.alignment import Alignment, LayerPairs
+from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, CIRCUITS
-from cdjax.distillation.pairings import LAST, check_pairs, pair_layers, reads_models
+from cdjax.distillation.pairings import LAST, Context, check_pairs, pair_layers, reads_models
+from cdjax.distillation.pairs import LayerPairs
 from cdjax.distillation.positions import locate
 from cdjax.distillation.store import check_positions_within
 from cdjax.errors import InputError
@@ -160,7 +161,13 @@ class StudentStudy:
         config = dataclasses.replace(config, alignment=located)
         shapes = inputs.student_config, inputs.teacher_config
         trained = inputs.has_student
-        check_pairs(config.layer_pairs, *shapes, trained=trained, most=config.most_pairs)
+        check_pairs(
+            config.layer_pairs,
+            *shapes,
+            trained=trained,
+            most=config.most_pairs,
+            site=config.alignment.site,
+        )
         check_answers((config.arm,), config.alignment, inputs.dataset)
         check_positions_within(config.alignment.positions, inputs.dataset)
         arm = ARMS[config.arm]
@@ -240,7 +247,9 @@ class StudentStudy:
         if ARMS[config.arm].align is None and config.distillation.trained == 'all':
             return ()
         if not reads_models(config.layer_pairs):
-            return pair_layers(config.layer_pairs, inputs.student_config, inputs.teacher_config)
+            shapes = inputs.student_config, inputs.teacher_config
+            context = Context(config.alignment.site)
+            return pair_layers(config.layer_pairs, *shapes, context=context)
         return pair_by_doing(
             config.layer_pairs,
             (inputs.load_student(self._run.mesh), self._teacher),

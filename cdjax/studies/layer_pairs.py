@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from cdjax.distillation.alignment import Alignment, LayerPairs
+from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.pairings import Context, pair_layers
+from cdjax.distillation.pairs import LayerPairs
 from cdjax.models import Llama
 from cdjax.studies.arms import PROBLEMS
 from cdjax.studies.inputs import Inputs

@@ -80,6 +80,7 @@ def _check_students(config: 'PipelineConfig', inputs: Inputs, mesh: Mesh) -> Non
         inputs.teacher_config,
         trained='nothing' not in starts,
         most=config.most_pairs,
+        site=config.arms.alignment.site,
     )
     check_answers(config.arms.arms, config.arms.alignment, inputs.dataset)
     check_positions_within(config.arms.alignment.positions, inputs.dataset)

@@ -179,11 +179,12 @@ def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, f
         **where,
         **passes,
     )
-    y = store.of_layers(circuits.teacher_layers)
+    y = circuits.of_teacher(store.of_layers(circuits.teacher_layers))
     classes = jax.nn.one_hot(given.teacher.assignments[rows], circuits.num_classes)
     over_all, within = [], []
-    for i, (s, t) in enumerate(circuits.pairs):
-        of_student, of_teacher = x[:, layers.index(s)], y[:, i]
+    for i, (s, t) in enumerate(zip(circuits.student_layers, circuits.teacher_layers, strict=True)):
+        of_student = circuits.of_unit(x[:, layers.index(s)], circuits.student_units[i])
+        of_teacher = y[:, i]
         sides = [jnp.asarray(side.reshape(len(side), -1)) for side in (of_student, of_teacher)]
         over_all.append(float(linear_cka(*sides)))
         if circuits.site != 'neurons':

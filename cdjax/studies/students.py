@@ -9,9 +9,9 @@ import numpy as np
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.data.training_data import OUTSIDE_SHARE
-from cdjax.distillation.alignment import LayerPairs
 from cdjax.distillation.arms import ARMS, Given
-from cdjax.distillation.pairings import pair_layers, reads_models
+from cdjax.distillation.pairings import Context, pair_layers, reads_models
+from cdjax.distillation.pairs import LayerPairs, layer_of, pairs_from_numbers, pairs_to_numbers
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import init_sharded
@@ -106,7 +106,7 @@ class Students:
             return {
                 'arm': arm,
                 'seed': seed,
-                'pairs': [list(pair) for pair in given.alignment.pairs],
+                'pairs': pairs_to_numbers(given.alignment.pairs),
                 'unseen': told['curve'][-1][1],
                 'share': predict(model, inputs.dataset[share[:most]], **passes).accuracy,
                 **told,
@@ -137,7 +137,7 @@ class Students:
         # Layers that a student's own doing is going to choose are not known yet.
         layers = None
         if not any(arm.other_layers for arm in arms) and not reads_models(self.layer_pairs):
-            layers = {teacher for _, teacher in self.pairs_from_shapes}
+            layers = {layer_of(teacher) for _, teacher in self.pairs_from_shapes}
         config, alignment = self.arms.distillation, self.arms.alignment
         return TeacherSays(self.run, rows, config, alignment, layers, arms)
 
@@ -217,13 +217,17 @@ class Students:
                 seed,
                 self.run.passes,
             )
-            return {'pairs': [list(pair) for pair in pairs]}
+            return {'pairs': pairs_to_numbers(pairs)}
 
         path = self.run.places.result('pairs', f'{start}-{seed}')
-        return tuple(tuple(pair) for pair in stored(path, compute)['pairs'])
+        return pairs_from_numbers(stored(path, compute)['pairs'])
 
     @functools.cached_property
     def pairs_from_shapes(self) -> LayerPairs:
         """The layers that are aligned, where the shapes of the models tell them."""
         inputs = self.run.inputs
-        return pair_layers(self.layer_pairs, inputs.student_config, inputs.teacher_config)
+        shapes, context = (
+            (inputs.student_config, inputs.teacher_config),
+            Context(self.arms.alignment.site),
+        )
+        return pair_layers(self.layer_pairs, *shapes, context=context)

@@ -8,6 +8,7 @@ import pytest
 import toy_study as toy
 
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.pairs import Unit
 from cdjax.distillation.positions import locate
 from cdjax.distillation.store import TeacherStore
 from cdjax.errors import InputError
@@ -74,6 +75,27 @@ def test_masks_of_units_cover_their_coordinates_at_all_positions(site, positions
             expected = np.repeat(masks(2, units)[k, PAIRS[i][1]], per_unit)
             expected = np.tile(expected, 1 if positions is None else 2)
             np.testing.assert_array_equal(pair.teacher_masks[k], expected)
+
+
+@pytest.mark.parametrize('positions', [None, (1, 3)])
+def test_single_heads_are_compared_alone(positions):
+    wide = () if positions is None else (2,)
+    rng = np.random.default_rng(0)
+    student, teacher = (rng.normal(size=(5, 2, *wide, 3, 2)) for _ in range(2))
+    pairs = ((Unit(0, 2), Unit(1, 0)), (Unit(0, 1), Unit(0, 2)), (Unit(1, 0), Unit(0, 1)))
+    alignment = Alignment(pairs, site='head_out', positions=positions)
+    of_teacher = alignment.of_teacher(teacher[:, list(alignment.teacher_layers)])
+    compared = alignment.placed(toy.one_device()).activation_pairs(student, of_teacher)
+    for found, (s, t) in zip(compared, pairs, strict=True):
+        of_head = lambda side, head: side[:, head.layer, ..., head.unit, :].reshape(5, -1)
+        np.testing.assert_array_equal(found.student, of_head(student, s))
+        np.testing.assert_array_equal(found.teacher, of_head(teacher, t))
+    assert alignment.features_shape(toy.teacher_config()) == (*wide, 1, 4)
+
+
+def test_single_heads_have_no_masks():
+    with pytest.raises(InputError, match='pairs of single heads leave masks nothing'):
+        Alignment(((Unit(0, 1), Unit(0, 1)),), np.zeros(3, int), masks(1, 3), site='head_out')
 
 
 def test_a_store_at_another_site_and_positions():

@@ -6,6 +6,7 @@ import toy_study as toy
 
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.components import paired_components
+from cdjax.distillation.pairs import Unit
 from cdjax.run.checksums import tree_names
 
 
@@ -54,3 +55,12 @@ def test_units_of_the_students_circuits():
     np.testing.assert_array_equal(found['layers.attention.o.weight'][0, :, 0], [0] * 4 + [1] * 4)
     np.testing.assert_array_equal(found['layers.attention.q.weight'][0, 0], [0] * 4 + [1] * 4)
     assert found['layers.attention.k.weight'][0].all(), 'shared by the heads'
+
+
+def test_single_heads_that_are_paired():
+    found = chosen(Alignment(((Unit(1, 0), Unit(0, 1)),), site='head_out'))
+    of_o, of_q = (found[f'layers.attention.{name}.weight'] for name in 'oq')
+    np.testing.assert_array_equal(of_o[1, :, 0], [1] * 4 + [0] * 4)
+    np.testing.assert_array_equal(of_q[1, 0], [1] * 4 + [0] * 4)
+    assert not of_o[0].any()
+    assert not of_q[0].any()

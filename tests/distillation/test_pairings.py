@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from cdjax.distillation.pairings import (
 )
 from cdjax.distillation.pairings.depth import pair_by_depth
 from cdjax.distillation.pairings.impact import ablation_impact
+from cdjax.distillation.pairs import Unit, pairs_from_numbers, pairs_to_numbers
 from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
 
@@ -171,7 +173,10 @@ def test_hungarian_matching_finds_layers_that_are_rotated_and_permuted(monkeypat
     assert call(2) == ((0, 2), (2, 3))  # the one with noise on it is the least alike
 
 
-@pytest.mark.parametrize('key', [key for key, p in PAIRINGS.items() if p.reads_models])
+OF_LAYERS = [key for key, p in PAIRINGS.items() if p.reads_models and not p.of_heads]
+
+
+@pytest.mark.parametrize('key', OF_LAYERS)
 def test_models_that_do_the_same_are_paired_with_themselves(key, monkeypatch):
     monkeypatch.setattr(impact, 'ablation_impact', lambda *_, **__: np.array([0.3, 1.0]))
     model, data = toy.model(), toy.dataset()
@@ -189,6 +194,72 @@ def test_what_layers_do_is_asked_of_trained_students_alone():
         check_pairs('hungarian_cka', small, large, trained=True, most=0)
     with pytest.raises(InputError, match='layer_pairs=depth weighs none'):
         check_pairs('depth', small, large, trained=True, most=2)
+
+
+# -- Single heads ---------------------------------------------------------------------------------
+
+
+def heads(*sides):
+    """Pairs `((student layer, head, teacher layer, head), ...)`."""
+    return tuple((Unit(*side[:2]), Unit(*side[2:])) for side in sides)
+
+
+def test_impact_of_single_heads():
+    """Heads that write nothing are worth nothing."""
+    model, data = copy.deepcopy(toy.model()), toy.dataset()
+    width = model.config.head_dim
+    o = model.layers.attention.o
+    o.weight = o.weight.at[0].set(0).at[1, :width].set(0)
+    own = dataclasses.replace(data, answers=predict(model, data).tokens)
+    found = ablation_impact(model, own, name='teacher', site='head_out', each_unit=True)
+    assert found.shape == (2, 4)
+    assert not found[0].any(), 'writes nothing'
+    assert found[1, 0] == 0, 'writes nothing'
+    assert found[1].max() == 1
+
+
+def test_heads_are_paired_by_impact(monkeypatch):
+    of = {
+        'student': np.array([[0.1, 1.0], [0.9, 0.0]]),
+        'teacher': np.array([[0.0, 0.7], [1.0, 0.1]]),
+    }
+    monkeypatch.setattr(impact, 'ablation_impact', lambda model, *_, name, **__: of[name])
+    model, data = toy.model(student=True), toy.dataset()
+    context = Context('head_out', most=2)
+    call = lambda key, **changes: pair_layers(
+        key, model, model, data, np.arange(3), context=dataclasses.replace(context, **changes)
+    )
+    assert call('head_impact') == heads((0, 1, 1, 0), (1, 0, 1, 0))
+    assert call('head_one_to_one') == heads((0, 1, 1, 0), (1, 0, 0, 1))
+    assert call('head_impact', most=None)[0] == heads((0, 0, 1, 1))[0]
+    for seed in range(5):
+        drawn = call('head_shuffled', seed=seed)
+        assert [student for student, _ in drawn] == [Unit(0, 1), Unit(1, 0)]
+        assert all(teacher != Unit(1, 0) for _, teacher in drawn)
+
+
+def test_texts_of_heads():
+    context = Context('head_out')
+    call = lambda text: pair_layers(text, *shapes(2, 4), context=context)
+    assert call('0.1:3.0,1.0:2.1') == heads((0, 1, 3, 0), (1, 0, 2, 1))
+    for text in ('0.4:3.0', '0.0:4.0', '0.-1:0.0'):
+        with pytest.raises(InputError, match='has 0 to 1 of 4 heads, the teacher 0 to 3 of 4'):
+            call(text)
+    for text in ('0.1:3', '0.1', '0.1:3.0.1', '.1:0.0'):
+        with pytest.raises(InputError, match='or STUDENT:TEACHER pairs'):
+            call(text)
+
+
+@pytest.mark.parametrize('text', ['0.1:3.0', 'head_impact', 'head_one_to_one', 'head_shuffled'])
+def test_heads_are_paired_where_there_are_any(text):
+    with pytest.raises(InputError, match='align_site=neurons has none: set align_site=head_out'):
+        check_pairs(text, *shapes(2, 4), trained=True)
+    check_pairs(text, *shapes(2, 4), trained=True, site='head_out')
+
+
+@pytest.mark.parametrize('pairs', [((0, 3), (1, 2)), heads((0, 1, 3, 0))])
+def test_pairs_as_results_keep_them(pairs):
+    assert pairs_from_numbers(json.loads(json.dumps(pairs_to_numbers(pairs)))) == pairs
 
 
 def test_a_pairing_of_a_users_own_is_known_by_its_key_and_held_to_the_layers():

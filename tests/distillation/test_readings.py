@@ -9,6 +9,7 @@ import pytest
 import toy_study as toy
 
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.pairs import Unit
 from cdjax.distillation.readings import READINGS
 from cdjax.distillation.store import OnlineTeacher, TeacherStore, Wanted, stacked_output
 from cdjax.distillation.target import Target
@@ -51,6 +52,31 @@ def test_heads_write_by_the_rows_of_all_their_coordinates(store):
     W = np.asarray(toy.model().layers.attention.o.weight[...], np.float64)[1].reshape(4, 4, 16)
     kept = of_heads.activations[:4, 1] * masks[CLASSES[:4], 1][:, :, None]
     np.testing.assert_allclose(found[:, 0], np.einsum('nhc,hcd->nd', kept, W), rtol=1e-4, atol=1e-5)
+
+
+def test_a_single_head_writes_by_its_own_rows():
+    of_heads = TeacherStore.build(toy.model(), DATA, site='head_out', outputs=True)
+    pairs = ((Unit(1, 1), Unit(0, 3)), (Unit(0, 0), Unit(1, 2)))
+    alignment = Alignment(pairs, site='head_out', reading='contributions')
+    target, (teacher, student) = (
+        Target(alignment, of_heads),
+        (
+            toy.model(),
+            toy.model(seed=1, student=True),
+        ),
+    )
+    found, a = target[np.arange(4)], RNG.normal(size=(4, toy.L, 2, 4)).astype(np.float32)
+    assert found.shape == (4, 2, *alignment.compared_shape(toy.teacher_config()))
+    outputs = stacked_output(student, 'head_out')
+    compared = alignment.placed(toy.one_device()).activation_pairs(a, found, outputs=outputs)
+    rows = lambda model, head: np.asarray(model.layers.attention.o.weight[...], np.float64)[
+        head.layer, 4 * head.unit : 4 * head.unit + 4
+    ]
+    for pair, (s, t) in zip(compared, pairs, strict=True):
+        expected = of_heads.activations[:4, t.layer, t.unit] @ rows(teacher, t)
+        np.testing.assert_allclose(pair.teacher, expected, rtol=1e-4, atol=1e-5)
+        expected = a[:, s.layer, s.unit] @ rows(student, s)
+        np.testing.assert_allclose(pair.student, expected, rtol=1e-4, atol=1e-5)
 
 
 def written_by_student(student, batch_activations, placed, teacher):

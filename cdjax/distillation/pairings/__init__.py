@@ -6,11 +6,11 @@ A pairing of a user's own is added to `PAIRINGS` before a study runs; flags know
 import numpy as np
 
 from cdjax.data import Dataset
-from cdjax.distillation.alignment import LayerPairs
-from cdjax.distillation.pairings import depth, impact, likeness
+from cdjax.distillation.pairings import depth, heads, impact, likeness
 from cdjax.distillation.pairings.pairing import Context, Pairing, PairLayers, shape_of
+from cdjax.distillation.pairs import LayerPairs, Unit, read_pairs
 from cdjax.errors import InputError
-from cdjax.models import Llama, LlamaConfig
+from cdjax.models import SITES, Llama, LlamaConfig
 from cdjax.registry import Registry
 
 PAIRINGS: Registry[Pairing] = Registry('pairing')
@@ -20,6 +20,9 @@ PAIRINGS.add(depth.SHUFFLED)
 PAIRINGS.add(impact.ABLATION_IMPACT)
 PAIRINGS.add(impact.IMPACT_ONE_TO_ONE)
 PAIRINGS.add(likeness.HUNGARIAN_CKA)
+PAIRINGS.add(heads.HEAD_IMPACT)
+PAIRINGS.add(heads.HEAD_ONE_TO_ONE)
+PAIRINGS.add(heads.HEAD_SHUFFLED)
 
 __all__ = [
     'LAST',
@@ -39,7 +42,13 @@ def reads_models(text: str) -> bool:
 
 
 def check_pairs(
-    text: str, student: LlamaConfig, teacher: LlamaConfig, *, trained: bool, most: int | None = None
+    text: str,
+    student: LlamaConfig,
+    teacher: LlamaConfig,
+    *,
+    trained: bool,
+    most: int | None = None,
+    site: str = 'neurons',
 ) -> None:
     """Raises InputError for a text of layer pairs that `pair_layers` would refuse.
 
@@ -49,6 +58,7 @@ def check_pairs(
         teacher: shape of the teacher.
         trained: whether the student starts from weights that can do something.
         most: pairs at most.
+        site: whose units are going to be compared.
     """
     if most is not None and most < 1:
         raise InputError(f'most_pairs={most}: at least 1 is needed')
@@ -58,8 +68,11 @@ def check_pairs(
                 f'most_pairs={most} chooses among layers that a pairing weighs, and layer_pairs='
                 f'{text} weighs none: leave it out'
             )
-        pair_layers(text, student, teacher)
-    elif not trained:
+        pair_layers(text, student, teacher, context=Context(site))
+        return
+    if PAIRINGS[text].of_heads:
+        _check_heads(text, site)
+    if not trained:
         raise InputError(
             f'layer_pairs={text} looks at what the layers of both models do, and a student from '
             'nothing does nothing yet: start from a checkpoint or in part, or pair by last, depth '
@@ -79,7 +92,8 @@ def pair_layers(
     """Returns the layers that a text pairs.
 
     Args:
-        text: a key of `PAIRINGS`, or pairs `STUDENT:TEACHER` such as `3:7,5:11`.
+        text: a key of `PAIRINGS`, or pairs `STUDENT:TEACHER` such as `3:7,5:11`, of single heads
+            `LAYER.HEAD:LAYER.HEAD` such as `3.0:7.2`.
         student: the model, or its shape where the pairing reads no models.
         teacher: likewise.
         dataset: as in `PairLayers`.
@@ -89,38 +103,64 @@ def pair_layers(
     Raises:
         InputError: anything else, a layer that a model lacks, or shapes where models are needed.
     """
-    layers = shape_of(student).num_layers, shape_of(teacher).num_layers
+    shapes = shape_of(student), shape_of(teacher)
     if text not in PAIRINGS:
-        return _explicit(text, *layers)
+        return _explicit(text, *shapes, context.site)
     pairing = PAIRINGS[text]
     if pairing.reads_models and (dataset is None or not isinstance(student, Llama)):
         raise InputError(
             f'layer_pairs={text} cannot be told from shapes: name STUDENT:TEACHER pairs such as '
             '3:7,5:11'
         )
+    if pairing.of_heads:
+        _check_heads(text, context.site)
     pairs = pairing.pair(student, teacher, dataset, rows, context=context)
-    _check_layers(text, pairs, *layers)
+    _check_sides(text, pairs, *shapes, context.site)
     return pairs
 
 
-def _explicit(text: str, student_layers: int, teacher_layers: int) -> LayerPairs:
+def _explicit(text: str, student: LlamaConfig, teacher: LlamaConfig, site: str) -> LayerPairs:
     try:
-        pairs = tuple(tuple(int(n) for n in part.split(':')) for part in text.split(','))
-        if any(len(pair) != 2 for pair in pairs):
-            raise ValueError
+        pairs = read_pairs(text)
     except ValueError:
         raise InputError(
             f'layer_pairs={text!r}: write {", ".join(PAIRINGS)}, or STUDENT:TEACHER pairs such as '
-            '3:7,5:11'
+            '3:7,5:11, of single heads 3.0:7.2'
         ) from None
-    _check_layers(text, pairs, student_layers, teacher_layers)
+    if isinstance(pairs[0][0], Unit):
+        _check_heads(text, site)
+    _check_sides(text, pairs, student, teacher, site)
     return pairs
 
 
-def _check_layers(text: str, pairs: LayerPairs, student_layers: int, teacher_layers: int) -> None:
-    for s, t in pairs:
-        if not (0 <= s < student_layers and 0 <= t < teacher_layers):
+def _check_heads(text: str, site: str) -> None:
+    if len(SITES[site].axes) < 2:
+        of_heads = ', '.join(key for key in SITES if len(SITES[key].axes) > 1)
+        raise InputError(
+            f'layer_pairs={text!r} pairs single heads, and align_site={site} has none: set '
+            f'align_site={of_heads}'
+        )
+
+
+def _check_sides(
+    text: str, pairs: LayerPairs, student: LlamaConfig, teacher: LlamaConfig, site: str
+) -> None:
+    def lacks(side, config):
+        if not isinstance(side, Unit):
+            return not 0 <= side < config.num_layers
+        return lacks(side.layer, config) or not 0 <= side.unit < SITES[site].units(config)
+
+    def has(config):
+        heads = f' of {SITES[site].units(config)} heads' if isinstance(pairs[0][0], Unit) else ''
+        return f'0 to {config.num_layers - 1}{heads}'
+
+    for pair in pairs:
+        if lacks(pair[0], student) or lacks(pair[1], teacher):
+            shown = ':'.join(
+                f'{side.layer}.{side.unit}' if isinstance(side, Unit) else str(side)
+                for side in pair
+            )
             raise InputError(
-                f'layer_pairs={text!r}: {s}:{t} is not a pair of layers; the student has 0 to '
-                f'{student_layers - 1}, the teacher 0 to {teacher_layers - 1}'
+                f'layer_pairs={text!r}: {shown} is not a pair of layers; the student has '
+                f'{has(student)}, the teacher {has(teacher)}'
             )

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from cdjax.distillation.alignment import LayerPairs
 from cdjax.distillation.pairings.pairing import Pairing, shape_of
+from cdjax.distillation.pairs import LayerPairs
 from cdjax.errors import InputError
 
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdjax.distillation.alignment import LayerPairs
 from cdjax.distillation.pairings.pairing import Pairing
+from cdjax.distillation.pairs import LayerPairs
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.losses import linear_cka
 

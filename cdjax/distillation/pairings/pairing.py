@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cdjax.data import Dataset
-from cdjax.distillation.alignment import LayerPairs
+from cdjax.distillation.pairs import LayerPairs
 from cdjax.models import Llama, LlamaConfig
 from cdjax.run.options import TOKENS_PER_PASS
 
@@ -51,7 +51,7 @@ class PairLayers(Protocol):
         *,
         context: Context,
     ) -> LayerPairs:
-        """Returns `((student layer, teacher layer), ...)`.
+        """Returns `((student layer, teacher layer), ...)`, or pairs of single heads.
 
         Args:
             student: the model; its shape for a pairing that reads no models.
@@ -72,12 +72,14 @@ class Pairing:
         pair: see `PairLayers`.
         reads_models: whether it reads weights and problems, and so needs a student that has been
             trained; shapes are enough for it if not.
+        of_heads: whether single heads are paired, so that the site has to be one of heads.
     """
 
     key: str
     title: str
     pair: PairLayers
     reads_models: bool = False
+    of_heads: bool = False
 
 
 def shape_of(model: Llama | LlamaConfig) -> LlamaConfig:
