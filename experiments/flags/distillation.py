@@ -33,7 +33,8 @@ def define_distillation_flags() -> None:
     flags.DEFINE_string(
         'layer_pairs',
         PipelineConfig().layer_pairs,
-        f'Layers aligned: {", ".join(PAIRINGS)}, or STUDENT:TEACHER,...',
+        f'Layers aligned: {", ".join(PAIRINGS)}, or STUDENT:TEACHER,... such as 3:7 (of heads '
+        '3.0:7.2).',
     )
     flags.DEFINE_float('weight', default.weight, 'Weight of the alignment.')
     flags.DEFINE_enum(
@@ -74,7 +75,7 @@ def define_pairs_flag() -> None:
     flags.DEFINE_integer(
         'most_pairs',
         PipelineConfig().most_pairs,
-        'Pairs of layers at most, of a pairing that weighs layers; all if not given.',
+        'Pairs at most, of a pairing that weighs layers or heads; all if not given.',
     )
 
 

@@ -75,6 +75,8 @@ DISTILLATION = [
     ('compare_arms', '--row_memory=-1', 'row_memory=-1'),
     ('pipeline', '--min_count=2', 'min_count=2', 'at least 4'),
     ('distill', '--arm=all --layer_pairs=hungarian_cka', 'a student from nothing does nothing yet'),
+    ('distill', '--arm=all --layer_pairs=head_impact', 'has none: set align_site=head_out'),
+    ('distill', '--arm=all --align_site=head_out --layer_pairs=0.9:0.0', '0.9:0.0 is not a pair'),
     ('distill', '--arm=all --most_pairs=2', 'most_pairs=2', 'weighs none'),
     ('compare_arms', '--row_memory=8 --similarity=rsa', 'row_memory=8 is for similarity=cka'),
     ('distill', '--arm=all --layer_pairs=first', "layer_pairs='first'"),

@@ -88,7 +88,9 @@ def _discover(context: Context, seed: int) -> Circuit:
 
 
 def _areas(context: Context, circuits: Sequence[Circuit]) -> dict[str, Any] | None:
-    """Returns CPR and CMD of the circuits, None where faithfulness is not defined."""
+    """Returns CPR and CMD of the circuits, None where not asked for, or not defined."""
+    if not context.evaluation.areas:
+        return None
     ablated = ablated_model(context, circuits[0])
     nominal = sizes_in_neurons(SIZES, ablated.model.config.num_neurons)
     rows = unseen_rows(context.run.inputs.split, context.evaluation)
