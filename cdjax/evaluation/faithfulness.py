@@ -10,7 +10,12 @@ import dataclasses
 import numpy as np
 
 from cdjax.errors import InputError
-from cdjax.evaluation.statistics import percentile_interval, resampled_means, student_interval
+from cdjax.evaluation.statistics import (
+    joint_interval,
+    percentile_interval,
+    resampled_means,
+    student_interval,
+)
 
 # Nominal sizes of the circuits of a curve, as shares of all neurons.
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -109,9 +114,8 @@ def areas_over_seeds(
     parts = []
     for of_seeds, of_problems in zip(found_Zx2.T, spread_Rx2.T, strict=True):
         mean = float(of_seeds.mean())
-        intervals = (student_interval(of_seeds), percentile_interval(of_problems))
-        half = np.hypot(*((i[1] - i[0]) / 2 if i is not None else 0.0 for i in intervals))
-        parts += [mean, (mean - float(half), mean + float(half))]
+        over = student_interval(of_seeds), percentile_interval(of_problems)
+        parts += [mean, joint_interval(mean, *over)]
     return Areas(*parts)
 
 

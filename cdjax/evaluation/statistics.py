@@ -1,6 +1,7 @@
 """How far the mean of a few measurements can be trusted."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,8 +28,36 @@ def bootstrap_interval(
         level: coverage, in (0, 1).
         samples: resamples.
         seed: of the resampling.
+
+    Raises:
+        ValueError: values of several axes, which are not resampled alike: see `crossed_interval`.
     """
+    if np.ndim(values) != 1:
+        raise ValueError(f'values of shape {np.shape(values)}: one axis is resampled')
     return percentile_interval(resampled_means(values, groups, samples=samples, seed=seed), level)
+
+
+def crossed_interval(values: np.ndarray) -> tuple[float, float]:
+    """Returns a 95 % interval of a mean over seeds and problems, which are the same for each seed.
+
+    Half of it is the root of two squares: of half of Student's interval over the seeds' means, and
+    of half of the bootstrap's over the problems' means. Of one seed it is the bootstrap's alone.
+
+    Args:
+        values: `[seeds, problems]`.
+    """
+    values = np.asarray(values, np.float64)
+    over = student_interval(values.mean(axis=1)), bootstrap_interval(values.mean(axis=0))
+    return joint_interval(float(values.mean()), *over)
+
+
+def joint_interval(mean: float, *intervals: tuple[float, float] | None) -> tuple[float, float]:
+    """Returns the interval of a mean that varies for several reasons, each with one of its own.
+
+    Half of it is the root of the sum of the squares of their halves; None adds nothing.
+    """
+    half = math.hypot(*((i[1] - i[0]) / 2 for i in intervals if i is not None))
+    return mean - half, mean + half
 
 
 def resampled_means(

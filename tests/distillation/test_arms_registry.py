@@ -37,7 +37,7 @@ GIVEN = Given(
     contribution=np.random.default_rng(0).random((2, 32)),
 )
 # Arms that are a way to compare.
-OWN = {'fitnets': 'linear_map'} | dict.fromkeys(
+OWN = dict.fromkeys(('fitnets', 'fitnets_random'), 'linear_map') | dict.fromkeys(
     ('interchange', 'interchange_random', 'interchange_wrong'), 'interchange'
 )
 
@@ -113,6 +113,33 @@ def test_the_factorial_differs_in_one_factor_at_a_time():
         np.testing.assert_array_equal(np.bincount(first), np.bincount(rows % K))
         assert np.array_equal(aligned(key).teacher_masks, masks) or masks is None
     assert aligned('all_random_classes').teacher_masks is None
+
+
+def test_random_neurons_and_the_rest_in_every_way_of_comparing():
+    union = GIVEN.teacher.masks.any(axis=0)
+    equal, one, shuffled = map(aligned, ('random_equal', 'one_random', 'random_classes_equal'))
+    np.testing.assert_array_equal(shuffled.teacher_masks, equal.teacher_masks)
+    np.testing.assert_array_equal(one.teacher_masks.shape, (1, 2, 32))
+    assert not (one.teacher_masks[0, 0] & union[0]).any()
+    assert one.student_masks.sum() == GIVEN.student.masks.any(axis=0).sum()
+    assert set(one.classes) == {0}
+    rest, of_all = aligned('random_classes_rest'), aligned('one_rest')
+    np.testing.assert_array_equal(rest.teacher_masks, aligned('rest').teacher_masks)
+    np.testing.assert_array_equal(of_all.teacher_masks, ~union[None])
+    np.testing.assert_array_equal(of_all.student_masks, ~GIVEN.student.masks.any(axis=0)[None])
+    for alignment in (shuffled, rest):
+        assert (alignment.classes != equal.classes).any()
+
+
+@pytest.mark.parametrize('key', ['fitnets', 'attributions', 'contributions', 'interchange'])
+def test_every_reading_has_a_control_that_differs_in_the_columns_alone(key):
+    ours, random = aligned(key), aligned(f'{key}_random')
+    assert (ours.teacher_masks != random.teacher_masks).any()
+    same = dataclasses.replace(
+        random, teacher_masks=ours.teacher_masks, student_masks=ours.student_masks
+    )
+    for field in dataclasses.fields(ours):
+        np.testing.assert_array_equal(getattr(same, field.name), getattr(ours, field.name))
 
 
 def test_the_circuit_of_one_class_is_aligned_on_its_problems_alone():

@@ -98,3 +98,8 @@ def test_steps_to_a_level():
     assert steps_to(curve, 0.95) is None
     assert steps_to([], 0.5) is None
     assert steps_to([(10, 1.0)], 1.0) == 10
+
+
+def test_a_bootstrap_is_of_one_axis():
+    with pytest.raises(ValueError, match=r'shape \(2, 10\)'):
+        bootstrap_interval(np.ones((2, 10)))

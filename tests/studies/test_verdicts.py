@@ -54,14 +54,29 @@ def test_what_was_not_measured_tells_nothing():
     assert (found['mean'], found['verdict']) == (None, UNDERPOWERED)
 
 
-def test_pairs_are_resampled_over_seeds_and_over_problems():
+def test_pairs_vary_over_seeds_and_over_problems():
     rng = np.random.default_rng(0)
     alike = rng.normal(0.5, 1.0, 200)
     # The same problems with every seed: more seeds of them are no more data.
     one, many = judge_pairs(AT_LEAST, alike[None]), judge_pairs(AT_LEAST, np.tile(alike, (9, 1)))
     width = lambda found: found['interval'][1] - found['interval'][0]
-    assert width(many) == pytest.approx(width(one), rel=0.2)
+    assert width(many) == pytest.approx(width(one), rel=1e-6)
     assert width(one) == pytest.approx(2 * 1.96 * alike.std() / np.sqrt(200), rel=0.1)
+    # Seeds that differ and problems that do not: Student's, over the seeds.
+    seeds = np.array([0.4, 0.7, 0.9])
+    found = judge_pairs(AT_LEAST, np.tile(seeds[:, None], (1, 200)))
+    half = stats.t.ppf(0.975, 2) * seeds.std(ddof=1) / np.sqrt(3)
+    np.testing.assert_allclose(found['interval'], [seeds.mean() - half, seeds.mean() + half])
+
+
+def test_the_interval_of_pairs_holds_the_mean_as_often_as_it_says():
+    rng, inside = np.random.default_rng(1), []
+    for _ in range(300):
+        seeds, problems = rng.normal(0, 0.1, (5, 1)), rng.normal(0, 1.0, 150)
+        noise = rng.normal(0, 0.5, (5, 150))
+        low, high = judge_pairs(AT_LEAST, 0.3 + seeds + problems + noise)['interval']
+        inside.append(low <= 0.3 <= high)
+    assert 0.93 <= np.mean(inside) <= 1
 
 
 def test_the_table_says_what_was_claimed_and_found():

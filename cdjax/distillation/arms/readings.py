@@ -8,15 +8,15 @@ import functools
 
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms.arm import Arm, Given
-from cdjax.distillation.arms.circuits import class_circuits, randomly_chosen
-from cdjax.distillation.contribution import equally_contributing
+from cdjax.distillation.arms.circuits import class_circuits
+from cdjax.distillation.arms.factorial import equal_random, within_classes
 from cdjax.distillation.readings import ATTRIBUTIONS, CONTRIBUTIONS
+from cdjax.distillation.similarities import LINEAR_MAP
 
 
 def of_equal_contribution(given: Given) -> Alignment:
     """Aligns random living neurons outside each circuit that write as much as it does together."""
-    masks, _ = equally_contributing(given.teacher.masks, given.contribution, seed=given.seed)
-    return given.within_classes(masks, randomly_chosen(given).student_masks)
+    return within_classes(equal_random, given)
 
 
 def read(align, reading: str, given: Given) -> Alignment:
@@ -24,9 +24,9 @@ def read(align, reading: str, given: Given) -> Alignment:
     return dataclasses.replace(align(given), reading=reading)
 
 
-def by_linear_map(given: Given) -> Alignment:
-    """Aligns the circuits by a map that is learned beside the student (FitNets)."""
-    return dataclasses.replace(class_circuits(given), similarity='linear_map')
+def by_linear_map(align, given: Given) -> Alignment:
+    """Aligns what another arm does, by a map that is learned beside the student (FitNets)."""
+    return dataclasses.replace(align(given), similarity=LINEAR_MAP.key)
 
 
 def _arm(key: str, title: str, phrase: str, colour: str, align, **changes) -> Arm:
@@ -65,10 +65,26 @@ ATTRIBUTIONS_ARM = _arm(
     'sky',
     functools.partial(read, class_circuits, ATTRIBUTIONS.key),
 )
+ATTRIBUTIONS_RANDOM = _arm(
+    'attributions_random',
+    'KD + CKA of attributed random ones',
+    'attribution-weighted random neurons',
+    'muted',
+    functools.partial(read, of_equal_contribution, ATTRIBUTIONS.key),
+    needs_contribution=True,
+)
 FITNETS = _arm(
     'fitnets',
     'KD + a learned map of circuits',
     'a learned map of circuits',
     'purple',
-    by_linear_map,
+    functools.partial(by_linear_map, class_circuits),
+)
+FITNETS_RANDOM = _arm(
+    'fitnets_random',
+    'KD + a learned map of random ones',
+    'a learned map of random neurons',
+    'muted',
+    functools.partial(by_linear_map, of_equal_contribution),
+    needs_contribution=True,
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cdjax.evaluation.statistics import bootstrap_interval, student_interval
+from cdjax.evaluation.statistics import crossed_interval, student_interval
 
 SUPPORTED, REFUTED, UNDERPOWERED = 'supported', 'refuted', 'underpowered'
 
@@ -76,6 +76,5 @@ def judge_groups(
 
 
 def judge_pairs(hypothesis: Hypothesis, differences: np.ndarray) -> dict[str, Any]:
-    """Judges the mean of paired differences `[seeds, problems]`, both of which are resampled."""
-    interval = bootstrap_interval(differences if len(differences) > 1 else differences[0])
-    return judge(hypothesis, float(differences.mean()), interval)
+    """Judges the mean of paired differences `[seeds, problems]`, by `crossed_interval`."""
+    return judge(hypothesis, float(differences.mean()), crossed_interval(differences))
