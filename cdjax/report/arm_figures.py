@@ -6,7 +6,7 @@ from typing import Any
 from cdjax.report.names import arm_name, start_name
 from cdjax.studies.costs import COSTS
 from cdjax.studies.mechanism import MEASURES
-from cdjax.wording import ABSENT, number, points, points_interval
+from cdjax.wording import ABSENT, number, percent, points, points_interval
 
 
 def mechanism_table(starts: Mapping[str, Any]) -> str:
@@ -48,7 +48,18 @@ def _problems(start: str, found: Mapping[str, Any], titles: Mapping[str, str]) -
     for row in told['arms']:
         cells = ''.join(f'{100 * mean:>8.1f}' for mean in row['means'])
         lines.append(f'{titles[row["arm"]]:<36}{cells}')
+    if told.get('knowable', [None])[0] is not None:  # earlier versions did not tell it
+        cells = ''.join(f'{100 * part:>8.1f}' for part in told['knowable'])
+        lines.append(f'{"in a table that the share shows":<36}{cells}')
     return lines + [f'    {line}' for line in map(saved_text, told['saves'])]
+
+
+def knowable_text(part: float) -> str:
+    """Returns how much of the unseen problems can be known, where answers stand in tables."""
+    return (
+        f'{percent(part, 1)} of the unseen problems have their entry of the table in a problem of '
+        'the share; the others can only be guessed'
+    )
 
 
 def saved_text(saved: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from cdjax.colours import PALETTE
 from cdjax.report.arm_figures import saved_text
 from cdjax.report.chart import Chart, percent_axis
 from cdjax.report.names import start_name
@@ -26,11 +27,13 @@ def problem_curves(start: str, found: Mapping[str, Any]) -> Chart | None:
         return None
     sizes, legend = told['problems'], arm_series(found)
     rows = {row['arm']: row for row in told['arms']}
+    most = [part for part in told.get('knowable', ()) if part is not None]
     chart = Chart(
         f'problems-{start}',
         f'Students from {start_name(start)} by the number of problems that they were distilled '
         'with, equal steps: thin lines are seeds, thick ones their means. '
-        + ' '.join(f'{saved_text(one)}.' for one in told['saves']),
+        + ' '.join(f'{saved_text(one)}.' for one in told['saves'])
+        + (' Dots are what can be known at all: the others can only be guessed.' if most else ''),
         ['arm', *(f'{n:,}' for n in sizes)],
         [[arm, *row['means']] for arm, row in rows.items()],
         legend,
@@ -54,6 +57,8 @@ def problem_curves(start: str, found: Mapping[str, Any]) -> Chart | None:
                 for n, value in zip(sizes, mean, strict=True)
             ]
             mark(line, series=series.slug, tips=tips)
+        if most:
+            ax.plot(sizes, [100 * part for part in most], 'o', color=PALETTE['muted'], markersize=3)
         ax.set_xscale('log')
         ax.xaxis.set_major_locator(FixedLocator(sizes))
         ax.xaxis.set_major_formatter(FixedFormatter([f'{n:,}' for n in sizes]))

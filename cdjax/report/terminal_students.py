@@ -4,7 +4,13 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from cdjax.report.arm_figures import costs_table, flops_table, mechanism_table, problems_table
+from cdjax.report.arm_figures import (
+    costs_table,
+    flops_table,
+    knowable_text,
+    mechanism_table,
+    problems_table,
+)
 from cdjax.report.names import start_name
 from cdjax.report.tables import TESTS, arm_rows, headroom_rows, moved_rows, significance_rows
 from cdjax.studies.arms import EQUIVALENT, REACH
@@ -111,6 +117,8 @@ def _arms(start: str, found) -> list[str]:
     if len(seeds) > len(shown):
         lines.append(f'(the first {len(shown)} of {len(seeds)} seeds; means are over all)')
     lines += _tests(found)
+    if found.get('knowable') is not None:
+        lines += textwrap.wrap(f'{knowable_text(found["knowable"])}.', WIDTH)
     if found['first'] is not None:
         before = ', '.join(percent(value, 1) for value in found['first']['unseen'][:_SEEDS_SHOWN])
         lines.append(f'before distillation: {before}')

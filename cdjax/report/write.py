@@ -15,6 +15,7 @@ from cdjax.distillation.headroom import CLOSE
 from cdjax.errors import InputError
 from cdjax.report import findings, maps, summary, tables
 from cdjax.report.arm_dots import arm_dots
+from cdjax.report.arm_figures import knowable_text
 from cdjax.report.chart import Chart, plain
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.figure_dots import cost_dots, mechanism_dots
@@ -142,7 +143,7 @@ def environment() -> jinja2.Environment:
     environment.filters |= {name: getattr(wording, name) for name in findings.FILTERS}
     environment.filters |= {'verdict': tables.verdict_words, 'plain': plain}
     environment.globals |= {'say': findings.say, 'start_name': start_name}
-    environment.globals['compared_name'] = compared_name
+    environment.globals |= {'compared_name': compared_name, 'knowable_text': knowable_text}
     return environment
 
 

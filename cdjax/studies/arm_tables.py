@@ -21,6 +21,7 @@ from cdjax.studies.costs import measure_forgetting, summarise_costs
 from cdjax.studies.dissociation import dissociation
 from cdjax.studies.equal_flops import at_equal_flops, step_flops
 from cdjax.studies.ground_truth import planted_classes
+from cdjax.studies.knowable import knowable_part
 from cdjax.studies.mechanism import Mechanism, MechanismConfig, summarise_mechanism
 from cdjax.studies.places import student_name
 from cdjax.studies.students import Students
@@ -48,6 +49,7 @@ class ArmTables:
                 'costs': summarise_costs(runs),
                 'first': self.describe_start(start),
                 'headroom': headrooms[start],
+                'knowable': self._knowable(self.students),
             }
             if KD.key in self.arms.arms:
                 starts[start]['equal_flops'] = at_equal_flops(runs, self.step_flops(start))
@@ -71,11 +73,16 @@ class ArmTables:
             table: rows of `summarise`, of the whole share.
         """
         tables = {len(self.run.inputs.split.share): table}
+        knowable = {len(self.run.inputs.split.share): self._knowable(self.students)}
         for problems in self.arms.training_problems:
             fewer = self.students.with_problems(problems)
-            runs = fewer.distil_all(start)
-            tables[len(fewer.run.inputs.split.share)] = summarise(runs, self.arms.arms)
-        return by_problems(tables)
+            runs, size = fewer.distil_all(start), len(fewer.run.inputs.split.share)
+            tables[size], knowable[size] = summarise(runs, self.arms.arms), self._knowable(fewer)
+        return by_problems(tables) | {'knowable': [knowable[size] for size in sorted(tables)]}
+
+    def _knowable(self, students: Students) -> float | None:
+        inputs = students.run.inputs
+        return knowable_part(inputs, evaluated_rows(inputs.split, self.arms))
 
     def mechanism(self, start: str, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Looks for the teacher's mechanism in every student of a start; see `studies.mechanism`.

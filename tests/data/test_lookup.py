@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from cdjax.data import build_arithmetic_tokenizer, encode_task
+from cdjax.data.tasks import TASKS
 
 
 @pytest.fixture(scope='module')
@@ -67,3 +68,23 @@ def test_the_tasks_of_two_cues_agree_where_the_cues_do(tokenizer):
         for rows in (odd, ~odd):  # a table of the first operand
             both = np.stack([numbers[rows, 0], dataset.answers[rows]], 1)
             assert len(np.unique(both, axis=0)) == 31
+
+
+@pytest.mark.parametrize(
+    ('task', 'entries'),
+    [('lookup', 124), ('lookup_two', 62), ('lookup_order', 61), ('lookup_second', 62)],
+)
+def test_problems_of_one_entry_have_one_answer_and_the_class_is_part_of_it(
+    tokenizer, task, entries
+):
+    dataset = encode_task(task, tokenizer)
+    named = np.array([TASKS[task].entry(prompt) for prompt in dataset.prompts])
+    assert len(np.unique(named)) == entries
+    classes = next(iter(dataset.labels.values()))
+    for name in np.unique(named):
+        assert len(np.unique(dataset.answers[named == name])) == 1
+        assert len(np.unique(classes[named == name])) == 1
+
+
+def test_a_rule_has_no_entries():
+    assert TASKS['two_operands'].entry is None

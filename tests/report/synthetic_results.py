@@ -295,10 +295,11 @@ def make_start(gains, *, seeds=(0, 1, 2), base=0.5, spread=0.02, first=None, arm
         'table': table,
         'runs': runs,
         'first': first,
+        'knowable': 0.83,
         'headroom': headroom,
         'costs': summarise_costs(runs),
         'equal_flops': at_equal_flops(runs, dict.fromkeys(arms, 2e6)) if 'kd' in arms else [],
-        'by_problems': by_problems({92: half, 184: table}),
+        'by_problems': by_problems({92: half, 184: table}) | {'knowable': [0.5, 0.83]},
     }
 
 

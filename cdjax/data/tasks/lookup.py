@@ -5,6 +5,7 @@ seconds, and a class has no answer that another lacks: no answer tells which cla
 """
 
 import itertools
+import re
 
 import numpy as np
 
@@ -34,7 +35,12 @@ def operator_lookup(key: str = 'lookup', tables: int = 4) -> Task:
     ]
     names = [SIGNS[operator] for operator in OPERATORS[:tables]]
     examples = lambda: _examples(cases, 'operators', names)
-    return Task(key, f'{tables} tables, told apart by the operator', examples)
+
+    def entry(prompt: str) -> str:
+        a, operator, b = _parts(prompt)
+        return f'{operator} {(a, b)[OPERATORS.index(operator) % 2]}'
+
+    return Task(key, f'{tables} tables, told apart by the operator', examples, entry)
 
 
 def order_lookup() -> Task:
@@ -44,7 +50,13 @@ def order_lookup() -> Task:
     """
     cases = [(a, '+', b, int(a <= b)) for a in range(NUMBERS) for b in range(NUMBERS)]
     examples = lambda: _examples(cases, 'order', ['a > b', 'a ≤ b'])
-    return Task('lookup_order', 'two tables, told apart by which operand is larger', examples)
+
+    def entry(prompt: str) -> str:
+        a, _, b = _parts(prompt)
+        return f'> {a}' if int(a) > int(b) else f'≤ {b}'
+
+    title = 'two tables, told apart by which operand is larger'
+    return Task('lookup_order', title, examples, entry)
 
 
 def cued_lookup(key: str, cue: int) -> Task:
@@ -71,7 +83,17 @@ def cued_lookup(key: str, cue: int) -> Task:
             found.append(Example(f'{a}+{b}+{c}=', str(tables[table, a]), labels=labels))
         return found
 
-    return Task(key, f'two tables, told apart by the parity of operand {cue + 2}', examples)
+    def entry(prompt: str) -> str:
+        a, _, *cues = _parts(prompt)
+        return f'{int(cues[2 * cue]) % 2} {a}'
+
+    title = f'two tables, told apart by the parity of operand {cue + 2}'
+    return Task(key, title, examples, entry)
+
+
+def _parts(prompt: str) -> list[str]:
+    """Returns the numbers of a prompt and the operators between them."""
+    return re.findall(r'\d+|[^\d=]', prompt)
 
 
 def _tables(number: int) -> np.ndarray:
