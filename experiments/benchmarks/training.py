@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -20,13 +21,15 @@ from experiments.benchmarks.measure import compare
 from experiments.benchmarks.subject import LENGTH, SHAPES
 
 BARE, ONE_BY_ONE = 'labels alone', 'dispatched one by one'
+IN_TURN = 'one seed after another'
+SEEDS = 4
 CLASSES = 4
 # The student of the demo.
 DEMO = LlamaConfig(109, 64, 256, 2, 2, 2, 32)
 
 
 def run(*, shape: str, rows: int, rounds: int) -> dict[str, Any]:
-    """Measures steps of a student of half the width, and ten steps of the demo's."""
+    """Measures steps of a student of half the width, ten of the demo's, and one of four such."""
     c = SHAPES[shape]
     student = c.half_width()
     teacher = jax.jit(lambda key: Llama(c, key))(jax.random.key(1))
@@ -42,10 +45,15 @@ def run(*, shape: str, rows: int, rounds: int) -> dict[str, Any]:
         ONE_BY_ONE: student_steps(DEMO, DEMO, 128, times=AT_ONCE),
         'dispatched at once': student_steps(DEMO, DEMO, 128, at_once=AT_ONCE),
     }
+    seeds = {
+        IN_TURN: student_steps(DEMO, DEMO, 128, times=SEEDS),
+        'under vmap': student_steps(DEMO, DEMO, 128, seeds=SEEDS),
+    }
     return {
         'cases': {
             'student step': compare(steps, rounds, base=BARE),
             f'{AT_ONCE} steps of the demo': compare(dispatches, rounds, base=ONE_BY_ONE),
+            f'a step of {SEEDS} seeds of the demo': compare(seeds, rounds, base=IN_TURN),
         }
     }
 
@@ -60,6 +68,7 @@ def student_steps(
     teacher: Llama | None = None,
     at_once: int = 1,
     times: int = 1,
+    seeds: int = 1,
     mesh: Mesh | None = None,
 ) -> Callable[[], Any]:
     """Returns a call that trains a student of random weights, and waits for it.
@@ -73,6 +82,7 @@ def student_steps(
         teacher: runs within each step, in place of logits that are stored.
         at_once: steps of a dispatch.
         times: dispatches of a call.
+        seeds: students whose steps are one program, by `jax.vmap`.
         mesh: one device if None.
     """
     mesh, rng = one_device() if mesh is None else mesh, np.random.default_rng(0)
@@ -100,6 +110,10 @@ def student_steps(
     step = distillation.make_step(tx, config)
     if teacher is not None:
         step = _with_teacher(step)
+    if seeds > 1:
+        step = jax.vmap(step, in_axes=(0, 0, None))
+        state, batch = jax.tree.map(lambda x: jnp.stack([x] * seeds), (state, batch))
+        return _repeated(jax.jit(step, donate_argnums=0), state, batch, alignment, mesh=mesh)
     jitted = jit_step(several_steps(step, at_once), state)
     batch = put_batches([batch] * at_once, at_once, mesh) if at_once > 1 else put_batch(batch, mesh)
     others = (alignment,) if teacher is None else (alignment, teacher)
