@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.colours import PALETTE
-from cdjax.evaluation.classes import answer_information
+from cdjax.evaluation.classes import answer_information, chance_information
 from cdjax.evaluation.statistics import student_interval
 from cdjax.inference.predictions import predict
 from cdjax.studies.circuits import unseen_rows
@@ -71,13 +71,13 @@ def number_of_classes(
             for seed in seeds
         }
         search_ahead(context, searches)
-        only, bits = [], []
+        only, bits, chance = [], [], []
         for num_classes in counts:
             circuits = [_discover(context, num_classes, seed) for seed in seeds]
             only.append([_only(context, c, rows, sizes) for c in circuits])
-            bits.append(
-                [answer_information(c.assignments[rows], problems.answer_ids) for c in circuits]
-            )
+            classes = [circuit.assignments[rows] for circuit in circuits]
+            bits.append([answer_information(of, problems.answer_ids) for of in classes])
+            chance.append([chance_information(of, problems.answer_ids) for of in classes])
         return {
             'counts': list(counts),
             'seeds': list(seeds),
@@ -85,6 +85,7 @@ def number_of_classes(
             'accuracy': predict(run.teacher, problems, **run.passes).accuracy,
             'only': only,
             'bits': bits,
+            'chance_bits': chance,
         }
 
     title = 'The number of classes'
@@ -120,16 +121,20 @@ def present(result: Result) -> Section:
     only = np.array(result['only'])  # [K, seeds, sizes]
     means = only.mean(axis=1)
     rows = []
-    for k, of_seeds, bits in zip(counts, only, result['bits'], strict=True):
+    # Earlier versions told no chance.
+    chance = result.get('chance_bits', [[None]] * len(counts))
+    for k, of_seeds, bits, by_chance in zip(counts, only, result['bits'], chance, strict=True):
         cells = [
             mean_with_interval(of_seeds[:, i], scale=100, digits=1) for i in range(len(shares))
         ]
-        rows.append([str(k), *cells, number(float(np.mean(bits)))])
+        guessed = None if None in by_chance else float(np.mean(by_chance))
+        rows.append([str(k), *cells, number(float(np.mean(bits))), number(guessed)])
     table = Table(
         f'Accuracy in per cent on unseen problems with only the circuits, mean over '
         f'{count(len(result["seeds"]), "seed")} of the discovery and Student’s 95 % interval; '
-        f'bits of the answer that the class tells.',
-        ['Classes', *map(exact_percent, shares), 'Bits'],
+        f'bits of the answer that the class tells, and that a permuted one seems to tell, of '
+        f'as few problems.',
+        ['Classes', *map(exact_percent, shares), 'Bits', 'by chance'],
         rows,
     )
     drawing = Drawing(

@@ -155,9 +155,10 @@ def measure(
         most: problems of unseen forms that are answered, at most.
 
     Returns:
-        Of circuits of the causal size (of their own, where none is planted): `own`, `wrong` and
-        `one_mask`, the mean probability of the answer with only the problem's own circuit, with
-        that of another class (mean over them), and with one mask for all; `own_minus_one`;
+        Of circuits of the causal size (of their own, where none is planted): `own`, `wrong`,
+        `one_mask` and `none`, the mean probability of the answer with only the problem's own
+        circuit, with that of another class (mean over them), with one mask for all, and without any
+        neuron; `own_minus_one`;
         `selectivity` of the specific parts (`cdjax.evaluation.selectivity`) in probability; `size`;
         and where something is planted all of `cdjax.planted.recovery.recovery`, with `auroc` among
         living neurons; else `nmi` with the label that was given for classes.
@@ -179,6 +180,7 @@ def measure(
         'own': own,
         'wrong': float(np.mean(others)),
         'one_mask': alone,
+        'none': ablated.none.mean_probability,
         'own_minus_one': own - alone,
         'selectivity': selectivities(without, classes)['probability'],
     }
