@@ -1,4 +1,4 @@
-"""Rebuilds report.html of a finished pipeline from its stored results, without training.
+"""Makes report.html of a finished pipeline or table of arms from what it stored, without training.
 
 Examples, of one run, of one of its figures, and a page on two:
     python -m experiments.report runs/demo
@@ -18,7 +18,9 @@ from experiments.flags import define_dry_run_flag
 FLAGS = flags.FLAGS
 SECONDS = 'some seconds'  # is how long a page takes
 flags.DEFINE_string(
-    'workdir', 'runs/pipeline', 'Folder of a finished pipeline, where it is no argument.'
+    'workdir',
+    'runs/pipeline',
+    'Folder of a finished pipeline or of a table of arms, where it is no argument.',
 )
 flags.DEFINE_bool('compare', False, 'Compare two runs, the arguments, on a page of their own.')
 flags.DEFINE_string(
@@ -32,9 +34,10 @@ define_dry_run_flag('which page would be made of what')
 
 def main(*workdirs: str) -> None:
     """Prints the table of a run and writes its report, or compares two."""
+    from cdjax.report.arms_report import holds_table, read_table, write_arms_report
     from cdjax.report.compare import read_runs, write_comparison
     from cdjax.report.figure_file import take_figure
-    from cdjax.report.terminal import summary
+    from cdjax.report.terminal import arms_summary, summary
     from cdjax.report.write import REPORT, read_results, write_report
     from cdjax.run.folder import write_atomically
 
@@ -71,11 +74,12 @@ def main(*workdirs: str) -> None:
             f'output={FLAGS.output} is for --compare or --figure: the report of a run is '
             f'{workdir}/{REPORT}'
         )
-    results = read_results(workdir)
+    table = holds_table(workdir)
+    results = read_table(workdir) if table else read_results(workdir)
     announce_measuring(f'report: of {workdir}, from what it has stored', facts, time=SECONDS)
-    page = write_report(workdir, results)
+    page = write_arms_report(workdir, results) if table else write_report(workdir, results)
     figure = None if FLAGS.figure is None else take_figure(page.read_text(), FLAGS.figure)
-    launch.say(summary(results))
+    launch.say(arms_summary(results) if table else summary(results))
     if figure is not None:
         write_atomically(epath.Path(target), figure)
         launch.say(f'figure: {target}')

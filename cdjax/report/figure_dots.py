@@ -27,8 +27,9 @@ def mechanism_dots(start: str, found: Mapping[str, Any]) -> Chart | None:
     caption = (
         'What the students of each arm have of the teacher’s mechanism more than those of KD: mean '
         'difference, paired by seed, with Student’s 95 % interval where there are at least two '
-        f'seeds. What is about circuits is compared where those of both students keep '
-        f'{FAITHFUL:.0%} of what the student can do.'
+        'seeds. Circuits are the smallest of a few sizes that keep '
+        f'{FAITHFUL:.0%} of what the student can do; what is about them is compared where there '
+        'are such of both students.'
     )
     names = {key: name for key, (name, _) in MEASURES.items()}
     return _dots(start, 'mechanism', caption, found, names)

@@ -15,6 +15,7 @@ import jinja2
 from cdjax import wording
 from cdjax.report import comparisons, names
 from cdjax.report.names import TEMPLATES
+from cdjax.studies.arms import EQUIVALENT
 from cdjax.studies.circuits.curves import KEPT
 
 FILTERS = ('percent', 'exact_percent', 'percent_interval', 'points', 'points_interval')
@@ -31,8 +32,17 @@ def say(name: str, *facts: Any) -> str | None:
 
 def limits(results: Any, config: Any) -> list[str]:
     """Returns what the numbers of a run do not say, one sentence each."""
-    texts = _sentences().limits(results, config).split('¶')
-    return [wording.sentence(re.sub('[ \n]+', ' ', text).strip()) for text in texts]
+    return _split(_sentences().limits(results, config))
+
+
+def limits_of_table(results: Any) -> list[str]:
+    """Returns what the numbers of a table of arms do not say, one sentence each."""
+    return _split(_sentences().limits_of_table(results))
+
+
+def _split(text: str) -> list[str]:
+    parts = (re.sub('[ \n]+', ' ', part).strip() for part in text.split('¶'))
+    return [wording.sentence(part) for part in parts]
 
 
 @functools.cache
@@ -43,4 +53,5 @@ def _sentences():
     environment.filters |= {name: getattr(wording, name) for name in FILTERS}
     environment.globals |= vars(names) | vars(comparisons)
     environment.globals |= {'factorial': math.factorial, 'mean': statistics.mean, 'KEPT': KEPT}
+    environment.globals['EQUIVALENT'] = EQUIVALENT
     return environment.get_template('sentences.jinja').module

@@ -8,14 +8,14 @@ from cdjax.wording import count
 
 
 def describe(
-    config: Mapping[str, Any], provenance: Mapping[str, Any] | None, family: str
+    config: Mapping[str, Any], provenance: Mapping[str, Any] | None, family: str | None = None
 ) -> list[tuple[str, str]]:
     """Returns (name, text) of what reproduces a run: of its first start, and how many there were.
 
     Args:
         config: its config.json.
         provenance: its provenance.json, None or empty where there is none.
-        family: of the models.
+        family: of the models; of a table of arms none is told.
     """
     inputs, starts = config['inputs'], (provenance or {}).get('starts', [])
     told = []
@@ -33,7 +33,8 @@ def describe(
             ('Versions', f'Python {first["python"]}, {versions}'),
             ('Machine', machine),
         ]
-    told.append(('Model family', family))
+    if family is not None:
+        told.append(('Model family', family))
     hashes = {
         'Problems': 'data',
         'Tokenizer': 'tokenizer',

@@ -51,7 +51,7 @@ class Check:
 
 def checks(results: Results) -> list[Check]:
     """Returns what the run answers of a sceptic's questions."""
-    return [*_of_circuits(results['circuits']), *_of_students(results)]
+    return [*_of_circuits(results['circuits']), *checks_of_students(results)]
 
 
 def _of_circuits(study: Results) -> Iterator[Check]:
@@ -103,7 +103,8 @@ def _of_circuits(study: Results) -> Iterator[Check]:
             )
 
 
-def _of_students(results: Results) -> Iterator[Check]:
+def checks_of_students(results: Results) -> Iterator[Check]:
+    """Yields what the students of a run answer, told by its `starts` and its `rediscovery`."""
     for start, found in results['starts'].items():
         for other in (KD, RANDOM):
             gap = arm_difference(found['runs'], CIRCUITS.key, other.key)
@@ -196,7 +197,13 @@ def headline(results: Results) -> list[tuple[str, str, str]]:
             '; '.join(filter(None, [_interval(ours['without_interval']), without])),
         ),
     ]
-    for start, found in results['starts'].items():
+    return cells + headline_of_starts(results['starts'])
+
+
+def headline_of_starts(starts: Results) -> list[tuple[str, str, str]]:
+    """Returns the numbers of students among those at the top of the page, by start."""
+    cells = []
+    for start, found in starts.items():
         gap = arm_difference(found['runs'], CIRCUITS.key, KD.key)
         if gap is None:
             continue

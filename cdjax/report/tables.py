@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from cdjax.circuits.methods import LEARNED, ONE_MASK, RANDOM_MASKS
 from cdjax.distillation.arms import CIRCUITS, KD
+from cdjax.evaluation.statistics import student_interval
 from cdjax.report.comparisons import (
     LESS,
     MORE,
@@ -80,16 +83,43 @@ def circuit_arm_rows(found: Results) -> list[tuple[str, Difference]]:
 def significance_rows(found: Results) -> list[Row]:
     """Returns the arms of one start whose gain over KD is tested: those of two seeds or more.
 
-    Each has `title`, `p`, `p_holm`, `p_equivalent` and `steps`, see `cdjax.studies.arms.summarise`;
-    `steps` is the mean over seeds, None where one of them never reaches the accuracy.
+    Each has `title`, `p`, `p_holm` and `p_equivalent`, see `cdjax.studies.arms.summarise`.
     """
+    tested = [row for row in found['table'] if row.get('p') is not None]
+    return [{key: row[key] for key in ('title', *TESTS)} for row in tested]
+
+
+def steps_rows(found: Results) -> list[Row]:
+    """Returns how soon the students of each arm of one start reach the accuracy that is asked for.
+
+    Each has `title`, `seeds`, how many of these have `reached` it, the mean `steps`, and the
+    `difference` from KD's, paired by seed; both None where one student that they are told of never
+    reaches it: the others alone would be the fast ones. No rows where nobody does.
+    """
+    of = {
+        row['arm']: dict(zip(row['seeds'], row['steps_to_reach'], strict=True))
+        for row in found['table']
+    }
+    if all(steps is None for one in of.values() for steps in one.values()):
+        return []
     rows = []
     for row in found['table']:
-        if row.get('p') is None:
-            continue
-        steps = row['steps_to_reach']
-        mean = None if None in steps else sum(steps) / len(steps)
-        rows.append({**{key: row[key] for key in ('title', *TESTS)}, 'steps': mean})
+        own, kd = of[row['arm']], of.get(KD.key, {})
+        pairs = [(own[seed], kd[seed]) for seed in own if seed in kd]
+        gap = None
+        if row['arm'] != KD.key and pairs and None not in np.ravel(pairs):
+            gaps = np.subtract(*np.transpose(pairs))
+            gap = Difference(float(gaps.mean()), student_interval(gaps))
+        reached = [steps for steps in own.values() if steps is not None]
+        rows.append(
+            {
+                'title': row['title'],
+                'seeds': len(own),
+                'reached': len(reached),
+                'steps': _mean(reached) if len(reached) == len(own) else None,
+                'difference': gap,
+            }
+        )
     return rows
 
 

@@ -46,6 +46,20 @@ def summary(results: Mapping[str, Any]) -> str:
     return '\n\n'.join(part for part in parts if part)
 
 
+def arms_summary(starts: Mapping[str, Any]) -> str:
+    """Returns the numbers of a table of arms as plain text of at most 100 columns.
+
+    Args:
+        starts: what `Pipeline.compare_arms` returns.
+    """
+    parts = [
+        headroom_table({start: found['headroom'] for start, found in starts.items()}),
+        arms_table(starts),
+        students_tables(starts),
+    ]
+    return '\n\n'.join(part for part in parts if part)
+
+
 def kept_line(kept: Mapping[str, int]) -> str:
     """Returns a line on the problems that are kept because the teacher answers them."""
     return f'only correct: {kept["right"]:,} of {kept["of"]:,} problems, those the teacher answers'

@@ -1,5 +1,6 @@
 """The tables of students on the terminal: arms, headroom, tests, and circuits found again."""
 
+import statistics
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +13,16 @@ from cdjax.report.arm_figures import (
     problems_table,
 )
 from cdjax.report.names import start_name
-from cdjax.report.tables import TESTS, arm_rows, headroom_rows, moved_rows, significance_rows
+from cdjax.report.tables import (
+    TESTS,
+    arm_rows,
+    headroom_rows,
+    moved_rows,
+    significance_rows,
+    steps_rows,
+)
 from cdjax.studies.arms import EQUIVALENT, REACH
 from cdjax.wording import (
-    ABSENT,
     NBSP,
     count,
     exact_percent,
@@ -28,7 +35,8 @@ from cdjax.wording import (
 )
 
 WIDTH = 100
-_SEEDS_SHOWN = 5
+# More seeds than these have lines of their own, and beside the means what names their spread.
+_SEEDS_INLINE, _SPREAD = 5, ('lowest', 'median', 'highest')
 
 
 def arms_table(starts: Mapping[str, Any]) -> str:
@@ -97,31 +105,65 @@ def rediscovery_table(rediscovery: Mapping[str, Any]) -> str:
 
 def _arms(start: str, found) -> list[str]:
     seeds = sorted({run['seed'] for run in found['runs']})
-    shown = seeds[:_SEEDS_SHOWN]
+    each, rows = len(seeds) <= _SEEDS_INLINE, arm_rows(found)
+    heads = [f'{seed:>6}' for seed in seeds] if each else [f'{name:>9}' for name in _SPREAD]
+    how = 'by seed' if each else f'over {count(len(seeds), "seed")}'
+    title = max(36, *(len(row['title']) for row in rows))
+    head = f'{"":{title}}{"".join(heads)}{"mean":>8}  gain over KD, points'
     lines = [
-        f'Starting from {start_name(start)}, accuracy on unseen problems by seed',
-        f'{"":36}'
-        + ''.join(f'{seed:>6}' for seed in shown)
-        + f'{"mean":>8}  gain over KD, points'[: WIDTH - 36 - 6 * len(shown)],
+        f'Starting from {start_name(start)}, accuracy on unseen problems {how}',
+        head[:WIDTH],
     ]
-    for row in arm_rows(found):
-        of = dict(zip(row['seeds'], row['accuracies'], strict=True))
-        cells = ''.join(f'{percent(of.get(seed), 1).removesuffix(f"{NBSP}%"):>6}' for seed in shown)
+    for row in rows:
+        values = _by_seed(row, seeds) if each else _spread(row['accuracies'])
+        cells = ''.join(f'{_share(x):>{len(head)}}' for x, head in zip(values, heads, strict=True))
         gap = row['difference']
         gain = ''
         if gap is not None:
             gain = points(gap.value)
             gain += f' {points_interval(gap.interval)}' if gap.interval else ' (one seed)'
-        lines.append(f'{row["title"]:<36}{cells}{100 * row["mean"]:>8.1f}  {gain}')
+        lines.append(f'{row["title"]:<{title}}{cells}{100 * row["mean"]:>8.1f}  {gain}')
     lines += _primary(found) + _dissociation(found)
-    if len(seeds) > len(shown):
-        lines.append(f'(the first {len(shown)} of {len(seeds)} seeds; means are over all)')
-    lines += _tests(found)
+    if not each:
+        lines += _every_seed(rows, seeds)
+    lines += _tests(found) + _steps(found)
     if found.get('knowable') is not None:
         lines += textwrap.wrap(f'{knowable_text(found["knowable"])}.', WIDTH)
     if found['first'] is not None:
-        before = ', '.join(percent(value, 1) for value in found['first']['unseen'][:_SEEDS_SHOWN])
-        lines.append(f'before distillation: {before}')
+        before = found['first']['unseen']
+        shown = before if len(before) <= _SEEDS_INLINE else _spread(before)
+        named = (
+            '' if shown is before else f' ({", ".join(_SPREAD)} of {count(len(before), "seed")})'
+        )
+        listed = ', '.join(percent(value, 1) for value in shown)
+        lines.append(f'before distillation{named}: {listed}')
+    return lines
+
+
+def _by_seed(row, seeds) -> list[float | None]:
+    of = dict(zip(row['seeds'], row['accuracies'], strict=True))
+    return [of.get(seed) for seed in seeds]
+
+
+def _spread(accuracies) -> list[float]:
+    """Returns what `_SPREAD` names."""
+    return [min(accuracies), statistics.median(accuracies), max(accuracies)]
+
+
+def _share(value: float | None) -> str:
+    return percent(value, 1).removesuffix(f'{NBSP}%')
+
+
+def _every_seed(rows, seeds) -> list[str]:
+    """Returns the accuracy of every student, where a line has room for those of an arm."""
+    title = max(len(row['title']) for row in rows)
+    cell = max(5, *(len(str(seed)) + 1 for seed in seeds))
+    if title + cell * len(seeds) > WIDTH:
+        return []
+    lines = [f'{"By seed":<{title}}' + ''.join(f'{seed:>{cell}}' for seed in seeds)]
+    for row in rows:
+        cells = ''.join(f'{_share(value):>{cell}}' for value in _by_seed(row, seeds))
+        lines.append(f'{row["title"]:<{title}}{cells}')
     return lines
 
 
@@ -176,10 +218,25 @@ def _tests(found) -> list[str]:
     if not rows:
         return []
     within = f'p, within ±{exact_percent(EQUIVALENT).removesuffix(f"{NBSP}%")} point'
-    reach = f'steps to {exact_percent(REACH)}'
-    lines = [f'{"Tests of the gain over KD":<36}{"p":>8}{"Holm":>8}{within:>20}{reach:>16}']
+    lines = [f'{"Tests of the gain over KD":<40}{"p":>8}{"Holm":>8}{within:>20}']
     for row in rows:
         p, corrected, equivalent = (number(row[key], 3) for key in TESTS)
-        steps = ABSENT if row['steps'] is None else f'{row["steps"]:,.0f}'
-        lines.append(f'{row["title"]:<36}{p:>8}{corrected:>8}{equivalent:>20}{steps:>16}')
+        lines.append(f'{row["title"]:<40}{p:>8}{corrected:>8}{equivalent:>20}')
+    return lines
+
+
+def _steps(found) -> list[str]:
+    """Returns how soon students reach the accuracy whose steps are compared."""
+    what, rows = f'{exact_percent(REACH)} of unseen problems', steps_rows(found)
+    if not rows:
+        return [f'No student reaches {what}.']
+    lines = [f'{f"Steps to {what}":<40}{"students":>10}{"mean":>8}  minus KD’s']
+    for row in rows:
+        reached, gap = f'{row["reached"]} of {row["seeds"]}', row['difference']
+        told = ''
+        if gap is not None:
+            told = number(gap.value, 0, signed=True)
+            if gap.interval is not None:
+                told += f' [{", ".join(number(x, 0, signed=True) for x in gap.interval)}]'
+        lines.append(f'{row["title"]:<40}{reached:>10}{number(row["steps"], 0):>8}  {told}')
     return lines

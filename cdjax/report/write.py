@@ -76,7 +76,7 @@ def read_results(workdir: epath.PathLike) -> dict[str, Any]:
     if not path.exists():
         raise InputError(
             f'{path} does not exist, so there is nothing to report: run python -m '
-            'experiments.pipeline with that --workdir to its end'
+            'experiments.pipeline or experiments.compare_arms with that --workdir to its end'
         )
     return from_text(path.read_text(), path)
 
@@ -196,12 +196,7 @@ def _charts(results, config, history) -> dict[str, Chart | None]:
         'moved': None,
         'similarity': maps.similarity_maps(results['layer_similarity']),
     }
-    for start, found in starts.items():
-        charts[f'arms-{start}'] = arm_curves(start, found)
-        charts[f'dots-{start}'] = arm_dots(start, found)
-        charts[f'problems-{start}'] = problem_curves(start, found)
-        charts[f'costs-{start}'] = cost_dots(start, found)
-        charts[f'mechanism-{start}'] = mechanism_dots(start, found)
+    charts |= charts_of_starts(starts)
     if results['rediscovery']:
         matrices = {}
         # Students of another start belong to circuits discovered anew, jointly with them.
@@ -215,6 +210,22 @@ def _charts(results, config, history) -> dict[str, Chart | None]:
             'Accuracy in per cent on class k (columns) with circuit j ablated (rows). The students '
             'were searched again, for the teacher’s classes.',
         )
+    return charts
+
+
+def charts_of_starts(starts: Mapping[str, Any]) -> dict[str, Chart | None]:
+    """Returns the figures of all students, by name; None of those that have nothing to show.
+
+    Args:
+        starts: what `Pipeline.compare_arms` returns.
+    """
+    charts = {}
+    for start, found in starts.items():
+        charts[f'arms-{start}'] = arm_curves(start, found)
+        charts[f'dots-{start}'] = arm_dots(start, found)
+        charts[f'problems-{start}'] = problem_curves(start, found)
+        charts[f'costs-{start}'] = cost_dots(start, found)
+        charts[f'mechanism-{start}'] = mechanism_dots(start, found)
     return charts
 
 

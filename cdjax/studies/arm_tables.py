@@ -99,13 +99,18 @@ class ArmTables:
             def compute(arm=arm, seed=seed, name=name):
                 # Only students of start 'partial' have teacher's circuits for each seed.
                 study = self._mechanism(start, seed if start == 'partial' else self.arms.seeds[0])
+                given = self.students.given(start, seed)
                 return study.measure(
                     self.students.distilled(start, arm, seed),
                     name,
-                    own_parts(self.students.given(start, seed)),
+                    own_parts(given),
+                    given.alignment.pairs,
                 )
 
-            found[arm, seed] = stored(self.run.places.result('mechanism', name), compute)
+            path = self.run.places.result('mechanism', name)
+            # By another method, or as it was told before there were sizes, it is told again.
+            holds = lambda told: told.get('method') == self.arms.mechanism
+            found[arm, seed] = stored(path, compute, holds=holds)
         return summarise_mechanism(runs, found)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019

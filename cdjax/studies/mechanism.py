@@ -1,22 +1,24 @@
 """Did the mechanism move? What a distilled student computes where, held against its teacher.
 
 Outputs cannot tell: two models may answer alike and compute apart. Circuits are sought in each
-student for the teacher's classes, and what they do is compared; where they do not keep what the
-student can do, they are not its mechanism, and nothing is compared.
+student for the teacher's classes, as small as they keep what it can do, and what they do is
+compared; where no size keeps it, they are not its mechanism, and nothing is compared. The neurons
+that are meant to do the teacher's part are patched as well, which takes no search.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.clusters import cluster
-from cdjax.circuits.masks import binarize
+from cdjax.circuits.masks import binarize, random_masks
 from cdjax.circuits.methods import LEARNED, METHODS
 from cdjax.circuits.methods.method import Context
-from cdjax.distillation.interchange import draw_sources, predict_patched
+from cdjax.distillation.interchange import draw_sources, in_layers, predict_patched
+from cdjax.distillation.pairs import LayerPairs, layer_of
 from cdjax.errors import InputError
 from cdjax.evaluation.classes import agreement
 from cdjax.evaluation.selectivity import (
@@ -41,13 +43,20 @@ from cdjax.training.discovery import DiscoveryConfig
 # compared with the teacher's.
 FAITHFUL = 0.9
 
+# The sizes at which they are cut: times the teacher's share of neurons, up to a part of the
+# student's above which little would be any class's own.
+TIMES, MOST = (1.5, 2, 3, 4, 6), 0.5
+
 # What is told of each student, by key: its name in tables, and whether it is about its circuits.
 MEASURES = {
     'interchange': ('interchange accuracy', True),
     'selectivity': ('selectivity of specific parts', True),
     'correlation': ('correlation of ablation patterns', True),
+    'faithful_share': ('smallest share of neurons whose circuits keep 90 %', True),
+    'paired': ('interchange accuracy of the neurons meant for each class', False),
+    'paired_random': ('the same of random neurons, as many in each layer', False),
     'classes': ('classes in the use of neurons, NMI', False),
-    'kept': ('kept with only the circuits', False),
+    'kept': ('kept with only circuits of the teacher’s share', False),
     'auroc': ('neurons meant for each class found, AUROC', False),
     'precision': ('neurons meant for each class found, precision', False),
 }
@@ -62,7 +71,7 @@ class MechanismConfig:
             long as in the teacher; one that ranks neurons takes seconds.
         sources: other problems from which each circuit is patched.
         max_problems: problems of unseen forms that are measured, at most.
-        seed: of the sources and of k-means.
+        seed: of the sources, of random neurons and of k-means.
     """
 
     method: str = LEARNED.key
@@ -126,8 +135,11 @@ class Mechanism:
             self._problems.prompt_sizes, self._of_row, config.sources, seed=config.seed
         )
         self._of_teacher: dict[str, Any] | None = None
+        self._patched_in: dict[tuple[int, ...], np.ndarray] = {}
 
-    def measure(self, student: Llama, name: str, meant: np.ndarray) -> dict[str, Any]:
+    def measure(
+        self, student: Llama, name: str, meant: np.ndarray, pairs: LayerPairs
+    ) -> dict[str, Any]:
         """Looks for the teacher's mechanism in a student; see docs/artefacts.md for the fields.
 
         Args:
@@ -136,13 +148,17 @@ class Mechanism:
             meant: bool `[K, L, F]`, the student's neurons that are meant to be each class's own:
                 the blocks of an interchange, or the specific parts of circuits that it had. KD's
                 students are asked for the same, and are not told of them.
+            pairs: the layers that are paired: there `meant` is patched, and the teacher's own parts
+                that it is held against.
         """
         found = self._find_circuits(student, name)
-        ablated = self._ablated(found)
-        whole, only = ablated.full, ablated.only([found.circuits], self._of_row)[0]
-        kept = only.accuracy / whole.accuracy if whole.accuracy else 0.0
-        teacher, matrix = self._teachers(), self._matrix(ablated, found.circuits)
-        patched = self._patched(found)
+        ablated, cuts = self._ablated(found), self._cuts(found)
+        whole, only = ablated.full, ablated.only(cuts, self._of_row)
+        kept = [one.accuracy / whole.accuracy if whole.accuracy else 0.0 for one in only]
+        at = next((i for i, part in enumerate(kept) if part >= FAITHFUL), None)
+        circuits = cuts[at or 0]
+        teacher, matrix = self._teachers(), self._matrix(ablated, circuits)
+        patched = self._patched(student, specific_parts(circuits))
         moved = teacher['patched'] != teacher['plain']
         same = patched == teacher['patched']
         vectors = attribution_vectors(
@@ -150,19 +166,21 @@ class Mechanism:
         )
         K, train = self._teacher.num_classes, self._run.inputs.split.train
         clusters = cluster(vectors, train, K, seed=self._config.seed)
-        share = lambda values: float(values.mean()) if values.size else None
         correlation, _ = compare_matrices(teacher['matrix'], matrix)
         return {
+            'method': self._config.method,
             'accuracy': whole.accuracy,
-            'only': only.accuracy,
-            'kept': kept,
-            'faithful': bool(kept >= FAITHFUL),
+            'only': only[0].accuracy,
+            'kept': kept[0],
+            'faithful': at is not None,
+            'faithful_share': None if at is None else float(circuits[0].mean()),
             'selectivity': selectivity(matrix),
             'teacher_selectivity': selectivity(teacher['matrix']),
             'correlation': correlation,
-            'interchange': share(same[moved]),
-            'interchange_unpatched': share((_first_tokens(whole) == teacher['patched'])[moved]),
-            'moved': share(moved),
+            'interchange': _part(same[moved]),
+            'interchange_unpatched': _part((_first_tokens(whole) == teacher['patched'])[moved]),
+            'moved': _part(moved),
+            **self._paired(student, meant, pairs),
             'classes': agreement(clusters[self._rows], self._planted[self._rows]).nmi,
             **parts_found(found.scores, meant),
         }
@@ -190,6 +208,31 @@ class Mechanism:
         size = round(self._teacher.share * scores[0].size)
         return Measured(student, binarize(scores, size), scores, fill)
 
+    def _cuts(self, found: Measured) -> list[np.ndarray]:
+        """Returns circuits of the teacher's share of a student's neurons, and larger ones."""
+        share, neurons = self._teacher.share, found.scores[0].size
+        larger = [round(times * share * neurons) for times in TIMES if times * share <= MOST]
+        return [found.circuits, *(binarize(found.scores, size) for size in larger)]
+
+    def _paired(
+        self, student: Llama, meant: np.ndarray, pairs: LayerPairs
+    ) -> dict[str, float | None]:
+        """Returns how often blocks of a student answer a patch as the teacher's own parts do."""
+        of_student, of_teacher = (tuple(map(layer_of, side)) for side in zip(*pairs, strict=True))
+        teacher = self._teacher_patched(of_teacher)
+        moved = teacher != self._teachers()['plain']
+        random = random_masks(meant, seed=self._config.seed)
+
+        def same(block: np.ndarray) -> float | None:
+            patched = self._patched(student, in_layers(block, of_student))
+            return _part((patched == teacher)[moved])
+
+        return {
+            'paired': same(meant),
+            'paired_random': same(random),
+            'paired_moved': _part(moved),
+        }
+
     def _teachers(self) -> dict[str, Any]:
         """Returns what the teacher does, computed once."""
         if self._of_teacher is None:
@@ -199,9 +242,17 @@ class Mechanism:
             self._of_teacher = {
                 'matrix': self._matrix(ablated, teacher.circuits),
                 'plain': _first_tokens(ablated.full),
-                'patched': self._patched(teacher),
+                'patched': self._teacher_patched(range(len(circuit.masks[0]))),
             }
         return self._of_teacher
+
+    def _teacher_patched(self, layers: Iterable[int]) -> np.ndarray:
+        """Returns the teacher's answers with its specific parts in some layers patched."""
+        layers = tuple(sorted(set(layers)))
+        if layers not in self._patched_in:
+            own = in_layers(specific_parts(self._teacher.masks), layers)
+            self._patched_in[layers] = self._patched(self._run.teacher, own)
+        return self._patched_in[layers]
 
     def _ablated(self, of: Measured) -> Ablated:
         return Ablated(of.model, self._problems, of.fill, 'mean', self._run.passes)
@@ -211,16 +262,21 @@ class Mechanism:
         without = ablated.without_each(specific_parts(circuits))
         return selectivity_matrix(np.stack([p.probability for p in without]), self._of_row)
 
-    def _patched(self, of: Measured) -> np.ndarray:
-        """The answers with each problem's specific part patched from each source, `[N, R]`."""
+    def _patched(self, model: Llama, own: np.ndarray) -> np.ndarray:
+        """The answers with the own neurons of each class patched from each source, `[N, R]`."""
         return predict_patched(
-            of.model,
+            model,
             self._problems,
-            specific_parts(of.circuits),
+            own,
             self._of_row,
             self._sources,
             **self._run.passes,
         )
+
+
+def _part(of: np.ndarray) -> float | None:
+    """Returns the part that is true, None of nothing."""
+    return float(of.mean()) if of.size else None
 
 
 def _first_tokens(said: Predictions) -> np.ndarray:

@@ -21,7 +21,7 @@ from cdjax.evaluation.calibration import calibration
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.predictions import predict
 from cdjax.losses import class_conditional_cka, linear_cka
-from cdjax.models import SITES, Llama, LlamaConfig
+from cdjax.models import Llama, LlamaConfig
 from cdjax.studies.inputs import Inputs
 from cdjax.studies.run import Run
 from cdjax.studies.teacher_says import TeacherSays
@@ -55,7 +55,7 @@ def given_to(
         *circuits,
         seed=seed,
         contribution=says.contribution(len(share)) if asked else None,
-        student_shape=(shape.num_layers, SITES[alignment.site].units(shape)),
+        student_shape=(shape.num_layers, shape.intermediate_size),
     )
 
 

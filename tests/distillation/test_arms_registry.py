@@ -8,6 +8,8 @@ import pytest
 from cdjax.circuits.circuit import Circuit
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, CIRCUITS, KD, Arm, Given, arms_by_default
+from cdjax.distillation.arms.interchange import own_parts
+from cdjax.distillation.pairs import Unit
 from cdjax.errors import InputError
 from cdjax.losses import TASKS
 from cdjax.studies.arms import ArmsConfig, summarise
@@ -50,6 +52,18 @@ def test_kd_and_all_neurons_need_no_circuits():
     assert aligned('kd', Given(BASE)) is None
     assert aligned('all', Given(BASE)) is BASE
     assert not KD.interchanges(dataclasses.replace(BASE, similarity='interchange'))
+
+
+def test_a_student_from_nothing_has_a_block_of_neurons_for_each_class():
+    given = dataclasses.replace(GIVEN, student=None, student_shape=(2, 16))
+    drawn = own_parts(given)
+    assert drawn.shape == (K, 2, 16)
+    assert not drawn[:, 0].any(), 'in the paired layer alone'
+    assert drawn[:, 1].any(axis=1).all()
+    assert drawn[:, 1].sum(axis=0).max() == 1
+    # Of whatever is aligned, so that the mechanism of students of heads is asked for as well.
+    heads = dataclasses.replace(BASE, pairs=((Unit(1, 3), Unit(1, 0)),), site='head_out')
+    np.testing.assert_array_equal(own_parts(dataclasses.replace(given, alignment=heads)), drawn)
 
 
 @pytest.mark.parametrize('arm', [key for key, arm in ARMS.items() if arm.align is not None])

@@ -36,6 +36,7 @@ CONFIG = {
     },
     'arms': {
         'max_problems': 1500,
+        'circuits': 'found',
         'alignment': {'similarity': 'cka', 'reading': 'activations'},
         'distillation': {
             'nothing': {

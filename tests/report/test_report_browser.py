@@ -16,6 +16,7 @@ from synthetic_results import (
 )
 
 from cdjax.circuits.methods import LEARNED
+from cdjax.report.arms_report import render_arms
 from cdjax.report.compare import render_comparison
 from cdjax.report.write import render
 
@@ -45,6 +46,7 @@ def addresses(tmp_path_factory):
     pages = {
         'report': render(results, CONFIG, HISTORIES, PROVENANCE),
         'compare': render_comparison({'runs/one': (results, CONFIG), 'runs/two': (results, {})}),
+        'arms': render_arms(results['starts'], CONFIG, PROVENANCE),
     }
     for name, text in pages.items():
         (folder / f'{name}.html').write_text(text)
@@ -97,6 +99,11 @@ def test_every_figure_has_content_and_nothing_runs_over_the_edge(opened, width, 
     widths = page.locator('#figure-moved .panel').evaluate_all(WIDTHS)
     assert len(widths) == 3
     assert max(widths) - min(widths) < 1
+
+
+@in_all_views
+def test_a_table_of_arms_is_whole(opened, width, scheme):
+    check_whole(opened(width, scheme, 'arms'), 4, width, scheme)
 
 
 @in_all_views

@@ -216,6 +216,29 @@ def test_moved():
     assert say('moved', {}) == 'No student was searched for circuits in this run.'
 
 
+def test_the_comparison_that_was_decided_beforehand():
+    told = {
+        'arm': 'circuits',
+        'against': 'random_equal',
+        'seeds': [0, 1, 2],
+        'difference': 0.013,
+        'interval': [-0.008, 0.033],
+        'p': 0.2,
+        'p_equivalent': 0.61,
+        'analysis': 'ab' * 8,
+    }
+    text = plain(say('primary', told))
+    assert text.startswith('Decided beforehand (analysis abababababababab): over 3 seeds,')
+    assert 'answer +1.3 points [−0.8, +3.3] more than those of ' in text
+    assert 'p = 0.200: they are not told apart; that the two are within ±1 point' in text
+    assert text.endswith('of each other is not shown (p = 0.610).')
+    more = plain(say('primary', told | {'interval': [0.001, 0.025], 'p_equivalent': 0.04}))
+    assert 'they are better; ' in more
+    assert 'of each other is shown (p = 0.040)' in more
+    one = told | dict.fromkeys(('interval', 'p', 'p_equivalent')) | {'seeds': [0]}
+    assert plain(say('primary', one)).endswith(', and one seed allows no conclusion.')
+
+
 def test_limits_count_what_was_run():
     one = make_results(starts={'nothing': make_start({}, seeds=(0,), arms=('kd', 'circuits'))})
     text = ' '.join(map(plain, limits(one, CONFIG)))

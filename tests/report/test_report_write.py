@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from synthetic_results import (
@@ -378,11 +379,26 @@ def test_summary_fits_the_terminal(name):
             assert all(f'{100 * a:.1f}' in line for a in row['accuracies'])
 
 
-def test_summary_of_ten_seeds_fits_and_says_what_it_hides():
-    results = make_results(starts={'nothing': make_start({}, seeds=range(10))})
-    text = summary(results)
+@pytest.mark.parametrize(('seeds', 'listed'), [(5, False), (12, True), (13, False)])
+def test_all_seeds_are_shown_as_far_as_they_fit(seeds, listed):
+    first = {key: value[:1] * seeds for key, value in FIRST.items()} | {
+        'unseen': [0.01 * (seed + 1) for seed in range(seeds)]
+    }
+    # Titles of 40 letters leave room for twelve seeds, and not for more.
+    start = make_start({}, seeds=range(seeds), first=first, arms=('kd', 'interchange_wrong'))
+    text = summary(make_results(starts={'partial': start}))
     assert max(map(len, text.splitlines())) <= WIDTH
-    assert 'the first 5 of 10 seeds' in text
+    kd = sorted(100 * accuracy for accuracy in start['table'][0]['accuracies'])
+    cells = [line.split()[1:] for line in text.splitlines() if line.startswith('KD  ')]
+    everyone = [f'{100 * accuracy:.1f}' for accuracy in start['table'][0]['accuracies']]
+    if seeds == 5:
+        assert cells[0][:5] == everyone
+        assert 'before distillation: 1.0 %, 2.0 %' in text
+    else:
+        assert cells[0][:3] == [f'{x:.1f}' for x in (kd[0], np.median(kd), kd[-1])]
+        assert f'accuracy on unseen problems over {seeds} seeds' in text
+        assert f'(lowest, median, highest of {seeds} seeds): 1.0 %' in text
+    assert (everyone in cells) == listed
 
 
 def test_write_report_and_read_results(tmp_path, pages):

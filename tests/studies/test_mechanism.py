@@ -15,6 +15,7 @@ from cdjax.data import save_tokenizer
 from cdjax.errors import InputError
 from cdjax.evaluation.selectivity import specific_parts
 from cdjax.inference.means import neuron_means
+from cdjax.inference.predictions import predict
 from cdjax.models import save_huggingface
 from cdjax.report.arm_figures import mechanism_table
 from cdjax.report.figure_dots import mechanism_dots
@@ -45,22 +46,77 @@ def mechanism(run):
     return Mechanism(run, circuit, DiscoveryConfig(), MechanismConfig('atp', sources=2))
 
 
+PAIRS = ((0, 0), (1, 1))
+
+
 def test_a_teacher_has_its_own_mechanism_and_another_model_has_not(mechanism):
     own = specific_parts(mechanism._teacher.masks)
-    itself = mechanism.measure(toy.model(), 'itself', own)
+    itself = mechanism.measure(toy.model(), 'itself', own, PAIRS)
     assert itself['interchange'] == itself['correlation'] == pytest.approx(1)
     assert itself['selectivity'] == pytest.approx(itself['teacher_selectivity'])
     assert itself['interchange_unpatched'] == 0, 'moved answers are not those before'
     assert 0 < itself['moved'] <= 1
     assert itself['kept'] == pytest.approx(itself['only'] / itself['accuracy'])
-    assert itself['faithful'] == (itself['kept'] >= 0.9)
-    other = mechanism.measure(toy.model(seed=4), 'other', own)
-    assert other['interchange'] < 0.5
+    assert itself['faithful_share'] == mechanism._teacher.share
+    assert itself['method'] == 'atp'
+    # What is meant for each class is what the teacher's own parts are; random neurons are not.
+    assert itself['paired'] == 1 > 2 * itself['paired_random']
+    assert itself['paired_moved'] == itself['moved']
+    other = mechanism.measure(toy.model(seed=4), 'other', own, PAIRS)
+    assert max(other['interchange'], other['paired']) < 0.5
     # The circuits are cut from the ranking that is asked for what is each one's own.
     assert itself['auroc'] > 0.75 > other['auroc']
     assert itself['precision'] > other['precision']
     assert other['teacher_selectivity'] == itself['teacher_selectivity']
     assert 0 <= other['classes'] <= 1
+
+
+def test_only_what_is_paired_is_patched(mechanism):
+    own = specific_parts(mechanism._teacher.masks)
+    elsewhere = own & np.array([True, False])[:, None]
+    # Its first layer is held against the teacher's first; the second is not looked at.
+    first = mechanism.measure(toy.model(), 'itself', own, PAIRS[:1])
+    assert first['paired'] == 1
+    assert 0 < first['paired_moved'] < first['moved']
+    alone = mechanism.measure(toy.model(), 'itself', elsewhere, PAIRS)
+    assert alone['paired'] < 1
+    assert alone['paired_moved'] == alone['moved']
+
+
+def test_circuits_are_the_smallest_that_keep_enough(mechanism, run, monkeypatch):
+    model, train = toy.model(seed=4), run.inputs.split.train
+    data, rows = run.inputs.dataset, mechanism._rows
+    fill = neuron_means(model, data[train])
+    scores = METHODS['atp'].scores(
+        model, data, train, mechanism._classes, context=Context(fill=fill, mesh=toy.one_device())
+    )
+    # Answers that the model gives, so that what it keeps is how often they stay.
+    said = predict(model, data[rows]).tokens
+    problems = dataclasses.replace(data[rows], answers=said)
+    monkeypatch.setattr(mechanism, '_problems', problems)
+    ablated = {'classes': mechanism._classes[rows], 'fill': fill}
+    kept = {
+        size: predict(model, problems, masks=binarize(scores, size), **ablated).accuracy
+        for size in (12, 18, 24)  # of 64 neurons; 36 are more than half
+    }
+    assert kept[12] < kept[18]
+    blocks = specific_parts(binarize(scores, 12))
+
+    def measured(enough):
+        monkeypatch.setattr('cdjax.studies.mechanism.FAITHFUL', enough)
+        return mechanism.measure(model, 'other', blocks, PAIRS)
+
+    second, none = measured(kept[18]), measured(1.01)
+    assert (second['faithful'], second['faithful_share']) == (True, 18 / 64)
+    assert (none['faithful'], none['faithful_share']) == (False, None)
+    assert second['kept'] == none['kept'] == pytest.approx(kept[12])
+    # What is told of circuits is of those of the size; where none is enough, of the teacher's.
+    for size, found in ((18, second), (12, none)):
+        own = specific_parts(binarize(scores, size))
+        left = [predict(model, problems, masks=1.0 - own[j : j + 1], fill=fill) for j in (0, 1)]
+        mean = lambda j, k, left=left: left[j].probability[mechanism._of_row == k].mean()
+        selective = (mean(0, 1) + mean(1, 0) - mean(0, 0) - mean(1, 1)) / 2
+        assert found['selectivity'] == pytest.approx(selective, abs=1e-5)
 
 
 def told(**changes):

@@ -24,8 +24,7 @@ class Given:
         contribution: float `[L, U]`, how much each of the teacher's units adds to what is compared,
             see `cdjax.distillation.contribution`; for arms that ask for it. 0 of layers that are
             not paired.
-        student_shape: `(layers, units)` of the student's site; for arms that give a student blocks
-            of its own.
+        student_shape: `(layers, neurons)` of the student; for what gives it blocks of its own.
     """
 
     alignment: Alignment

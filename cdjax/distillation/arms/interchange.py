@@ -12,6 +12,7 @@ import numpy as np
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms.arm import Arm, Given
 from cdjax.distillation.contribution import equally_contributing
+from cdjax.distillation.pairs import layer_of
 from cdjax.distillation.similarities import INTERCHANGE as BY_INTERCHANGE
 from cdjax.evaluation.selectivity import specific_parts
 
@@ -40,27 +41,27 @@ def _patching(given: Given, masks: np.ndarray) -> Alignment:
 
 
 def own_parts(given: Given) -> np.ndarray:
-    """Returns the student's neurons that are to be each class's own, bool `[K, L, U]`."""
+    """Returns the student's neurons that are to be each class's own, bool `[K, L, F]`."""
     student = given.student_masks
     return blocks(given) if student is None else specific_parts(student)
 
 
 def blocks(given: Given) -> np.ndarray:
-    """Returns disjoint blocks of a student's units for the classes, bool `[K, L, U]`.
+    """Returns disjoint blocks of a student's neurons for the classes, bool `[K, L, F]`.
 
-    In each layer as large a part of the units as the own parts of the circuits have of the
-    teacher's paired layers, and at least one unit.
+    In each layer as large a part of the neurons as the own parts of the circuits have of the
+    teacher's paired layers, and at least one of them.
     """
-    layers, units = given.student_shape
+    layers, neurons = given.student_shape
     own = specific_parts(given.teacher.masks)
-    of_layer = dict(given.alignment.pairs)
+    of_layer = {layer_of(student): layer_of(teacher) for student, teacher in given.alignment.pairs}
     rng = np.random.default_rng(given.seed)
-    drawn = np.zeros((len(own), layers, units), bool)
+    drawn = np.zeros((len(own), layers, neurons), bool)
     for layer, of_teacher in of_layer.items():
-        order, start = rng.permutation(units), 0
+        order, start = rng.permutation(neurons), 0
         for k in range(len(own)):
             part = own[k, of_teacher].mean()
-            size = min(max(round(part * units), 1), max((units - start) // (len(own) - k), 1))
+            size = min(max(round(part * neurons), 1), max((neurons - start) // (len(own) - k), 1))
             drawn[k, layer, order[start : start + size]] = True
             start += size
     return drawn
