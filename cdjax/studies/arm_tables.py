@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from cdjax.distillation.alignment import Alignment
-from cdjax.distillation.arms import ARMS, CIRCUITS, KD
+from cdjax.distillation.arms import ARMS, KD
 from cdjax.distillation.arms.interchange import own_parts
-from cdjax.distillation.headroom import CLOSE, headroom, too_close
+from cdjax.distillation.headroom import CLOSE, close_pairs, headroom
 from cdjax.distillation.target import Target
 from cdjax.inference.predictions import predict
 from cdjax.run.results import stored
@@ -24,6 +24,8 @@ from cdjax.studies.ground_truth import planted_classes
 from cdjax.studies.mechanism import Mechanism, MechanismConfig, summarise_mechanism
 from cdjax.studies.places import student_name
 from cdjax.studies.students import Students
+
+PAIRS_SHOWN = 5  # of arms whose targets are alike, in a warning
 
 
 class ArmTables:
@@ -47,7 +49,7 @@ class ArmTables:
                 'runs': runs,
                 'costs': summarise_costs(runs),
                 'first': self.describe_start(start),
-                'headroom': headrooms[start],
+                **headrooms[start],
             }
             if KD.key in self.arms.arms:
                 starts[start]['equal_flops'] = at_equal_flops(runs, self.step_flops(start))
@@ -107,26 +109,30 @@ class ArmTables:
         teacher, planted = self.students.circuits(start, seed)[0], planted_classes(self.run.inputs)
         return Mechanism(self.run, teacher, self.students.discovery, config, planted)
 
-    def headroom(self) -> dict[str, dict[str, dict[str, float | None]]]:
-        """Returns how alike the targets of the arms are inside the teacher, once for each start.
+    def headroom(self) -> dict[str, dict[str, Any]]:
+        """Returns the `headroom` of each start: how alike the targets are inside the teacher.
 
         Told before anything is distilled, with the circuits and the draws of the first seed, on the
-        share; warns of arms that can hardly be told from the class circuits.
+        share; warns of arms that can hardly be told apart.
         """
-        found = {start: self._headroom(start, self.arms.seeds[0]) for start in self.arms.starts}
-        for start, similarities in found.items():
-            close = too_close(similarities, CIRCUITS.key)
+        found = {}
+        for start in self.arms.starts:
+            told = self._headroom(start, self.arms.seeds[0])
+            found[start] = {'headroom': told['similarity']}
+            close = close_pairs(told['similarity'])
             if close:
-                listed = ', '.join(f'{arm} {value:.2f}' for arm, value in close.items())
+                listed = [f'{a} and {b} {value:.2f}' for a, b, value in close[:PAIRS_SHOWN]]
+                if len(close) > PAIRS_SHOWN:
+                    listed.append(f'and {len(close) - PAIRS_SHOWN} more')
                 warnings.warn(
-                    f'start {start}: inside the teacher these targets are much like that of the '
-                    f'class circuits (debiased CKA above {CLOSE:g}), and the arms can hardly be '
-                    f'told apart: {listed}',
+                    f'start {start}: inside the teacher the targets of these arms are much alike '
+                    f'(debiased CKA above {CLOSE:g}), and the two can hardly be told apart: '
+                    f'{", ".join(listed)}',
                     stacklevel=2,
                 )
         return found
 
-    def _headroom(self, start: str, seed: int) -> dict[str, dict[str, float | None]]:
+    def _headroom(self, start: str, seed: int) -> dict[str, Any]:
         def compute():
             given, share = self.students.given(start, seed), len(self.run.inputs.split.share)
             arms = {key: ARMS[key].alignment(given) for key in self.arms.arms}
@@ -149,7 +155,7 @@ class ArmTables:
         path = self.run.places.result('headroom', start)
         # Of a table that arms are added to, it is told again.
         holds = lambda found: found['arms'] == list(self.arms.arms)
-        return stored(path, compute, holds=holds)['similarity']
+        return stored(path, compute, holds=holds)
 
     def step_flops(self, start: str) -> dict[str, float]:
         """Returns the FLOPs of a step of each arm, of students of a start.
