@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.arms import Given
+from cdjax.distillation.contribution import contributed_part
 from cdjax.losses import linear_cka
 from cdjax.losses.cka import MIN_ROWS
 
@@ -103,6 +105,33 @@ def close_pairs(
     told = [(a, b, found[a][b]) for a, b in itertools.combinations(found, 2)]
     close = [pair for pair in told if pair[2] is not None and pair[2] > CLOSE]
     return sorted(close, key=lambda pair: -pair[2])
+
+
+def contributions(
+    given: Given, alignments: Mapping[str, Alignment | None]
+) -> dict[str, float | None]:
+    """Returns what the columns of each arm contribute in parts of what the class circuits do.
+
+    See `contributed_part`; of arms that have masks, in the layers that they compare. Nothing where
+    what units contribute is not known.
+
+    Args:
+        given: what the arms are made from.
+        alignments: what each arm compares, if anything.
+    """
+    if given.contribution is None:
+        return {}
+
+    def compared(masks: np.ndarray, alignment: Alignment) -> np.ndarray:
+        layers = np.isin(np.arange(masks.shape[1]), alignment.teacher_layers)
+        return masks & layers[:, None]
+
+    circuits = compared(given.teacher.masks, given.alignment)
+    return {
+        arm: contributed_part(compared(found.teacher_masks, found), circuits, given.contribution)
+        for arm, found in alignments.items()
+        if found is not None and found.teacher_masks is not None
+    }
 
 
 def _classes(alignment: Alignment, rows: int) -> np.ndarray:

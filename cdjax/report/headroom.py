@@ -1,4 +1,4 @@
-"""How alike the targets of arms are inside the teacher, on the terminal."""
+"""What the arms align inside the teacher, told before any student is: how alike, and how much."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ CELL = 6
 
 
 def headroom_table(starts: Mapping[str, Any], primary: Sequence[str] | None = None) -> str:
-    """Returns how alike the targets of every two arms are, by start.
+    """Returns how alike the targets of every two arms are, and what each contributes, by start.
 
     Of more arms than fit beside each other, how alike they are to the class circuits.
 
@@ -23,11 +23,24 @@ def headroom_table(starts: Mapping[str, Any], primary: Sequence[str] | None = No
         starts: what `Pipeline.headroom` returns, or `Pipeline.compare_arms`.
         primary: the two arms of the comparison that was decided on beforehand, if one was.
     """
-    tables = (
-        plain_lines([*_table(start, found['headroom']), *_primary(found['headroom'], primary)])
-        for start, found in starts.items()
-    )
+    tables = []
+    for start, found in starts.items():
+        lines = [*_table(start, found['headroom']), *_primary(found['headroom'], primary)]
+        contributed = contribution_text(found.get('contribution', {}))
+        tables.append(plain_lines(lines + textwrap.wrap(contributed, WIDTH)))
     return '\n\n'.join(filter(None, tables))
+
+
+def contribution_text(contribution: Mapping[str, float | None]) -> str:
+    """Returns what the columns of each arm contribute, in a line; nothing where none was measured.
+
+    Args:
+        contribution: of one start, see `ArmTables.headroom`.
+    """
+    told = [f'{arm_name(arm)} {number(part)}' for arm, part in contribution.items()]
+    if not told:
+        return ''
+    return f'Contribution of columns, in parts of the class circuits’ (mean): {", ".join(told)}'
 
 
 def _table(start: str, headroom: Mapping[str, Any]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from cdjax.report.arm_dots import arm_dots
 from cdjax.report.chart import Chart, plain
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.figure_dots import cost_dots, mechanism_dots
+from cdjax.report.headroom import contribution_text
 from cdjax.report.method_curves import method_curves
 from cdjax.report.names import TEMPLATES, compared_name, start_name
 from cdjax.report.neuron_cards import neuron_cards
@@ -118,6 +119,7 @@ def render(
             equivalent=EQUIVALENT,
             reach=REACH,
             close=CLOSE,
+            contribution_text=contribution_text,
             chart=charts,
             charts=drawn,
             cards=cards,

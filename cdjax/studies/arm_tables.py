@@ -10,7 +10,7 @@ import numpy as np
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, KD
 from cdjax.distillation.arms.interchange import own_parts
-from cdjax.distillation.headroom import CLOSE, close_pairs, headroom
+from cdjax.distillation.headroom import CLOSE, close_pairs, contributions, headroom
 from cdjax.distillation.target import Target
 from cdjax.inference.predictions import predict
 from cdjax.run.results import stored
@@ -110,15 +110,22 @@ class ArmTables:
         return Mechanism(self.run, teacher, self.students.discovery, config, planted)
 
     def headroom(self) -> dict[str, dict[str, Any]]:
-        """Returns the `headroom` of each start: how alike the targets are inside the teacher.
+        """Returns what the arms of each start align in the teacher, before any of it is distilled.
 
-        Told before anything is distilled, with the circuits and the draws of the first seed, on the
-        share; warns of arms that can hardly be told apart.
+        With the circuits and the draws of the first seed, on the share; warns of arms that can
+        hardly be told apart.
+
+        Returns:
+            By start `headroom`, how alike the targets of every two arms are; and where that was
+            measured for an arm, `contribution`, what the columns of each contribute in parts of
+            what those of the class circuits do.
         """
         found = {}
         for start in self.arms.starts:
             told = self._headroom(start, self.arms.seeds[0])
             found[start] = {'headroom': told['similarity']}
+            if told['contribution']:
+                found[start]['contribution'] = told['contribution']
             close = close_pairs(told['similarity'])
             if close:
                 listed = [f'{a} and {b} {value:.2f}' for a, b, value in close[:PAIRS_SHOWN]]
@@ -150,11 +157,15 @@ class ArmTables:
                 return alignment.of_teacher(store.of_layers(alignment.teacher_layers))
 
             targets = {key: of_teacher(found) for key, found in alignments.items()}
-            return {'arms': list(self.arms.arms), 'similarity': headroom(alignments, targets)}
+            return {
+                'arms': list(self.arms.arms),
+                'similarity': headroom(alignments, targets),
+                'contribution': contributions(given, arms),
+            }
 
         path = self.run.places.result('headroom', start)
-        # Of a table that arms are added to, it is told again.
-        holds = lambda found: found['arms'] == list(self.arms.arms)
+        # Of a table that arms are added to, it is told again; once there were no contributions.
+        holds = lambda found: found['arms'] == list(self.arms.arms) and 'contribution' in found
         return stored(path, compute, holds=holds)
 
     def step_flops(self, start: str) -> dict[str, float]:

@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cdjax.circuits.circuit import Circuit
 from cdjax.distillation.alignment import Alignment
-from cdjax.distillation.headroom import close_pairs, headroom, target_similarity
+from cdjax.distillation.arms import ARMS, Given
+from cdjax.distillation.headroom import close_pairs, contributions, headroom, target_similarity
 
 N, U = 60, 12
 RNG = np.random.default_rng(0)
@@ -122,3 +124,22 @@ def test_arms_that_compare_in_other_ways_are_told_apart_by_that():
     found = headroom(arms, dict.fromkeys(arms, ACTIVATIONS))
     assert found == {'circuits': {'fitnets': None}, 'fitnets': {'circuits': None}}
     assert close_pairs(found) == []
+
+
+def test_what_the_columns_of_arms_contribute_in_the_layers_that_they_compare():
+    rng = np.random.default_rng(2)
+    masks, added = rng.random((2, 3, U)) < 0.3, rng.exponential(size=(3, U))
+    circuit = Circuit(masks, masks.astype(np.float32), np.zeros((3, 5, U), np.float32), CLASSES)
+    given = Given(Alignment(((0, 1),)), np.arange(N), circuit, contribution=added)
+    keys = ('kd', 'all', 'circuits', 'wrong', 'swapped', 'one_circuit', 'random_equal')
+    arms = {key: ARMS[key].alignment(given) for key in keys}
+    found = contributions(given, arms)
+    assert list(found) == ['circuits', 'wrong', 'swapped', 'one_circuit', 'random_equal']
+    assert found['circuits'] == 1
+    of = lambda k, layer: np.sqrt(sum(added[layer, u] ** 2 for u in range(U) if masks[k, layer, u]))
+    assert found['wrong'] == pytest.approx((of(1, 1) / of(0, 1) + of(0, 1) / of(1, 1)) / 2)
+    assert found['swapped'] == pytest.approx((of(0, 2) / of(0, 1) + of(1, 2) / of(1, 1)) / 2)
+    assert found['one_circuit'] > 1
+    assert found['random_equal'] == pytest.approx(1, abs=0.4)
+    unknown = dataclasses.replace(given, contribution=None)
+    assert contributions(unknown, arms) == {}

@@ -3,12 +3,13 @@
 import re
 
 import pytest
-from synthetic_results import make_headroom, make_results, make_start
+from synthetic_results import CONFIG, HISTORIES, make_headroom, make_results, make_start
 
 from cdjax.distillation.arms import ARMS
 from cdjax.report.headroom import headroom_table
 from cdjax.report.terminal import summary
 from cdjax.report.terminal_students import WIDTH
+from cdjax.report.write import render
 
 FEW = ('all', 'circuits', 'random')
 VALUES = {('all', 'circuits'): 0.5, ('circuits', 'random'): 0.98, ('all', 'random'): -0.04}
@@ -68,3 +69,13 @@ def test_a_pipeline_tells_the_headroom_of_its_primary_comparison():
     }
     text = summary(make_results(starts={'nothing': start}))
     assert 'Headroom of the primary comparison, circuits and random: CKA 0.90' in text
+
+
+def test_what_columns_contribute_stands_beside_it():
+    contribution = {'circuits': 1.0, 'random_equal': 0.874, 'wrong': None}
+    told = 'circuits 1.00, random neurons of equal contribution 0.87, other classes’ circuits –'
+    start = make_start({}) | {'contribution': contribution}
+    results = make_results(starts={'nothing': start})
+    page = render(results, CONFIG, HISTORIES)
+    for text in (headroom_table({'nothing': start}), summary(results), page):
+        assert told in ' '.join(text.split())

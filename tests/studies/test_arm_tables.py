@@ -16,7 +16,8 @@ def tables(monkeypatch, values):
     arms = SimpleNamespace(starts=('nothing',), seeds=(0,))
     tables = ArmTables(SimpleNamespace(run=None, arms=arms))
     similarity = {a: {b: values[frozenset((a, b))] for b in ARMS if b != a} for a in ARMS}
-    monkeypatch.setattr(tables, '_headroom', lambda start, seed: {'similarity': similarity})
+    told = {'similarity': similarity, 'contribution': {}}
+    monkeypatch.setattr(tables, '_headroom', lambda start, seed: told)
     return tables
 
 

@@ -15,7 +15,7 @@ from cdjax.distillation.readings import ATTRIBUTIONS, CONTRIBUTIONS
 
 def of_equal_contribution(given: Given) -> Alignment:
     """Aligns random living neurons outside each circuit that write as much as it does together."""
-    masks, _ = equally_contributing(given.teacher.masks, given.contribution, seed=given.seed)
+    masks = equally_contributing(given.teacher.masks, given.contribution, seed=given.seed)
     return given.within_classes(masks, randomly_chosen(given).student_masks)
 
 
