@@ -12,9 +12,9 @@ Example, 15 minutes on two CPU cores; what it is going to do is told by --dry_ru
 import jax
 from absl import flags
 
+from cdjax.report.headroom import headroom_table
 from cdjax.report.terminal_students import (
     arms_table,
-    headroom_table,
     pooled_lines,
     students_tables,
 )
@@ -80,7 +80,7 @@ def main() -> None:
         announce=announce,
     )
     launch.say(pipeline.config.arms.describe())
-    launch.say(headroom_table(pipeline.headroom()))
+    launch.say(headroom_table(pipeline.headroom(), pipeline.config.arms.primary))
     starts = pipeline.compare_arms()
     if jax.process_index() == 0:
         write_output(f'{FLAGS.workdir}/arms.json', {'starts': starts})

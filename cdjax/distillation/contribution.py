@@ -1,4 +1,4 @@
-"""How much each unit adds to the residual stream, and random units that add as much."""
+"""How much units add to the residual stream, and random units that add as much."""
 
 import numpy as np
 
@@ -37,14 +37,32 @@ def unit_contributions(store: TeacherStore, num_layers: int) -> np.ndarray:
     return found
 
 
-def equally_contributing(
-    masks: np.ndarray, contribution: np.ndarray, *, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def contributed_part(
+    masks: np.ndarray, circuits: np.ndarray, contribution: np.ndarray
+) -> float | None:
+    """Returns what units add together in parts of what circuits add, mean over classes.
+
+    `sqrt(Σ_lu m_lu c_lu² / Σ_lu m'_lu c_lu²)` of each class. Classes whose circuit adds nothing are
+    left out; None where that is all of them.
+
+    Args:
+        masks: bool `[K, L, U]`, m; `[1, L, U]` where classes share one.
+        circuits: bool `[K, L, U]`, m'.
+        contribution: float `[L, U]`, c, see `unit_contributions`.
+    """
+    squares = np.square(contribution)
+    added, of_circuits = (np.where(part, squares, 0).sum(axis=(1, 2)) for part in (masks, circuits))
+    counted = of_circuits > 0
+    parts = np.broadcast_to(added, of_circuits.shape)[counted] / of_circuits[counted]
+    return float(np.sqrt(parts).mean()) if counted.any() else None
+
+
+def equally_contributing(masks: np.ndarray, contribution: np.ndarray, *, seed: int) -> np.ndarray:
     """Returns random units outside each circuit, as many of each layer, that add as much together.
 
     Units are drawn among the living, then one is exchanged for another, drawn too, wherever that
     brings the sum of their squared contributions nearer to that of the circuit. Where the circuit
-    holds those that add most, no others add as much: what was reached is told.
+    holds those that add most, no others add as much: `contributed_part` tells what was reached.
 
     Args:
         masks: bool `[K, L, U]`.
@@ -52,9 +70,7 @@ def equally_contributing(
         seed: of the draw.
 
     Returns:
-        bool `[K, L, U]`, and for each class what they add in parts of what its circuit adds,
-        float64 `[K]` (NaN where that is nothing). Where too few living units are outside, the rest
-        is drawn among the dead.
+        bool `[K, L, U]`. Where too few living units are outside, the rest is drawn among the dead.
     """
     rng = np.random.default_rng(seed)
     squares = np.square(contribution)
@@ -76,9 +92,4 @@ def equally_contributing(
                 if abs(moved) < abs(gap):
                     chosen[i], others[j], gap = others[j], chosen[i], moved
         drawn[k, layer, chosen] = True
-    added = lambda chosen: np.einsum('klu,lu->k', chosen, squares)
-    of_circuits = added(masks)
-    part = np.sqrt(
-        np.divide(added(drawn), of_circuits, out=np.full(len(masks), np.nan), where=of_circuits > 0)
-    )
-    return drawn, part
+    return drawn

@@ -4,12 +4,15 @@ Where the target of a control is the target of the arm it is held against, align
 the other, and no table of students says anything about the choice.
 """
 
+import itertools
 from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
 
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.arms import Given
+from cdjax.distillation.contribution import contributed_part
 from cdjax.losses import linear_cka
 from cdjax.losses.cka import MIN_ROWS
 
@@ -52,40 +55,93 @@ def headroom(
 ) -> dict[str, dict[str, float | None]]:
     """Returns the similarity of each arm's target to each other's, by the keys of the two.
 
-    None of two that compare in other ways, such as by CKA and by a learned map: they are told apart
-    by that, however alike their targets are.
+    None of two that are told apart by something else, however alike their targets are: by how they
+    compare, such as by CKA and by a learned map, or by which problems they hold against each other,
+    see `differ_in_classes_alone`.
 
     Args:
         alignments: what each arm compares.
         activations: the teacher's, of each arm, as for `target_similarity`; of one that compares
             what units write, that, as a `Target` has it.
     """
-    keys, found = list(alignments), {key: {} for key in alignments}
-    for i, a in enumerate(keys):
-        for b in keys[i + 1 :]:
-            one, other = alignments[a], alignments[b]
-            value = None
-            if one.similarity == other.similarity:
-                value = target_similarity(one, other, activations[a], activations[b])
-            found[a][b] = found[b][a] = value
+    found = {key: {} for key in alignments}
+    for a, b in itertools.combinations(alignments, 2):
+        one, other, value = alignments[a], alignments[b], None
+        in_classes = differ_in_classes_alone(one, other, len(activations[a]))
+        if one.similarity == other.similarity and not in_classes:
+            value = target_similarity(one, other, activations[a], activations[b])
+        found[a][b] = found[b][a] = value
     return found
 
 
-def too_close(found: Mapping[str, Mapping[str, float | None]], arm: str) -> dict[str, float]:
-    """Returns the arms whose targets are closer than `CLOSE` to an arm's, with the similarity."""
+def differ_in_classes_alone(one: Alignment, other: Alignment, rows: int) -> bool:
+    """Tells whether two alignments have the same columns, and hold other problems together.
+
+    Their columns are as alike as can be, and that says nothing: what such arms are held against
+    each other for is their classes.
+
+    Args:
+        one: an alignment.
+        other: another one.
+        rows: N, the problems of both.
+    """
+    if (one.pairs, one.reading) != (other.pairs, other.reading):
+        return False
+    same = all(  # None is equal to None alone
+        np.array_equal(getattr(one, field), getattr(other, field))
+        for field in ('teacher_masks', 'teacher_rows')
+    )
+    return same and not np.array_equal(_classes(one, rows), _classes(other, rows))
+
+
+def close_pairs(
+    found: Mapping[str, Mapping[str, float | None]],
+) -> list[tuple[str, str, float]]:
+    """Returns the pairs of arms whose targets are closer than `CLOSE`, the most alike first.
+
+    Args:
+        found: what `headroom` returns.
+    """
+    told = [(a, b, found[a][b]) for a, b in itertools.combinations(found, 2)]
+    close = [pair for pair in told if pair[2] is not None and pair[2] > CLOSE]
+    return sorted(close, key=lambda pair: -pair[2])
+
+
+def contributions(
+    given: Given, alignments: Mapping[str, Alignment | None]
+) -> dict[str, float | None]:
+    """Returns what the columns of each arm contribute in parts of what the class circuits do.
+
+    See `contributed_part`; of arms that have masks, in the layers that they compare. Nothing where
+    what units contribute is not known.
+
+    Args:
+        given: what the arms are made from.
+        alignments: what each arm compares, if anything.
+    """
+    if given.contribution is None:
+        return {}
+
+    def compared(masks: np.ndarray, alignment: Alignment) -> np.ndarray:
+        layers = np.isin(np.arange(masks.shape[1]), alignment.teacher_layers)
+        return masks & layers[:, None]
+
+    circuits = compared(given.teacher.masks, given.alignment)
     return {
-        other: value
-        for other, value in found.get(arm, {}).items()
-        if value is not None and value > CLOSE
+        arm: contributed_part(compared(found.teacher_masks, found), circuits, given.contribution)
+        for arm, found in alignments.items()
+        if found is not None and found.teacher_masks is not None
     }
+
+
+def _classes(alignment: Alignment, rows: int) -> np.ndarray:
+    """Returns the class of each problem, int `[N]`; where there are none, all are of one."""
+    return np.zeros(rows, int) if alignment.classes is None else np.asarray(alignment.classes)
 
 
 def _groups(one: Alignment, other: Alignment, rows: int):
     """Yields rows, class in `one` and class in `other`, for each two classes."""
-    classes = [
-        np.zeros(rows, int) if alignment.classes is None else np.asarray(alignment.classes)
-        for alignment in (one, other)
-    ]
+    classes = [_classes(alignment, rows) for alignment in (one, other)]
     for j, k in np.unique(np.stack(classes, axis=1), axis=0):
         yield np.flatnonzero((classes[0] == j) & (classes[1] == k)), j, k
 

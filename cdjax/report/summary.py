@@ -1,13 +1,14 @@
 """The top of the page: what was found, and whether it can be believed."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cdjax import wording
 from cdjax.circuits.methods import LEARNED, RANDOM_MASKS
 from cdjax.distillation.arms import CIRCUITS, KD, RANDOM
-from cdjax.distillation.headroom import CLOSE, too_close
+from cdjax.distillation.headroom import CLOSE, close_pairs
 from cdjax.report.comparisons import (
     MORE,
     SAME,
@@ -142,13 +143,13 @@ def checks_of_students(results: Results) -> Iterator[Check]:
 
 def _of_arms(start: str, found: Results) -> Iterator[Check]:
     """Yields whether the arms of a start could differ, and whether a gain holds among many."""
-    alike = found['headroom'].get(CIRCUITS.key)
-    if alike:
-        close = too_close(found['headroom'], CIRCUITS.key)
+    pairs = math.comb(len(found['headroom']), 2)
+    if pairs:
+        close = len(close_pairs(found['headroom']))
         yield Check(
             f'Do the arms from {start_name(start)} ask students for different things?',
-            'no' if len(close) == len(alike) else 'some' if close else 'yes',
-            f'targets of {len(close)} of {len(alike)} are like that of class circuits '
+            'no' if close == pairs else 'some' if close else 'yes',
+            f'the targets of {close} of {wording.count(pairs, "pair")} of arms are alike '
             f'(CKA above {wording.number(CLOSE)})',
             'arms',
         )

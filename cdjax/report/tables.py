@@ -123,20 +123,16 @@ def steps_rows(found: Results) -> list[Row]:
     return rows
 
 
-def headroom_rows(headroom: Results) -> tuple[str, list[tuple[str, float | None]]] | None:
-    """Returns an arm, and how alike its target inside the teacher is to each other arm's.
-
-    It is the arm of class circuits, or without it the first that aligns anything; None where fewer
-    than two do.
+def headroom_rows(headroom: Results) -> list[tuple[str, list[float | None]]]:
+    """Returns each arm, and how alike its target is to that of each before it: (name, CKAs).
 
     Args:
-        headroom: of one start, see `ArmTables.headroom`.
+        headroom: of one start, see `ArmTables.headroom`; fewer than two arms have none.
     """
     if len(headroom) < 2:
-        return None
-    base = CIRCUITS.key if CIRCUITS.key in headroom else next(iter(headroom))
-    of = headroom[base].items()
-    return arm_name(base), [(arm_name(other), similarity) for other, similarity in of]
+        return []
+    arms = list(headroom)
+    return [(arm_name(a), [headroom[a][b] for b in arms[:i]]) for i, a in enumerate(arms)]
 
 
 def minimality_rows(study: Results) -> list[Row]:

@@ -7,11 +7,11 @@ from typing import Any
 from cdjax.circuits.methods import LEARNED
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.findings import say
+from cdjax.report.headroom import headroom_table
 from cdjax.report.tables import circuit_rows
 from cdjax.report.terminal_students import (
     WIDTH,
     arms_table,
-    headroom_table,
     rediscovery_table,
     students_tables,
 )
@@ -37,7 +37,7 @@ def summary(results: Mapping[str, Any]) -> str:
     parts = [
         circuits_table(results['circuits'], results['smallest_faithful_share']),
         recovery_table(results['circuits']),
-        headroom_table({start: found['headroom'] for start, found in results['starts'].items()}),
+        headroom_table(results['starts'], _primary(results['starts'])),
         arms_table(results['starts']),
         rediscovery_table(results['rediscovery']),
         students_tables(results['starts']),
@@ -53,11 +53,17 @@ def arms_summary(starts: Mapping[str, Any]) -> str:
         starts: what `Pipeline.compare_arms` returns.
     """
     parts = [
-        headroom_table({start: found['headroom'] for start, found in starts.items()}),
+        headroom_table(starts, _primary(starts)),
         arms_table(starts),
         students_tables(starts),
     ]
     return '\n\n'.join(part for part in parts if part)
+
+
+def _primary(starts) -> tuple[str, str] | None:
+    """Returns the two arms of the comparison that was decided on beforehand, if one was."""
+    told = [found['primary'] for found in starts.values() if 'primary' in found]
+    return (told[0]['arm'], told[0]['against']) if told else None
 
 
 def kept_line(kept: Mapping[str, int]) -> str:

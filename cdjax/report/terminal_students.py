@@ -1,4 +1,4 @@
-"""The tables of students on the terminal: arms, headroom, tests, and circuits found again."""
+"""The tables of students on the terminal: arms, tests, and circuits found again."""
 
 import statistics
 import textwrap
@@ -16,7 +16,6 @@ from cdjax.report.names import start_name
 from cdjax.report.tables import (
     TESTS,
     arm_rows,
-    headroom_rows,
     moved_rows,
     significance_rows,
     steps_rows,
@@ -61,25 +60,6 @@ def students_tables(starts: Mapping[str, Any]) -> str:
         mechanism_table(starts),
     )
     return '\n\n'.join(table for table in tables if table).replace(NBSP, ' ')
-
-
-def headroom_table(headroom: Mapping[str, Any]) -> str:
-    """Returns how alike each arm's target is to that of the class circuits, by start.
-
-    Without that arm, to the target of the first arm that aligns anything.
-
-    Args:
-        headroom: what `Pipeline.headroom` returns.
-    """
-    lines = []
-    for start, found in headroom.items():
-        told = headroom_rows(found)
-        if told is None:
-            continue
-        base, others = told
-        lines.append(f'Headroom, starting from {start_name(start)}: CKA with the target of {base}')
-        lines += [f'  {other:<48}{number(value):>6}' for other, value in others]
-    return plain_lines(lines)
 
 
 def rediscovery_table(rediscovery: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from cdjax.report.arm_figures import knowable_text
 from cdjax.report.chart import Chart, plain
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.figure_dots import cost_dots, mechanism_dots
+from cdjax.report.headroom import contribution_text
 from cdjax.report.method_curves import method_curves
 from cdjax.report.names import TEMPLATES, compared_name, start_name
 from cdjax.report.neuron_cards import neuron_cards
@@ -119,6 +120,7 @@ def render(
             equivalent=EQUIVALENT,
             reach=REACH,
             close=CLOSE,
+            contribution_text=contribution_text,
             chart=charts,
             charts=drawn,
             cards=cards,

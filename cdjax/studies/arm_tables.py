@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from cdjax.distillation.alignment import Alignment
-from cdjax.distillation.arms import ARMS, CIRCUITS, KD
+from cdjax.distillation.arms import ARMS, KD
 from cdjax.distillation.arms.interchange import own_parts
-from cdjax.distillation.headroom import CLOSE, headroom, too_close
+from cdjax.distillation.headroom import CLOSE, close_pairs, contributions, headroom
 from cdjax.distillation.target import Target
 from cdjax.inference.predictions import predict
 from cdjax.run.results import stored
@@ -25,6 +25,8 @@ from cdjax.studies.knowable import knowable_part
 from cdjax.studies.mechanism import Mechanism, MechanismConfig, summarise_mechanism
 from cdjax.studies.places import student_name
 from cdjax.studies.students import Students
+
+PAIRS_SHOWN = 5  # of arms whose targets are alike, in a warning
 
 
 class ArmTables:
@@ -48,7 +50,7 @@ class ArmTables:
                 'runs': runs,
                 'costs': summarise_costs(runs),
                 'first': self.describe_start(start),
-                'headroom': headrooms[start],
+                **headrooms[start],
                 'knowable': self._knowable(self.students),
             }
             if KD.key in self.arms.arms:
@@ -119,26 +121,37 @@ class ArmTables:
         teacher, planted = self.students.circuits(start, seed)[0], planted_classes(self.run.inputs)
         return Mechanism(self.run, teacher, self.students.discovery, config, planted)
 
-    def headroom(self) -> dict[str, dict[str, dict[str, float | None]]]:
-        """Returns how alike the targets of the arms are inside the teacher, once for each start.
+    def headroom(self) -> dict[str, dict[str, Any]]:
+        """Returns what the arms of each start align in the teacher, before any of it is distilled.
 
-        Told before anything is distilled, with the circuits and the draws of the first seed, on the
-        share; warns of arms that can hardly be told from the class circuits.
+        With the circuits and the draws of the first seed, on the share; warns of arms that can
+        hardly be told apart.
+
+        Returns:
+            By start `headroom`, how alike the targets of every two arms are; and where that was
+            measured for an arm, `contribution`, what the columns of each contribute in parts of
+            what those of the class circuits do.
         """
-        found = {start: self._headroom(start, self.arms.seeds[0]) for start in self.arms.starts}
-        for start, similarities in found.items():
-            close = too_close(similarities, CIRCUITS.key)
+        found = {}
+        for start in self.arms.starts:
+            told = self._headroom(start, self.arms.seeds[0])
+            found[start] = {'headroom': told['similarity']}
+            if told['contribution']:
+                found[start]['contribution'] = told['contribution']
+            close = close_pairs(told['similarity'])
             if close:
-                listed = ', '.join(f'{arm} {value:.2f}' for arm, value in close.items())
+                listed = [f'{a} and {b} {value:.2f}' for a, b, value in close[:PAIRS_SHOWN]]
+                if len(close) > PAIRS_SHOWN:
+                    listed.append(f'and {len(close) - PAIRS_SHOWN} more')
                 warnings.warn(
-                    f'start {start}: inside the teacher these targets are much like that of the '
-                    f'class circuits (debiased CKA above {CLOSE:g}), and the arms can hardly be '
-                    f'told apart: {listed}',
+                    f'start {start}: inside the teacher the targets of these arms are much alike '
+                    f'(debiased CKA above {CLOSE:g}), and the two can hardly be told apart: '
+                    f'{", ".join(listed)}',
                     stacklevel=2,
                 )
         return found
 
-    def _headroom(self, start: str, seed: int) -> dict[str, dict[str, float | None]]:
+    def _headroom(self, start: str, seed: int) -> dict[str, Any]:
         def compute():
             given, share = self.students.given(start, seed), len(self.run.inputs.split.share)
             arms = {key: ARMS[key].alignment(given) for key in self.arms.arms}
@@ -156,12 +169,16 @@ class ArmTables:
                 return alignment.of_teacher(store.of_layers(alignment.teacher_layers))
 
             targets = {key: of_teacher(found) for key, found in alignments.items()}
-            return {'arms': list(self.arms.arms), 'similarity': headroom(alignments, targets)}
+            return {
+                'arms': list(self.arms.arms),
+                'similarity': headroom(alignments, targets),
+                'contribution': contributions(given, arms),
+            }
 
         path = self.run.places.result('headroom', start)
-        # Of a table that arms are added to, it is told again.
-        holds = lambda found: found['arms'] == list(self.arms.arms)
-        return stored(path, compute, holds=holds)['similarity']
+        # Of a table that arms are added to, it is told again; once there were no contributions.
+        holds = lambda found: found['arms'] == list(self.arms.arms) and 'contribution' in found
+        return stored(path, compute, holds=holds)
 
     def step_flops(self, start: str) -> dict[str, float]:
         """Returns the FLOPs of a step of each arm, of students of a start.

@@ -196,7 +196,7 @@ class Pipeline:
         return self.tables.compare_arms()
 
     def headroom(self) -> dict[str, Any]:
-        """Returns how alike the targets of the arms are inside the teacher, by start."""
+        """Returns how alike the targets of the arms are inside the teacher, see `ArmTables`."""
         return self.tables.headroom()
 
     def run(self) -> dict[str, Any]:

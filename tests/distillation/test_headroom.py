@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cdjax.circuits.circuit import Circuit
 from cdjax.distillation.alignment import Alignment
-from cdjax.distillation.headroom import headroom, target_similarity, too_close
+from cdjax.distillation.arms import ARMS, Given
+from cdjax.distillation.headroom import close_pairs, contributions, headroom, target_similarity
 
 N, U = 60, 12
 RNG = np.random.default_rng(0)
@@ -81,12 +83,63 @@ def test_every_pair_of_arms_once_and_those_that_are_too_close():
     found = headroom(arms, dict.fromkeys(arms, ACTIVATIONS))
     assert {a: set(others) for a, others in found.items()} == {a: set(arms) - {a} for a in arms}
     assert found['rest']['nearly'] == found['nearly']['rest']
-    assert set(too_close(found, 'circuits')) == {'nearly'}
-    assert too_close(found, 'kd') == {}
+    assert [pair[:2] for pair in close_pairs(found)] == [('circuits', 'nearly')]
+
+
+def test_pairs_that_are_close_begin_with_the_most_alike():
+    values = {('a', 'b'): 0.71, ('a', 'c'): 0.9, ('b', 'c'): 0.7, ('a', 'd'): None, ('b', 'd'): 0.8}
+    of = lambda a, b: values.get((a, b), values.get((b, a), -0.1))
+    found = {a: {b: of(a, b) for b in 'abcd' if b != a} for a in 'abcd'}
+    assert close_pairs(found) == [('a', 'c', 0.9), ('b', 'd', 0.8), ('a', 'b', 0.71)]
+
+
+def test_arms_that_differ_in_their_classes_alone_have_no_headroom():
+    shuffled = np.random.default_rng(1).permutation(CLASSES)
+    other = np.roll(LEFT, 3, axis=2)
+    arms = {
+        'all': Alignment(((0, 0),)),
+        'all_classes': dataclasses.replace(BASE, teacher_masks=None),
+        'circuits': BASE,
+        'random_classes': dataclasses.replace(BASE, classes=shuffled),
+        'others': dataclasses.replace(BASE, classes=shuffled, teacher_masks=other),
+        'shuffled': dataclasses.replace(BASE, teacher_rows=np.roll(np.arange(N), 2)),
+        'again': dataclasses.replace(BASE, classes=CLASSES.copy(), student_masks=LEFT),
+    }
+    found = headroom(arms, dict.fromkeys(arms, ACTIVATIONS))
+    untold = {(a, b) for a in found for b in found[a] if found[a][b] is None and a < b}
+    assert untold == {
+        ('all', 'all_classes'),
+        ('circuits', 'random_classes'),
+        ('again', 'random_classes'),
+    }
+    # Of one class, there is nothing else that two arms of all neurons could differ in.
+    one = dataclasses.replace(BASE, classes=np.zeros(N, int), teacher_masks=None, num_classes=1)
+    pair = {'all': arms['all'], 'all_classes': one}
+    found = headroom(pair, dict.fromkeys(pair, ACTIVATIONS))
+    assert found['all']['all_classes'] == pytest.approx(1, abs=1e-5)
 
 
 def test_arms_that_compare_in_other_ways_are_told_apart_by_that():
     arms = {'circuits': BASE, 'fitnets': dataclasses.replace(BASE, similarity='linear_map')}
     found = headroom(arms, dict.fromkeys(arms, ACTIVATIONS))
     assert found == {'circuits': {'fitnets': None}, 'fitnets': {'circuits': None}}
-    assert too_close(found, 'circuits') == {}
+    assert close_pairs(found) == []
+
+
+def test_what_the_columns_of_arms_contribute_in_the_layers_that_they_compare():
+    rng = np.random.default_rng(2)
+    masks, added = rng.random((2, 3, U)) < 0.3, rng.exponential(size=(3, U))
+    circuit = Circuit(masks, masks.astype(np.float32), np.zeros((3, 5, U), np.float32), CLASSES)
+    given = Given(Alignment(((0, 1),)), np.arange(N), circuit, contribution=added)
+    keys = ('kd', 'all', 'circuits', 'wrong', 'swapped', 'one_circuit', 'random_equal')
+    arms = {key: ARMS[key].alignment(given) for key in keys}
+    found = contributions(given, arms)
+    assert list(found) == ['circuits', 'wrong', 'swapped', 'one_circuit', 'random_equal']
+    assert found['circuits'] == 1
+    of = lambda k, layer: np.sqrt(sum(added[layer, u] ** 2 for u in range(U) if masks[k, layer, u]))
+    assert found['wrong'] == pytest.approx((of(1, 1) / of(0, 1) + of(0, 1) / of(1, 1)) / 2)
+    assert found['swapped'] == pytest.approx((of(0, 2) / of(0, 1) + of(1, 2) / of(1, 1)) / 2)
+    assert found['one_circuit'] > 1
+    assert found['random_equal'] == pytest.approx(1, abs=0.4)
+    unknown = dataclasses.replace(given, contribution=None)
+    assert contributions(unknown, arms) == {}

@@ -1,5 +1,6 @@
 """Results as a pipeline writes them, with the outcome that a test asks for."""
 
+import itertools
 import json
 
 import numpy as np
@@ -289,7 +290,7 @@ def make_start(gains, *, seeds=(0, 1, 2), base=0.5, spread=0.02, first=None, arm
                 }
             )
     aligned = [arm for arm in arms if ARMS[arm].align is not None]
-    headroom = {a: {b: 0.9 for b in aligned if b != a} for a in aligned}
+    headroom = make_headroom(aligned, dict.fromkeys(itertools.combinations(aligned, 2), 0.9))
     table = summarise(runs, arms)
     half = [{**row, 'accuracies': [0.7 * a for a in row['accuracies']]} for row in table]
     return {
@@ -302,6 +303,12 @@ def make_start(gains, *, seeds=(0, 1, 2), base=0.5, spread=0.02, first=None, arm
         'equal_flops': at_equal_flops(runs, dict.fromkeys(arms, 2e6)) if 'kd' in arms else [],
         'by_problems': by_problems({92: half, 184: table}) | {'knowable': [0.5, 0.83]},
     }
+
+
+def make_headroom(arms, values):
+    """Returns how alike the targets of arms are, None of pairs whose values are not given."""
+    of = lambda a, b: values.get((a, b), values.get((b, a)))
+    return {a: {b: of(a, b) for b in arms if b != a} for a in arms}
 
 
 def make_neurons(classes=4, operands=3, values=5):

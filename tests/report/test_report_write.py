@@ -16,6 +16,7 @@ from synthetic_results import (
     HISTORIES,
     HISTORY,
     PROVENANCE,
+    make_headroom,
     make_neurons,
     make_results,
     make_start,
@@ -230,7 +231,8 @@ def test_what_a_sceptic_asks_of_neurons_and_arms_is_on_the_page_and_on_the_termi
     study = make_study()
     study['minimality']['blocks'][0] |= {'drop': 0.37, 'drop_interval': [0.31, 0.43]}
     start = make_start({'circuits': 0.1})
-    start['headroom'] = {'circuits': {'random': 0.64, 'wrong': 0.98}, 'random': {}}
+    alike = {('circuits', 'random'): 0.64, ('circuits', 'wrong'): 0.98}
+    start['headroom'] = make_headroom(('circuits', 'random', 'wrong'), alike)
     results = make_results(study=study, starts={'nothing': start})
     page, text = render(results, CONFIG, HISTORIES, PROVENANCE), summary(results)
     cells = re.sub(r'<[^>]*>', ' ', page)
@@ -240,7 +242,8 @@ def test_what_a_sceptic_asks_of_neurons_and_arms_is_on_the_page_and_on_the_termi
     row = next(row for row in start['table'] if row['arm'] == 'circuits')
     for shown in (cells, text):
         assert re.search(rf'{re.escape(row["title"])} +{row["p"]:.3f} +{row["p_holm"]:.3f}', shown)
-        assert re.search(r'random masks +0\.64', shown)
+        assert re.search(r'2(&ensp;|  )random masks +0\.64\b', shown)
+        assert re.search(r'3(&ensp;|  )other classes’ circuits +0\.98 +–', shown)
     assert {'figure-problems-nothing', 'figure-costs-nothing'} <= set(
         re.findall(r'id="(.*?)"', page)
     )
@@ -248,7 +251,7 @@ def test_what_a_sceptic_asks_of_neurons_and_arms_is_on_the_page_and_on_the_termi
     assert f'class circuits with 92 minus KD with 184: {shift:.1f}'.replace('-', '−') in text
     ece = next(told for told in start['costs'] if told['arm'] == 'circuits')['ece']
     assert re.search(rf'class circuits +{ece["mean"]:.3f}  {NUMBER} \[', text)
-    assert re.search(r'targets of 1 of 2 are like that of class circuits', cells)
+    assert re.search(r'different things\? +some +the targets of 1 of 3\spairs of arms', cells)
     assert 'Model family Llama' in re.sub(r'\s+', ' ', cells)
 
 

@@ -114,6 +114,7 @@ def test_a_pair_of_checkpoints_ends_in_a_table_and_in_students(config, table):
     assert found['runs'][0]['pairs'] == [[0, 1], [1, 2]]
     assert found['primary']['arm'] == 'circuits'
     assert set(found['headroom']) == {'circuits', 'random_equal'}
+    assert found['contribution'] == {'circuits': 1, 'random_equal': pytest.approx(0.9, abs=0.2)}
     (few,) = found['by_problems']['arms'][:1]
     assert (few['arm'], len(few['means'])) == ('kd', 2)
     assert len(found['by_problems']['problems']) == 2

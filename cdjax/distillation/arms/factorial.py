@@ -36,7 +36,7 @@ def equal_random(masks: np.ndarray, given: Given, of_student: bool = False) -> n
     """Chooses random neurons of equal contribution, of a student as many as in its circuits."""
     if of_student:
         return random_masks(masks, seed=2 * given.seed + 1)
-    return equally_contributing(masks, given.contribution, seed=given.seed)[0]
+    return equally_contributing(masks, given.contribution, seed=given.seed)
 
 
 def outside(masks: np.ndarray, given: Given, of_student: bool = False) -> np.ndarray:

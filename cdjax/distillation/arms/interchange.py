@@ -25,7 +25,7 @@ def specific_interchange(given: Given) -> Alignment:
 def random_interchange(given: Given) -> Alignment:
     """Patches random living neurons of equal contribution, with the same blocks of the student."""
     own = specific_parts(given.teacher.masks)
-    drawn, _ = equally_contributing(own, given.contribution, seed=given.seed)
+    drawn = equally_contributing(own, given.contribution, seed=given.seed)
     return _patching(given, drawn)
 
 
