@@ -120,7 +120,6 @@ def render(
             equivalent=EQUIVALENT,
             reach=REACH,
             close=CLOSE,
-            contribution_text=contribution_text,
             chart=charts,
             charts=drawn,
             cards=cards,
@@ -146,6 +145,7 @@ def environment() -> jinja2.Environment:
     environment.filters |= {'verdict': tables.verdict_words, 'plain': plain}
     environment.globals |= {'say': findings.say, 'start_name': start_name}
     environment.globals |= {'compared_name': compared_name, 'knowable_text': knowable_text}
+    environment.globals['contribution_text'] = contribution_text
     return environment
 
 
