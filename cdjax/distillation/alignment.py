@@ -1,7 +1,6 @@
 """What is compared between a student and its teacher, and how."""
 
 import dataclasses
-import math
 from collections.abc import Iterable
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cdjax.distillation.pairs import LayerPairs, layer_of, unit_of
+from cdjax.distillation.rare_classes import USUALLY, batch_with_enough
 from cdjax.distillation.readings import ACTIVATIONS, READINGS
 from cdjax.distillation.similarities import CKA, INTERCHANGE, SIMILARITIES
 from cdjax.errors import InputError
@@ -149,31 +149,60 @@ class Alignment:
                 f'row_memory={self.memory} needs the whole batch at once: leave out microbatches'
             )
 
-    def check_batch(self, batch_size: int) -> str | None:
-        """Returns a warning where a class has too few problems in most batches, else None.
+    def check_batch(
+        self, batch_size: int, *, microbatches: int = 1, devices: int = 1
+    ) -> str | None:
+        """Returns a warning where a class has too few problems in a batch on average, else None.
 
         Args:
-            batch_size: problems that are compared at once.
+            batch_size: problems of a step.
+            microbatches: parts of it, each of which is compared by itself.
+            devices: over which each part is split.
 
         Raises:
             InputError: that holds of all of them.
         """
         if self.classes is None or self.memory or self.interchange:
             return None
-        parts = np.bincount(self.classes, minlength=self.num_classes) / len(self.classes)
-        rare = [part for part in parts if 0 < part * batch_size < self.min_count]
-        if not rare:
+        counts, at_once = np.bincount(self.classes), batch_size // microbatches
+        counts = counts[counts > 0]
+        rare = counts[counts * at_once < self.min_count * len(self.classes)]
+        if not len(rare):
             return None
-        remedy = f'take batches of {math.ceil(self.min_count / min(rare))}, or a row memory'
-        if len(rare) == np.count_nonzero(parts):
-            raise InputError(
-                f'every class has fewer than {self.min_count} problems in most batches of '
-                f'{batch_size}, and nothing would be aligned: {remedy}'
-            )
+        parts = f' in {microbatches} microbatches' if microbatches > 1 else ''
+        where = f'batch_size={batch_size}{parts}: '
+        few = f'on average fewer than {self.min_count} problems in what is compared at once'
+        remedy = self._remedy(rare.min(), microbatches, devices)
+        if len(rare) == len(counts):
+            raise InputError(f'{where}every class has {few}, and little would be aligned: {remedy}')
         return (
-            f'{len(rare)} of {self.num_classes} classes have fewer than {self.min_count} problems '
-            f'in most batches of {batch_size}, and are left out of the alignment there: {remedy}'
+            f'{where}{len(rare)} of {self.num_classes} classes have {few}, and are left out of the '
+            f'alignment where they do: {remedy}'
         )
+
+    def _remedy(self, rarest: int, microbatches: int, devices: int) -> str:
+        """Returns what to do about a class of so few problems."""
+        problems = len(self.classes)
+        enough = batch_with_enough(
+            rarest,
+            problems,
+            self.min_count,
+            microbatches=microbatches,
+            multiple=microbatches * devices,
+        )
+        if enough is None:
+            fewer = 'fewer classes or microbatches' if microbatches > 1 else 'fewer classes'
+            remedy = (
+                f'the rarest has {rarest} of {problems:,} problems, too few for any batch of them; '
+                f'take a larger share, {fewer}'
+            )
+        else:
+            remedy = (
+                f'take batch_size={enough}, and the rarest has them {100 * USUALLY:.0f} % of the '
+                'time'
+            )
+        can_remember = self.similarity == CKA.key and microbatches == 1
+        return f'{remedy}, or a row memory' if can_remember else remedy
 
     def placed(self, mesh: Mesh | None = None) -> 'Alignment':
         """Returns the alignment as a step takes it.

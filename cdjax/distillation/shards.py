@@ -26,7 +26,7 @@ from cdjax.data import Dataset
 from cdjax.distillation.store import TeacherStore, Wanted
 from cdjax.errors import InputError
 from cdjax.losses import TopKLogits
-from cdjax.models import Llama
+from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.multihost import from_process_0
 from cdjax.parallel.preemption import heed_preemption
 from cdjax.run.buckets import is_remote
@@ -97,23 +97,10 @@ def stored_teacher(
         InputError: what `Wanted.of` raises; a folder in a bucket; a store of another teacher, of
             other problems or of something else; a shard that is cut short or changed.
     """
-    folder = epath.Path(folder)
-    if is_remote(folder):
-        raise InputError(
-            f'teacher_store={folder} lies in a bucket, and a store is read where it lies: name a '
-            'folder on a disk'
-        )
-    wanted = wanted.of(teacher, dataset)
-    belongs = as_json(
-        {
-            'teacher': model_hash(teacher),
-            'answer_tokens': dataset.answer_tokens,
-            'data': dataset.hash,
-            'wanted': wanted,
-            'rows': rows,
-        }
-    )
-    manifest = from_process_0(lambda: _read(folder, belongs))
+    folder = _on_disk(folder)
+    wanted = wanted.of(teacher.config, dataset)
+    belongs = as_json({**_facts(dataset, wanted), 'teacher': model_hash(teacher), 'rows': rows})
+    manifest = json.loads(from_process_0(lambda: json.dumps(_read(folder, belongs))))
     if jax.process_index() == 0:
         make_folder(folder, 'teacher_store')
     starts = range(0, len(dataset), manifest['rows'])
@@ -123,7 +110,61 @@ def stored_teacher(
     return _open(folder, manifest, teacher, wanted, dataset.answer_tokens)
 
 
-def _read(folder: epath.Path, belongs: Mapping[str, Any]) -> dict[str, Any]:
+def check_stored(
+    folder: epath.PathLike,
+    shape: LlamaConfig,
+    dataset: Dataset,
+    wanted: Wanted,
+    *,
+    teacher: Llama | None = None,
+    problems_known: bool = True,
+) -> None:
+    """Raises InputError for a store that `stored_teacher` would refuse, at little cost.
+
+    Of its files the sizes are looked at; their content is when they are read. A folder that holds
+    no store is none to refuse.
+
+    Args:
+        folder: of the store.
+        shape: of the teacher.
+        dataset: N problems.
+        wanted: what is stored of it.
+        teacher: the teacher; it is not compared as long as it is None.
+        problems_known: whether it is known already which problems are left of `dataset`.
+    """
+    folder = _on_disk(folder)
+    facts = _facts(dataset, wanted.of(shape, dataset))
+    if not (folder / MANIFEST).exists():
+        return
+    if teacher is not None:
+        facts['teacher'] = model_hash(teacher)
+    if not problems_known:
+        del facts['data']
+    _read(folder, as_json(facts), contents=False)
+
+
+def _on_disk(folder: epath.PathLike) -> epath.Path:
+    """Returns the folder of a store, and raises InputError for one in a bucket."""
+    folder = epath.Path(folder)
+    if is_remote(folder):
+        raise InputError(
+            f'teacher_store={folder} lies in a bucket, and a store is read where it lies: name a '
+            'folder on a disk'
+        )
+    return folder
+
+
+def _facts(dataset: Dataset, wanted: Wanted) -> dict[str, Any]:
+    return {
+        'answer_tokens': dataset.answer_tokens,
+        'data': dataset.hash,
+        'wanted': wanted,
+    }
+
+
+def _read(
+    folder: epath.Path, belongs: Mapping[str, Any], *, contents: bool = True
+) -> dict[str, Any]:
     """Returns the manifest of a folder, empty where there is none, its shards checked."""
     path = folder / MANIFEST
     if not path.exists():
@@ -133,14 +174,14 @@ def _read(folder: epath.Path, belongs: Mapping[str, Any]) -> dict[str, Any]:
         if manifest['format'] != FORMAT:
             raise ValueError(f'format {manifest["format"]}, and this version reads {FORMAT}')
         for key, what in _ORIGINS.items():
-            if manifest[key] != belongs[key]:
+            if key in belongs and manifest[key] != belongs[key]:
                 raise InputError(
                     f'teacher_store={folder} is of {what}: name another folder, and it is made '
                     'there'
                 )
         for shard in manifest['shards']:
             for name, facts in shard.items():
-                _check_file(folder / name, facts)
+                _check_file(folder / name, facts, contents=contents)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -150,12 +191,14 @@ def _read(folder: epath.Path, belongs: Mapping[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def _check_file(path: epath.Path, facts: Mapping[str, Any]) -> None:
+def _check_file(path: epath.Path, facts: Mapping[str, Any], *, contents: bool) -> None:
     """Raises InputError for a file that is not what was written."""
     remedy = f'remove {path.parent}, and it is made again'
     size = path.stat().length if path.exists() else 0
     if size != facts['bytes']:
         raise InputError(f'{path} has {size:,} bytes and had {facts["bytes"]:,}: {remedy}')
+    if not contents:
+        return
     digest = hashlib.sha256()
     with path.open('rb') as file:
         while piece := file.read(1 << 24):

@@ -13,7 +13,7 @@ from cdjax.distillation.readings import ACTIVATIONS, READINGS
 from cdjax.errors import InputError
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.losses import TopKLogits
-from cdjax.models import SITES, Llama
+from cdjax.models import SITES, Llama, LlamaConfig
 from cdjax.run.options import TOKENS_PER_PASS
 
 Rows = slice | np.ndarray
@@ -41,19 +41,19 @@ class Wanted:
     top_k: int | None = None
     temperature: float = 1.0
 
-    def of(self, teacher: Llama, dataset: Dataset) -> 'Wanted':
-        """Returns it with all layers written out, checked against a teacher and problems.
+    def of(self, teacher: LlamaConfig, dataset: Dataset) -> 'Wanted':
+        """Returns it with all layers written out, checked against a shape and problems.
 
         Raises:
             InputError: a `top_k` above the number of tokens, positions behind a prompt's end, or a
                 site whose units write by no matrix.
         """
-        vocab_size = teacher.config.vocab_size
+        vocab_size = teacher.vocab_size
         if self.top_k is not None and self.top_k > vocab_size:
             raise InputError(f'top_k={self.top_k}: the teacher has {vocab_size} tokens')
         check_positions_within(self.positions, dataset)
         READINGS[self.reading].check(self.site)
-        layers = range(teacher.config.num_layers) if self.layers is None else self.layers
+        layers = range(teacher.num_layers) if self.layers is None else self.layers
         return dataclasses.replace(self, layers=tuple(sorted(set(layers))))
 
     def say(self, teacher: Llama, dataset: Dataset, **passes) -> tuple[Any, np.ndarray]:
@@ -128,7 +128,7 @@ class TeacherStore:
         Raises:
             InputError: what `Wanted.of` raises.
         """
-        what = Wanted(**wanted).of(teacher, dataset)
+        what = Wanted(**wanted).of(teacher.config, dataset)
         passes = {'mesh': mesh, 'tokens_per_pass': tokens_per_pass}
         said = what.say(teacher, dataset, description='teacher activations', **passes)
         return cls.of_rows(*said, what, teacher, dataset.answer_tokens)
@@ -207,7 +207,7 @@ class OnlineTeacher:
         Raises:
             InputError: what `Wanted.of` raises.
         """
-        wanted = wanted.of(teacher, dataset)
+        wanted = wanted.of(teacher.config, dataset)
         every = np.arange(len(dataset))
         return cls(teacher, dataset, wanted, passes, every, wanted.output_matrices(teacher))
 

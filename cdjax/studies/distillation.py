@@ -9,14 +9,15 @@ from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.distillation.alignment import Alignment
-from cdjax.distillation.arms import ARMS, CIRCUITS
+from cdjax.distillation.arms import ARMS, CIRCUITS, Given
 from cdjax.distillation.pairings import LAST, Context, check_pairs, pair_layers, reads_models
 from cdjax.distillation.pairs import LayerPairs
 from cdjax.distillation.positions import locate
+from cdjax.distillation.readings import ACTIVATIONS
 from cdjax.distillation.store import check_positions_within
 from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
-from cdjax.models import LlamaConfig
+from cdjax.models import SITES, Llama, LlamaConfig
 from cdjax.parallel.mesh import one_device
 from cdjax.run.folder import as_json, check_workdir, open_workdir
 from cdjax.run.options import RunOptions
@@ -36,7 +37,7 @@ from cdjax.studies.outlook import (
 from cdjax.studies.places import Places
 from cdjax.studies.run import Run
 from cdjax.studies.student import Lesson, distil, given_to, prepare
-from cdjax.studies.teacher_says import TeacherSays
+from cdjax.studies.teacher_says import Asked, TeacherSays
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
 from cdjax.training.distillation import (
     DistillationConfig,
@@ -183,6 +184,9 @@ class StudentStudy:
         )
         patched = arm.interchanges(config.alignment)
         check_student_memory(config.distillation, inputs, mesh, patched=patched)
+        self.config = config
+        if not inputs.keeps_right:  # else the teacher tells first which problems there are
+            self._check_store(inputs)
         facts = {**dataclasses.asdict(config), 'inputs': inputs.facts()}
         teacher, student = self._circuits
         for name, circuit in (
@@ -199,8 +203,9 @@ class StudentStudy:
         if teacher is not None:
             name = f'--circuits={config.circuits}'
             inputs.check_circuits(teacher, name, model=self._teacher)
+        self._check_store(inputs, self._teacher)
         claimed = open_workdir(workdir, facts, name='distill')
-        self.config, self._run = config, Run(inputs, claimed, mesh, options)
+        self._run = Run(inputs, claimed, mesh, options)
 
     def run(self) -> Trained:
         """Distils what has not been distilled yet, exports the student and measures it."""
@@ -228,28 +233,47 @@ class StudentStudy:
         """Returns what the arm teaches, for which the teacher is asked."""
         config, inputs, arm = self.config, self._run.inputs, ARMS[self.config.arm]
         alignment = dataclasses.replace(config.alignment, pairs=self._pairs())
-        layers = () if arm.align is None else set(alignment.teacher_layers)
-        says = TeacherSays(
-            self._run,
-            inputs.split.share,
-            config.distillation,
-            config.alignment,
-            None if arm.other_layers else layers,
-            [arm],
-            self._teacher,
-        )
+        says = TeacherSays(self._run, self._asked(inputs, alignment), self._teacher)
         seed = config.distillation.seed
         return prepare(arm, given_to([arm], inputs, alignment, self._circuits, says, seed), says)
+
+    def _asked(self, inputs: Inputs, alignment: Alignment) -> Asked:
+        """Returns what the teacher is going to be asked, of the layers that are paired."""
+        config, arm = self.config, ARMS[self.config.arm]
+        layers = () if arm.align is None else set(alignment.teacher_layers)
+        layers = None if arm.other_layers else layers
+        return Asked(inputs.split.share, config.distillation, config.alignment, layers, [arm])
+
+    def _check_store(self, inputs: Inputs, teacher: Llama | None = None) -> None:
+        """Raises InputError for a folder that holds another store, as far as that is known yet."""
+        pairs = self._pairs_from_shapes(inputs)
+        if pairs is None:
+            return
+        alignment = dataclasses.replace(self.config.alignment, pairs=pairs)
+        arm, reading = ARMS[self.config.arm], ACTIVATIONS.key
+        if arm.align is not None and not arm.needs_contribution:
+            shape = inputs.student_config
+            units = shape.num_layers, SITES[alignment.site].units(shape)
+            given = Given(alignment, inputs.split.share, *self._circuits, student_shape=units)
+            reading = arm.alignment(given).stored
+        self._asked(inputs, alignment).check_store(inputs, reading=reading, teacher=teacher)
+
+    def _pairs_from_shapes(self, inputs: Inputs) -> LayerPairs | None:
+        """Returns the layers that are aligned, None where what models do is going to pair them."""
+        config = self.config
+        if ARMS[config.arm].align is None and config.distillation.trained == 'all':
+            return ()
+        if reads_models(config.layer_pairs):
+            return None
+        shapes = inputs.student_config, inputs.teacher_config
+        return pair_layers(config.layer_pairs, *shapes, context=Context(config.alignment.site))
 
     def _pairs(self) -> LayerPairs:
         """Returns the layers that are aligned; none where nothing asks for them."""
         config, inputs = self.config, self._run.inputs
-        if ARMS[config.arm].align is None and config.distillation.trained == 'all':
-            return ()
-        if not reads_models(config.layer_pairs):
-            shapes = inputs.student_config, inputs.teacher_config
-            context = Context(config.alignment.site)
-            return pair_layers(config.layer_pairs, *shapes, context=context)
+        pairs = self._pairs_from_shapes(inputs)
+        if pairs is not None:
+            return pairs
         return pair_by_doing(
             config.layer_pairs,
             (inputs.load_student(self._run.mesh), self._teacher),

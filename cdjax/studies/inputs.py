@@ -93,9 +93,7 @@ class Inputs:
             self.tokenizer = stand_in_tokenizer(self.teacher_config.vocab_size)
         else:
             self.tokenizer = read_tokenizer(self.teacher_path)
-            if has_tokenizer(self.student_path):
-                theirs = read_tokenizer(self.student_path)
-                check_same_tokenizer(self.tokenizer, theirs, self.student_path, '1')
+            self._check_student_tokenizer()
         self.dataset: Dataset = encode_task(config.task, self.tokenizer, **config.encoding)
         self._all, self.right = self.dataset, None
         self.split: Split = split(
@@ -157,6 +155,19 @@ class Inputs:
             raise InputError(
                 f'the student {name} has {self.student_config.vocab_size} tokens and the teacher '
                 f"{self.teacher_config.vocab_size}: name a student of the teacher's vocabulary"
+            )
+
+    def _check_student_tokenizer(self) -> None:
+        """Raises InputError for a student of another tokenizer, and warns of one that has none."""
+        if has_tokenizer(self.student_path):
+            theirs = read_tokenizer(self.student_path)
+            check_same_tokenizer(self.tokenizer, theirs, self.student_path, '1')
+        elif self.student_path is not None and not self.config.random_weights:
+            warnings.warn(
+                f'student={self.student_path} has no tokenizer, and its tokens are taken to mean '
+                "what the teacher's do: put the tokenizer.json and tokenizer_config.json of its "
+                'training there, and they are compared',
+                stacklevel=3,
             )
 
     @functools.cached_property

@@ -34,7 +34,7 @@ from cdjax.studies.places import student_name
 from cdjax.studies.problems import study_problems
 from cdjax.studies.rediscovery import rediscover
 from cdjax.studies.run import Run
-from cdjax.studies.stage_checks import check_stages
+from cdjax.studies.stage_checks import check_stages, check_teacher_store
 from cdjax.studies.stages import PipelineStages
 from cdjax.studies.students import Students
 from cdjax.studies.study import run_study
@@ -178,6 +178,7 @@ class Pipeline:
         if as_process_0_sees(lambda: stored_config(folder) is None):
             models = {'teacher': self.shared.teacher}
             check_accuracy(inputs, models, config.discovery, mesh=mesh, options=options)
+            check_teacher_store(config, inputs, self.shared.teacher)
         folder = open_workdir(workdir, facts, name=name)
         if not as_process_0_sees((folder / 'results.json').exists):  # a finished run starts nothing
             record_start(folder)

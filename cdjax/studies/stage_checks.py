@@ -8,12 +8,14 @@ from cdjax.distillation.arms import ARMS
 from cdjax.distillation.pairings import check_pairs
 from cdjax.distillation.store import check_positions_within
 from cdjax.errors import InputError
+from cdjax.models import Llama
 from cdjax.studies.arms import PLANTED, check_answers, rows_outside_share
 from cdjax.studies.distillation import check_student_memory
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.ground_truth import read_ground_truth
 from cdjax.studies.inputs import Inputs
 from cdjax.studies.methods import check_methods
+from cdjax.studies.students import asked_of_teacher
 from cdjax.training.discovery import check_discovery
 from cdjax.training.distillation import check_distillation
 
@@ -84,5 +86,21 @@ def _check_students(config: 'PipelineConfig', inputs: Inputs, mesh: Mesh) -> Non
     )
     check_answers(config.arms.arms, config.arms.alignment, inputs.dataset)
     check_positions_within(config.arms.alignment.positions, inputs.dataset)
+    check_teacher_store(config, inputs)
     if 'partial' in starts:
         rows_outside_share(inputs.split)
+
+
+def check_teacher_store(
+    config: 'PipelineConfig', inputs: Inputs, teacher: Llama | None = None
+) -> None:
+    """Raises InputError for a folder that holds the store of another teacher or another study.
+
+    Args:
+        config: what is run.
+        inputs: checkpoints and problems.
+        teacher: the teacher; it is not compared as long as it is None.
+    """
+    if config.arms.arms:
+        asked = asked_of_teacher(inputs, config.arms, config.layer_pairs)
+        asked.check_store(inputs, teacher=teacher)

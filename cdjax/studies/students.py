@@ -26,11 +26,12 @@ from cdjax.studies.costs import measure_beyond, measure_forgetting
 from cdjax.studies.discovery import discover_circuits, search_in_students
 from cdjax.studies.evaluation import discover_teacher
 from cdjax.studies.ground_truth import planted_circuit
+from cdjax.studies.inputs import Inputs
 from cdjax.studies.layer_pairs import pair_by_doing
 from cdjax.studies.places import student_name
 from cdjax.studies.run import Run
 from cdjax.studies.student import describe_training, distil, given_to, measure_unseen, prepare
-from cdjax.studies.teacher_says import TeacherSays
+from cdjax.studies.teacher_says import Asked, TeacherSays
 from cdjax.training.discovery import DiscoveryConfig
 
 
@@ -127,19 +128,13 @@ class Students:
     @functools.cached_property
     def says(self) -> TeacherSays:
         """What the teacher says of the share and, behind it, of the unseen problems evaluated."""
-        inputs, arms = self.run.inputs, [ARMS[arm] for arm in self.arms.arms]
+        inputs = self.run.inputs
         if self.whole is not None:
             share = self.whole.run.inputs.split.share
             own = np.flatnonzero(np.isin(share, inputs.split.share))
             behind = len(evaluated_rows(inputs.split, self.arms))
             return self.whole.says.some(np.r_[own, len(share) : len(share) + behind])
-        rows = np.concatenate([inputs.split.share, evaluated_rows(inputs.split, self.arms)])
-        # Layers that a student's own doing is going to choose are not known yet.
-        layers = None
-        if not any(arm.other_layers for arm in arms) and not reads_models(self.layer_pairs):
-            layers = {layer_of(teacher) for _, teacher in self.pairs_from_shapes}
-        config, alignment = self.arms.distillation, self.arms.alignment
-        return TeacherSays(self.run, rows, config, alignment, layers, arms)
+        return TeacherSays(self.run, asked_of_teacher(inputs, self.arms, self.layer_pairs))
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 (students live as long as their process)
     def first(self, start: str, seed: int) -> Llama | LlamaConfig:
@@ -225,9 +220,26 @@ class Students:
     @functools.cached_property
     def pairs_from_shapes(self) -> LayerPairs:
         """The layers that are aligned, where the shapes of the models tell them."""
-        inputs = self.run.inputs
-        shapes, context = (
-            (inputs.student_config, inputs.teacher_config),
-            Context(self.arms.alignment.site),
-        )
-        return pair_layers(self.layer_pairs, *shapes, context=context)
+        return _pairs_from_shapes(self.run.inputs, self.arms, self.layer_pairs)
+
+
+def asked_of_teacher(inputs: Inputs, arms: ArmsConfig, layer_pairs: str) -> Asked:
+    """Returns what the teacher is going to be asked for the students of the whole share.
+
+    Args:
+        inputs: the problems and the shapes.
+        arms: which students.
+        layer_pairs: which layers are aligned, see `cdjax.distillation.pairings.pair_layers`.
+    """
+    rows = np.concatenate([inputs.split.share, evaluated_rows(inputs.split, arms)])
+    run = [ARMS[arm] for arm in arms.arms]
+    # Layers that a student's own doing is going to choose are not known yet.
+    layers = None
+    if not any(arm.other_layers for arm in run) and not reads_models(layer_pairs):
+        layers = {layer_of(teacher) for _, teacher in _pairs_from_shapes(inputs, arms, layer_pairs)}
+    return Asked(rows, arms.distillation, arms.alignment, layers, run)
+
+
+def _pairs_from_shapes(inputs: Inputs, arms: ArmsConfig, layer_pairs: str) -> LayerPairs:
+    shapes = inputs.student_config, inputs.teacher_config
+    return pair_layers(layer_pairs, *shapes, context=Context(arms.alignment.site))

@@ -1,6 +1,7 @@
 """What a study asks of its teacher for students: stores, contributions, patched answers."""
 
 import copy
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,9 +13,10 @@ from cdjax.distillation.arms import Arm
 from cdjax.distillation.contribution import unit_contributions
 from cdjax.distillation.interchange import Interchange, patch_teacher
 from cdjax.distillation.readings import ACTIVATIONS
-from cdjax.distillation.shards import stored_teacher
+from cdjax.distillation.shards import check_stored, stored_teacher
 from cdjax.distillation.store import OnlineTeacher, TeacherStore, Wanted
 from cdjax.models import Llama
+from cdjax.studies.inputs import Inputs
 from cdjax.studies.run import Run
 from cdjax.training.distillation import DistillationConfig
 
@@ -22,35 +24,73 @@ from cdjax.training.distillation import DistillationConfig
 IN_MEMORY, ONLINE = 'memory', 'online'
 
 
-class TeacherSays:
-    """What a teacher says of some problems of a run, each asked for once.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """What a study is going to ask its teacher for students.
 
-    Args:
-        run: the run.
+    Attributes:
         rows: int, the problems, those of the share first.
         config: the distillation.
         alignment: how representations are compared, without layers, classes and masks.
         layers: of the teacher that may be compared; all if None.
         arms: that are going to be run.
+    """
+
+    rows: np.ndarray
+    config: DistillationConfig
+    alignment: Alignment
+    layers: Iterable[int] | None
+    arms: Iterable[Arm]
+
+    def wanted(self, reading: str) -> Wanted:
+        """Returns what a store of it is to hold, units read in one way."""
+        outputs = self.alignment.written or any(
+            arm.writes or arm.needs_contribution for arm in self.arms
+        )
+        return Wanted(
+            None if self.layers is None else tuple(self.layers),
+            self.alignment.site,
+            self.alignment.positions,
+            reading,
+            outputs and reading == ACTIVATIONS.key,
+            self.config.top_k,
+            self.config.temperature,
+        )
+
+    def check_store(
+        self, inputs: Inputs, *, reading: str = ACTIVATIONS.key, teacher: Llama | None = None
+    ) -> None:
+        """Raises InputError for a folder that holds the store of something else.
+
+        Args:
+            inputs: of the study.
+            reading: one in which units are going to be read.
+            teacher: the teacher; it is not compared as long as it is None.
+        """
+        place = self.config.teacher_store
+        if place not in (IN_MEMORY, ONLINE):
+            check_stored(
+                epath.Path(place) / reading,
+                inputs.teacher_config,
+                inputs.dataset[self.rows],
+                self.wanted(reading),
+                teacher=teacher,
+                problems_known=inputs.right is not None or not inputs.keeps_right,
+            )
+
+
+class TeacherSays:
+    """What a teacher says of some problems of a run, each asked for once.
+
+    Args:
+        run: the run.
+        asked: what it is asked.
         teacher: the teacher; that of the run if None.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        rows: np.ndarray,
-        config: DistillationConfig,
-        alignment: Alignment,
-        layers: Iterable[int] | None,
-        arms: Iterable[Arm],
-        teacher: Llama | None = None,
-    ):
-        self._run, self._config, self._alignment = run, config, alignment
-        self._dataset, self._layers = run.inputs.dataset[rows], layers
-        self._outputs = alignment.written or any(
-            arm.writes or arm.needs_contribution for arm in arms
-        )
-        self._teacher = teacher
+    def __init__(self, run: Run, asked: Asked, teacher: Llama | None = None):
+        self._run, self._asked, self._teacher = run, asked, teacher
+        self._dataset = run.inputs.dataset[asked.rows]
         self._whole, self._places = None, None
         self._stores: dict[str, TeacherStore | OnlineTeacher] = {}
 
@@ -80,16 +120,8 @@ class TeacherSays:
     def _store(self, reading: str) -> TeacherStore | OnlineTeacher:
         if self._whole is not None:
             return self._whole.store(reading)[self._places]
-        wanted = Wanted(
-            None if self._layers is None else tuple(self._layers),
-            self._alignment.site,
-            self._alignment.positions,
-            reading,
-            self._outputs and reading == ACTIVATIONS.key,
-            self._config.top_k,
-            self._config.temperature,
-        )
-        place, passes = self._config.teacher_store, self._run.passes
+        wanted, passes = self._asked.wanted(reading), self._run.passes
+        place = self._asked.config.teacher_store
         if place == ONLINE:
             return OnlineTeacher.build(self.teacher, self._dataset, wanted, **passes)
         if place != IN_MEMORY:
@@ -105,7 +137,7 @@ class TeacherSays:
         """Returns the answers of the patched teacher on the share, None where none are compared."""
         if alignment is None or not alignment.interchange:
             return None
-        config = self._config
+        config = self._asked.config
         top_k = None if config.top_k is None else (config.top_k, config.temperature)
         share = self._dataset[:share]
         options: dict[str, Any] = {'seed': seed, 'top_k': top_k, **self._run.passes}

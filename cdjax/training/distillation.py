@@ -47,6 +47,7 @@ from cdjax.losses.numerics import weighted_sum
 from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import (
+    FSDP,
     check_batch,
     one_device,
     put_batch,
@@ -147,7 +148,9 @@ def distill(
     if alignment is not None:
         assert alignment.interchange == (interchange is not None)
         assert (store.site, store.positions) == (alignment.site, alignment.positions)
-        too_few = alignment.check_batch(config.batch_size // config.microbatches)
+        too_few = alignment.check_batch(
+            config.batch_size, microbatches=config.microbatches, devices=mesh.shape[FSDP]
+        )
         if too_few is not None:
             warnings.warn(too_few, stacklevel=2)
         placed = alignment.placed(mesh)

@@ -10,6 +10,7 @@ import toy_study as toy
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.pairs import Unit
 from cdjax.distillation.positions import locate
+from cdjax.distillation.rare_classes import batch_with_enough
 from cdjax.distillation.store import TeacherStore
 from cdjax.errors import InputError
 from cdjax.inference.activations import answer_logits_and_activations
@@ -131,11 +132,38 @@ def test_wrong_values(changes, message):
 def test_batches_in_which_every_class_is_rare_are_refused_with_the_batch_that_would_do():
     alignment = Alignment(PAIRS, np.arange(60) % 6)
     assert alignment.check_batch(24) is None
-    with pytest.raises(InputError, match=r'every class has fewer than 4 .* take batches of 24'):
+    every = r'batch_size=23: every class has on average fewer than 4 .* take batch_size=37, .* 95 %'
+    with pytest.raises(InputError, match=every):
         alignment.check_batch(23)
     one = dataclasses.replace(alignment, classes=np.array([0] * 56 + [1] * 4))
-    assert 'take batches of 60' in one.check_batch(59)
+    assert 'take batch_size=60' in one.check_batch(59)
+    assert one.check_batch(59).endswith('or a row memory')
+    assert one.check_batch(60) is None
     assert dataclasses.replace(alignment, memory=3).check_batch(8) is None
+
+
+def test_batches_in_parts_and_over_devices_are_advised_as_a_whole():
+    alignment = Alignment(PAIRS, np.arange(600) % 6, num_classes=7)
+    assert alignment.check_batch(48, microbatches=2) is None
+    with pytest.raises(InputError, match=r'batch_size=44 in 2 microbatches: every class') as found:
+        alignment.check_batch(44, microbatches=2)
+    advised = batch_with_enough(100, 600, 4, microbatches=2, multiple=2)
+    assert f'take batch_size={advised}, ' in str(found.value)
+    assert 'row memory' not in str(found.value), 'which needs the whole batch'
+    with pytest.raises(InputError, match=f'take batch_size={-(-advised // 16) * 16}, '):
+        alignment.check_batch(44, microbatches=2, devices=8)
+    rsa = dataclasses.replace(alignment, similarity='rsa')
+    with pytest.raises(InputError, match=r'95 % of the time$'):
+        rsa.check_batch(22)
+
+
+def test_a_class_that_no_batch_has_enough_of():
+    alignment = Alignment(PAIRS, np.array([0] * 57 + [1] * 3))
+    told = alignment.check_batch(60)
+    assert '1 of 2 classes have on average fewer than 4' in told
+    assert 'the rarest has 3 of 60 problems, too few for any batch of them; take a larger' in told
+    in_parts = alignment.check_batch(60, microbatches=2)
+    assert in_parts.endswith('take a larger share, fewer classes or microbatches')
 
 
 @pytest.mark.parametrize(

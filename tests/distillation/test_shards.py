@@ -9,7 +9,7 @@ import pytest
 import toy_study as toy
 
 from cdjax.distillation import shards
-from cdjax.distillation.shards import Shards, stored_teacher
+from cdjax.distillation.shards import Shards, check_stored, stored_teacher
 from cdjax.distillation.store import OnlineTeacher, TeacherStore, Wanted
 from cdjax.errors import InputError
 
@@ -19,6 +19,10 @@ WANTED = Wanted(outputs=True)
 
 def stored(folder, wanted=WANTED, data=DATA, teacher=None):
     return stored_teacher(folder, toy.model() if teacher is None else teacher, data, wanted, rows=8)
+
+
+def checked(folder, wanted=WANTED, data=DATA, teacher=None, **options):
+    check_stored(folder, toy.teacher_config(), data, wanted, teacher=teacher, **options)
 
 
 @pytest.fixture(scope='module')
@@ -105,13 +109,19 @@ def test_a_store_of_another_and_one_that_was_changed(tmp_path):
         ('is of another site, other layers', {'wanted': dataclasses.replace(WANTED, layers=(1,))}),
         ('another form of the logits', {'wanted': dataclasses.replace(WANTED, top_k=2)}),
     ):
-        with pytest.raises(InputError, match=message):
-            stored(folder, **changes)
+        for ask in (stored, checked):
+            with pytest.raises(InputError, match=message):
+                ask(folder, **changes)
+    checked(folder)
+    checked(folder, teacher=toy.model())
+    checked(folder, data=toy.dataset()[1:21], problems_known=False)
+    checked(tmp_path / 'none')
     file = folder / 'activations-00001.npy'
     content = file.read_bytes()
     file.write_bytes(content[:-8])
-    with pytest.raises(InputError, match=r'activations-00001.npy has [\d,]+ bytes and had [\d,]+'):
-        stored(folder)
+    for ask in (stored, checked):
+        with pytest.raises(InputError, match=r'00001.npy has [\d,]+ bytes and had [\d,]+: remove'):
+            ask(folder)
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(InputError, match='is not what was written there: remove'):
         stored(folder)
@@ -121,7 +131,8 @@ def test_a_store_of_another_and_one_that_was_changed(tmp_path):
     manifest.write_text(json.dumps(facts | {'format': 99}))
     with pytest.raises(InputError, match='is damaged, format 99'):
         stored(folder)
-    with pytest.raises(InputError, match='lies in a bucket'):
-        stored('gs://bucket/store')
+    for ask in (stored, checked):
+        with pytest.raises(InputError, match='lies in a bucket'):
+            ask('gs://bucket/store')
     with pytest.raises(InputError, match='name positions from 0 to 4'):
         stored(tmp_path / 'other', dataclasses.replace(WANTED, positions=(9,)))

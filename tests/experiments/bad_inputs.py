@@ -15,9 +15,14 @@ from safetensors.numpy import load_file, save_file
 
 from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.data import save_tokenizer
+from cdjax.distillation.pairings import LAST
+from cdjax.distillation.readings import ACTIVATIONS
+from cdjax.distillation.shards import MANIFEST, stored_teacher
 from cdjax.models import save_huggingface
 from cdjax.models.tensor_files import INDEX, SINGLE
+from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.inputs import Inputs, InputsConfig
+from cdjax.studies.students import asked_of_teacher
 
 GOOD = {'prompt': '3+4=', 'answer': '7'}
 BROKEN_LINES = {
@@ -54,6 +59,7 @@ def make_files(folder: Path) -> dict[str, Path]:
     make.checkpoints()
     make.circuits()
     make.tasks()
+    make.stores()
     make.runs()
     make.addresses()
     return make.files
@@ -201,6 +207,19 @@ class _Files:
         self._new('task_alike').write_text('\n'.join(map(json.dumps, alike)))
         answers = [{'prompt': f'{a}+{b}=', 'answer': 100 + a + b} for a in range(9) for b in (1, 2)]
         self._new('task_answers').write_text('\n'.join(map(json.dumps, answers)))
+
+    def stores(self):
+        """Makes what teachers say of the problems of a table of arms."""
+        inputs = Inputs(InputsConfig(toy.TASK, teacher=str(self.files['teacher'])))
+        asked = asked_of_teacher(inputs, ArmsConfig(), LAST.key)
+        for name, model in {'store': toy.model(), 'store_other': toy.model(seed=1)}.items():
+            folder = self._new(name) / ACTIVATIONS.key
+            wanted = asked.wanted(ACTIVATIONS.key)
+            stored_teacher(folder, model, inputs.dataset[asked.rows], wanted)
+        logits = self._copy('store_cut', 'store') / ACTIVATIONS.key / 'logits-00000.npy'
+        logits.write_bytes(logits.read_bytes()[:-1])
+        manifest = self._copy('store_garbage', 'store') / ACTIVATIONS.key / MANIFEST
+        manifest.write_text('{"format": ')
 
     def runs(self):
         self._new('file').write_text('mine')

@@ -134,6 +134,27 @@ def test_circuits_of_another_model_claim_no_folder(checkpoints, tmp_path):
     refused(changed, tmp_path / 'run', '--student_circuits=.*another model')
 
 
+def test_the_store_of_another_claims_no_folder(checkpoints, tmp_path):
+    store = tmp_path / 'store'
+
+    def asking(arm, teacher='teacher', **changes):
+        chosen = config(checkpoints, circuits=teacher, arm=arm)
+        inputs = dataclasses.replace(chosen.inputs, teacher=str(checkpoints / teacher))
+        how = dataclasses.replace(chosen.distillation, teacher_store=str(store), **changes)
+        return dataclasses.replace(chosen, inputs=inputs, distillation=how)
+
+    study(asking('circuits'), tmp_path / 'first').run()
+    other = asking('circuits', 'other')
+    refused(other, tmp_path / 'run', r'store/activations is of another teacher: name another')
+    # Known before a model is loaded, and so to --dry_run.
+    with pytest.raises(InputError, match=r'is of another site, .* form of the logits'):
+        study(asking('circuits', top_k=2), tmp_path / 'run', announce=pytest.fail)
+    # What it does not read is of no matter to it.
+    study(asking('attributions', top_k=2), tmp_path / 'attributions')
+    os.truncate(store / 'activations' / 'logits-00000.npy', 100)
+    refused(asking('circuits'), tmp_path / 'run', 'has 100 bytes and had')
+
+
 def test_a_checkpoint_that_is_cut_short_claims_no_folder(checkpoints, tmp_path):
     broken = shutil.copytree(checkpoints / 'student', tmp_path / 'broken')
     os.truncate(broken / 'model.safetensors', 4000)

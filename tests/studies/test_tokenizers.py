@@ -1,6 +1,7 @@
 """A student of another tokenizer is refused, whose tokens are as many and mean something else."""
 
 import json
+import warnings
 
 import pytest
 import toy_study as toy
@@ -20,17 +21,22 @@ def folders(tmp_path):
     return tmp_path
 
 
-def inputs(folders):
-    return Inputs(
-        InputsConfig(toy.TASK, teacher=str(folders / 'teacher'), student=str(folders / 'student'))
-    )
+def inputs(folders, **changes):
+    models = {name: str(folders / name) for name in ('teacher', 'student')}
+    return Inputs(InputsConfig(toy.TASK, **models, **changes))
 
 
-def test_the_same_tokenizer_is_taken_and_none_at_all_too(folders):
-    assert inputs(folders).has_student
+def test_the_same_tokenizer_is_taken_and_none_at_all_with_a_warning(folders):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert inputs(folders).has_student
     for file in (folders / 'student').glob('tokenizer*'):
         file.unlink()
-    assert inputs(folders).has_student
+    with pytest.warns(UserWarning, match='student=.*student has no tokenizer, and its tokens are'):
+        assert inputs(folders).has_student
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        inputs(folders, random_weights=True)  # they were trained on no tokens
 
 
 def test_a_vocabulary_of_the_same_size_in_another_order(folders):

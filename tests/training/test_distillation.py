@@ -21,6 +21,7 @@ from toy_distillation import (
 
 from cdjax.data import batch_indices
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.rare_classes import batch_with_enough
 from cdjax.distillation.readings import READINGS, Reading
 from cdjax.distillation.store import TeacherStore
 from cdjax.errors import InputError
@@ -369,10 +370,15 @@ def test_rare_classes_are_warned_of_with_the_batch_that_would_do(store, monkeypa
     monkeypatch.setattr(distillation, 'jit_step', lambda step, state: lambda s, *_: (s, {}))
     classes = np.zeros(len(SHARE), int)
     classes[: len(SHARE) // 20] = 1
-    part = (len(SHARE) // 20) / len(SHARE)
     rare = dataclasses.replace(CIRCUITS, classes=classes)
-    with pytest.warns(UserWarning, match=f'1 of 2 classes .* take batches of {4 / part:.0f}'):
+    with pytest.warns(UserWarning, match='batch_size=32: 1 of 2 classes .* take '):
         run(store, toy.one_device(), alignment=rare)
+    # Six rows are compared at once.
+    rare = dataclasses.replace(CIRCUITS, classes=np.arange(len(SHARE)) % 2)
+    parts = dataclasses.replace(CONFIG, batch_size=24, microbatches=4)
+    enough = batch_with_enough(len(SHARE) // 2, len(SHARE), 4, microbatches=4, multiple=4)
+    with pytest.raises(InputError, match=f'batch_size=24 in 4 .* take batch_size={enough}, '):
+        run(store, toy.one_device(), parts, alignment=rare)
 
 
 def test_microbatches_too_small_for_cka_or_for_the_mesh(store):
