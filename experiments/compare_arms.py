@@ -18,7 +18,7 @@ from cdjax.report.terminal_students import (
     pooled_lines,
     students_tables,
 )
-from cdjax.studies.analysis import check_pool, pooled_table
+from cdjax.studies.analysis import check_pool, check_together, pooled_table
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
 from experiments import launch
@@ -79,6 +79,8 @@ def main() -> None:
         options=options,
         announce=announce,
     )
+    if FLAGS.pool:
+        check_together([FLAGS.workdir, *FLAGS.pool])
     launch.say(pipeline.config.arms.describe())
     launch.say(headroom_table(pipeline.headroom(), pipeline.config.arms.primary))
     starts = pipeline.compare_arms()
@@ -87,7 +89,8 @@ def main() -> None:
     launch.say(arms_table(starts))
     if FLAGS.pool:
         for start in starts:
-            launch.say(pooled_lines(pooled_table([FLAGS.workdir, *FLAGS.pool], start)))
+            pooled = pooled_table([FLAGS.workdir, *FLAGS.pool], start, config.arms.primary)
+            launch.say(pooled_lines(pooled))
     launch.say(students_tables(starts))
     launch.say_where(FLAGS.workdir)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 SAMPLES = 2000  # resamples of a bootstrap
+FEW_CLUSTERS = 5  # up to which a bootstrap of them is too narrow
 _BLOCK = 256  # of them at once, so that their weights need little memory as floats
 
 
@@ -95,27 +96,62 @@ def resampled_means(
     return means.reshape(samples, *values.shape[:-1])
 
 
-def cluster_interval(groups: Sequence[ArrayLike]) -> tuple[float, float] | None:
-    """Returns the 95 % bootstrap interval of the mean over clusters, and values within each.
+def cluster_interval(groups: Sequence[Any]) -> tuple[float, float] | None:
+    """Returns the 95 % bootstrap interval of the mean over clusters, and over what is in each.
 
-    Clusters are resampled, and then the values of each that was drawn, so that the interval covers
-    other clusters with other values: students differ by their seed, and all of them by the circuits
-    that one discovery found in one teacher.
+    Clusters are resampled, and then what is in each that was drawn, level by level, so that the
+    interval covers other clusters with other values: students differ by their seed, all of them by
+    the circuits that one discovery found, and discoveries by the teacher.
 
     Args:
-        groups: the values of each cluster, such as the gains by student seed of each discovery.
+        groups: the values of each cluster, such as the gains by student seed of each discovery; or
+            of each the clusters that are nested in it, such as the discoveries in each teacher.
 
     Returns:
         None for fewer than two clusters, which tell nothing of others.
     """
     if len(groups) < 2:
         return None
-    rng, groups = np.random.default_rng(0), [np.asarray(group, np.float64) for group in groups]
-    draws = [
-        np.mean([rng.choice(groups[i], len(groups[i])).mean() for i in chosen])
-        for chosen in rng.integers(len(groups), size=(SAMPLES, len(groups)))
-    ]
-    return percentile_interval(draws)
+    rng, groups = np.random.default_rng(0), [_nested(group) for group in groups]
+    return percentile_interval([_resampled(groups, rng) for _ in range(SAMPLES)])
+
+
+def few_clusters_interval(means: ArrayLike) -> tuple[float, float] | None:
+    """Returns Student's t interval of the mean over clusters that are few for a bootstrap.
+
+    A percentile bootstrap of n clusters has (n - 1) / n of their variance and the tails of many:
+    of three its 95 % cover some 75. This one is wider, its degrees of freedom being n - 1.
+
+    Args:
+        means: of each cluster.
+
+    Returns:
+        None for more than `FEW_CLUSTERS`, and for fewer than two.
+    """
+    means = np.asarray(means, np.float64)
+    return student_interval(means) if len(means) <= FEW_CLUSTERS else None
+
+
+def nested_mean(groups: Sequence[Any]) -> float:
+    """Returns the mean over clusters of the means of what is nested in each; see above."""
+    return float(_mean_of(_nested(groups)))
+
+
+def _nested(group: Any) -> Any:
+    """Returns values as an array, and clusters of such as a list."""
+    return [_nested(one) for one in group] if np.ndim(group[0]) else np.asarray(group, np.float64)
+
+
+def _mean_of(group: Any) -> float:
+    return np.mean([_mean_of(one) for one in group] if isinstance(group, list) else group)
+
+
+def _resampled(group: Any, rng: np.random.Generator) -> float:
+    """Returns the mean of a resample of a cluster, of whatever is nested in it."""
+    chosen = rng.integers(len(group), size=len(group))
+    if isinstance(group, list):
+        return np.mean([_resampled(group[i], rng) for i in chosen])
+    return group[chosen].mean()
 
 
 @functools.lru_cache(maxsize=4)

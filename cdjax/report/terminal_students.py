@@ -12,7 +12,7 @@ from cdjax.report.arm_figures import (
     mechanism_table,
     problems_table,
 )
-from cdjax.report.names import start_name
+from cdjax.report.names import arm_name, start_name
 from cdjax.report.tables import (
     TESTS,
     arm_rows,
@@ -183,13 +183,30 @@ def _dissociation(found) -> list[str]:
 
 
 def pooled_lines(rows) -> str:
-    """Returns the gains of several tables taken together, see `studies.analysis.pooled_table`."""
-    lines = ['All tables together: gain over KD, points [bootstrap of tables and students]']
-    for row in rows:
-        interval = f' {points_interval(row["interval"])}' if row['interval'] else ' (one table)'
-        of = f'{count(row["tables"], "table")}, {count(row["students"], "student")}'
-        lines.append(f'{row["title"]:<36}{points(row["gain"]):>7}{interval:<18}{of:>28}')
+    """Returns several tables taken together, see `studies.analysis.pooled_table`."""
+    most = max(rows, key=lambda row: row['tables'])
+    lines = textwrap.wrap(
+        f'All tables together, {count(most["teachers"], "teacher")} and '
+        f'{count(most["tables"], "discovery", "discoveries")}: differences in points [bootstrap of '
+        'teachers, of discoveries within them and of students], and where these are few Student’s '
+        't over the means of teachers (of discoveries, where there is one teacher)',
+        WIDTH,
+    )
+    for row in (row for row in rows if row['primary']):
+        lines.append('Primary, decided beforehand')
+        lines.append(_pooled_line(f'  {arm_name(row["arm"])} minus', row))
+        lines.append(f'  {arm_name(row["against"])}')
+    lines.append(
+        f'{"Gain over KD":<40}{"":>7} {"bootstrap":<16} {"Student’s t":<16}{"students":>10}'
+    )
+    lines += [_pooled_line(row['title'], row) for row in rows if not row['primary']]
     return plain_lines(lines)
+
+
+def _pooled_line(title: str, row) -> str:
+    interval = points_interval(row['interval']) if row['interval'] else '(one table)'
+    few = points_interval(row['t_interval']) if row['t_interval'] else ''
+    return f'{title:<40}{points(row["gain"]):>7} {interval:<16} {few:<16}{row["students"]:>10,}'
 
 
 def _tests(found) -> list[str]:

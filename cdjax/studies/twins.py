@@ -24,7 +24,11 @@ from cdjax.data.limits import Limits
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS
 from cdjax.errors import InputError
-from cdjax.evaluation.statistics import cluster_interval, student_interval
+from cdjax.evaluation.statistics import (
+    cluster_interval,
+    few_clusters_interval,
+    student_interval,
+)
 from cdjax.parallel.mesh import one_device
 from cdjax.planted.ground_truth import GroundTruth
 from cdjax.run.folder import as_json, check_workdir, open_workdir
@@ -267,9 +271,10 @@ def summarise_twins(
         `protocol`, its hash; `teachers`, those of which both twins are there; `tables`; `arms[]`:
         `arm`, `title`, the mean accuracy `unseen` within the limits, of both twins' students how
         often they answer by their `own` rule and by the `rival`, the `followed` difference with its
-        `interval` and `by_teacher[]`; and `verdicts[]` of the contrasts, see
-        `cdjax.studies.settle.verdicts`, with `primary`. Intervals are bootstraps of teachers and of
-        students within them; with one teacher Student's t over students.
+        `interval`, `t_interval` and `by_teacher[]`; and `verdicts[]` of the contrasts, see
+        `cdjax.studies.settle.verdicts`, with `t_interval` and `primary`. Intervals are bootstraps
+        of teachers and of students within them; with one teacher Student's t over students. The
+        `t_interval` is Student's over the means of teachers: None of one, and of many.
     """
     pairs = {}
     for name, table in tables.items():
@@ -300,9 +305,10 @@ def summarise_twins(
             np.subtract(one, other)
             for one, other in zip(followed[contrast.arm], followed[contrast.other], strict=True)
         ]
-        told = _told(gaps) if gaps else {'followed': None, 'interval': None}
+        told = _told(gaps) if gaps else dict.fromkeys(('followed', 'interval', 't_interval'))
         verdict = judge(contrast.hypothesis, told['followed'], told['interval'])
-        verdicts.append({**verdict, 'primary': contrast.primary})
+        told = {'t_interval': told['t_interval'], 'primary': contrast.primary}
+        verdicts.append({**verdict, **told})
     return {
         'protocol': protocol_hash(protocol),
         'teachers': list(pairs),
@@ -324,8 +330,10 @@ def _followed(twins: Sequence[Sequence[Mapping[str, Any]]], arm: str) -> np.ndar
 
 def _told(groups: Sequence[np.ndarray]) -> dict[str, Any]:
     interval = student_interval(groups[0]) if len(groups) == 1 else cluster_interval(groups)
+    means = [float(group.mean()) for group in groups]
     return {
-        'followed': float(np.mean([group.mean() for group in groups])),
+        'followed': float(np.mean(means)),
         'interval': interval,
-        'by_teacher': [float(group.mean()) for group in groups],
+        't_interval': few_clusters_interval(means),
+        'by_teacher': means,
     }

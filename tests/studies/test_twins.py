@@ -17,10 +17,12 @@ from cdjax.models import Llama, LlamaConfig, save_huggingface
 from cdjax.parallel.mesh import init_sharded, make_mesh
 from cdjax.planted.ground_truth import GroundTruth
 from cdjax.planted.plan import PlanConfig, draw_plan
+from cdjax.report.twins import twins_table
 from cdjax.run.json_file import read_json
 from cdjax.run.options import RunOptions
 from cdjax.studies import twins
 from cdjax.studies.arms import PLANTED, ArmsConfig
+from cdjax.studies.settle.protocol import protocol_hash
 from cdjax.studies.twins import Contrast, TwinsProtocol, study_twins, summarise_twins
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.optimizer import OptimizerConfig
@@ -160,6 +162,18 @@ def test_whose_rule_is_followed_by_hand():
     assert both['teachers'] == [0, 1]
     assert both['verdicts'][0]['mean'] == pytest.approx((0.3 + 0.8) / 2)
     assert both['verdicts'][0]['verdict'] == 'supported'
+    # Student's over two pairs, .3 and .8: 12.706 standard errors of .25. Of one pair there is none.
+    half = 12.7062 * 0.25
+    assert both['verdicts'][0]['t_interval'] == pytest.approx((0.55 - half, 0.55 + half), rel=1e-4)
+    assert found['verdicts'][0]['t_interval'] is found['arms'][1]['t_interval'] is None
+    text = twins_table(both)
+    assert '[−2.63, 3.73]' in text
+    assert 'Student’s t over 2\u00a0pairs is wider' in text
+    assert 't of 1' not in twins_table(found)
+
+
+def test_the_protocol_that_runs_go_by_stays_what_it_is():
+    assert protocol_hash(TwinsProtocol()) == 'ab59bb6fadcf290d'
 
 
 def test_a_table_that_there_is_not(tmp_path):
