@@ -195,13 +195,17 @@ def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, f
         columns = {'y_masks': features(circuits.teacher_masks[:, t], of_teacher)}
         if circuits.student_masks is not None:
             columns['x_masks'] = features(circuits.student_masks[:, s], of_student)
-        within.append(float(class_conditional_cka(*sides, classes, **columns).mean()))
+        within.append(float(_cka_of_classes(*sides, classes, **columns).mean()))
     return {
         'cka_all': float(np.mean(over_all)),
         'cka_circuits': float(np.mean(within)) if within else None,
         'by_class': _by_class(_right(logits, problems.answers), given.teacher, rows),
         **calibration(logits, problems.answers),
     }
+
+
+# A loop over classes that is not compiled is compiled anew, and kept, with every call.
+_cka_of_classes = jax.jit(class_conditional_cka)
 
 
 def _right(logits: np.ndarray, answers: np.ndarray) -> np.ndarray:

@@ -165,6 +165,10 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     # Of four tokens that are equally likely the first is answered, and it is right.
     assert (both['confidence'], both['ece']) == pytest.approx((0.25, 0.75))
     assert both['by_class'] == [1.0] * K
+    # Another student of the same shape compiles nothing: a program of each would be kept.
+    before = toy.compilations('scan'), toy.compilations('class_conditional_cka')
+    assert measure(by_row(teacher), by_row(student_circuit)) == both
+    assert (toy.compilations('scan'), toy.compilations('class_conditional_cka')) == before
     # Of answers of several tokens those are right that are so in each: here the short ones.
     short = rng.random(n) < 0.5
     answers = np.stack([np.zeros(n, int), np.where(short, NO_TOKEN, 1)], axis=1)
