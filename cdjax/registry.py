@@ -1,9 +1,10 @@
 """A table of named entries that users extend: methods, arms, pairings, sites, studies."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 from cdjax.errors import InputError
+from cdjax.wording import choose_from
 
 
 class Keyed(Protocol):
@@ -52,9 +53,12 @@ class Registry(Mapping[str, Entry]):
         Raises:
             InputError: there is none of this key; the message lists those there are.
         """
+        return self.find(key, self._entries)
+
+    def find(self, key: str, among: Iterable[str]) -> Entry:
+        """Returns an entry, as `[]` does; where there is none the message lists `among` alone."""
         if key not in self._entries:
-            known = ', '.join(self._entries)
-            raise InputError(f'there is no {self._kind} {key!r}: choose from {known}')
+            raise InputError(f'there is no {self._kind} {key!r}: {choose_from(key, among)}')
         return self._entries[key]
 
     def __contains__(self, key: object) -> bool:

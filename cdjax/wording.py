@@ -1,6 +1,7 @@
 """Numbers and lists as text, the same in sentences, tables and on the terminal."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 NBSP, MINUS, ABSENT = '\u00a0', '\u2212', '–'
 
@@ -53,6 +54,14 @@ def listing(parts: Sequence[str]) -> str:
     """Returns `a, b and c`."""
     *others, last = list(parts) or ['']
     return f'{", ".join(others)} and {last}' if others else last
+
+
+def choose_from(name: str, known: Iterable[str]) -> str:
+    """Returns what to write in place of a name that is not known: the nearest first, then all."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=2)
+    meant = f'did you mean {" or ".join(close)}? ' if close else ''
+    return f'{meant}choose from {", ".join(known)}'
 
 
 def sentence(text: str) -> str:

@@ -1,17 +1,15 @@
 """The first line of a run, and with --dry_run all that it is going to do."""
 
-import itertools
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from cdjax.studies.outlook import Outlook, Stage
 from cdjax.wording import count
+from experiments.command_line import flagfiles, told_by
 from experiments.launch import say
 
 FLAGS = flags.FLAGS
@@ -57,14 +55,9 @@ def first_line(outlook: Outlook) -> str:
 
 def how_long(arguments: Sequence[str]) -> str:
     """Returns what the recipe of a command says of its time, or where the time will be told."""
-    recipes = [
-        word.partition('=')[2] or following
-        for word, following in itertools.pairwise([*arguments, ''])
-        if word.lstrip('-').partition('=')[0] == 'flagfile'
-    ]
-    for recipe in (Path(name).expanduser() for name in recipes):
-        if recipe.is_file() and (told := re.search(r'^# Time: +(.*)$', recipe.read_text(), re.M)):
-            return f'{recipe.name} says: {told[1].rstrip(".")}'
+    for recipe in flagfiles(arguments):
+        if told := told_by(recipe, 'Time'):
+            return f'{recipe.name} says: {told.rstrip(".")}'
     return 'the time that is left is told on the way'
 
 

@@ -38,18 +38,19 @@ flags.DEFINE_string(
     'Circuits of the teacher whose ranking of neurons the search starts from (any_size); from '
     'nothing if not given.',
 )
-_SCHEMES = [k for k, s in CLASSES.items() if not s.from_circuits or k == LEARNED.key]
+_schemes = lambda: [k for k, s in CLASSES.items() if not s.from_circuits or k == LEARNED.key]
 flags.DEFINE_string(
     'classes',
     DiscoveryStudyConfig().classes,
-    f'How problems are sorted, one of {", ".join(_SCHEMES)}: by a classifier that is learned along '
-    'with the masks, or beforehand (attribution and em read what the model predicts, and by that '
-    'the answer).',
+    f'How problems are sorted, one of {", ".join(_schemes())}: by a classifier that is learned '
+    'along with the masks, or beforehand (attribution and em read what the model predicts, and by '
+    'that the answer).',
 )
 
 
 def main() -> None:
     """Discovers, saves, and prints what the circuits keep on unseen forms."""
+    CLASSES.find(FLAGS.classes, _schemes())
     config = DiscoveryStudyConfig(
         inputs_from_flags(), discovery_from_flags(), FLAGS.first_scores, FLAGS.classes
     )

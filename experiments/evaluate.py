@@ -51,7 +51,7 @@ define_machine_flags()
 def main() -> None:
     """Evaluates and prints."""
     config = EvaluationConfig(
-        FLAGS.circuits, inputs_from_flags(), study_from_flags(), FLAGS.ground_truth
+        FLAGS.circuits, inputs_from_flags(), study_from_flags(trained=False), FLAGS.ground_truth
     )
     beside = str(FLAGS.circuits).removesuffix('.safetensors') + '.study.json'
     options = run_options()

@@ -1,16 +1,13 @@
 """What every launcher shares: one line for a user's mistake, a status for the scheduler."""
 
-import difflib
 import importlib
 import os
-import re
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from logging import Formatter
-from pathlib import Path
 
 import jax
 from absl import app, flags, logging
@@ -21,7 +18,7 @@ from cdjax.parallel.preemption import BETWEEN_TRAININGS, STOP, Preempted
 from cdjax.run import lock
 from cdjax.training.diagnostics import GradientError
 from cdjax.wording import NBSP
-from experiments import help_page
+from experiments import command_line, help_page
 from experiments.flags.groups import group
 
 # 0 done, 1 the user's mistake, 75 stopped by a signal after saving (EX_TEMPFAIL of sysexits.h:
@@ -83,7 +80,7 @@ def run(main: Callable[..., None], *, words: int = 0) -> None:
         logging.get_absl_handler().setFormatter(Formatter('warning: %(message)s'))
         try:
             if len(argv) > 1 + words:
-                raise InputError(_unexpected(argv[1 + words]))
+                raise InputError(command_line.unexpected(argv[1 + words]))
             _import_plugins()
             main(*argv[1:])
         except (InputError, flags.Error) as error:
@@ -119,80 +116,17 @@ def _parse(argv: list[str]) -> list[str]:
         if any(word in help_page.HELP_WORDS for word in argv[1:]):
             print(help_page.page())
             sys.exit(0)
-        words = flags.FLAGS(_flagfiles_first(argv))
-        _expand_home()
+        words = command_line.parse(command_line.flagfiles_first(argv))
+        command_line.expand_home()
         return words
-    except flags.Error as error:
+    except (InputError, flags.Error) as error:
         sys.exit(_refuse(error))
-    except UnicodeDecodeError as error:
-        sys.exit(_refuse(InputError(f'flagfile: {error}: name a text with a flag a line')))
-
-
-def _flagfiles_first(argv: list[str]) -> list[str]:
-    """Returns the words with flag files in front: of two values of a flag the later one holds."""
-    program, *rest = argv
-    files, others = [], []
-    while rest and rest[0] != '--':
-        word = rest.pop(0)
-        is_file = word.lstrip('-').partition('=')[0] == 'flagfile' and word.startswith('-')
-        (files if is_file else others).append(word)
-        if is_file and '=' not in word:
-            files += rest[:1]
-            rest = rest[1:]
-    return [program, *files, *others, *rest]
-
-
-def _expand_home() -> None:
-    """Replaces a leading ~ in values, which shells leave alone behind --name=."""
-    for flag in (flags.FLAGS[name] for name in flags.FLAGS):
-        if flag.present and isinstance(flag.value, str):
-            flag.value = os.path.expanduser(flag.value)
-        elif flag.present and isinstance(flag.value, list):
-            flag.value = [os.path.expanduser(value) for value in flag.value]
 
 
 def _refuse(error: InputError | flags.Error) -> int:
-    text = _in_our_words(error) if isinstance(error, flags.Error) else str(error)
+    text = command_line.in_our_words(error) if isinstance(error, flags.Error) else str(error)
     print(f'error: {" ".join(text.splitlines())}', file=sys.stderr)
     return EXIT_INPUT
-
-
-def _in_our_words(error: flags.Error) -> str:
-    """Returns what is wrong with a flag, and what to do."""
-    see = f'see python -m experiments.{Path(sys.argv[0]).stem} --help'
-    if isinstance(error, flags.UnrecognizedFlagError):
-        close = _like(error.flagname)
-        remedy = f'did you mean --{" or --".join(close)}?' if close else see
-        if 'recipe' in flags.FLAGS and any('flagfile' in word for word in sys.argv):
-            remedy = 'a recipe of another launcher is given as --recipe=FILE'
-        return f'there is no flag --{error.flagname}: {remedy}'
-    text = str(error)
-    if missing := re.findall(r'Flag (--\w+) must have a value other than None', text):
-        return f'{" and ".join(missing)} must be given: {see}'
-    text = re.sub(r'invalid literal for int.*', 'write an integer', text)
-    text = re.sub(r'could not convert string to float.*', 'write a number', text)
-    text = re.sub(r"\('Non-boolean argument.*\)", 'write true or false, or no value', text)
-    return re.sub(r'ERROR:: Unable to open flagfile: \[.*?\] (.*): (.*)', r'flagfile=\2: \1', text)
-
-
-def _like(name: str) -> list[str]:
-    """Returns the flags that somebody may have meant: longer names of it first, then the alike."""
-    names = [
-        known
-        for module, defined in flags.FLAGS.flags_by_module_dict().items()
-        if not module.startswith('absl')
-        for known in (flag.name for flag in defined)
-    ]
-    longer = [known for known in names if known.endswith(f'_{name}')]
-    alike = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    return list(dict.fromkeys([*longer, *alike]))[:3]
-
-
-def _unexpected(argument: str) -> str:
-    """Returns what is wrong with an argument that is no flag."""
-    name = argument.partition('=')[0]
-    meant = f'did you mean --{argument}?' if name in flags.FLAGS else 'flags look like --name=value'
-    return f'unexpected argument {argument!r}; {meant}'
 
 
 def _out_of_memory(error: Exception) -> str:

@@ -27,7 +27,7 @@ from cdjax.planning.plan import describe, plan_job
 from cdjax.planning.targets import Target, parse_target
 from cdjax.run.folder import as_json
 from cdjax.studies.inputs import Inputs
-from experiments import launch
+from experiments import command_line, launch
 from experiments.announce import announce_measuring
 from experiments.flags import (
     alignment_from_flags,
@@ -137,7 +137,7 @@ def _read_recipe(path: str) -> None:
         lines = FLAGS.read_flags_from_files([f'--flagfile={path}'])
     except UnicodeDecodeError as error:
         raise InputError(f'recipe={path} is no text: {error}') from error
-    FLAGS([sys.argv[0], *lines, *sys.argv[1:]], known_only=True)
+    command_line.parse([sys.argv[0], *lines, *sys.argv[1:]], known_only=True)
 
 
 def _mesh_from_flags(target: Target) -> MeshShape | None:

@@ -24,6 +24,7 @@ from cdjax.studies.beside_kd import gain_over_kd
 from cdjax.studies.mechanism import MechanismConfig
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
+from cdjax.wording import choose_from
 
 STARTS = {
     'nothing': 'a student from nothing',
@@ -95,9 +96,8 @@ class ArmsConfig:
                 continue
             unknown = [value for value in values if value not in known]
             if unknown or (self.arms and not values) or len(set(values)) < len(values):
-                raise InputError(
-                    f'{field}={",".join(values)}: choose from {", ".join(known)}, each of them once'
-                )
+                choice = choose_from(unknown[0] if unknown else '', known)
+                raise InputError(f'{field}={",".join(values)}: {choice}, each of them once')
         self._refuse_without_arms()
         check_site(self.arms, self.alignment)
         if self.mechanism is not None:

@@ -33,16 +33,18 @@ def define_study_flags(*, trained: bool = True) -> None:
     flags.DEFINE_integer(
         'evaluate_problems', default.max_problems, 'Problems of unseen forms evaluated, at most.'
     )
-    keys = [key for key, method in METHODS.items() if trained or not method.trains]
     flags.DEFINE_list(
         'methods',
         list(methods_by_default(trained=trained)),
-        f'What the circuits are held against, of {", ".join(keys)}.',
+        f'What the circuits are held against, of {", ".join(_methods(trained))}.',
     )
 
 
-def study_from_flags() -> CircuitStudyConfig:
+def study_from_flags(*, trained: bool = True) -> CircuitStudyConfig:
     """Returns the study that the flags describe.
+
+    Args:
+        trained: as for `define_study_flags`.
 
     Raises:
         InputError: a value out of range, or an unknown method.
@@ -54,7 +56,11 @@ def study_from_flags() -> CircuitStudyConfig:
     return CircuitStudyConfig(
         sizes=sizes,
         areas=FLAGS.areas,
-        methods=tuple(FLAGS.methods),
+        methods=tuple(METHODS.find(key, _methods(trained)).key for key in FLAGS.methods),
         max_problems=FLAGS.evaluate_problems,
         ablations=tuple(FLAGS.ablation),
     )
+
+
+def _methods(trained: bool) -> list[str]:
+    return [key for key, method in METHODS.items() if trained or not method.trains]

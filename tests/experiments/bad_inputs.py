@@ -244,6 +244,7 @@ class _Files:
             self._new(name).write_text(content)
         self._new('golden').write_bytes(b'x' * 20)
         self._new('recipe_unknown').write_text('--steps=many\n')
+        self._new('recipe_switch').write_text('--nolargest_batch=1\n')
         self._new('recipe_other').write_text('--workdir=runs/mine\n')
         orbax = self._copy('orbax')
         (orbax / 'parameters.json').write_text('{"embed.weight": 5}')

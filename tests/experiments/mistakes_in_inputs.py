@@ -206,6 +206,8 @@ CIRCUITS = [
     ('evaluate', '--sizes=nan', 'sizes=nan'),
     ('evaluate', '--sizes=a', 'sizes=a', 'write shares'),
     ('evaluate', '--sizes=.0001', 'sizes=0.0001 of 64 neurons is less than one', 'at least'),
+    ('evaluate', '--methods=one_mask', 'methods=one_mask trains masks'),
+    ('evaluate', '--methods=relpp', "'relpp': did you mean relp? choose from learned, atp,"),
     ('settle', '--workers=0', 'workers=0 must be at least 1'),
     ('evaluate', '--ablation=noise', 'ablation=noise', 'counterfactual'),
     ('evaluate', '--evaluate_problems=0', 'evaluate_problems=0'),

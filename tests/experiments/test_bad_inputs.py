@@ -103,6 +103,17 @@ OTHERS = [
 ]
 FLAGS = [
     ('discover', '--discovery_step=5', 'no flag --discovery_step', '--discovery_steps'),
+    ('discover', '--steps=100', 'mean --discovery_steps or --profile_steps?'),
+    ('discover', '--nodry_run=3', '--nodry_run=3: write --nodry_run or --dry_run=false'),
+    ('evaluate', '--noareas=true', '--noareas=true: write --noareas or --areas=false'),
+    ('plan', '--recipe={recipe_switch}', '--nolargest_batch=1: write --nolargest_batch'),
+    (
+        'discover',
+        '--flagfile=experiments/recipes/arms.flags',
+        'no flag --arms, which stands in experiments/recipes/arms.flags: ',
+        'of experiments.compare_arms',
+    ),
+    ('discover', '--flagfile={recipe_other} --arms=kd', 'no flag --arms: see'),
     ('evaluate', '--workdir=x', 'no flag --workdir', 'evaluate'),
     ('pipeline', '--seed=3', 'no flag --seed', '--seeds'),
     ('compare_arms', '--arm=kd', 'no flag --arm', '--arms'),

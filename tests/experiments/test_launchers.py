@@ -19,7 +19,7 @@ from cdjax.parallel.preemption import Preempted
 from cdjax.run.folder import VERSION
 from cdjax.studies.inputs import EMBEDDED_TEACHER
 from cdjax.training.gradient_reports import GradientError, GradientReport
-from experiments import launch
+from experiments import command_line, launch
 from experiments.__main__ import main as list_launchers
 
 
@@ -352,7 +352,7 @@ def test_the_command_line_wins_over_a_flag_file_wherever_it_stands():
         '--',
         '--flagfile=z',
     ]
-    assert launch._flagfiles_first(words) == first
+    assert command_line.flagfiles_first(words) == first
 
 
 def test_sigterm_while_nothing_trains_asks_to_be_started_again(status_of, capsys):
