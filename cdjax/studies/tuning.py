@@ -123,7 +123,11 @@ def tune(
     for name, discovery in config.settings:
         try:
             check_discovery(
-                {'teacher': inputs.teacher_config}, inputs.dataset, discovery, mesh=mesh
+                {'teacher': inputs.teacher_config},
+                inputs.dataset,
+                discovery,
+                mesh=mesh,
+                batch_flag='discovery_batch_size',
             )
         except InputError as error:
             raise InputError(f'grid, {name!r}: {error}') from error
