@@ -43,6 +43,7 @@ from cdjax.studies.outlook import (
     training_stage,
 )
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
+from cdjax.training.accumulation import check_repeats
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 from cdjax.training.log_points import Point
 from cdjax.training.memory import check_memory, least_training_bytes
@@ -172,6 +173,8 @@ class TeacherStudy:
             answer_tokens=self.dataset.answer_tokens,
         )
         check_memory(needed, mesh, batch_size=config.training.batch_size)
+        usual, problems = LanguageModelConfig.batch_size, len(self.split.train)
+        check_repeats(config.training.batch_size, problems, usual)
         facts = {**dataclasses.asdict(config), 'data': self.dataset.hash}
         if self._inputs is not None:
             facts['inputs'] = self._inputs.facts()

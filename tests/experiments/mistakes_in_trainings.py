@@ -57,6 +57,16 @@ DISCOVERY = [
         (launcher, '--discovery_batch_size=1000000000', 'takes at least', 'GB', 'microbatches')
         for launcher in ('discover', 'pipeline', 'compare_arms')
     ),
+    *(
+        (
+            launcher,
+            '--discovery_batch_size=1000000',
+            'batch_size=1000000 is more than the 123 problems',
+            'choose discovery_batch_size=123 or less',
+        )
+        for launcher in ('discover', 'pipeline', 'tune')
+    ),
+    ('discover', '--discovery_batch_size=257 --dry_run', 'is more than the 123 problems'),
     ('discover', '--least_accuracy=.5', 'the teacher answers', 'set least_accuracy=0'),
     ('pipeline', '--least_accuracy=.5', 'the teacher answers', 'set least_accuracy=0'),
     ('discover', '--first_scores={circuits} --num_classes=3 --split_seed=1', 'another split'),
@@ -106,6 +116,9 @@ DISTILLATION = [
     ('compare_arms', '--teacher_store={store} --top_k=5', 'another form of the logits'),
     ('compare_arms', '--teacher_store={store_cut}', 'bytes and had', 'remove'),
     ('pipeline', '--teacher_store={store_garbage}', 'is damaged'),
+    ('distill', '--teacher_store={file}', 'teacher_store={file}: ', 'file is no folder'),
+    ('distill', '--teacher_store={file}/x --only_correct', 'teacher_store={file}/x: '),
+    ('pipeline', '--teacher_store={file}', 'teacher_store={file}: ', 'file is no folder'),
     ('compare_arms', '--teacher_store=gs://none/store', 'lies in a bucket'),
     ('distill', '--arm=all --teacher_store={store}', 'is of other problems'),
     ('distill', '--init_std=0', 'init_std=0'),
@@ -114,6 +127,8 @@ DISTILLATION = [
     ('distill', '--steps=0', 'steps=0'),
     ('distill', '--batch_size=0', 'batch_size=0'),
     ('distill', '--batch_size=1000000000', 'batch_size=1000000000 takes at least', 'GB'),
+    ('distill', '--batch_size=129', 'batch_size=129 is more than the 29 problems', 'batch_size=29'),
+    ('pipeline', '--arms=kd --batch_size=129', 'batch_size=129 is more than the 29 problems'),
     (
         'pipeline',
         '--arms=kd --batch_size=1000000000',

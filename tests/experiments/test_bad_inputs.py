@@ -63,6 +63,7 @@ OTHERS = [
     ('train_teacher', '--steps=0', 'steps=0'),
     ('train_teacher', '--batch_size=0', 'batch_size=0'),
     ('train_teacher', '--batch_size=1000000000', 'batch_size=1000000000 takes at least', 'GB'),
+    ('train_teacher', '--batch_size=1000', 'batch_size=1000 is more than the 123 problems'),
     ('train_teacher', '--learning_rate=nan', 'learning_rate=nan'),
     ('train_teacher', '--weight_decay=inf', 'weight_decay=inf'),
     ('train_teacher', '--seed=-1', 'seed=-1'),
