@@ -176,6 +176,8 @@ RUNS = [
     ('train_teacher', '--workdir={run_cut}', 'is damaged'),
     ('discover', '--workdir={run_list}', 'is damaged'),
     ('discover', '--workdir=/proc/none/run', 'cannot be written'),
+    ('train_teacher', '--workdir=/proc/none --dry_run', '--workdir=/proc/none cannot be written'),
+    ('distill', '--workdir={file}/run --dry_run', 'cannot be written (Not a directory)'),
     ('discover', '--checkpoint_every=0', 'checkpoint_every=0'),
     ('distill', '--checkpoint_every=-1', 'checkpoint_every=-1'),
     ('pipeline', '--diagnose_every=0', 'diagnose_every=0'),
