@@ -1,6 +1,9 @@
 """The one exception that stands for a user's mistake."""
 
 import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -9,6 +12,20 @@ class InputError(ValueError):
     Launchers print it as one line and exit with status 1. A mistake of the program's own is
     any other exception, and keeps its traceback.
     """
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Has an InputError name values as the user knows them, NAME=VALUE.
+
+    Args:
+        names: name in the message → name that the user knows; others stay as they are.
+    """
+    try:
+        yield
+    except InputError as error:
+        known = lambda found: names.get(found[0], found[0])
+        raise InputError(re.sub(r'\b[a-z_]+(?==)', known, str(error))) from error
 
 
 def check_finite(**values: float) -> None:

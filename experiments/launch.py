@@ -13,12 +13,13 @@ import jax
 from absl import app, flags, logging
 from etils import epath
 
-from cdjax.errors import InputError
+from cdjax.errors import InputError, renamed
 from cdjax.parallel.preemption import BETWEEN_TRAININGS, STOP, Preempted
 from cdjax.run import lock
 from cdjax.training.diagnostics import GradientError
 from cdjax.wording import NBSP
 from experiments import command_line, help_page
+from experiments.flags.discovery import OBJECTIVE_NAMES
 from experiments.flags.groups import group
 
 # 0 done, 1 the user's mistake, 75 stopped by a signal after saving (EX_TEMPFAIL of sysexits.h:
@@ -82,7 +83,8 @@ def run(main: Callable[..., None], *, words: int = 0) -> None:
             if len(argv) > 1 + words:
                 raise InputError(command_line.unexpected(argv[1 + words]))
             _import_plugins()
-            main(*argv[1:])
+            with renamed(_fields_of_flags()):
+                main(*argv[1:])
         except (InputError, flags.Error) as error:
             return _refuse(error)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -153,6 +155,12 @@ def _import_plugins() -> None:
                 f'plugins={name} cannot be imported: {error} ({where.filename}, line '
                 f'{where.lineno})'
             ) from error
+
+
+def _fields_of_flags() -> dict[str, str]:
+    """Returns names that only messages know, of what is found out late: field → flag."""
+    known = flags.FLAGS
+    return {k: name for k, name in OBJECTIVE_NAMES.items() if name in known and k not in known}
 
 
 def _stop(*_) -> None:

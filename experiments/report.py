@@ -34,11 +34,11 @@ define_dry_run_flag('which page would be made of what')
 
 def main(*workdirs: str) -> None:
     """Prints the table of a run and writes its report, or compares two."""
-    from cdjax.report.arms_report import holds_table, read_table, write_arms_report
+    from cdjax.report.arms_report import holds_table, read_table, table_page
     from cdjax.report.compare import read_runs, write_comparison
     from cdjax.report.figure_file import take_figure
     from cdjax.report.terminal import arms_summary, summary
-    from cdjax.report.write import REPORT, read_results, write_report
+    from cdjax.report.write import REPORT, read_results, run_page
     from cdjax.run.folder import write_atomically
 
     if FLAGS.compare:
@@ -66,24 +66,25 @@ def main(*workdirs: str) -> None:
     if workdirs and FLAGS['workdir'].present:
         raise InputError(f'workdir={FLAGS.workdir} and {workdirs[0]}: name one run')
     workdir = workdirs[0] if workdirs else FLAGS.workdir
-    facts = {'run': workdir, 'page': f'{workdir}/{REPORT}'}
+    target, path = None, f'{workdir}/{REPORT}'
+    facts = {'run': workdir, 'page': path}
     if FLAGS.figure is not None:
         facts['figure'] = target = _target(FLAGS.figure, '.svg')
     elif FLAGS.output is not None:
         raise InputError(
-            f'output={FLAGS.output} is for --compare or --figure: the report of a run is '
-            f'{workdir}/{REPORT}'
+            f'output={FLAGS.output} is for --compare or --figure: the report of a run is {path}'
         )
     table = holds_table(workdir)
     results = read_table(workdir) if table else read_results(workdir)
+    page = table_page(workdir, results) if table else run_page(workdir, results)
+    figure = None if target is None else take_figure(page, FLAGS.figure)
     announce_measuring(f'report: of {workdir}, from what it has stored', facts, time=SECONDS)
-    page = write_arms_report(workdir, results) if table else write_report(workdir, results)
-    figure = None if FLAGS.figure is None else take_figure(page.read_text(), FLAGS.figure)
+    write_atomically(epath.Path(path), page)
     launch.say(arms_summary(results) if table else summary(results))
     if figure is not None:
         write_atomically(epath.Path(target), figure)
         launch.say(f'figure: {target}')
-    launch.say(f'everything is in {page}')
+    launch.say(f'everything is in {path}')
 
 
 def _target(name: str, ending: str) -> str:

@@ -27,6 +27,7 @@ from cdjax.distillation.store import TeacherStore, Wanted
 from cdjax.errors import InputError
 from cdjax.losses import TopKLogits
 from cdjax.models import Llama, LlamaConfig
+from cdjax.models.target_folder import require_writable
 from cdjax.parallel.multihost import from_process_0
 from cdjax.parallel.preemption import heed_preemption
 from cdjax.run.buckets import is_remote
@@ -141,6 +142,15 @@ def check_stored(
     if not problems_known:
         del facts['data']
     _read(folder, as_json(facts), contents=False)
+
+
+def check_place(folder: epath.PathLike) -> None:
+    """Raises InputError for a folder in which no store can be written."""
+    folder = _on_disk(folder)
+    try:
+        require_writable(folder / MANIFEST)
+    except InputError as error:
+        raise InputError(f'teacher_store={folder}: {error}') from error
 
 
 def _on_disk(folder: epath.PathLike) -> epath.Path:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from cdjax.data.training_data import read_training_data, training_data_file
 from cdjax.errors import InputError
 from cdjax.models.hub import resolve_checkpoint
-from cdjax.models.huggingface import load_huggingface
+from cdjax.models.huggingface import load_huggingface, read_config
 from cdjax.models.huggingface_export import MAX_SHARD_BYTES, save_huggingface
 from cdjax.models.llama import Llama
 from cdjax.models.orbax_folder import is_orbax_folder, load_orbax, save_orbax
@@ -63,18 +63,22 @@ class Conversion:
     keep_layers: tuple[int, ...] | None = None
 
 
-def keep_layers(model: Llama, layers: tuple[int, ...]) -> Llama:
-    """Returns a model of some layers of another, the others dropped.
-
-    Raises:
-        InputError: layers that the model lacks, or not in ascending order.
-    """
-    most = model.config.num_layers
+def check_layers(layers: tuple[int, ...], most: int) -> None:
+    """Raises InputError for layers that a model of so many lacks, or not in ascending order."""
     if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < most:
         raise InputError(
             f'keep_layers={",".join(map(str, layers))}: name layers of 0 to {most - 1}, each once '
             'and in ascending order'
         )
+
+
+def keep_layers(model: Llama, layers: tuple[int, ...]) -> Llama:
+    """Returns a model of some layers of another, the others dropped.
+
+    Raises:
+        InputError: see `check_layers`.
+    """
+    check_layers(layers, model.config.num_layers)
     cut = jax.tree.map(lambda leaf: leaf, model)  # a tree of its own
     cut.config = dataclasses.replace(model.config, num_layers=len(layers))
     cut.layers = jax.tree.map(lambda leaf: leaf[np.asarray(layers)], model.layers)
@@ -111,6 +115,9 @@ def convert(
     require_new(target)
     from_orbax = is_orbax_folder(absolute(c.source))
     source = absolute(c.source) if from_orbax else resolve_checkpoint(c.source)
+    shape = read_config(source)
+    if c.keep_layers is not None:
+        check_layers(c.keep_layers, shape.num_layers)
     to = c.to or FORMATS[not from_orbax]
     check = c.check or c.golden is not None or c.save_golden is not None
     if check and jax.process_count() > 1:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from etils import epath
 
 from cdjax.distillation.headroom import CLOSE
@@ -12,13 +11,12 @@ from cdjax.errors import InputError
 from cdjax.report import findings, summary, tables
 from cdjax.report.provenance import describe
 from cdjax.report.write import (
-    REPORT,
     RESULTS,
     charts_of_starts,
     environment,
     package_version,
 )
-from cdjax.run.folder import stored_config, write_atomically
+from cdjax.run.folder import stored_config
 from cdjax.run.provenance import read_provenance
 from cdjax.run.results import from_text
 from cdjax.studies.arms import EQUIVALENT, REACH
@@ -43,27 +41,24 @@ def read_table(workdir: epath.PathLike) -> dict[str, Any]:
     return from_text(path.read_text(), path)['starts']
 
 
-def write_arms_report(workdir: epath.PathLike, starts: Mapping[str, Any]) -> epath.Path:
-    """Writes the report of a finished table of arms, on process 0.
+def table_page(workdir: epath.PathLike, starts: Mapping[str, Any]) -> str:
+    """Returns the report of a finished table of arms.
 
     Args:
         workdir: the folder of the run, for its config.json and its provenance.json.
         starts: what `Pipeline.compare_arms` returns.
 
-    Returns:
-        The path of report.html.
+    Raises:
+        InputError: the folder is that of no table of arms.
     """
     workdir = epath.Path(workdir)
-    target = workdir / REPORT
-    if jax.process_index() == 0:
-        config = stored_config(workdir)
-        if config is None or config.get('name') != TABLE:
-            raise InputError(
-                f'{workdir} holds {ARMS_RESULTS} without the config.json of a table of arms: name '
-                'the --workdir of experiments.compare_arms'
-            )
-        write_atomically(target, render_arms(starts, config, read_provenance(workdir)))
-    return target
+    config = stored_config(workdir)
+    if config is None or config.get('name') != TABLE:
+        raise InputError(
+            f'{workdir} holds {ARMS_RESULTS} without the config.json of a table of arms: name '
+            'the --workdir of experiments.compare_arms'
+        )
+    return render_arms(starts, config, read_provenance(workdir))
 
 
 def render_arms(

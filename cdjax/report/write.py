@@ -51,18 +51,26 @@ def write_report(workdir: epath.PathLike, results: Mapping[str, Any]) -> epath.P
     Returns:
         The path of report.html.
     """
-    workdir = epath.Path(workdir)
-    target = workdir / REPORT
+    target = epath.Path(workdir) / REPORT
     if jax.process_index() == 0:
-        config = stored_config(workdir)
-        if config is None:
-            raise InputError(f'{workdir} holds no config.json, so it is no run: name its --workdir')
-        places = Places(workdir)
-        trainings = [DISCOVERY, *(f'distill/{name}' for name in kept_students(config))]
-        histories = {name: read_metrics(places.training(name)) for name in trainings}
-        provenance = read_provenance(workdir)
-        write_atomically(target, render(results, config, histories, provenance))
+        write_atomically(target, run_page(workdir, results))
     return target
+
+
+def run_page(workdir: epath.PathLike, results: Mapping[str, Any]) -> str:
+    """Returns the report of a finished run, see `write_report`.
+
+    Raises:
+        InputError: the folder is that of no run.
+    """
+    workdir = epath.Path(workdir)
+    config = stored_config(workdir)
+    if config is None:
+        raise InputError(f'{workdir} holds no config.json, so it is no run: name its --workdir')
+    places = Places(workdir)
+    trainings = [DISCOVERY, *(f'distill/{name}' for name in kept_students(config))]
+    histories = {name: read_metrics(places.training(name)) for name in trainings}
+    return render(results, config, histories, read_provenance(workdir))
 
 
 def read_results(workdir: epath.PathLike) -> dict[str, Any]:

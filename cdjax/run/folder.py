@@ -64,8 +64,8 @@ def check_workdir(path: epath.PathLike, config: dict[str, Any], *, name: str) ->
     To be asked before what takes long, such as loading a model.
 
     Raises:
-        InputError: the folder holds another run or foreign files, or lies in a bucket that cannot
-            be reached.
+        InputError: the folder holds another run or foreign files, cannot be made, or lies in a
+            bucket that cannot be reached.
     """
     if not str(path):
         raise InputError('--workdir= names no folder')
@@ -75,6 +75,7 @@ def check_workdir(path: epath.PathLike, config: dict[str, Any], *, name: str) ->
     def check():
         try:
             _refuse_other_run(workdir, wanted)
+            _try_to_make(workdir)
         except OSError as error:
             raise _unwritable(workdir, error) from error
 
@@ -145,6 +146,16 @@ def make_folder(path: epath.Path, flag: str = '--workdir') -> epath.Path:
     except OSError as error:
         raise _unwritable(path, error, flag) from error
     return path
+
+
+def _try_to_make(path: epath.Path) -> None:
+    """Raises OSError where no folder can be made at a local path; one beside it is, and removed."""
+    if is_remote(path):
+        return
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    probe = there / f'{_PROBE}{uuid.uuid4().hex}'
+    probe.mkdir()
+    probe.rmdir()
 
 
 def require_space(path: epath.Path, needed: int, what: str) -> None:

@@ -33,6 +33,7 @@ from cdjax.studies.outlook import (
 from cdjax.studies.places import Places
 from cdjax.studies.run import Run
 from cdjax.studies.sanity import Sanity
+from cdjax.training.accumulation import check_repeats
 from cdjax.training.discovery import DiscoveryConfig, check_discovery, discover
 
 
@@ -111,6 +112,7 @@ def study_discovery(
         first_scores=first_scores,
         batch_flag='discovery_batch_size',
     )
+    check_problems(inputs, discovery)
     facts = {'inputs': inputs.facts(), 'discovery': config.discovery}
     if config.classes != LEARNED.key:
         facts['classes'] = config.classes
@@ -211,6 +213,12 @@ def _sorted_by_model(run: Run, config: DiscoveryStudyConfig) -> np.ndarray | Non
     )
     sorting = sort_in(run.teacher, dataset, rows, config.discovery.num_classes, context)
     return CLASSES[config.classes].assign(sorting)
+
+
+def check_problems(inputs: Inputs, config: DiscoveryConfig) -> None:
+    """Raises InputError for a batch of more than the problems that are learned from."""
+    usual, problems = DiscoveryConfig.batch_size, len(inputs.split.train)
+    check_repeats(config.batch_size, problems, usual, name='discovery_batch_size')
 
 
 def check_accuracy(

@@ -37,8 +37,9 @@ from cdjax.studies.outlook import (
 from cdjax.studies.places import Places
 from cdjax.studies.run import Run
 from cdjax.studies.student import Lesson, distil, given_to, prepare
-from cdjax.studies.teacher_says import Asked, TeacherSays
+from cdjax.studies.teacher_says import Asked, TeacherSays, check_kept
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
+from cdjax.training.accumulation import check_repeats
 from cdjax.training.distillation import (
     DistillationConfig,
     check_distillation,
@@ -183,7 +184,8 @@ class StudentStudy:
             alignment=None if arm.align is None else config.alignment,
         )
         patched = arm.interchanges(config.alignment)
-        check_student_memory(config.distillation, inputs, mesh, patched=patched)
+        check_student_batch(config.distillation, inputs, mesh, patched=patched)
+        check_kept(config.distillation.teacher_store)
         self.config = config
         if not inputs.keeps_right:  # else the teacher tells first which problems there are
             self._check_store(inputs)
@@ -300,10 +302,10 @@ def _stages(config: StudentConfig, inputs: Inputs, folder: epath.Path) -> tuple[
     )
 
 
-def check_student_memory(
+def check_student_batch(
     config: DistillationConfig, inputs: Inputs, mesh: Mesh, *, patched: bool
 ) -> None:
-    """Raises InputError for a batch that cannot fit, see `cdjax.training.memory`."""
+    """Raises InputError for a batch that cannot fit, or of more problems than the share has."""
     needed = least_training_bytes(
         inputs.student_config,
         config.batch_size // config.microbatches,
@@ -314,6 +316,7 @@ def check_student_memory(
         patched=patched,
     )
     check_memory(needed, mesh, batch_size=config.batch_size)
+    check_repeats(config.batch_size, len(inputs.split.share), DistillationConfig.batch_size)
 
 
 def _load_circuits(config: StudentConfig, inputs: Inputs) -> tuple[Circuit, Circuit | None]:

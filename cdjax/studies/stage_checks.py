@@ -10,12 +10,14 @@ from cdjax.distillation.store import check_positions_within
 from cdjax.errors import InputError
 from cdjax.models import Llama
 from cdjax.studies.arms import PLANTED, check_answers, rows_outside_share
-from cdjax.studies.distillation import check_student_memory
+from cdjax.studies.discovery import check_problems
+from cdjax.studies.distillation import check_student_batch
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.ground_truth import read_ground_truth
 from cdjax.studies.inputs import Inputs
 from cdjax.studies.methods import check_methods
 from cdjax.studies.students import asked_of_teacher
+from cdjax.studies.teacher_says import check_kept
 from cdjax.training.discovery import check_discovery
 from cdjax.training.distillation import check_distillation
 
@@ -31,6 +33,7 @@ def check_stages(config: 'PipelineConfig', inputs: Inputs, mesh: Mesh) -> None:
     check_discovery(
         models, inputs.dataset, config.discovery, mesh=mesh, batch_flag='discovery_batch_size'
     )
+    check_problems(inputs, config.discovery)
     config.study.check_sizes(inputs.teacher_config.num_neurons)
     check_methods(
         config.study.methods,
@@ -75,7 +78,7 @@ def _check_students(config: 'PipelineConfig', inputs: Inputs, mesh: Mesh) -> Non
             )
         read_ground_truth('', inputs)
     patched = any(ARMS[arm].interchanges(config.arms.alignment) for arm in config.arms.arms)
-    check_student_memory(config.arms.distillation, inputs, mesh, patched=patched)
+    check_student_batch(config.arms.distillation, inputs, mesh, patched=patched)
     check_pairs(
         config.layer_pairs,
         inputs.student_config,
@@ -86,6 +89,7 @@ def _check_students(config: 'PipelineConfig', inputs: Inputs, mesh: Mesh) -> Non
     )
     check_answers(config.arms.arms, config.arms.alignment, inputs.dataset)
     check_positions_within(config.arms.alignment.positions, inputs.dataset)
+    check_kept(config.arms.distillation.teacher_store)
     check_teacher_store(config, inputs)
     if 'partial' in starts:
         rows_outside_share(inputs.split)

@@ -19,7 +19,7 @@ from cdjax.data import (
 )
 from cdjax.data.tokenizer import MAX_NUMBER
 from cdjax.data.training_data import TrainingData, read_training_data, training_data_file
-from cdjax.errors import InputError
+from cdjax.errors import InputError, renamed
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama, LlamaConfig, save_huggingface
 from cdjax.models.target_folder import require_writable
@@ -43,6 +43,7 @@ from cdjax.studies.outlook import (
     training_stage,
 )
 from cdjax.studies.trained import BEST, Trained, check_evaluations, exported
+from cdjax.training.accumulation import check_repeats
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 from cdjax.training.log_points import Point
 from cdjax.training.memory import check_memory, least_training_bytes
@@ -79,17 +80,19 @@ class TeacherShape:
 
     def config(self, vocab_size: int) -> LlamaConfig:
         """Returns the configuration of the model."""
-        return LlamaConfig(
-            vocab_size=vocab_size,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_layers=self.layers,
-            num_heads=self.heads,
-            num_kv_heads=self.kv_heads,
-            head_dim=self.hidden_size // self.heads,
-            rope_theta=1e4,
-            max_length=MAX_LENGTH,
-        )
+        own = {'num_layers': 'layers', 'num_heads': 'heads', 'num_kv_heads': 'kv_heads'}
+        with renamed(own):
+            return LlamaConfig(
+                vocab_size=vocab_size,
+                hidden_size=self.hidden_size,
+                intermediate_size=self.intermediate_size,
+                num_layers=self.layers,
+                num_heads=self.heads,
+                num_kv_heads=self.kv_heads,
+                head_dim=self.hidden_size // self.heads,
+                rope_theta=1e4,
+                max_length=MAX_LENGTH,
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +173,8 @@ class TeacherStudy:
             answer_tokens=self.dataset.answer_tokens,
         )
         check_memory(needed, mesh, batch_size=config.training.batch_size)
+        usual, problems = LanguageModelConfig.batch_size, len(self.split.train)
+        check_repeats(config.training.batch_size, problems, usual)
         facts = {**dataclasses.asdict(config), 'data': self.dataset.hash}
         if self._inputs is not None:
             facts['inputs'] = self._inputs.facts()

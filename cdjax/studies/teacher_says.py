@@ -13,7 +13,7 @@ from cdjax.distillation.arms import Arm
 from cdjax.distillation.contribution import unit_contributions
 from cdjax.distillation.interchange import Interchange, patch_teacher
 from cdjax.distillation.readings import ACTIVATIONS
-from cdjax.distillation.shards import check_stored, stored_teacher
+from cdjax.distillation.shards import check_place, check_stored, stored_teacher
 from cdjax.distillation.store import OnlineTeacher, TeacherStore, Wanted
 from cdjax.models import Llama
 from cdjax.studies.inputs import Inputs
@@ -22,6 +22,16 @@ from cdjax.training.distillation import DistillationConfig
 
 # Where what the teacher says is kept; anything else is a folder.
 IN_MEMORY, ONLINE = 'memory', 'online'
+
+
+def check_kept(place: str) -> None:
+    """Raises InputError where what the teacher says cannot be kept.
+
+    Args:
+        place: `DistillationConfig.teacher_store`.
+    """
+    if place not in (IN_MEMORY, ONLINE):
+        check_place(place)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

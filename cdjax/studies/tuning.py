@@ -25,7 +25,7 @@ from cdjax.run.results import stored
 from cdjax.run.workers import check_workers, work_ahead
 from cdjax.studies.circuits import Ablated, CircuitStudyConfig, unseen_rows
 from cdjax.studies.circuits.config import EVALUATED, TELLING_SIZES, sizes_in_neurons
-from cdjax.studies.discovery import discover_circuits
+from cdjax.studies.discovery import check_problems, discover_circuits
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.outlook import (
     Announce,
@@ -123,8 +123,13 @@ def tune(
     for name, discovery in config.settings:
         try:
             check_discovery(
-                {'teacher': inputs.teacher_config}, inputs.dataset, discovery, mesh=mesh
+                {'teacher': inputs.teacher_config},
+                inputs.dataset,
+                discovery,
+                mesh=mesh,
+                batch_flag='discovery_batch_size',
             )
+            check_problems(inputs, discovery)
         except InputError as error:
             raise InputError(f'grid, {name!r}: {error}') from error
     within = copy.copy(inputs)

@@ -20,6 +20,24 @@ def check_batch_size(batch_size: int, microbatches: int) -> None:
         )
 
 
+def check_repeats(batch_size: int, problems: int, usual: int, *, name: str = 'batch_size') -> None:
+    """Raises InputError for a batch of more than all problems, which repeats them for nothing.
+
+    One of the usual size may: few problems need not be given a batch of their own.
+
+    Args:
+        batch_size: problems a step.
+        problems: that are learned from, N.
+        usual: the batch of a training that is given none.
+        name: of the flag that sets it.
+    """
+    if batch_size > max(problems, usual):
+        raise InputError(
+            f'{name}={batch_size} is more than the {problems} problems that are learned from: '
+            f'choose {name}={problems} or less'
+        )
+
+
 def accumulate_gradients(
     loss_and_grad: Callable[..., Any], microbatches: int
 ) -> Callable[..., Any]:

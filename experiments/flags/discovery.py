@@ -6,7 +6,7 @@ from typing import Any
 from absl import flags
 
 from cdjax.circuits.classifier import Encoding
-from cdjax.errors import InputError
+from cdjax.errors import InputError, renamed
 from cdjax.losses import DiscoveryWeights
 from cdjax.models.llama import REMAT_POLICIES
 from cdjax.training.discovery import DiscoveryConfig
@@ -33,6 +33,16 @@ OBJECTIVE_FLAGS = {
     'mask_hidden': 'hidden',
     'sparsity_from': 'sparsity_from',
     'cosine': 'cosine',
+}
+
+# What messages call otherwise than the flags: field → flag.
+OBJECTIVE_NAMES = {field: flag for flag, field in OBJECTIVE_FLAGS.items()}
+_NAMES = OBJECTIVE_NAMES | {
+    'temperature': 'gumbel_temperature',
+    **{
+        field: f'discovery_{field}'
+        for field in ('steps', 'batch_size', 'microbatches', 'learning_rate', 'epsilon', 'seed')
+    },
 }
 
 
@@ -181,22 +191,27 @@ def discovery_from_flags() -> DiscoveryConfig:
             f'encode_positions={",".join(FLAGS.encode_positions)}: write integers such as 1,3,5'
         ) from None
     random = 'random_weights' in FLAGS and FLAGS.random_weights
-    return DiscoveryConfig(
-        optimizer=OptimizerConfig(
-            FLAGS.discovery_steps, FLAGS.discovery_learning_rate, epsilon=FLAGS.discovery_epsilon
-        ),
-        num_classes=FLAGS.num_classes,
-        objective=_objective(),
-        classifier_learning_rate=FLAGS.classifier_learning_rate,
-        temperature=FLAGS.gumbel_temperature,
-        encoding=Encoding(FLAGS.encode_layer, positions),
-        batch_size=FLAGS.discovery_batch_size,
-        microbatches=FLAGS.discovery_microbatches,
-        remat=FLAGS.discovery_remat,
-        recompute_logits=FLAGS.recompute_logits,
-        least_accuracy=0.0 if random else FLAGS.least_accuracy,
-        seed=FLAGS.discovery_seed,
-    )
+    with renamed(OBJECTIVE_NAMES):
+        objective = _objective()
+    with renamed(_NAMES):
+        return DiscoveryConfig(
+            optimizer=OptimizerConfig(
+                FLAGS.discovery_steps,
+                FLAGS.discovery_learning_rate,
+                epsilon=FLAGS.discovery_epsilon,
+            ),
+            num_classes=FLAGS.num_classes,
+            objective=objective,
+            classifier_learning_rate=FLAGS.classifier_learning_rate,
+            temperature=FLAGS.gumbel_temperature,
+            encoding=Encoding(FLAGS.encode_layer, positions),
+            batch_size=FLAGS.discovery_batch_size,
+            microbatches=FLAGS.discovery_microbatches,
+            remat=FLAGS.discovery_remat,
+            recompute_logits=FLAGS.recompute_logits,
+            least_accuracy=0.0 if random else FLAGS.least_accuracy,
+            seed=FLAGS.discovery_seed,
+        )
 
 
 def _objective() -> Objective:

@@ -81,7 +81,7 @@ PROBLEMS = [
     ('settle', '--seeds=one', 'seeds=one: write integers'),
     ('tune', '--grid={folder}/none', 'none cannot be read'),
     ('tune', '--grid={file}', "line 1: 'mine': write --FLAG=VALUE"),
-    ('tune', '--grid={grid_value}', 'grid_value, line 2: ', 'noise=-1'),
+    ('tune', '--grid={grid_value}', 'grid_value, line 2: ', 'gate_noise=-1'),
     ('tune', '--grid={grid_nothing}', 'nothing to choose from'),
     ('tune', '--validation_share=1', 'validation_share=1.0', 'below 1'),
     ('tune', '--seeds=a', 'seeds=a', 'write numbers'),

@@ -9,7 +9,7 @@ from synthetic_results import CONFIG, PROVENANCE, make_results, make_start
 from test_report_write import Page
 
 from cdjax.errors import InputError
-from cdjax.report.arms_report import holds_table, read_table, render_arms, write_arms_report
+from cdjax.report.arms_report import holds_table, read_table, render_arms, table_page
 from cdjax.report.tables import steps_rows
 from cdjax.report.terminal_students import arms_table
 from cdjax.run.results import to_text
@@ -51,9 +51,7 @@ def workdir(tmp_path):
 
 
 def test_a_table_of_arms_has_a_page_of_its_own(workdir):
-    path = write_arms_report(workdir, read_table(workdir))
-    assert path.name == 'report.html'
-    text = path.read_text()
+    text = table_page(workdir, read_table(workdir))
     page = Page(text)
     ids = [attributes['id'] for _, attributes in page.elements if 'id' in attributes]
     assert len(ids) == len(set(ids))
@@ -96,7 +94,7 @@ def test_what_is_no_table_is_refused(workdir, tmp_path):
     assert not holds_table(tmp_path / 'nothing')
     (workdir / 'config.json').write_text(json.dumps(CONFIG))
     with pytest.raises(InputError, match=r'arms.json without the config.json of a table of arms'):
-        write_arms_report(workdir, read_table(workdir))
+        table_page(workdir, read_table(workdir))
     (workdir / 'arms.json').write_text('[]')
     with pytest.raises(InputError, match=r'arms.json is damaged'):
         read_table(workdir)
@@ -118,6 +116,12 @@ def test_the_launcher_makes_the_page_and_takes_its_figures(workdir, tmp_path, ca
         assert arms_table(make_table()) in told
         assert 'Mechanism of students from nothing' in told
         assert '<title>mechanism-nothing-1</title>' in (tmp_path / 'moved.svg').read_text()
+        assert (workdir / 'report.html').read_text().startswith('<!DOCTYPE html>')
+        (workdir / 'report.html').unlink()
+        flags.FLAGS.figure = 'nope'
+        with pytest.raises(InputError, match='figure=nope is not in the report: choose from'):
+            report.main(str(workdir))
+        assert not (workdir / 'report.html').exists(), 'refused before anything is written'
         flags.FLAGS.figure = flags.FLAGS.output = None
         with pytest.raises(InputError, match=r'results.json does not exist.* or experiments.comp'):
             report.main(str(tmp_path))

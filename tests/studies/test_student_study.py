@@ -185,7 +185,7 @@ def test_other_circuits_under_the_same_name_are_another_run(checkpoints, tmp_pat
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'arm': 'circiuts'}, "no arm 'circiuts': choose from kd"),
+        ({'arm': 'circiuts'}, "no arm 'circiuts': did you mean circuits or one_circuit"),
         ({'circuits': None}, '--arm=circuits needs --circuits=PATH'),
         ({'student_circuits': 'x'}, '--student_circuits=x are not those of a student from nothing'),
         ({'evaluate_every': 0}, 'evaluate_every=0 must be at least 1'),

@@ -97,8 +97,8 @@ class AnySize:
         """See `Objective`."""
         if num_classes == 1 and (self.specific is not None or self.weights.selectivity):
             raise InputError(
-                'num_classes=1: one class has no other to be told from; leave out specific and '
-                'the weight of selectivity, or choose 2 classes or more'
+                'num_classes=1: one class has no other to be told from; leave out the specific '
+                'part and the weight of selectivity, or choose 2 classes or more'
             )
 
     def suited_to(self, num_classes: int) -> 'AnySize':
