@@ -26,6 +26,7 @@ from experiments.flags import (
     run_options,
     start_machine,
 )
+from experiments.flags.unread import refuse_given
 from experiments.output import check_output, write_output
 
 FLAGS = flags.FLAGS
@@ -43,6 +44,15 @@ flags.DEFINE_integer(
     'max_problems', AccuracyConfig().max_problems, 'Problems asked of each range, at most.'
 )
 flags.DEFINE_string('output', None, 'JSON file to write the table to.')
+# Flags that the launchers of circuits have too: name → what to do.
+INSTEAD = {
+    'low': 'write --ranges',
+    'high': 'write --ranges',
+    'shots': 'write --shot_counts',
+    'student': 'name the model that is asked with --teacher',
+    'only_correct': 'leave it out, for all problems are asked',
+    **dict.fromkeys(('share', 'test', 'split_seed'), 'leave it out, for nothing is split'),
+}
 define_dry_run_flag('what would be asked of what')
 define_checkpoint_flags()
 define_task_flags()
@@ -62,9 +72,8 @@ def main() -> None:
         shots = tuple(map(int, FLAGS.shot_counts))
     except ValueError:
         raise InputError(f'shot_counts={",".join(FLAGS.shot_counts)}: write integers') from None
-    for name, instead in (('low', 'ranges'), ('high', 'ranges'), ('shots', 'shot_counts')):
-        if FLAGS[name].present:
-            raise InputError(f'{name}={FLAGS[name].value} is not read here: write --{instead}')
+    for name, instead in INSTEAD.items():
+        refuse_given([name], f'is not read here: {instead}')
     config = AccuracyConfig(inputs_from_flags(), ranges, shots, FLAGS.max_problems)
     options = run_options()
     if FLAGS.output is not None:

@@ -101,6 +101,8 @@ OTHERS = [
     ('benchmark', '--model=llama9', '--model=llama9'),
     ('benchmark', '--devices=0', 'devices=0'),
     ('benchmark', '--output={file}/result.json', 'is no folder'),
+    ('benchmark', '--student=llama3_8b', 'student=llama3_8b is not read by suite=checkpoint'),
+    ('benchmark', '--suite=all --masks=3 --model=llama3_8b', 'model=llama3_8b is not read by'),
     ('benchmark', '--output={foreign}', 'is a folder'),
     ('benchmark', '--output={circuits_description}', 'holds something else than a benchmark'),
     ('benchmark', '--scratch={folder}/none', 'scratch'),
