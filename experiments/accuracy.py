@@ -11,7 +11,7 @@ Example, seconds on two CPU cores; a model that writes numbers in digits, behind
 import jax
 from absl import flags
 
-from cdjax.errors import InputError
+from cdjax.errors import InputError, renamed
 from cdjax.report.terminal import accuracy_table
 from cdjax.studies.accuracy import AccuracyConfig, measure_accuracy
 from experiments import launch
@@ -26,7 +26,7 @@ from experiments.flags import (
     run_options,
     start_machine,
 )
-from experiments.flags.unread import refuse_given
+from experiments.flags.given import refuse_given
 from experiments.output import check_output, write_output
 
 FLAGS = flags.FLAGS
@@ -68,13 +68,17 @@ def main() -> None:
             raise ValueError
     except ValueError:
         raise InputError(f'ranges={",".join(FLAGS.ranges)}: write LOW:HIGH, such as 0:9') from None
+    if backwards := [pair for pair in ranges if pair[1] < pair[0]]:
+        low, high = backwards[0]
+        raise InputError(f'ranges={low}:{high}: write the smaller operand first, {high}:{low}')
     try:
         shots = tuple(map(int, FLAGS.shot_counts))
     except ValueError:
         raise InputError(f'shot_counts={",".join(FLAGS.shot_counts)}: write integers') from None
     for name, instead in INSTEAD.items():
         refuse_given([name], f'is not read here: {instead}')
-    config = AccuracyConfig(inputs_from_flags(), ranges, shots, FLAGS.max_problems)
+    with renamed({'shots': 'shot_counts'}):
+        config = AccuracyConfig(inputs_from_flags(), ranges, shots, FLAGS.max_problems)
     options = run_options()
     if FLAGS.output is not None:
         check_output(FLAGS.output, 'cells', 'a table of accuracies')

@@ -46,7 +46,7 @@ from experiments.benchmarks import (
 from experiments.benchmarks.subject import DTYPE, LENGTH, SHAPES
 from experiments.benchmarks.tables import to_markdown
 from experiments.flags import define_dry_run_flag
-from experiments.flags.unread import refuse_given
+from experiments.flags.given import refuse_given
 from experiments.help_page import OWN, by_group
 from experiments.output import check_output, write_output
 

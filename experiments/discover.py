@@ -25,7 +25,7 @@ from experiments.flags import (
     run_options,
     start_machine,
 )
-from experiments.flags.unread import refuse_given
+from experiments.flags.given import refuse_given
 
 FLAGS = flags.FLAGS
 define_run_flags('runs/discover')

@@ -37,7 +37,7 @@ from experiments.flags import (
     study_from_flags,
 )
 from experiments.flags.distillation import flags_of_students
-from experiments.flags.unread import refuse_given
+from experiments.flags.given import refuse_given
 
 FLAGS = flags.FLAGS
 define_run_flags('runs/pipeline')

@@ -28,8 +28,8 @@ from experiments.flags import (
     run_options,
     start_machine,
 )
+from experiments.flags.given import refuse_given
 from experiments.flags.grid import read_grid
-from experiments.flags.unread import refuse_given
 
 FLAGS = flags.FLAGS
 OWN = '(no flag)'

@@ -19,6 +19,7 @@ from cdjax.training.distillation_config import FROM_NOTHING, DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, Suited
 from cdjax.training.schedules import WEIGHT_SCHEDULES
+from experiments.flags.given import on_command_line
 from experiments.flags.groups import GROUPS, group
 
 FLAGS = flags.FLAGS
@@ -196,7 +197,8 @@ def training_from_flags() -> dict[str, Any]:
     Raises:
         InputError: a value out of range.
     """
-    if FLAGS.warmup_steps is not None and FLAGS.warmup_steps >= FLAGS.steps:
+    # That of a recipe may be, where a few steps of it are tried.
+    if on_command_line('warmup_steps') and FLAGS.warmup_steps >= FLAGS.steps:
         raise InputError(
             f'warmup_steps={FLAGS.warmup_steps} is not below steps={FLAGS.steps}: choose at most a '
             f'tenth of the steps, {FLAGS.steps // 10}, for more are not used'
