@@ -26,7 +26,7 @@ from cdjax.models.target_folder import require_file
 from cdjax.planning.job import DTYPES
 from cdjax.run.options import TOKENS_PER_PASS
 from cdjax.run.results import to_text
-from cdjax.wording import count
+from cdjax.wording import choose_from, count
 from experiments import launch
 from experiments.announce import announce_measuring
 from experiments.benchmarks import (
@@ -59,6 +59,7 @@ class Suite(NamedTuple):
 
 
 FLAGS = flags.FLAGS
+JOBS = ('discover', 'distill')
 _COMPARED = ('shape', 'rows', 'rounds', 'dtype')
 SPEED = {
     'forward': Suite(forward.run, _COMPARED),
@@ -100,9 +101,7 @@ flags.DEFINE_integer('length', LENGTH, 'Positions of a row (programs).', lower_b
 flags.DEFINE_integer(
     'tokens_per_pass', TOKENS_PER_PASS, 'Tokens of a pass of the teacher (programs).', lower_bound=8
 )
-flags.DEFINE_multi_enum(
-    'jobs', ['discover', 'distill'], ['discover', 'distill'], 'Whose programs run (programs).'
-)
+flags.DEFINE_list('jobs', list(JOBS), 'Whose programs run (programs).')
 flags.DEFINE_string('scratch', None, 'Folder for temporary files; the system default if not given.')
 flags.DEFINE_string('output', None, 'JSON file to write the result to as well.')
 flags.DEFINE_string('markdown', None, 'File to write the result to as tables of Markdown.')
@@ -124,6 +123,8 @@ def main() -> None:
             require_file(epath.Path(path))
     if FLAGS.figure is not None and FLAGS.suite not in ('growth', 'all'):
         raise InputError(f'figure={FLAGS.figure} is of suite=growth: leave it out')
+    if unknown := [job for job in FLAGS.jobs if job not in JOBS]:
+        raise InputError(f'jobs={unknown[0]}: {choose_from(unknown[0], JOBS)}')
     if FLAGS.scratch is not None and not Path(FLAGS.scratch).is_dir():
         raise InputError(f'scratch={FLAGS.scratch} is no folder: make it, or name another')
     names = list(SPEED) if FLAGS.suite == 'all' else [FLAGS.suite]

@@ -102,6 +102,7 @@ OTHERS = [
     ('benchmark', '--devices=0', 'devices=0'),
     ('benchmark', '--output={file}/result.json', 'is no folder'),
     ('benchmark', '--student=llama3_8b', 'student=llama3_8b is not read by suite=checkpoint'),
+    ('benchmark', '--suite=programs --jobs=distil', 'jobs=distil: did you mean distill? choose'),
     ('benchmark', '--suite=all --masks=3 --model=llama3_8b', 'model=llama3_8b is not read by'),
     ('benchmark', '--output={foreign}', 'is a folder'),
     ('benchmark', '--output={circuits_description}', 'holds something else than a benchmark'),

@@ -220,6 +220,9 @@ def test_the_help_teaches(outcomes, launcher):
     assert (code, err) == (0, '')
     lines = page.splitlines()
     assert max(map(len, lines)) <= 100
+    assert 'repeat this option' not in page, "absl's words"
+    assert '|' not in page, 'choices that no line can be broken in'
+    assert all(re.search('second|minute|hour', line) for line in lines if line[:8] == 'Example,')
     assert f'    python -m experiments.{launcher} ' in page, 'an example'
     flags = re.findall(r'^  --(?:\[no\])?(\w+)', page, re.M)
     assert len(flags) == len(set(flags))
