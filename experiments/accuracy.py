@@ -11,7 +11,7 @@ Example, seconds on two CPU cores; a model that writes numbers in digits, behind
 import jax
 from absl import flags
 
-from cdjax.errors import InputError
+from cdjax.errors import InputError, renamed
 from cdjax.report.terminal import accuracy_table
 from cdjax.studies.accuracy import AccuracyConfig, measure_accuracy
 from experiments import launch
@@ -26,6 +26,7 @@ from experiments.flags import (
     run_options,
     start_machine,
 )
+from experiments.flags.given import refuse_given
 from experiments.output import check_output, write_output
 
 FLAGS = flags.FLAGS
@@ -43,6 +44,15 @@ flags.DEFINE_integer(
     'max_problems', AccuracyConfig().max_problems, 'Problems asked of each range, at most.'
 )
 flags.DEFINE_string('output', None, 'JSON file to write the table to.')
+# Flags that the launchers of circuits have too: name → what to do.
+INSTEAD = {
+    'low': 'write --ranges',
+    'high': 'write --ranges',
+    'shots': 'write --shot_counts',
+    'student': 'name the model that is asked with --teacher',
+    'only_correct': 'leave it out, for all problems are asked',
+    **dict.fromkeys(('share', 'test', 'split_seed'), 'leave it out, for nothing is split'),
+}
 define_dry_run_flag('what would be asked of what')
 define_checkpoint_flags()
 define_task_flags()
@@ -58,14 +68,17 @@ def main() -> None:
             raise ValueError
     except ValueError:
         raise InputError(f'ranges={",".join(FLAGS.ranges)}: write LOW:HIGH, such as 0:9') from None
+    if backwards := [pair for pair in ranges if pair[1] < pair[0]]:
+        low, high = backwards[0]
+        raise InputError(f'ranges={low}:{high}: write the smaller operand first, {high}:{low}')
     try:
         shots = tuple(map(int, FLAGS.shot_counts))
     except ValueError:
         raise InputError(f'shot_counts={",".join(FLAGS.shot_counts)}: write integers') from None
-    for name, instead in (('low', 'ranges'), ('high', 'ranges'), ('shots', 'shot_counts')):
-        if FLAGS[name].present:
-            raise InputError(f'{name}={FLAGS[name].value} is not read here: write --{instead}')
-    config = AccuracyConfig(inputs_from_flags(), ranges, shots, FLAGS.max_problems)
+    for name, instead in INSTEAD.items():
+        refuse_given([name], f'is not read here: {instead}')
+    with renamed({'shots': 'shot_counts'}):
+        config = AccuracyConfig(inputs_from_flags(), ranges, shots, FLAGS.max_problems)
     options = run_options()
     if FLAGS.output is not None:
         check_output(FLAGS.output, 'cells', 'a table of accuracies')

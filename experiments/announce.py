@@ -10,10 +10,13 @@ from absl import flags
 from cdjax.studies.outlook import Outlook, Stage
 from cdjax.wording import count
 from experiments.command_line import flagfiles, told_by
+from experiments.flags.given import flag_of
 from experiments.launch import say
 
 FLAGS = flags.FLAGS
 
+# Flags that change no time, and words that are none.
+TIMELESS = {None, 'flagfile', 'workdir', 'dry_run', 'compilation_cache'}
 NOTHING = 'nothing was claimed, loaded or written'  # the last line of a dry run
 
 
@@ -41,7 +44,11 @@ def announce_measuring(line: str, facts: Mapping[str, Any], *, time: str | None 
 
 def first_line(outlook: Outlook) -> str:
     """Returns what will run, how much it is, on what, where and how long, in one line."""
-    parts = [f'{count(outlook.trainings, "training")} of {count(outlook.steps, "step")} in all']
+    parts = [f'{count(outlook.trainings, "training")} of {count(outlook.steps, "step")}']
+    if outlook.searching:
+        parts.append(f'besides the searches of {count(outlook.searching, "stage")}')
+    else:
+        parts[0] += ' in all'
     time = how_long(sys.argv)
     if outlook.done == len(outlook.stages):
         parts.append('all of it is done')
@@ -54,10 +61,16 @@ def first_line(outlook: Outlook) -> str:
 
 
 def how_long(arguments: Sequence[str]) -> str:
-    """Returns what the recipe of a command says of its time, or where the time will be told."""
+    """Returns what the recipe of a command says of its time, or where the time will be told.
+
+    Where the command has other flags beside it, that it is the time of the recipe as it stands.
+    """
     for recipe in flagfiles(arguments):
         if told := told_by(recipe, 'Time'):
-            return f'{recipe.name} says: {told.rstrip(".")}'
+            own = (told_by(recipe, 'Command') or '').split()
+            others = set(map(flag_of, arguments[1:])) - set(map(flag_of, own)) - TIMELESS
+            says = f'as {recipe.name} stands' if others else f'{recipe.name} says'
+            return f'{says}: {told.rstrip(".")}'
     return 'the time that is left is told on the way'
 
 

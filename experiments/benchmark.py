@@ -13,7 +13,9 @@ Examples:
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from absl import flags
 from etils import epath
@@ -24,7 +26,7 @@ from cdjax.models.target_folder import require_file
 from cdjax.planning.job import DTYPES
 from cdjax.run.options import TOKENS_PER_PASS
 from cdjax.run.results import to_text
-from cdjax.wording import count
+from cdjax.wording import choose_from, count
 from experiments import launch
 from experiments.announce import announce_measuring
 from experiments.benchmarks import (
@@ -44,41 +46,45 @@ from experiments.benchmarks import (
 from experiments.benchmarks.subject import DTYPE, LENGTH, SHAPES
 from experiments.benchmarks.tables import to_markdown
 from experiments.flags import define_dry_run_flag
+from experiments.flags.given import refuse_given
 from experiments.help_page import OWN, by_group
 from experiments.output import check_output, write_output
 
-_compared = lambda: {
-    'shape': FLAGS.shape,
-    'rows': FLAGS.rows,
-    'rounds': FLAGS.rounds,
-    'dtype': FLAGS.dtype,
-}
+
+class Suite(NamedTuple):
+    """What is measured: with a folder for temporary files, and with the flags that it reads."""
+
+    run: Callable[..., dict[str, Any]]
+    reads: tuple[str, ...] = ()
+
+
+FLAGS = flags.FLAGS
+JOBS = ('discover', 'distill')
+_COMPARED = ('shape', 'rows', 'rounds', 'dtype')
 SPEED = {
-    'forward': lambda folder: forward.run(folder, **_compared()),
-    'sweep': lambda folder: sweep.run(folder, masks=FLAGS.masks, **_compared()),
-    'attribution': lambda folder: attribution.run(folder, **_compared()),
-    'cka': lambda _: cka.run(rounds=FLAGS.rounds),
-    'distillation': lambda folder: distillation.run(folder, rounds=FLAGS.rounds),
-    'training': lambda _: training.run(shape=FLAGS.shape, rows=FLAGS.rows, rounds=FLAGS.rounds),
-    'growth': lambda _: growth.run(rounds=FLAGS.rounds),
-    'startup': lambda folder: startup.run(folder, rounds=FLAGS.rounds),
-    'demo': demo.run,
+    'forward': Suite(forward.run, _COMPARED),
+    'sweep': Suite(sweep.run, ('masks', *_COMPARED)),
+    'attribution': Suite(attribution.run, _COMPARED),
+    'cka': Suite(lambda _, **given: cka.run(**given), ('rounds',)),
+    'distillation': Suite(distillation.run, ('rounds',)),
+    'training': Suite(lambda _, **given: training.run(**given), ('shape', 'rows', 'rounds')),
+    'growth': Suite(lambda _, **given: growth.run(**given), ('rounds',)),
+    'startup': Suite(startup.run, ('rounds',)),
+    'demo': Suite(demo.run),
 }
 SUITES = {
     **SPEED,
-    'programs': lambda _: programs.run(_jobs(), rounds=FLAGS.rounds),
-    'checkpoint_memory': lambda folder: checkpoint_memory.run(
-        folder, model=FLAGS.model, devices=FLAGS.devices
+    'programs': Suite(
+        lambda _, **given: _run_programs(**given),
+        ('model', 'student', 'length', 'tokens_per_pass', 'batch_size', 'jobs', 'rounds'),
     ),
-    'edit_memory': lambda _: edit_memory.run(
-        LlamaConfig.preset(FLAGS.model),
-        prefix=FLAGS.prefix,
-        question=FLAGS.question,
-        batch_size=FLAGS.batch_size,
+    'checkpoint_memory': Suite(checkpoint_memory.run, ('model', 'devices')),
+    'edit_memory': Suite(
+        lambda _, model, **given: edit_memory.run(LlamaConfig.preset(model), **given),
+        ('model', 'prefix', 'question', 'batch_size'),
     ),
 }
 
-FLAGS = flags.FLAGS
 flags.DEFINE_enum('suite', None, [*SUITES, 'all'], 'What to measure; required.', required=True)
 flags.DEFINE_enum('model', 'llama32_3b', PRESETS, 'Shapes of the model (memory, programs).')
 flags.DEFINE_enum('student', 'llama32_1b', PRESETS, 'Shapes of a student of it (programs).')
@@ -95,9 +101,7 @@ flags.DEFINE_integer('length', LENGTH, 'Positions of a row (programs).', lower_b
 flags.DEFINE_integer(
     'tokens_per_pass', TOKENS_PER_PASS, 'Tokens of a pass of the teacher (programs).', lower_bound=8
 )
-flags.DEFINE_multi_enum(
-    'jobs', ['discover', 'distill'], ['discover', 'distill'], 'Whose programs run (programs).'
-)
+flags.DEFINE_list('jobs', list(JOBS), 'Whose programs run (programs).')
 flags.DEFINE_string('scratch', None, 'Folder for temporary files; the system default if not given.')
 flags.DEFINE_string('output', None, 'JSON file to write the result to as well.')
 flags.DEFINE_string('markdown', None, 'File to write the result to as tables of Markdown.')
@@ -105,15 +109,9 @@ flags.DEFINE_string('figure', None, 'SVG file to draw the curves to (growth).')
 define_dry_run_flag('what would be measured, with what')
 
 
-def _jobs():
-    jobs = programs.make_jobs(
-        LlamaConfig.preset(FLAGS.model),
-        LlamaConfig.preset(FLAGS.student),
-        length=FLAGS.length,
-        tokens_per_pass=FLAGS.tokens_per_pass,
-        batch_size=FLAGS.batch_size,
-    )
-    return {name: jobs[name] for name in FLAGS.jobs}
+def _run_programs(model, student, jobs, rounds, **sizes) -> dict[str, Any]:
+    made = programs.make_jobs(LlamaConfig.preset(model), LlamaConfig.preset(student), **sizes)
+    return programs.run({name: made[name] for name in jobs}, rounds=rounds)
 
 
 def main() -> None:
@@ -125,16 +123,22 @@ def main() -> None:
             require_file(epath.Path(path))
     if FLAGS.figure is not None and FLAGS.suite not in ('growth', 'all'):
         raise InputError(f'figure={FLAGS.figure} is of suite=growth: leave it out')
+    if unknown := [job for job in FLAGS.jobs if job not in JOBS]:
+        raise InputError(f'jobs={unknown[0]}: {choose_from(unknown[0], JOBS)}')
     if FLAGS.scratch is not None and not Path(FLAGS.scratch).is_dir():
         raise InputError(f'scratch={FLAGS.scratch} is no folder: make it, or name another')
     names = list(SPEED) if FLAGS.suite == 'all' else [FLAGS.suite]
+    read = {name for suite in names for name in SUITES[suite].reads}
+    of_suites = {name for suite in SUITES.values() for name in suite.reads}
+    refuse_given(sorted(of_suites - read), f'is not read by suite={FLAGS.suite}: leave it out')
     announce_measuring(
         f'benchmark: {", ".join(names)}; of speed {count(FLAGS.rounds, "round")} of each program',
         {name: FLAGS[name].value for name in by_group()[OWN]},
         time='some minutes a suite on two CPU cores',
     )
     with tempfile.TemporaryDirectory(dir=FLAGS.scratch) as folder:
-        results = {name: SUITES[name](Path(folder)) for name in names}
+        given = lambda suite: {name: FLAGS[name].value for name in suite.reads}
+        results = {name: SUITES[name].run(Path(folder), **given(SUITES[name])) for name in names}
     content = {'suites': results} if FLAGS.suite == 'all' else results[FLAGS.suite]
     result = {'suite': FLAGS.suite, **content}
     launch.say(to_text(result).rstrip())

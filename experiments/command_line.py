@@ -11,6 +11,7 @@ from absl import flags
 
 from cdjax.errors import InputError
 from experiments import help_page
+from experiments.flags.given import flag_of, on_command_line
 
 
 def parse(words: Sequence[str], *, known_only: bool = False) -> list[str]:
@@ -42,7 +43,7 @@ def flagfiles_first(argv: Sequence[str]) -> list[str]:
     files, others = [], []
     while rest and rest[0] != '--':
         word = rest.pop(0)
-        is_file = _flag(word) == 'flagfile'
+        is_file = flag_of(word) == 'flagfile'
         (files if is_file else others).append(word)
         if is_file and '=' not in word:
             files += rest[:1]
@@ -55,7 +56,7 @@ def flagfiles(argv: Sequence[str]) -> list[Path]:
     named = [
         word.partition('=')[2] or following
         for word, following in zip(argv, [*argv[1:], ''], strict=True)
-        if _flag(word) == 'flagfile'
+        if flag_of(word) == 'flagfile'
     ]
     return [path for path in (Path(name).expanduser() for name in named) if path.is_file()]
 
@@ -96,17 +97,12 @@ def unexpected(argument: str) -> str:
     return f'unexpected argument {argument!r}; {meant}'
 
 
-def _flag(word: str) -> str | None:
-    """Returns the name of the flag that a word sets, None if it is none."""
-    return word.lstrip('-').partition('=')[0] if word.startswith('-') else None
-
-
 def _unknown(error: flags.UnrecognizedFlagError, see: str) -> str:
     """Returns what is wrong with a flag that is not there: where it stands, what may be meant."""
     name = error.flagname
     close = _like(name, error.flagvalue.partition('=')[2])  # absl holds the whole word there
     remedy = f'did you mean --{" or --".join(close)}?' if close else see
-    recipe = None if name in map(_flag, sys.argv) else _file_with(name)
+    recipe = None if on_command_line(name) else _file_with(name)
     if recipe is None:
         return f'there is no flag --{name}: {remedy}'
     of = re.match(r'python -m experiments\.(\w+)', told_by(recipe, 'Command') or '')

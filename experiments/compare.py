@@ -1,6 +1,6 @@
 """Compares two saved circuits of one model: overlap of neurons, and agreement of classes.
 
-Example, the circuits of two searches with different --discovery_seed:
+Example, seconds on one CPU core; the circuits of two searches with different --discovery_seed:
     python -m experiments.compare runs/a/circuits/teacher runs/b/circuits/teacher
 """
 
@@ -9,6 +9,10 @@ from cdjax.errors import InputError
 from cdjax.evaluation.classes import agreement
 from cdjax.wording import count
 from experiments import launch
+from experiments.announce import announce_measuring
+from experiments.flags import define_dry_run_flag
+
+define_dry_run_flag('which circuits would be compared')
 
 
 def main(*paths: str) -> None:
@@ -24,7 +28,11 @@ def main(*paths: str) -> None:
             f'{paths[0]} has masks of {first.masks.shape[1:]} layers and neurons, {paths[1]} of '
             f'{second.masks.shape[1:]}: neurons can be compared within one model only'
         )
-    launch.say(f'compare: {paths[0]} ({_told(first)}) beside {paths[1]} ({_told(second)})')
+    announce_measuring(
+        f'compare: {paths[0]} ({_told(first)}) beside {paths[1]} ({_told(second)})',
+        {'first': paths[0], 'second': paths[1]},
+        time='seconds',
+    )
     differing = first.differences(
         **{key: second.info.get(key) for key in ('model', 'data', 'rows')}
     )

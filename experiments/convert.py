@@ -6,7 +6,7 @@ does not compute the same is refused.
 
 With --keep_layers the target is a smaller model, of some layers alone: a student to distil into.
 
-Example, the teacher that ships with the package to Orbax (--check needs torch):
+Example, seconds on one CPU core; the teacher of the package to Orbax (--check needs torch):
     python -m experiments.convert --source=cdjax/assets/teacher --target=runs/orbax --check
 """
 

@@ -9,7 +9,7 @@ Example, half a minute on two CPU cores; the teacher that ships with the package
 
 from absl import flags
 
-from cdjax.circuits.classes import CLASSES, LEARNED
+from cdjax.circuits.classes import CLASSES, LEARNED, ONE
 from cdjax.report.terminal import kept_line, sanity_line
 from cdjax.studies.discovery import DiscoveryStudyConfig, study_discovery
 from experiments import launch
@@ -25,6 +25,7 @@ from experiments.flags import (
     run_options,
     start_machine,
 )
+from experiments.flags.given import refuse_given
 
 FLAGS = flags.FLAGS
 define_run_flags('runs/discover')
@@ -51,6 +52,8 @@ flags.DEFINE_string(
 def main() -> None:
     """Discovers, saves, and prints what the circuits keep on unseen forms."""
     CLASSES.find(FLAGS.classes, _schemes())
+    if FLAGS.classes == ONE.key and FLAGS.num_classes > 1:
+        refuse_given(['num_classes'], f'is more than classes={ONE.key}: leave one of them out')
     config = DiscoveryStudyConfig(
         inputs_from_flags(), discovery_from_flags(), FLAGS.first_scores, FLAGS.classes
     )

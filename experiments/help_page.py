@@ -1,5 +1,6 @@
 """What --help prints: what a launcher does, an example, and its flags by what they are about."""
 
+import re
 import sys
 import textwrap
 
@@ -15,7 +16,6 @@ _EXPECTED = {
     'float': 'NUMBER',
     'string': 'TEXT',
     'string enum': 'ONE',
-    'path': 'PATH',
 }
 _COMMON = {
     '--flagfile=FILE': 'Flags from a file, one a line; those of the command line win.',
@@ -59,7 +59,10 @@ def by_group() -> dict[str, list[str]]:
 
 def _described(flag: flags.Flag) -> tuple[str, str]:
     """Returns how a flag is written, and what it does."""
-    what = flag.help
+    # absl lists choices as <a|b>, which no line can be broken in.
+    what = re.sub(r'^<[^>]*>', lambda choices: choices[0].replace('|', ', '), flag.help)
+    if flag.boolean and flag.flag_type() == 'path':
+        return f'--{flag.name}[=PATH]', what
     if flag.boolean:
         state = '' if flag.default is None else f' ({"on" if flag.default else "off"})'
         return f'--[no]{flag.name}', f'{what}{state}'

@@ -5,7 +5,7 @@ student/ (a Hugging Face folder) and report.html into --workdir. A killed run, s
 the same command, continues. With an empty list of --arms there are no students: circuits, their
 controls and --studies of the teacher alone.
 
-Example, the main job on the teacher that ships with the package, as `make demo` runs it:
+Example, 4 minutes on two CPU cores; the main job, as `make demo` runs it:
     python -m experiments.pipeline --flagfile=experiments/recipes/demo.flags
 """
 
@@ -36,6 +36,8 @@ from experiments.flags import (
     start_machine,
     study_from_flags,
 )
+from experiments.flags.distillation import flags_of_students
+from experiments.flags.given import refuse_given
 
 FLAGS = flags.FLAGS
 define_run_flags('runs/pipeline')
@@ -82,6 +84,12 @@ def main() -> None:
         export=FLAGS.export,
         studies=tuple(FLAGS.studies),
     )
+    if not config.arms.arms:
+        about = 'is about students, and no arms are run: name arms, or leave it out'
+        refuse_given(flags_of_students(), about)
+    if not config.studies:
+        searching = 'does searches of --studies at once, and none are asked: name one, or leave it'
+        refuse_given(['workers'], f'{searching} out')
     options = run_options()
     pipeline = Pipeline(
         config, FLAGS.workdir, mesh=start_machine(), options=options, announce=announce

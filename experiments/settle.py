@@ -5,7 +5,7 @@ where nothing was; embedded compares masks and classes in the teacher that ships
 and llama in a checkpoint of yours, if the gates are passed. A killed run, started again with the
 same command, continues; --workers=10 does as many teachers or seeds at a time.
 
-Example, the positive and the negative control; what it is going to do is told by --dry_run:
+Example, 42 minutes on one CPU core; what it is going to do is told by --dry_run:
     python -m experiments.settle --protocol=planted --workdir=runs/settle --dry_run
 """
 

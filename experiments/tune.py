@@ -28,6 +28,7 @@ from experiments.flags import (
     run_options,
     start_machine,
 )
+from experiments.flags.given import refuse_given
 from experiments.flags.grid import read_grid
 
 FLAGS = flags.FLAGS
@@ -79,6 +80,9 @@ def main() -> None:
         FLAGS.finalists,
         FLAGS.evaluate_problems,
     )
+    others = len(config.settings) - 1
+    if FLAGS.finalists > others:
+        refuse_given(['finalists'], f'is more than the settings of the grid, {others}: choose less')
     options = run_options()
     results = tune(config, FLAGS.workdir, mesh=start_machine(), options=options, announce=announce)
     launch.say(settings_table(results))

@@ -112,12 +112,13 @@ class ArithmeticTask:
         if self.low < 0:
             raise InputError(f'low={self.low}: operands start at 0 (-1 would read as an operator)')
         if self.high < self.low:
-            raise InputError(f'high={self.high} is below low={self.low}: swap them')
+            raise InputError(f'high={self.high} is below low={self.low}: choose {self.low} or more')
         if self.high > MAX_OPERAND:
             raise InputError(f'high={self.high}: expected at most {MAX_OPERAND}')
         if self.answer_high is not None and self.answer_high < self.answer_low:
             raise InputError(
-                f'answer_high={self.answer_high} is below answer_low={self.answer_low}: swap them'
+                f'answer_high={self.answer_high} is below answer_low={self.answer_low}: choose '
+                f'{self.answer_low} or more'
             )
         check_answer_tokens(self.answer_tokens)
         if self.shots < 0 or (self.shots and not self.answer_end):

@@ -41,11 +41,11 @@ class AccuracyConfig:
             raise InputError(
                 f'task={self.inputs.task}: ranges are of the arithmetic that the flags describe'
             )
-        if self.max_problems < 1 or not self.ranges or not self.shots:
-            raise InputError(
-                f'max_problems={self.max_problems}, {len(self.ranges)} ranges, {len(self.shots)} '
-                'numbers of examples: at least 1 of each is needed'
-            )
+        if self.max_problems < 1:
+            raise InputError(f'max_problems={self.max_problems}: at least 1 is needed')
+        for name, values in (('ranges', self.ranges), ('shot_counts', self.shots)):
+            if not values:
+                raise InputError(f'{name}=: name at least one')
         self.tasks()
 
     def tasks(self) -> list[ArithmeticTask]:

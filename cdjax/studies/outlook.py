@@ -62,8 +62,13 @@ class Outlook:
 
     @property
     def trainings(self) -> int:
-        """How many of the stages train something."""
-        return sum(stage.steps != 0 for stage in self.stages)
+        """How many of the stages train something, of a known number of steps."""
+        return sum(bool(stage.steps) for stage in self.stages)
+
+    @property
+    def searching(self) -> int:
+        """How many of the stages have searches of their own, which are not counted."""
+        return sum(stage.steps is None for stage in self.stages)
 
     @property
     def steps(self) -> int:

@@ -19,7 +19,8 @@ from cdjax.training.distillation_config import FROM_NOTHING, DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, Suited
 from cdjax.training.schedules import WEIGHT_SCHEDULES
-from experiments.flags.groups import group
+from experiments.flags.given import on_command_line
+from experiments.flags.groups import GROUPS, group
 
 FLAGS = flags.FLAGS
 
@@ -146,10 +147,16 @@ def define_training_flags(
     """
     flags.DEFINE_integer('steps', default.optimizer.steps, 'Training steps.')
     flags.DEFINE_integer('batch_size', default.batch_size, 'Problems a step.')
-    suited = lambda field: (
-        f'; if not given, {getattr(from_nothing, field):g} for a model from nothing and '
-        f'{getattr(FINE_TUNING, field):g} for one from a checkpoint.'
-    )
+
+    def suited(field):
+        new, trained = getattr(from_nothing, field), getattr(FINE_TUNING, field)
+        if new == trained:
+            return f'; {new:g} if not given.'
+        return (
+            f'; if not given, {new:g} for a model from nothing and {trained:g} for one from a '
+            'checkpoint.'
+        )
+
     flags.DEFINE_float(
         'learning_rate',
         default.optimizer.learning_rate,
@@ -163,7 +170,7 @@ def define_training_flags(
     flags.DEFINE_integer(
         'warmup_steps',
         default.optimizer.warmup_steps,
-        'Steps of linear warm-up, at most a tenth of all' + suited('warmup_steps'),
+        'Steps of linear warm-up, of which at most a tenth of all is used' + suited('warmup_steps'),
     )
     flags.DEFINE_integer(
         'microbatches',
@@ -185,7 +192,17 @@ def define_training_flags(
 
 
 def training_from_flags() -> dict[str, Any]:
-    """Returns the fields of a training's configuration that `define_training_flags` defines."""
+    """Returns the fields of a training's configuration that `define_training_flags` defines.
+
+    Raises:
+        InputError: a value out of range.
+    """
+    # That of a recipe may be, where a few steps of it are tried.
+    if on_command_line('warmup_steps') and FLAGS.warmup_steps >= FLAGS.steps:
+        raise InputError(
+            f'warmup_steps={FLAGS.warmup_steps} is not below steps={FLAGS.steps}: choose at most a '
+            f'tenth of the steps, {FLAGS.steps // 10}, for more are not used'
+        )
     return {
         'optimizer': OptimizerConfig(
             FLAGS.steps, FLAGS.learning_rate, FLAGS.warmup_steps, FLAGS.weight_decay
@@ -287,6 +304,12 @@ def arms_from_flags() -> ArmsConfig:
         circuits=FLAGS.arm_circuits,
         training_problems=problems,
     )
+
+
+def flags_of_students() -> list[str]:
+    """Returns the flags of what only students read, but for --arms itself."""
+    titles = ('Distillation', 'What is aligned', 'Training of a model', 'Arms that are compared')
+    return [name for title in titles for name in GROUPS[title] if name != 'arms']
 
 
 def integers(name: str, example: str) -> tuple[int, ...]:

@@ -44,6 +44,11 @@ def _set(words: list[str]) -> None:
     known = {flag.name for flag in FLAGS.flags_by_module_dict()[discovery.__name__]}
     for word in words:
         name, equals, value = word.removeprefix('--').partition('=')
-        if not word.startswith('--') or not equals or name not in known:
+        if not word.startswith('--') or not equals:
             raise InputError(f'{word!r}: write --FLAG=VALUE, a flag of experiments.discover')
+        if name not in known:
+            raise InputError(
+                f'{word!r} may not stand in a grid, whose settings differ in flags of the search '
+                'for circuits: leave it out, or give it to the command'
+            )
         FLAGS[name].parse(value)

@@ -226,7 +226,7 @@ def test_a_grid_is_in_the_words_of_flags(defined, registry, monkeypatch, tmp_pat
     for line, said in (
         (
             '--teacher=x',
-            "line 1: '--teacher=x': write --FLAG=VALUE, a flag of experiments.discover",
+            "line 1: '--teacher=x' may not stand in a grid, .* the search",
         ),
         ('gate_noise', "'gate_noise': write"),
         ('--gate_noise=loud', 'line 1: '),

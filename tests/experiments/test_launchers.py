@@ -220,6 +220,9 @@ def test_the_help_teaches(outcomes, launcher):
     assert (code, err) == (0, '')
     lines = page.splitlines()
     assert max(map(len, lines)) <= 100
+    assert 'repeat this option' not in page, "absl's words"
+    assert '|' not in page, 'choices that no line can be broken in'
+    assert all(re.search('second|minute|hour', line) for line in lines if line[:8] == 'Example,')
     assert f'    python -m experiments.{launcher} ' in page, 'an example'
     flags = re.findall(r'^  --(?:\[no\])?(\w+)', page, re.M)
     assert len(flags) == len(set(flags))
@@ -242,7 +245,10 @@ def test_a_dry_run_tells_the_plan_and_claims_nothing(outcomes):
         'train_teacher': ('1 training of 5 steps', 'export the teacher'),
         'compare_arms': ('7 trainings of 28 steps', 'distill: circuits, from partial, seed 1'),
         'pipeline': ('5 trainings of 17 steps', 'discover: student of kd'),
-        'tune': ('4 trainings of 9 steps', 'discover: the best 3 settings, with 2 more seeds'),
+        'tune': (
+            '3 trainings of 9 steps, besides the searches of 1 stage',
+            'discover: the best 3 settings, with 2 more seeds',
+        ),
         'settle': ('32 trainings of 41,600 steps', 'find circuits: null-2-2'),
         # Of each of four teachers 1,000 steps, and 300 of eight arms with twelve seeds.
         'twins': ('8 trainings of 119,200 steps', 'distil students: lookup_third-2'),
@@ -251,7 +257,8 @@ def test_a_dry_run_tells_the_plan_and_claims_nothing(outcomes):
         code, out, err = outcomes[4][f'dry-{name}']
         assert (code, err) == (0, ''), name
         first, *others = out.splitlines()
-        assert first.startswith(f'{name}: {size} in all, on 1 device (cpu); in '), first
+        in_all = '' if 'besides' in size else ' in all'
+        assert first.startswith(f'{name}: {size}{in_all}, on 1 device (cpu); in '), first
         assert any(line.strip().startswith(stage) for line in others), (name, out)
         assert 'memory: at least' in out
         assert others[-1] == 'nothing was claimed, loaded or written'

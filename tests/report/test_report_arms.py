@@ -116,7 +116,7 @@ def test_the_launcher_makes_the_page_and_takes_its_figures(workdir, tmp_path, ca
         assert arms_table(make_table()) in told
         assert 'Mechanism of students from nothing' in told
         assert '<title>mechanism-nothing-1</title>' in (tmp_path / 'moved.svg').read_text()
-        assert (workdir / 'report.html').read_text().startswith('<!DOCTYPE html>')
+        assert (workdir / 'report.html').read_text().startswith('<!doctype html>')
         (workdir / 'report.html').unlink()
         flags.FLAGS.figure = 'nope'
         with pytest.raises(InputError, match='figure=nope is not in the report: choose from'):

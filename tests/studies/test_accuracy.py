@@ -61,7 +61,7 @@ def test_the_table(found):
     ('changes', 'message'),
     [
         ({'inputs': InputsConfig('lookup')}, 'task=lookup: ranges are of the arithmetic'),
-        ({'ranges': ()}, '0 ranges'),
+        ({'ranges': ()}, 'ranges=: name at least one'),
         ({'max_problems': 0}, 'max_problems=0'),
         ({'shots': (3,)}, 'shots=3 with answer_end'),
         ({'ranges': ((9, 3),)}, 'high=3 is below low=9'),

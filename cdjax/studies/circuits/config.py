@@ -52,6 +52,8 @@ class CircuitStudyConfig:
                 f'sizes={",".join(map(str, self.sizes))}: name shares of the neurons, above 0 and '
                 'at most 1'
             )
+        if len(set(self.sizes)) < len(self.sizes):
+            raise InputError(f'sizes={",".join(map(str, self.sizes))}: name each of them once')
         unknown = [ablation for ablation in self.ablations if ablation not in ABLATIONS]
         if unknown or not self.ablations or len(set(self.ablations)) < len(self.ablations):
             raise InputError(
