@@ -6,7 +6,7 @@ circuits; and asks them where the cues differ. Frozen beforehand: arms, seeds, e
 A killed run, started again with the same command, continues; --workers=6 makes as many tables of
 students at a time, each with its teacher.
 
-Example, an hour on two CPU cores; what it is going to do is told by --dry_run:
+Example, 50 minutes of one CPU core; what it is going to do is told by --dry_run:
     python -m experiments.twins --workdir=runs/twins --dry_run
 """
 
