@@ -9,7 +9,7 @@ def main() -> None:
     print('Launchers, each told by python -m experiments.NAME --help:')
     for path in sorted(Path(__file__).parent.glob('[a-z]*.py')):
         text = path.read_text()
-        if '\nfrom experiments import launch\n' in text:
+        if 'launch.run(main' in text:
             what = (ast.get_docstring(ast.parse(text)) or '').partition('\n')[0]
             print(f'  {path.stem:<14}{what}')
 

@@ -104,8 +104,9 @@ def similarity_maps(similarity: Mapping[str, Any]) -> Chart:
             f'{name}, from {values.min():.2f} to {values.max():.2f}.'
         )
         title = name[:1].upper() + name[1:]
+        columns = f'layer of {name.partition(" of ")[0]}'
         with chart.panel(title, described, (PANEL[0], _height(len(matrix)))) as figure:
-            _heat_map(figure, values, 'layer of the teacher', 'layer', unit='CKA')
+            _heat_map(figure, values, 'layer of the teacher', columns, unit='CKA')
     return chart
 
 

@@ -65,9 +65,10 @@ def _card(neurons: Mapping[str, Any], neuron: Mapping[str, Any]) -> Card:
         first, second = (neurons['operands'][int(i) - 1] for i in pair.split('-'))
         rows.append([f'operands {pair}', '', *second])
         rows += [[f'operands {pair}', a, *line] for a, line in zip(first, grid, strict=True)]
+    over_pairs = ' over pairs of operands, and' if maps else ''
     chart = Chart(
         f'neuron-{neuron["layer"]}-{neuron["neuron"]}',
-        '',
+        f'Mean activation{over_pairs} by answer, beside its effect on the logit of the answer.',
         ['part', 'at', 'activation', 'effect'],
         rows,
         [_ACTIVATION, _EFFECT],
@@ -110,6 +111,7 @@ def _draw(figure, neurons, neuron) -> None:
         figure.colorbar(image, cax=bar)
         bar.set_yticks([-largest, 0, largest], [number(v) for v in (-largest, 0, largest)])
         bar.tick_params(labelsize=7, pad=1)
+        bar.set_title('mean activation', fontsize=7, pad=6)
     _curves(last, neurons['answers'], neuron)
 
 

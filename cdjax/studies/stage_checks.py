@@ -73,8 +73,8 @@ def _check_students(config: 'PipelineConfig', inputs: Inputs, mesh: Mesh) -> Non
     if config.arms.circuits == PLANTED:
         if starts != ('nothing',):
             raise InputError(
-                f'circuits={PLANTED} are those of the teacher alone, and students that do part of '
-                'the task have their own: set starts=nothing, or leave it out'
+                f'arm_circuits={PLANTED} are those of the teacher alone, and students that do part '
+                'of the task have their own: set starts=nothing, or leave it out'
             )
         read_ground_truth('', inputs)
     patched = any(ARMS[arm].interchanges(config.arms.alignment) for arm in config.arms.arms)

@@ -176,7 +176,7 @@ def test_what_is_too_long_tells_its_plan(tmp_path):
         assert code == 0, (dry[name], err)
         assert 'nothing was claimed, loaded or written' in out
         if any(word.startswith('--flagfile=') for word in dry[name]):
-            assert re.search(r'\.flags says: .*(minute|hour)', out.splitlines()[0]), out
+            assert re.search(r'\.flags (says|stands): .*(minute|hour)', out.splitlines()[0]), out
     assert not (tmp_path / 'run').exists()
 
 

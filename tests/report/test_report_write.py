@@ -226,6 +226,18 @@ def test_neurons_and_classes_and_where_it_was_run(pages):
     assert '<th scope="row">discover/teacher</th><td class="n">0</td><td>usage</td>' in text
 
 
+def test_figures_of_neurons_and_layers_say_what_is_drawn(pages):
+    text = pages['two starts']
+    cards = re.findall(r'<figure class="card".*?</figure>', text, re.S)
+    assert len(cards) == 2
+    for card in cards:
+        assert '<figcaption>Mean activation over pairs of operands, and by answer, beside' in card
+        assert '>mean activation</text>' in card, 'the name of the colour bar'
+    panels = text.partition('id="figure-similarity"')[2].partition('</figure>')[0].split('<svg')
+    axes = [re.findall(r'>(layer of the \w+)</text>', panel) for panel in panels[1:3]]
+    assert axes == [['layer of the teacher'] * 2, ['layer of the student', 'layer of the teacher']]
+
+
 @pytest.mark.usefixtures('undrawn')
 def test_what_a_sceptic_asks_of_neurons_and_arms_is_on_the_page_and_on_the_terminal():
     study = make_study()
