@@ -10,10 +10,12 @@ import sys
 import time
 import warnings
 
+import numpy as np
 import pytest
 from forks import ROOT
 from launchers import run_launchers
 
+from cdjax.circuits.circuit import Circuit
 from cdjax.parallel import preemption
 from cdjax.parallel.preemption import Preempted
 from cdjax.run.folder import VERSION
@@ -157,6 +159,9 @@ def dry_runs(folder):
     yield 'accuracy', (small[0], small[-1], '--ranges=0:4,0:9')
     yield 'convert', (f'--source={EMBEDDED_TEACHER}', f'--target={folder}/dry', small[-1])
     yield 'benchmark', ('--suite=forward', f'--output={folder}/dry')
+    zeros = np.zeros((1, 2, 4), np.float32)
+    circuit = Circuit(zeros > 0, zeros, zeros, np.zeros(3, np.int32))
+    yield 'compare', (str(circuit.save(folder / 'circuits')),) * 2
     yield 'plan', ('--target=cpu', *arms[1:2], f'--output={folder}/dry')
 
 
@@ -272,6 +277,7 @@ def test_a_dry_run_without_trainings_tells_what_is_asked_or_made(outcomes):
         ),
         'convert': (r'convert: .*/teacher to .*/dry, orbax; the time .*', 'keep_layers = null'),
         'benchmark': (r'benchmark: forward; of speed 5 rounds .*', 'shape = "small"'),
+        'compare': (r'compare: .* \(1 circuit of 0 neurons\); seconds', 'first = '),
         'plan': (
             r'plan: the programs of experiments.distill for cpu, .*',
             'job.config.batch_size = 8',
