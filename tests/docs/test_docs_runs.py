@@ -15,6 +15,8 @@ from test_docs_commands import PAGES, blocks, commands
 NOT_RUN = {
     'experiments/recipes/arms': '15 minutes; tests/studies/test_pipeline.py runs the arms',
     'start_memorises': '2 minutes; likewise',
+    'pooled_teachers': 'a teacher of minutes; tests/studies/test_analysis.py takes tables together',
+    'runs/planted_2': 'that teacher',
     'recipes/settle': 'an hour and more; tests/studies/test_settle.py runs the protocols',
     '--protocol=embedded': 'likewise',
     'recipes/tune': 'minutes; tests/studies/test_tuning.py runs the choice',
