@@ -48,6 +48,7 @@ NOT_RUN = {
     '--primary=': 'minutes; tests/studies/test_table_of_arms.py runs the primary comparison',
     '--keep_layers=': 'a checkpoint of the reader; tests/models/test_keep_layers.py does it',
     '--figure=': 'a figure of the demo; tests/report/test_report_compare.py saves one',
+    'report runs/arms': 'a finished table of arms; tests/report/test_report_arms.py makes one',
     '--compare': 'two finished runs; tests/report/test_report_compare.py makes them',
     '--plugins=': 'tests/test_extending.py runs it with the modules of that page',
     '--ablation=$ablation': 'a variable of the shell; the same without it is run',

@@ -181,7 +181,11 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'arms': ('kd', 'circiuts')}, f'arms=kd,circiuts: choose from {", ".join(ARMS)}'),
+        (
+            {'arms': ('kd', 'circiuts')},
+            r'arms=kd,circiuts: did you mean circuits or one_circuit\? choose from '
+            + ', '.join(ARMS),
+        ),
         ({'arms': ('kd', 'kd')}, 'arms=kd,kd: .*, each of them once'),
         ({'starts': ('zero',)}, 'starts=zero: choose from nothing, partial, checkpoint'),
         ({'head_start_steps': 0}, 'head_start_steps=0'),
