@@ -54,6 +54,7 @@ setup(
             'ckatorch>=1.0.3',
         ],
         'docs': [
+            'mkdocs>=1.6,<2',
             'mkdocs-material>=9.5,<10',
             'mkdocstrings[python]>=1.0,<2',
             'mkdocs-jupyter>=0.25,<0.28',

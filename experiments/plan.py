@@ -26,7 +26,10 @@ from cdjax.planning.job import Job
 from cdjax.planning.plan import describe, plan_job
 from cdjax.planning.targets import Target, parse_target
 from cdjax.run.folder import as_json
+from cdjax.studies.discovery import check_problems
 from cdjax.studies.inputs import Inputs
+from cdjax.training.accumulation import check_repeats
+from cdjax.training.distillation import DistillationConfig
 from experiments import command_line, launch
 from experiments.announce import announce_measuring
 from experiments.flags import (
@@ -108,20 +111,23 @@ def job_from_flags() -> Job:
         'options': run_options(),
         'answer_tokens': inputs.dataset.answer_tokens,
     }
+    discovery, distillation = discovery_from_flags(), distillation_from_flags()
     if FLAGS.job == 'discover':
+        check_problems(inputs, discovery)
         return DiscoveryJob(
             **common,
             num_problems=len(inputs.split.train),
-            config=discovery_from_flags(),
+            config=discovery,
             student=inputs.student_config if inputs.has_student else None,
         )
+    check_repeats(distillation.batch_size, len(inputs.split.share), DistillationConfig.batch_size)
     alignment = locate(alignment_from_flags(), inputs.dataset, inputs.tokenizer)
     shapes, context = (inputs.student_config, inputs.teacher_config), Context(alignment.site)
     pairs = pair_layers(FLAGS.layer_pairs, *shapes, context=context)
     return DistillationJob(
         **common,
         num_problems=len(inputs.split.share),
-        config=distillation_from_flags(),
+        config=distillation,
         student=inputs.student_config,
         alignment=dataclasses.replace(alignment, pairs=pairs, num_classes=FLAGS.num_classes),
         keep_teacher=FLAGS.keep_teacher,

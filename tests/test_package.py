@@ -122,3 +122,11 @@ def test_what_is_installed_works_outside_the_checkout(installed, tmp_path):
 
 def _version() -> str:
     return re.search(r"version='([^']*)'", (ROOT / 'setup.py').read_text())[1]
+
+
+def test_every_preprint_that_is_relied_on_is_cited():
+    pages = [*(ROOT / 'cdjax').rglob('*.py'), *(ROOT / 'docs').glob('*.md'), ROOT / 'README.md']
+    relied_on = set(re.findall(r'\b\d{4}\.\d{5}\b', ''.join(p.read_text() for p in pages)))
+    cited = set(re.findall(r'arXiv:(\d{4}\.\d{5})', (ROOT / 'CITATION.cff').read_text()))
+    # A learning rate of Llama 2, whose authors are some seventy.
+    assert relied_on - {'2307.09288'} <= cited

@@ -8,6 +8,11 @@ PROBLEMS = [
     ('distill', '--operators=+,+', 'each of them once'),
     ('evaluate', '--operands=1', 'operands=1', '2 or 3'),
     ('plan', '--operands=4', 'operands=4', '2 or 3'),
+    ('plan', '--operands=2 --high=9 --batch_size=5000', 'batch_size=5000', 'batch_size=29 or less'),
+    (
+        *('plan', '--job=discover --operands=2 --high=9 --discovery_batch_size=5000'),
+        *('discovery_batch_size=5000', 'discovery_batch_size=123 or less'),
+    ),
     ('train_teacher', '--operands=two', '--operands=two', 'write an integer'),
     ('compare_arms', '--low=-1', 'low=-1', 'start at 0'),
     ('discover', '--low=5 --high=4', 'high=4 is below low=5: choose 5 or more'),
