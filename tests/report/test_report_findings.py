@@ -6,6 +6,7 @@ from synthetic_results import CONFIG, HISTORY, make_results, make_start, make_st
 from cdjax.circuits.methods import LEARNED, RANDOM_MASKS
 from cdjax.report.findings import limits, say
 from cdjax.report.summary import headline
+from cdjax.studies.circuits.curves import smallest_faithful_share
 from cdjax.wording import NBSP
 
 
@@ -98,6 +99,9 @@ def test_smallest_share():
     assert 'accuracy of the whole model at none of the sizes tried, up to 50 %' in plain(
         say('smallest_share', results)
     )
+    results['circuits']['accuracy'] = 0.0
+    assert smallest_faithful_share(results['circuits']) is None
+    assert 'there is no accuracy for circuits to keep' in plain(say('smallest_share', results))
 
 
 def test_leak():

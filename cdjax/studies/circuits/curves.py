@@ -64,9 +64,12 @@ def measure_areas(
 
 
 def smallest_faithful_share(study: Mapping[str, Any]) -> float | None:
-    """Returns the smallest evaluated share of neurons at which circuits keep 95 % of accuracy."""
+    """Returns the smallest evaluated share of neurons at which circuits keep 95 % of accuracy.
+
+    None where there is none, or where the whole model answers nothing that could be kept.
+    """
     for share, point in zip(study['shares'], study['curves'][LEARNED.key], strict=True):
-        if point['only'] >= KEPT * study['accuracy']:
+        if point['only'] >= KEPT * study['accuracy'] > 0:
             return share
     return None
 
