@@ -31,6 +31,7 @@ NOT_RUN = {
     '--classes=attribution': 'it ends in an error: of no classes, which is what it shows',
     'recipes/attribution': '20 seconds of five searches; tests/circuits have such classes',
     'runs/attribution': 'those circuits',
+    'found_towers': 'the same commands are run of the teacher before it',
     'twins': 'minutes; tests/studies/test_twins.py runs the study',
     '--teacher=FOLDER': '5 GB; tests/experiments/test_llama_recipes.py runs the recipe',
     'benchmark': 'minutes on a quiet machine; tests/experiments/test_benchmarks.py runs the suites',
@@ -96,7 +97,7 @@ SUBSTITUTES = {
     '=STUDENT': '=runs/student',
     '--keep_layers=0,2,4': '--keep_layers=0',  # the teacher that ships has two layers
     'runs/demo': 'runs/README/mine',
-    'neuron-1-509': 'methods',  # of a smaller run, which has no such neuron
+    'neuron-1-509': 'methods-1',  # of a smaller run, which has no such neuron
     'docs/images': 'runs',  # no page's picture is drawn again
 }
 
