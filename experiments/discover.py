@@ -59,7 +59,12 @@ def main() -> None:
     )
     options = run_options()
     circuits = study_discovery(
-        config, FLAGS.workdir, mesh=start_machine(), options=options, announce=announce
+        config,
+        FLAGS.workdir,
+        mesh=start_machine(),
+        options=options,
+        announce=announce,
+        insist=FLAGS['num_classes'].present and FLAGS.classes != ONE.key,
     )
     if 'only_correct' in circuits['teacher'].info:
         launch.say(kept_line(circuits['teacher'].info['only_correct']))

@@ -71,6 +71,7 @@ def study_discovery(
     mesh: Mesh | None = None,
     options: RunOptions = RunOptions(),
     announce: Announce = no_announcement,
+    insist: bool = False,
 ) -> dict[str, Circuit]:
     """Discovers circuits and measures on unseen forms what they keep of the accuracy.
 
@@ -80,6 +81,8 @@ def study_discovery(
         mesh: the mesh; one device if None.
         options: what the training writes and checks on the way.
         announce: is told what is going to be done, before a model is loaded and the folder claimed.
+        insist: whether `num_classes` was asked for, such that other classes are refused even where
+            it is the usual number.
 
     Returns:
         `teacher` and, where there is a checkpoint of one, `student` → circuits, whose
@@ -103,7 +106,7 @@ def study_discovery(
     scheme = CLASSES[config.classes]
     if not scheme.from_learned:
         classes = scheme.assign(Sorting(inputs.dataset, discovery.num_classes, discovery.seed))
-        discovery = _search_for(config.classes, classes, discovery)
+        discovery = _search_for(config.classes, classes, discovery, insist=insist)
     check_discovery(
         shapes,
         inputs.dataset,
@@ -138,7 +141,7 @@ def study_discovery(
     paths = {name: run.places.circuits(name) for name in models}
     if scheme.from_learned and config.classes != LEARNED.key:
         classes = _sorted_by_model(run, config)
-        discovery = _search_for(config.classes, classes, discovery)
+        discovery = _search_for(config.classes, classes, discovery, insist=insist)
     circuits = discover_circuits(
         run,
         lambda: models,
@@ -184,7 +187,7 @@ def _stages(config: DiscoveryStudyConfig, inputs: Inputs, folder: epath.Path) ->
 
 
 def _search_for(
-    key: str, classes: np.ndarray | None, discovery: DiscoveryConfig
+    key: str, classes: np.ndarray | None, discovery: DiscoveryConfig, *, insist: bool
 ) -> DiscoveryConfig:
     """Returns the search for as many classes as a scheme has found."""
     if classes is None:
@@ -193,7 +196,8 @@ def _search_for(
         )
     K = int(classes.max()) + 1
     asked = discovery.num_classes
-    if CLASSES[key].given and K != asked != DiscoveryConfig().num_classes:
+    insist = insist or asked != DiscoveryConfig().num_classes
+    if CLASSES[key].given and insist and K != asked:
         raise InputError(
             f'num_classes={asked}: classes={key} are {K} on these problems; leave num_classes out'
         )

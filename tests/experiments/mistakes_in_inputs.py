@@ -235,6 +235,7 @@ CIRCUITS = [
     ('distill', '--arm=kd --similarity=rsa', '--similarity=rsa is of an alignment'),
     ('distill', '--arm=kd --layer_pairs=0:0', '--layer_pairs=0:0 is of an alignment'),
     ('discover', '--classes=operators --num_classes=7', 'num_classes=7: classes=operators are 2'),
+    ('discover', '--classes=operators --num_classes=4', 'num_classes=4: classes=operators are 2'),
     ('distill', '--arm=kd --circuits={circuits}', 'is not read by --arm=kd', 'leave it out'),
     ('distill', '--arm=all --student={small} --student_circuits={circuits}', 'is not read by'),
     ('distill', '--arm=circuits --circuits={circuits_narrow}', 'layers and neurons'),
