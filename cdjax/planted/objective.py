@@ -133,9 +133,10 @@ def plant_loss(
         'interchange': cross_entropy(moved, batch['answers'][batch['same']]),
         'strictness': cross_entropy(kept_alone, batch['answers']),
         'necessity': _divergence(prior_BxV, lacking),
-        **{'wrong': _divergence(prior_BxV, of_other) for of_other in mistaken},
         'alive': jnp.mean(jax.nn.relu(1 - deviation_LxF / floor) ** 2),
     }
+    if mistaken:
+        terms['wrong'] = _divergence(prior_BxV, mistaken[0])
     if spread:
         terms['alive'] += _narrow(n_LxBxTxF, batch['lengths'], spread)
     if weights.nuisance:
