@@ -196,8 +196,11 @@ def plant_batch(
     # The circuit of another class is alone: whatever is left of the right one would answer.
     kinds[:, 2] = rng.integers(MIXED, MEAN + 1, (B, num_layers), np.int32)
     lost = np.zeros((B, num_layers, 2), np.float32)
-    lost[np.arange(B), rng.integers(num_layers, size=B), rng.integers(1 + shared, size=B)] = 1
-    lost[rng.random(B) < 0.5] = (1, 0) if num_classes > 1 else (0, 1)
+    layer, group = rng.integers(num_layers, size=B), rng.integers(1 + shared, size=B)
+    lost[np.arange(B), layer, group] = 1
+    lost[rng.random(B) < 0.5] = (1, 0)
+    if num_classes == 1:
+        lost = lost.max(axis=2, keepdims=True) * np.float32((0, 1))
     drawn = {
         'classes': np.asarray(classes, np.int32),
         'same': same,
