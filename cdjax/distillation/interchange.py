@@ -9,7 +9,7 @@ paired circuits. Outputs alone cannot tell where a model computes; patched outpu
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -35,7 +35,7 @@ class Interchange:
 
     Attributes:
         sources: int `[N, R]`, the problems whose activations are put in.
-        logits: float32 `[N, R, V]`, or the top k of them.
+        logits: float32 `[N, R, V]`, or the top k of them; in memory, or `Draws` on disk.
     """
 
     sources: np.ndarray
@@ -82,26 +82,43 @@ def patch_teacher(
         InputError: an alignment without circuits, answers of several tokens, or problems that have
             no other of their length.
     """
+    drawn, said = patches(
+        teacher, dataset, alignment, seed=seed, top_k=top_k, sources=sources, **passes
+    )
+    answers = [said(r) for r in range(sources)]
+    return Interchange(drawn, jax.tree.map(lambda *draws: np.stack(draws, axis=1), *answers))
+
+
+def patches(
+    teacher: Llama,
+    dataset: Dataset,
+    alignment: Alignment,
+    *,
+    seed: int,
+    top_k: tuple[int, float] | None,
+    sources: int,
+    mesh: Mesh | None = None,
+    **passes,
+) -> tuple[np.ndarray, Callable[[int], Any]]:
+    """Returns the sources `[N, R]`, and what asks the teacher for its answers with one of each, r.
+
+    Arguments and errors are those of `patch_teacher`; answers are float32 `[N, V]`, or the top k.
+    """
     check_interchange(alignment)
     check_single_answers(dataset.answer_tokens)
-    mesh = passes.pop('mesh', None)
     mesh = one_device() if mesh is None else mesh
     drawn = draw_sources(dataset.prompt_sizes, alignment.classes, sources, seed=seed)
     masks = in_layers(alignment.teacher_masks, alignment.teacher_layers)
     constants = {'model': teacher, 'masks': split_neurons(masks, mesh)}
     rows = {'tokens': dataset.tokens, 'lengths': dataset.lengths}
     rows['classes'] = np.asarray(alignment.classes, np.int32)
-    said = [
-        map_rows(
-            patched_rows(alignment.site, alignment.positions, top_k),
-            constants,
-            {**rows, 'source_tokens': dataset.tokens[drawn[:, r]]},
-            mesh=mesh,
-            **passes,
-        )
-        for r in range(sources)
-    ]
-    return Interchange(drawn, jax.tree.map(lambda *draws: np.stack(draws, axis=1), *said))
+    answer = patched_rows(alignment.site, alignment.positions, top_k)
+
+    def said(r: int) -> Any:
+        sources = {'source_tokens': dataset.tokens[drawn[:, r]]}
+        return map_rows(answer, constants, {**rows, **sources}, mesh=mesh, **passes)
+
+    return drawn, said
 
 
 def check_interchange(alignment: Alignment) -> None:

@@ -12,7 +12,8 @@ def batch_with_enough(
 ) -> int | None:
     """Returns the smallest batch with enough problems of a class in 95 % of its microbatches.
 
-    None where no batch of at most all problems has.
+    None where no batch of at most all problems has. Of large batches every one in a hundredth of
+    their size is tried, so that what is returned is the smallest to 1 %.
 
     Args:
         own: problems of the class.
@@ -26,12 +27,16 @@ def batch_with_enough(
     # What lies across two permutations varies more, so that no smaller batch does.
     within_one = np.flatnonzero(at_most[:, -1] <= 1 - USUALLY)
     first = within_one[0] * microbatches if len(within_one) else problems + 1
-    for batch in range(math.ceil(first / multiple) * multiple, problems + 1, multiple):
+    batch, largest = math.ceil(first / multiple) * multiple, problems // multiple * multiple
+    while batch <= largest:
         of_one = _rows_of_one_epoch(problems, batch, microbatches)
         of_next = batch // microbatches - np.arange(len(of_one))
         short = (exactly[: len(of_one)] * at_most[of_next, ::-1]).sum(axis=1)
         if of_one @ short <= 1 - USUALLY:
             return batch
+        if batch == largest:
+            break
+        batch = min(largest, batch + multiple * max(1, batch // (100 * multiple)))
     return None
 
 

@@ -139,7 +139,9 @@ def nested_mean(groups: Sequence[Any]) -> float:
 
 def _nested(group: Any) -> Any:
     """Returns values as an array, and clusters of such as a list."""
-    return [_nested(one) for one in group] if np.ndim(group[0]) else np.asarray(group, np.float64)
+    if np.isscalar(group[0]):  # clusters may be of several sizes, and so are no array themselves
+        return np.asarray(group, np.float64)
+    return [_nested(one) for one in group]
 
 
 def _mean_of(group: Any) -> float:

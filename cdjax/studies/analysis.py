@@ -24,6 +24,11 @@ from cdjax.studies.arms import EQUIVALENT, PLANTED, REACH, ArmsConfig
 from cdjax.studies.places import Places
 
 ENDPOINT = 'unseen'  # accuracy on problems of unseen forms after the last step
+# Of the inputs, what tables that are taken together may differ in: the teacher, and what is only
+# measured.
+OF_ONE_TABLE = frozenset(
+    ('teacher', 'teacher_weights', 'text', 'text_tokens', 'other_tasks', 'other_data')
+)
 
 
 def analysis_hash(config: ArmsConfig) -> str:
@@ -195,21 +200,31 @@ def _teachers(workdirs: Sequence[epath.PathLike]) -> list[str | None]:
 
 def _refuse_other_students(workdirs: Sequence[epath.PathLike]) -> None:
     """Raises InputError for tables whose students are not distilled alike."""
-    first = None
+    first, starts = None, ()
     for path in workdirs:
         config = stored_config(epath.Path(path)) or {}
         arms, inputs = config.get('arms', {}), config.get('inputs', {})
         alike = {
             'distillation': arms.get('distillation'),
             'alignment': arms.get('alignment'),
-            'data': inputs.get('data'),
-            'share': inputs.get('share'),
             'layer_pairs': config.get('layer_pairs'),
+            'arm_circuits': arms.get('circuits'),
+            **{name: value for name, value in inputs.items() if name not in OF_ONE_TABLE},
         }
-        first = alike if first is None else first
-        differing = [name for name, value in alike.items() if value != first[name]]
+        if arms.get('circuits') != PLANTED:
+            search = {**config.get('discovery', {})}
+            search.pop('seed', None)
+            alike |= {'discovery': search}
+        if first is None:
+            first, starts = alike, arms.get('starts', ())
+        differing = [name for name in first | alike if alike.get(name) != first.get(name)]
         if differing:
             raise InputError(
                 f'pool={path} has other {", ".join(differing)} than {workdirs[0]}: only the '
                 'teacher and the seed of its discovery may differ'
+            )
+        if missing := [one for one in starts if one not in arms.get('starts', ())]:
+            raise InputError(
+                f'pool={path} holds no students from {", ".join(missing)}, as {workdirs[0]} does: '
+                'make them there, or leave them out here with --starts'
             )

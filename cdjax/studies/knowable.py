@@ -20,6 +20,7 @@ def knowable_part(inputs: Inputs, rows: np.ndarray) -> float | None:
     entry = TASKS[task].entry if isinstance(task, str) and task in TASKS else None
     if entry is None:
         return None
-    prompts = inputs.dataset.prompts
-    known = {entry(prompt) for prompt in prompts[inputs.split.share]}
-    return float(np.mean([entry(prompt) in known for prompt in prompts[rows]]))
+    prefix, prompts = inputs.config.prefix, inputs.dataset.prompts
+    entries = lambda rows: [entry(prompt.removeprefix(prefix)) for prompt in prompts[rows]]
+    known = set(entries(inputs.split.share))
+    return float(np.mean([one in known for one in entries(rows)]))

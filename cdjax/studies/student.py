@@ -79,10 +79,13 @@ class Lesson:
 
     @property
     def paired(self) -> Alignment:
-        """Whose components are trained where those alone are: the student's circuits, if any."""
+        """Whose components are trained where those alone are: the student's circuits, if any.
+
+        Circuits are of neurons. At another site they are those that are paired, of all problems.
+        """
         if self.alignment is not None:
             return self.alignment
-        if self.given.student is None:
+        if self.given.student is None or self.given.alignment.site != 'neurons':
             return self.given.alignment
         return self.given.within_classes(None, self.given.student_masks)
 
@@ -168,7 +171,9 @@ def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, f
     rest is what `cdjax.evaluation.calibration` returns. `passes` are further arguments of
     `answer_logits_and_activations`.
     """
-    circuits = given.within_classes(given.teacher.masks, given.student_masks)
+    circuits = given.alignment
+    if circuits.site == 'neurons':
+        circuits = given.within_classes(given.teacher.masks, given.student_masks)
     layers = tuple(sorted(set(circuits.student_layers)))
     where = {'site': circuits.site, 'positions': circuits.positions}
     logits, x = answer_logits_and_activations(
@@ -180,7 +185,7 @@ def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, f
         **passes,
     )
     y = circuits.of_teacher(store.of_layers(circuits.teacher_layers))
-    classes = jax.nn.one_hot(given.teacher.assignments[rows], circuits.num_classes)
+    classes = jax.nn.one_hot(given.teacher.assignments[rows], given.teacher.num_classes)
     over_all, within = [], []
     for i, (s, t) in enumerate(zip(circuits.student_layers, circuits.teacher_layers, strict=True)):
         of_student = circuits.of_unit(x[:, layers.index(s)], circuits.student_units[i])

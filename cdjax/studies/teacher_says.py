@@ -12,8 +12,10 @@ from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import Arm
 from cdjax.distillation.contribution import unit_contributions
 from cdjax.distillation.interchange import Interchange, patch_teacher
+from cdjax.distillation.patched_store import stored_interchange
 from cdjax.distillation.readings import ACTIVATIONS
-from cdjax.distillation.shards import check_place, check_stored, stored_teacher
+from cdjax.distillation.shard_folder import check_place
+from cdjax.distillation.shards import check_stored, stored_teacher
 from cdjax.distillation.store import OnlineTeacher, TeacherStore, Wanted
 from cdjax.models import Llama
 from cdjax.studies.inputs import Inputs
@@ -22,6 +24,9 @@ from cdjax.training.distillation import DistillationConfig
 
 # Where what the teacher says is kept; anything else is a folder.
 IN_MEMORY, ONLINE = 'memory', 'online'
+PATCHED = (
+    'patched'  # of that folder: answers of the patched teacher, beside a store of each reading
+)
 
 
 def check_kept(place: str) -> None:
@@ -151,4 +156,7 @@ class TeacherSays:
         top_k = None if config.top_k is None else (config.top_k, config.temperature)
         share = self._dataset[:share]
         options: dict[str, Any] = {'seed': seed, 'top_k': top_k, **self._run.passes}
-        return patch_teacher(self.teacher, share, alignment, **options)
+        if config.teacher_store in (IN_MEMORY, ONLINE):
+            return patch_teacher(self.teacher, share, alignment, **options)
+        folder = epath.Path(config.teacher_store) / PATCHED
+        return stored_interchange(folder, self.teacher, share, alignment, **options)

@@ -46,3 +46,5 @@ def test_by_hand():
     assert batch_with_enough(59, 60, 4, microbatches=2, multiple=16) == 16
     assert batch_with_enough(3, 60, 4) is None
     assert batch_with_enough(4, 60, 4, microbatches=2, multiple=2) is None
+    # Of large ones not every batch is tried, but always all problems.
+    assert batch_with_enough(4, 4001, 4) == 4001

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import toy_study as toy
 
-from cdjax.distillation import shards
+from cdjax.distillation.shard_folder import MANIFEST
 from cdjax.distillation.shards import Shards, check_stored, stored_teacher
 from cdjax.distillation.store import OnlineTeacher, TeacherStore, Wanted
 from cdjax.errors import InputError
@@ -126,7 +126,7 @@ def test_a_store_of_another_and_one_that_was_changed(tmp_path):
     with pytest.raises(InputError, match='is not what was written there: remove'):
         stored(folder)
     file.write_bytes(content)
-    manifest = folder / shards.MANIFEST
+    manifest = folder / MANIFEST
     facts = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(facts | {'format': 99}))
     with pytest.raises(InputError, match='is damaged, format 99'):

@@ -17,7 +17,8 @@ from cdjax.circuits.circuit import Circuit, model_hash
 from cdjax.data import save_tokenizer
 from cdjax.distillation.pairings import LAST
 from cdjax.distillation.readings import ACTIVATIONS
-from cdjax.distillation.shards import MANIFEST, stored_teacher
+from cdjax.distillation.shard_folder import MANIFEST
+from cdjax.distillation.shards import stored_teacher
 from cdjax.models import save_huggingface
 from cdjax.models.tensor_files import INDEX, SINGLE
 from cdjax.studies.arms import ArmsConfig

@@ -79,6 +79,11 @@ def test_clusters_are_resampled_level_by_level():
     one = [[group[0]] for group in nested]
     assert cluster_interval(one)[1] < 0
     assert nested_mean([[[1.0], [3.0]], [[4.0, 8.0]]]) == pytest.approx((2 + 6) / 2)
+    # The first teacher's discoveries have other numbers of students.
+    ragged = [[[1.0, 2.0, 3.0], [1.0]], [[4.0]]]
+    assert nested_mean(ragged) == pytest.approx(((2 + 1) / 2 + 4) / 2)
+    low, high = cluster_interval(ragged)
+    assert 1 < low < 2 < high == 4
 
 
 def test_few_clusters_are_told_by_their_means():
@@ -135,6 +140,30 @@ def test_tables_of_other_circuits_are_taken_together(tmp_path):
         pooled_table([folders[0], other], 'nothing')
     with pytest.raises(InputError, match='holds no students from partial'):
         pooled_table(folders, 'partial')
+
+
+@pytest.mark.parametrize(
+    ('changed', 'match'),
+    [
+        ({'inputs': {'split_seed': 7}}, 'other split_seed than'),
+        ({'inputs': {'split_seed': 0, 'student': 's'}}, 'other student than'),
+        ({'discovery': {'seed': 1, 'density': 0.2}}, 'other discovery than'),
+        ({'arms': {'starts': ['nothing']}}, 'holds no students from partial, as'),
+    ],
+)
+def test_what_differs_in_more_than_circuits_is_not_taken_together(tmp_path, changed, match):
+    arms = {'starts': ['nothing', 'partial']}
+    settings = {'arms': arms, 'inputs': {'split_seed': 0}, 'discovery': {'seed': 0}}
+    for name, own in (
+        ('a', settings),
+        ('b', {**settings, 'discovery': {'seed': 1}}),
+        ('c', {**settings, 'discovery': {'seed': 2}} | changed),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / CONFIG).write_text(json.dumps({'version': VERSION, **own}))
+    check_together([tmp_path / 'a', tmp_path / 'b'])
+    with pytest.raises(InputError, match=match):
+        check_together([tmp_path / 'a', tmp_path / 'b', tmp_path / 'c'])
 
 
 def test_the_primary_comparison_is_taken_together_over_teachers_and_their_discoveries(tmp_path):

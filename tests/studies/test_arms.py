@@ -11,6 +11,7 @@ from cdjax.data import Split
 from cdjax.data.encoding import NO_TOKEN
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, Given
+from cdjax.distillation.pairs import Unit
 from cdjax.distillation.store import TeacherStore
 from cdjax.errors import InputError
 from cdjax.studies import arms, student
@@ -20,7 +21,7 @@ from cdjax.studies.arms import (
     summarise,
     train_head_start,
 )
-from cdjax.studies.student import measure_unseen
+from cdjax.studies.student import Lesson, measure_unseen
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import OptimizerConfig
@@ -176,6 +177,31 @@ def test_likeness_is_measured_over_all_and_within_classes(monkeypatch):
     against_all = measure(by_row(teacher), problems=several)
     assert abs(against_all['cka_circuits']) < 0.2
     assert against_all['by_class'] == [short[classes == k].mean() for k in range(K)]
+
+
+def test_students_of_single_heads_are_measured_though_circuits_are_of_neurons(monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = np.arange(N)
+    heads = rng.normal(size=(N, 1, 4, 8)).astype(np.float32)  # [N, L, H, D]
+    # Head 2 of the student does what head 0 of the teacher does.
+    monkeypatch.setattr(
+        student,
+        'answer_logits_and_activations',
+        lambda *_, **__: (np.zeros((N, 4)), heads[:, :, [3, 1, 0, 2]]),
+    )
+    pair = lambda of_student: ((Unit(1, of_student), Unit(1, 0)),)
+    cka = {}
+    for head in (1, 2):
+        given = Given(Alignment(pair(head), site='head_out'), rows, GIVEN.teacher, GIVEN.student)
+        store = TeacherStore(np.zeros((N, 1)), heads, (1,), 1, site='head_out')
+        problems = SimpleNamespace(answers=np.zeros(N, int), answer_tokens=1)
+        found = measure_unseen(None, problems, store, rows, given)
+        assert found['cka_circuits'] is None
+        cka[head] = found['cka_all']
+        # Of KD those heads are trained that the others' arms train, no neurons.
+        assert Lesson(ARMS['kd'], given, None, store, None).paired is given.alignment
+    assert cka[2] == pytest.approx(1, abs=1e-3)
+    assert abs(cka[1]) < 0.3
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from artefacts import disagreements
 from cdjax import studies
 from cdjax.data import ArithmeticTask, save_tokenizer
 from cdjax.data.limits import Limits
-from cdjax.distillation import shards
 from cdjax.distillation.alignment import Alignment
+from cdjax.distillation.shard_folder import MANIFEST
 from cdjax.models import Llama, load_huggingface, save_huggingface
 from cdjax.run.json_file import read_json
 from cdjax.run.options import RunOptions
@@ -128,9 +128,7 @@ def test_a_pair_of_checkpoints_ends_in_a_table_and_in_students(config, table):
     for arm in ARMS:
         student = load_huggingface(workdir / 'students' / f'checkpoint-{arm}-0')
         assert student.config == STUDENT
-    store = read_json(
-        Path(config.arms.distillation.teacher_store) / 'activations' / shards.MANIFEST
-    )
+    store = read_json(Path(config.arms.distillation.teacher_store) / 'activations' / MANIFEST)
     assert store['wanted']['layers'] == [1, 2]
     assert store['answer_tokens'] == 2
 

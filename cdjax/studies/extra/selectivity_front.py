@@ -36,7 +36,7 @@ COLOURS = {'separate': PALETTE['vermillion'], 'core': PALETTE['blue']}
 def selectivity_front(
     key: str = 'selectivity_front',
     weights: Sequence[float] = (0.0, 0.3, 1.0, 3.0),
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
 ) -> Study:
     """Returns the study of searches that differ in the weight of the selectivity term alone.
 
