@@ -50,6 +50,18 @@ def read_config(path: str | os.PathLike) -> LlamaConfig:
         raise InputError(
             f'{folder} holds no config.json: name the folder of a Hugging Face checkpoint'
         )
+    return read_shape(file)
+
+
+def read_shape(path: str | os.PathLike) -> LlamaConfig:
+    """Returns the config that a file like `config.json` describes.
+
+    Raises:
+        InputError: the file is absent, or describes no Llama.
+    """
+    file = epath.Path(path)
+    if not file.exists():
+        raise InputError(f'{file} is no file: name the config.json of a Llama')
     try:
         fields = read_json(file)
         if not isinstance(fields, dict):

@@ -34,10 +34,10 @@ from cdjax.inference.predictions import predict
 from cdjax.models import Llama, LlamaConfig, load_huggingface
 from cdjax.models.config import PRESETS
 from cdjax.models.hub import resolve_checkpoint, resolve_shape
-from cdjax.models.huggingface import check_huggingface
+from cdjax.models.huggingface import check_huggingface, read_shape
 from cdjax.models.tensor_files import fingerprint
 from cdjax.parallel.mesh import init_sharded, one_device
-from cdjax.studies.inputs_config import TEACHER_DTYPES, InputsConfig
+from cdjax.studies.inputs_config import SHAPE_FILE, TEACHER_DTYPES, InputsConfig
 from cdjax.studies.tokenizers import (
     check_same_tokenizer,
     has_tokenizer,
@@ -149,6 +149,8 @@ class Inputs:
     def _read_student(self, name: str) -> None:
         if self.has_student:
             self.student_config, self.student_path = self._resolve(name, jnp.float32)
+        elif name.endswith(SHAPE_FILE):
+            self.student_config = read_shape(name)
         else:
             self.student_config = LlamaConfig.preset(name)
         if self.student_config.vocab_size != self.teacher_config.vocab_size:

@@ -11,6 +11,7 @@ from cdjax.data.splits import SHARE, TEST
 from cdjax.errors import InputError
 from cdjax.models.config import PRESETS
 
+SHAPE_FILE = '.json'  # how the name of a shape without weights ends
 # None: each tensor keeps the dtype that it is stored in.
 TEACHER_DTYPES = {'stored': None, 'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -37,8 +38,8 @@ class InputsConfig:
         only_correct: leave out the problems that the teacher, whole, answers wrong; whose circuits
             are searched for then is what it can do.
         teacher: a checkpoint folder or a hub id; the embedded teacher if None.
-        student: a checkpoint to start from, or a preset's name for a student from nothing of that
-            shape; if None, one from nothing of half the teacher's width.
+        student: a checkpoint to start from, or a preset's name or a `config.json` for a student
+            from nothing of that shape; if None, one from nothing of half the teacher's width.
         teacher_dtype: key of `TEACHER_DTYPES`, of the teacher's weights and computation.
         random_weights: draw all weights at random instead of reading them: speed and memory are
             those of the real models, answers are not. Presets then do for a teacher too.
@@ -91,4 +92,5 @@ class InputsConfig:
     @property
     def has_student(self) -> bool:
         """Whether there is a student to start from, rather than one from nothing."""
-        return self.student is not None and self.student not in PRESETS
+        shape = self.student is None or self.student in PRESETS or self.student.endswith(SHAPE_FILE)
+        return not shape

@@ -192,8 +192,8 @@ def define_checkpoint_flags() -> None:
     flags.DEFINE_string(
         'student',
         default.student,
-        'Checkpoint to start from, or a preset for a student from nothing of that shape; one from '
-        'nothing of half the teacher if not given.',
+        'Checkpoint to start from, or a preset or a config.json for a student from nothing of that '
+        'shape; one from nothing of half the teacher if not given.',
     )
     flags.DEFINE_enum(
         'teacher_dtype',

@@ -199,7 +199,9 @@ def test_students_of_single_heads_are_measured_though_circuits_are_of_neurons(mo
         assert found['cka_circuits'] is None
         cka[head] = found['cka_all']
         # Of KD those heads are trained that the others' arms train, no neurons.
-        assert Lesson(ARMS['kd'], given, None, store, None).paired is given.alignment
+        for own in (None, GIVEN.teacher):  # circuits of a student that does part of the task
+            kd = Lesson(ARMS['kd'], dataclasses.replace(given, student=own), None, store, None)
+            assert kd.paired is given.alignment
     assert cka[2] == pytest.approx(1, abs=1e-3)
     assert abs(cka[1]) < 0.3
 

@@ -152,6 +152,16 @@ def test_random_weights_of_presets():
     check('llama3_8b is a shape without weights.*--random_weights', teacher='llama3_8b')
 
 
+def test_shape_of_a_student_from_nothing(teacher, tmp_path):
+    narrow = dataclasses.replace(toy.teacher_config(), hidden_size=8)
+    path = tmp_path / 'narrow.json'
+    path.write_text(json.dumps(narrow.to_huggingface()))
+    inputs = Inputs(InputsConfig(toy.TASK, teacher=str(teacher), student=str(path)))
+    assert not inputs.has_student
+    assert inputs.student_config.hidden_size == 8
+    check('no.json is no file: name the config.json', student=str(tmp_path / 'no.json'))
+
+
 def test_random_weights_of_a_folder_and_its_student(teacher):
     for path in teacher.glob('tokenizer*'):
         path.unlink()
