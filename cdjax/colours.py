@@ -16,3 +16,14 @@ PALETTE: Mapping[str, str] = {
     'sky': '#56b4e9',
     'grey': '#8c959f',
 }
+
+
+def paler(colour: str, part: float) -> str:
+    """Returns a colour mixed with white, as `#rrggbb`.
+
+    Args:
+        colour: a name of `PALETTE`, or `#rrggbb`.
+        part: of white, 0 to 1.
+    """
+    parts = bytes.fromhex(PALETTE.get(colour, colour).removeprefix('#'))
+    return '#' + bytes(round(value + part * (255 - value)) for value in parts).hex()

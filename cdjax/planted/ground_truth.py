@@ -65,8 +65,8 @@ class GroundTruth:
 
     @property
     def num_classes(self) -> int:
-        """K of the plan, 1 where nothing is planted: there are no classes then."""
-        return 1 if self.plan.empty else len(self.specific)
+        """K of the plan, 1 where no class has neurons of its own: there are no classes then."""
+        return len(self.specific) if self.specific.any() else 1
 
     @property
     def causal_size(self) -> int:

@@ -67,7 +67,7 @@ def plant_loss(
     * `necessity`: the same, and C_k at its mean, or C_k or S of a single layer: nothing may tell
       the answers apart, `KL(prior ‖ ·)`.
     * `wrong`: all but the circuit of another class from a problem of another class than the row's,
-      or at the mean; `KL(prior ‖ ·)`.
+      or at the mean; `KL(prior ‖ ·)`. With one class there is no other, and no such term.
     * `alive`: `mean_d relu(1 - deviation_d / floor)²` over all neurons d, at the answer position:
       decoys that are dead would be no decoys. With a `spread` the same of `spread` times the
       largest deviation of the layer in place of the floor, at each neuron's most variable position:
@@ -115,7 +115,8 @@ def plant_loss(
     # Neurons that are taken out say nothing, so nothing may be learned by what they say.
     fills = [n_LxBxTxF[:, batch['same']]]
     fills += [jax.lax.stop_gradient(fill) for fill in (strict[1], without_part, mistaken[1])]
-    states = len(kept)
+    states = len(kept) if len(circuits_KxLxF) > 1 else len(kept) - 1
+    kept, fills = kept[:states], fills[:states]
     everywhere = jnp.tile(at, states)
     edited, taken_edited = model(
         jnp.tile(batch['tokens'], (states, 1)),
@@ -124,7 +125,7 @@ def plant_loss(
         logits_at=everywhere,
         **options,
     )
-    moved, kept_alone, lacking, mistaken = jnp.split(edited, states)
+    moved, kept_alone, lacking, *mistaken = jnp.split(edited, states)
     deviation_LxF = _deviation(n_LxBxTxF[:, jnp.arange(len(at)), at])
     prior_BxV = plan['prior'][batch['classes']]
     terms = {
@@ -132,16 +133,29 @@ def plant_loss(
         'interchange': cross_entropy(moved, batch['answers'][batch['same']]),
         'strictness': cross_entropy(kept_alone, batch['answers']),
         'necessity': _divergence(prior_BxV, lacking),
-        'wrong': _divergence(prior_BxV, mistaken),
         'alive': jnp.mean(jax.nn.relu(1 - deviation_LxF / floor) ** 2),
     }
+    if mistaken:
+        terms['wrong'] = _divergence(prior_BxV, mistaken[0])
     if spread:
         terms['alive'] += _narrow(n_LxBxTxF, batch['lengths'], spread)
     if weights.nuisance:
         streams = (taken, jax.tree.map(lambda x: x[:, : len(at)], taken_edited))
         told = [_told(model, stream, plan['directions']) for stream in streams]
         terms['nuisance'] = cross_entropy(jnp.concatenate(told), jnp.tile(batch['nuisance'], 2))
-    return weighted_sum(terms, vars(weights)), terms
+    return weighted_sum(terms, weights_of_terms(weights, len(circuits_KxLxF))), terms
+
+
+def weights_of_terms(weights: PlantWeights, num_classes: int) -> dict[str, float]:
+    """Returns the weights of the terms that `plant_loss` has.
+
+    Args:
+        weights: of all terms.
+        num_classes: K.
+    """
+    lacking = {'nuisance'} if not weights.nuisance else set()
+    lacking |= {'wrong'} if num_classes == 1 else set()
+    return {name: weight for name, weight in vars(weights).items() if name not in lacking}
 
 
 def plant_batch(
@@ -156,7 +170,7 @@ def plant_batch(
 
     Args:
         classes: int `[B]`.
-        num_classes: K, 2 or more.
+        num_classes: K; of 1, all that is planted is shared.
         num_layers: L.
         shared: whether there are shared neurons.
         rng: what it is drawn with.
@@ -182,16 +196,21 @@ def plant_batch(
     # The circuit of another class is alone: whatever is left of the right one would answer.
     kinds[:, 2] = rng.integers(MIXED, MEAN + 1, (B, num_layers), np.int32)
     lost = np.zeros((B, num_layers, 2), np.float32)
-    lost[np.arange(B), rng.integers(num_layers, size=B), rng.integers(1 + shared, size=B)] = 1
+    layer, group = rng.integers(num_layers, size=B), rng.integers(1 + shared, size=B)
+    lost[np.arange(B), layer, group] = 1
     lost[rng.random(B) < 0.5] = (1, 0)
+    if num_classes == 1:
+        lost = lost.max(axis=2, keepdims=True) * np.float32((0, 1))
     drawn = {
         'classes': np.asarray(classes, np.int32),
         'same': same,
         'mixed': rng.permutation(B).astype(np.int32),
         'apart': apart,
-        'other': ((classes + rng.integers(1, num_classes, B)) % num_classes).astype(np.int32),
+        'other': ((classes + rng.integers(1, max(num_classes, 2), B)) % num_classes).astype(
+            np.int32
+        ),
         'kinds': kinds,
-        'narrow': rng.random(B) < 0.5,
+        'narrow': (rng.random(B) < 0.5) & (num_classes > 1),
         'lost': lost,
     }
     if together:

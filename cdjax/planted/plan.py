@@ -13,8 +13,8 @@ class PlanConfig:
 
     Attributes:
         shared: neurons a layer that serve all classes; 0 leaves the classes nothing in common.
-        specific: neurons a layer and class that serve it alone; 0 plants nothing, None deals out
-            all that are not shared.
+        specific: neurons a layer and class that serve it alone; None deals out all that are not
+            shared, 0 leaves one circuit for all problems, or with no shared ones nothing.
         seed: of the draw.
     """
 
@@ -26,11 +26,6 @@ class PlanConfig:
         for name in ('shared', 'specific'):
             if (getattr(self, name) or 0) < 0:
                 raise InputError(f'plant_{name}={getattr(self, name)} must not be negative')
-        if self.shared and self.specific == 0:
-            raise InputError(
-                f'plant_shared={self.shared} and plant_specific=0: shared neurons alone tell no '
-                'class from another; set both to 0 to plant nothing'
-            )
         check_seed(plant_seed=self.seed)
 
 
@@ -64,7 +59,12 @@ class Plan:
     @property
     def empty(self) -> bool:
         """Whether nothing is planted."""
-        return not self.specific.any()
+        return not self.circuits.any()
+
+    @property
+    def one_circuit(self) -> bool:
+        """Whether all that is planted is the same for all classes."""
+        return not self.specific.any() and not self.empty
 
 
 def draw_plan(config: PlanConfig, num_classes: int, num_layers: int, num_neurons: int) -> Plan:

@@ -16,7 +16,13 @@ from cdjax.models import Llama, LlamaConfig
 from cdjax.models.flops import forward_flops
 from cdjax.parallel.mesh import check_batch, one_device, put_batch
 from cdjax.planted.nuisance import nuisance_directions, nuisance_labels
-from cdjax.planted.objective import PlantWeights, answer_prior, plant_batch, plant_loss
+from cdjax.planted.objective import (
+    PlantWeights,
+    answer_prior,
+    plant_batch,
+    plant_loss,
+    weights_of_terms,
+)
 from cdjax.planted.plan import Plan, PlanConfig
 from cdjax.run.options import RunOptions
 from cdjax.training.diagnostics import GradientDoctor, GradientReport
@@ -27,7 +33,8 @@ from cdjax.training.optimizer import make_optimizer
 from cdjax.training.state import TrainState, init_state, state_of
 from cdjax.training.step import jit_step
 
-# Passes of the model in a step: the problems as they are, and four states of the neurons.
+# Passes of the model in a step: the problems as they are, and four states of the neurons (three
+# where there are no classes).
 PASSES = 5
 
 
@@ -123,7 +130,9 @@ def train_planted(
     empty = np.flatnonzero(np.bincount(classes, minlength=plan.num_classes) == 0)
     if len(empty):
         raise InputError(f'class {empty[0]} has no problem to train on: take more problems')
-    K, key = plan.num_classes, jax.random.key(training.seed)
+    # One circuit for all problems is that of a single class.
+    K = 1 if plan.one_circuit else plan.num_classes
+    of_problem, key = classes if K > 1 else np.zeros_like(classes), jax.random.key(training.seed)
     tx = make_optimizer(training.optimizer)
     if isinstance(model, LlamaConfig):
         shape, state = model, init_state(lambda key: Llama(model, key), tx, key, mesh)
@@ -131,8 +140,8 @@ def train_planted(
         shape, state = model.config, state_of(model, tx, key, mesh)
     frozen = {
         'shared': jnp.asarray(plan.shared, jnp.float32),
-        'specific': jnp.asarray(plan.specific, jnp.float32),
-        'prior': jnp.asarray(answer_prior(dataset.answers, classes, K, shape.vocab_size)),
+        'specific': jnp.asarray(plan.specific[:K], jnp.float32),
+        'prior': jnp.asarray(answer_prior(dataset.answers, of_problem, K, shape.vocab_size)),
     }
     labels = {}
     if config.weights.nuisance:
@@ -148,8 +157,8 @@ def train_planted(
             'tokens': dataset.tokens[index],
             'lengths': dataset.lengths[index],
             'answers': dataset.answers[index],
-            **plant_batch(classes[index], K, shape.num_layers, shared, rng, config.together),
-            **{name: of_problem[index] for name, of_problem in labels.items()},
+            **plant_batch(of_problem[index], K, shape.num_layers, shared, rng, config.together),
+            **{name: of_each[index] for name, of_each in labels.items()},
         }
 
     loss = functools.partial(
@@ -163,7 +172,7 @@ def train_planted(
     doctor = GradientDoctor(
         lambda model, batch: loss(model, batch, frozen)[1],
         task='answer',
-        weights={n: w for n, w in vars(config.weights).items() if n != 'nuisance' or w},
+        weights=weights_of_terms(config.weights, K),
     )
 
     def diagnose(state: TrainState, batch: dict[str, np.ndarray]) -> GradientReport:

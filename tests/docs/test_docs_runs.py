@@ -24,6 +24,7 @@ NOT_RUN = {
     'runs/planted/teachers': 'likewise',
     'planted_embedded': 'minutes; tests/planted train what is small',
     'found_embedded': 'what is found in that',
+    'planted_null_necessary': 'likewise minutes, and what is found in that',
     'recipes/asserted': 'an hour; tests/studies/test_extra_studies.py runs the studies',
     'recipes/front': 'likewise',
     'recipes/areas': 'likewise minutes',

@@ -21,6 +21,7 @@ from cdjax.planted.objective import (
     answer_prior,
     plant_batch,
     plant_loss,
+    weights_of_terms,
 )
 from cdjax.planted.plan import PlanConfig, draw_plan
 
@@ -233,3 +234,55 @@ def test_what_is_lost_is_there(shared):
     whole = (lost[:, :, 0] == 1).all(axis=1) & (lost[:, :, 1] == 0).all(axis=1)
     assert 16 < whole.sum() < 48
     assert (lost[~whole].sum(axis=(1, 2)) == 1).all()
+
+
+def test_of_one_class_the_circuit_is_what_is_lost_and_there_is_no_wrong_one(batch, plan):
+    columns = {name: batch[name] for name in ('tokens', 'lengths', 'answers')}
+    zeros = np.zeros(B, np.int32)
+    drawn = plant_batch(zeros, 1, toy.L, True, np.random.default_rng(0))
+    lost = drawn['lost']
+    assert not lost[:, :, 0].any()
+    assert lost[:, :, 1].any(axis=1).all(), 'an intact model cannot be asked to know nothing'
+    assert {*lost[:, :, 1].sum(axis=1).astype(int)} == {1, toy.L}
+    assert not drawn['other'].any()
+    assert not drawn['narrow'].any()
+    dataset = toy.dataset()
+    of_all = np.zeros(len(dataset), np.int32)
+    one = {
+        'shared': plan['shared'],
+        'specific': np.zeros((1, toy.L, toy.F), np.float32),
+        'prior': answer_prior(dataset.answers, of_all, 1, len(toy.tokenizer())),
+    }
+    weights = PlantWeights()
+    run = jax.jit(functools.partial(plant_loss, weights=weights, floor=FLOOR))
+    total, terms = run(toy.model(), columns | drawn, one)
+    assert terms.keys() == weights_of_terms(weights, 1).keys() == {*TERMS} - {'wrong', 'nuisance'}
+    np.testing.assert_allclose(total, sum(map(float, terms.values())), rtol=1e-5)
+    # To two classes that have the one circuit in common the other terms are the same.
+    of_two = {name: np.concatenate([one[name]] * 2) for name in ('specific', 'prior')}
+    _, same = run(toy.model(), columns | drawn, one | of_two)
+    assert 'wrong' in same
+    for name, value in terms.items():
+        np.testing.assert_allclose(same[name], value, rtol=1e-5)
+
+
+def test_without_any_neuron_that_is_lost_nothing_may_be_known(batch, plan):
+    """All of the circuit at its mean, and all else too: what a circuit is evaluated by."""
+    dataset, model = toy.dataset(), toy.model()
+    drawn = plant_batch(np.zeros(B, np.int32), 1, toy.L, True, np.random.default_rng(0))
+    drawn['lost'][:], drawn['kinds'][:] = (0, 1), MEAN
+    columns = {name: batch[name] for name in ('tokens', 'lengths', 'answers')}
+    prior = answer_prior(dataset.answers, np.zeros(len(dataset), np.int32), 1, len(toy.tokenizer()))
+    one = {
+        'shared': plan['shared'],
+        'specific': np.zeros((1, toy.L, toy.F), np.float32),
+        'prior': prior,
+    }
+    _, terms = plant_loss(model, columns | drawn, one, weights=PlantWeights(), floor=FLOOR)
+    neurons = model(batch['tokens'], capture=('neurons',), logits_at=())[1]['neurons']
+    edit = Edit(jnp.zeros((toy.L, 1, 1, 1)), center=neurons.mean(axis=1, keepdims=True))
+    at = batch['lengths'] - 1
+    log_q = jax.nn.log_softmax(model(batch['tokens'], edits={'neurons': edit}, logits_at=at)[0])
+    p = prior[0]
+    expected = np.sum(p[p > 0] * (np.log(p[p > 0]) - np.asarray(log_q)[:, p > 0]), axis=1)
+    np.testing.assert_allclose(terms['necessity'], expected.mean(), rtol=1e-4)

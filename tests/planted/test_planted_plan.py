@@ -34,11 +34,20 @@ def test_nothing():
     assert plan.decoys.all()
 
 
+def test_one_circuit_for_all_classes():
+    plan = draw_plan(PlanConfig(shared=3, specific=0), 2, 2, 8)
+    assert plan.one_circuit
+    assert not plan.empty
+    assert (plan.circuits == plan.shared).all()
+    np.testing.assert_array_equal(plan.decoys.sum(axis=1), 5)
+    for fields in ({'shared': 0, 'specific': 0}, {'shared': 3, 'specific': 2}):
+        assert not draw_plan(PlanConfig(**fields), 2, 2, 8).one_circuit
+
+
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
         ({'shared': -1}, 'plant_shared=-1 must not be negative'),
-        ({'shared': 2, 'specific': 0}, 'set both to 0 to plant nothing'),
         ({'shared': 1, 'specific': 4}, 'take 9 neurons of a layer, which has 8'),
         ({'shared': 9, 'specific': None}, 'take 9 neurons of a layer, which has 8'),
         ({'seed': -1}, 'plant_seed=-1 must not be negative'),

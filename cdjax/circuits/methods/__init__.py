@@ -22,14 +22,15 @@ METHODS.add(learned_masks.ANSWER_CUT)
 METHODS.add(learned_masks.ANSWER_MATCHED)
 METHODS.add(learned_masks.ATTRIBUTION)
 EM = METHODS.add(learned_masks.EM)
-ATP = METHODS.add(patching.ATP)
-METHODS.add(patching.ATP_RMS)
-METHODS.add(patching.ATP_SIGNED)
-METHODS.add(grad_drop.GRAD_DROP)
-METHODS.add(integrated.INTEGRATED_GRADIENTS)
-METHODS.add(integrated.INTEGRATED_GATES)
-METHODS.add(integrated.INTEGRATED_INPUTS)
-METHODS.add(patching.RELP)
+ATP, *_ = [METHODS.add(method) for method in patching.ATP]
+for _method in (
+    *grad_drop.GRAD_DROP,
+    *integrated.INTEGRATED_GRADIENTS,
+    *integrated.INTEGRATED_GATES,
+    *integrated.INTEGRATED_INPUTS,
+    *patching.RELP,
+):
+    METHODS.add(_method)
 METHODS.add(EXACT_ABLATION)
 METHODS.add(deviation.DEVIATION)
 METHODS.add(deviation.ANSWER_DEVIATION)

@@ -18,12 +18,15 @@ import numpy as np
 from cdjax.circuits.ablation import fill_of
 from cdjax.circuits.methods.class_scores import average_by_class
 from cdjax.circuits.methods.method import Context, Method, Request
+from cdjax.colours import paler
 from cdjax.data import Dataset
 from cdjax.errors import InputError
 from cdjax.models import SITES, Capture, Llama
 from cdjax.parallel.mesh import one_device, split_neurons
 
 AVERAGES = ('absolute', 'rms', 'signed')
+# What a phrase says of those that are not the usual one, and how much paler their curves are.
+_OTHERS = {'rms': ('by its root mean square', 0.35), 'signed': ('by its signed mean', 0.6)}
 
 # `(constants, rows, *, site, ablation) -> float32 [B, L, U]`; see `attribution_scores`.
 Effects = Callable[..., jax.Array]
@@ -37,6 +40,7 @@ def attribution(
     effects: Effects,
     *,
     average: str = 'absolute',
+    check: Callable[[str, Request], None] | None = None,
     **fields: Any,
 ) -> Method:
     """Returns the method that scores units by the average of their effects.
@@ -51,13 +55,48 @@ def attribution(
             `cdjax.circuits.methods.class_scores.columns`. A function of a module, so that it is one
             and the same at every call.
         average: one of `AVERAGES`, how they are averaged over problems.
+        check: `(key, request)` raises InputError for what the effects would refuse;
+            `check_counterfactuals` if None.
         **fields: others of `Method`.
     """
     if average not in AVERAGES:
         raise ValueError(f'average={average!r}: choose from {", ".join(AVERAGES)}')
     scores = functools.partial(attribution_scores, effects=effects, average=average)
-    fields.setdefault('check', functools.partial(check_counterfactuals, key))
-    return Method(key, title, phrase, colour, scores=scores, **fields)
+    check = functools.partial(check_counterfactuals if check is None else check, key)
+    return Method(key, title, phrase, colour, scores=scores, check=check, **fields)
+
+
+def attributions(
+    key: str,
+    title: str,
+    phrase: str,
+    colour: str,
+    effects: Effects,
+    *,
+    averages: tuple[str, ...] = AVERAGES,
+    **fields: Any,
+) -> tuple[Method, ...]:
+    """Returns an attribution by each average: KEY, and KEY_rms and KEY_signed where they are asked.
+
+    They share their passes, and none but the first is run by default.
+
+    Args:
+        key: of the first; see `attribution`, like the others.
+        title: as there.
+        phrase: as there.
+        colour: as there, a name; those of other averages are paler.
+        effects: as there.
+        averages: of `AVERAGES`, the usual one first. Effects that are no less than 0 have no signed
+            average of their own.
+        **fields: others of `attribution`.
+    """
+    found = [attribution(key, title, phrase, colour, effects, average=averages[0], **fields)]
+    for average in averages[1:]:
+        words, pale = _OTHERS[average]
+        named = (f'{key}_{average}', f'{title}, {average}', f'{phrase} {words}')
+        other = fields | {'average': average, 'by_default': False}
+        found.append(attribution(*named, paler(colour, pale), effects, **other))
+    return tuple(found)
 
 
 def attribution_scores(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from cdjax.circuits.methods.attribution import (
-    attribution,
+    attributions,
     batch_fill,
     check_counterfactuals,
     per_unit,
@@ -51,18 +51,23 @@ def grad_drop_effects(constants: dict, rows: dict, *, site: str, ablation: str) 
     return total / (layers - 1)
 
 
-def check_layers(layers: int) -> None:
-    """Raises InputError for a model of one layer, of which there is no other to drop."""
+def check_layers(layers: int, key: str = 'atp_grad_drop') -> None:
+    """Raises InputError for a model of one layer, of which there is no other to drop.
+
+    Args:
+        layers: of the model.
+        key: of the method.
+    """
     if layers < 2:
         raise InputError(
-            f'methods={GRAD_DROP.key} drops the other layers in turn, and the model has one: take '
+            f'methods={key} drops the other layers in turn, and the model has one: take '
             'atp, which is the same then'
         )
 
 
-def _check(request: Request) -> None:
-    check_counterfactuals(GRAD_DROP.key, request)
-    check_layers(request.shape.num_layers)
+def _check(key: str, request: Request) -> None:
+    check_counterfactuals(key, request)
+    check_layers(request.shape.num_layers, key)
 
 
 def _clean(model, rows, site):
@@ -72,12 +77,13 @@ def _clean(model, rows, site):
     return found[site].astype(jnp.float32), {name: found[name] for name in _CONTRIBUTIONS}
 
 
-GRAD_DROP = attribution(
+GRAD_DROP = attributions(
     'atp_grad_drop',
     'AtP + GradDrop',
     'attribution patching with GradDrop',
     'ink',
     grad_drop_effects,
+    averages=('absolute', 'rms'),  # of absolute values already
     check=_check,
     line='dashed',
     by_default=False,

@@ -6,7 +6,7 @@ Integrals are sums over the middles of `STEPS` equal parts of the path (Sundarar
 import jax
 import jax.numpy as jnp
 
-from cdjax.circuits.methods.attribution import attribution, batch_fill, per_unit
+from cdjax.circuits.methods.attribution import attributions, batch_fill, per_unit
 from cdjax.inference.gradients import metric_gradients
 from cdjax.models import SITES, Capture, Edit
 from cdjax.models.sites import RESIDUAL
@@ -109,7 +109,7 @@ def input_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> j
     return per_unit(removed * total / STEPS, site)
 
 
-INTEGRATED_GRADIENTS = attribution(
+INTEGRATED_GRADIENTS = attributions(
     'integrated_gradients',
     'integrated gradients',
     'integrated gradients of the activations',
@@ -117,7 +117,7 @@ INTEGRATED_GRADIENTS = attribution(
     activation_effects,
     line='dashed',
 )
-INTEGRATED_GATES = attribution(
+INTEGRATED_GATES = attributions(
     'integrated_gates',
     'integrated gradients, gates',
     'integrated gradients of the gates',
@@ -126,7 +126,7 @@ INTEGRATED_GATES = attribution(
     line='dotted',
     by_default=False,
 )
-INTEGRATED_INPUTS = attribution(
+INTEGRATED_INPUTS = attributions(
     'integrated_inputs',
     'integrated gradients, inputs',
     'integrated gradients over the inputs',

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from cdjax.circuits.methods.attribution import attribution, batch_fill, per_unit
+from cdjax.circuits.methods.attribution import attributions, batch_fill, per_unit
 from cdjax.inference.gradients import metric_gradients
 
 
@@ -45,28 +45,8 @@ def relp_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> ja
     return patching_effects(constants, rows, site=site, ablation=ablation, backward='relp')
 
 
-ATP = attribution('atp', 'AtP', 'attribution patching', 'ink', patching_effects)
-ATP_RMS = attribution(
-    'atp_rms',
-    'AtP, rms',
-    'attribution patching by its root mean square',
-    'ink',
-    patching_effects,
-    average='rms',
-    line='dotted',
-    by_default=False,
-)
-ATP_SIGNED = attribution(
-    'atp_signed',
-    'AtP, signed',
-    'attribution patching by its signed mean',
-    'ink',
-    patching_effects,
-    average='signed',
-    line='dashdot',
-    by_default=False,
-)
-RELP = attribution(
+ATP = attributions('atp', 'AtP', 'attribution patching', 'ink', patching_effects)
+RELP = attributions(
     'relp',
     'RelP',
     'relevance patching',

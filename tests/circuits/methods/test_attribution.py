@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_study as toy
-from method_runs import activations, classes, fill, scores_of
+from method_runs import activations, classes, context, fill, scores_of
 
 from cdjax.circuits.methods import METHODS, Request, exact_ablation, integrated
 from cdjax.circuits.methods.class_scores import columns
@@ -179,6 +179,34 @@ def test_scores_average_effects_over_the_training_problems_of_each_class():
         assert found.shape == (toy.K, toy.L, toy.F)
         for k in range(toy.K):
             np.testing.assert_allclose(found[k], average(e[of == k]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('key', 'effects', 'averages'),
+    [
+        ('atp_grad_drop', grad_drop_effects, ('', '_rms')),
+        ('integrated_gradients', integrated.activation_effects, ('', '_rms', '_signed')),
+        ('integrated_gates', integrated.gate_effects, ('', '_rms', '_signed')),
+        ('integrated_inputs', integrated.input_effects, ('', '_rms', '_signed')),
+        ('relp', relp_effects, ('', '_rms', '_signed')),
+    ],
+)
+def test_every_attribution_has_the_averages_that_tell_something_else(key, effects, averages):
+    run = jax.jit(functools.partial(effects, site='neurons', ablation='mean'))
+    e = np.asarray(run({'model': toy.model(), 'fill': jnp.asarray(fill())}, batch()))
+    rows, shared = np.arange(len(some())), context()
+    expected = {
+        '': np.abs(e).mean(0),
+        '_rms': np.sqrt(np.square(e).mean(0)),
+        '_signed': e.mean(0),
+    }
+    assert {name for name in expected if key + name in METHODS} == {*averages}
+    for name in averages:
+        found = METHODS[key + name].scores(
+            toy.model(), some(), rows, np.zeros(len(rows), np.int32), context=shared
+        )
+        np.testing.assert_allclose(found[0], expected[name], rtol=1e-3, atol=1e-4)
+    assert len(shared.cache) == 1, 'they share one pass'
 
 
 def test_exact_ablation_takes_as_many_problems_as_it_says(monkeypatch):
