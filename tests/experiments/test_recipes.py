@@ -39,6 +39,8 @@ def test_a_header_has_four_answers(recipe):
     assert flagfile == f'--flagfile={recipe.relative_to(ROOT)}'
     assert re.search(r'second|minute|hour', told['Time'])
     assert re.search(r'\d GB|experiments\.plan', told['Memory'])
+    for name in ('Time', 'Memory'):
+        assert not re.search('not measured|estimate', told[name]), (name, told[name])
     assert '--workdir=runs/' in flags or launcher in (
         'experiments.evaluate',
         'experiments.accuracy',
