@@ -117,10 +117,11 @@ def checks_of_students(results: Results) -> Iterator[Check]:
     if changes:
         most = max(map(abs, changes))
         yield Check(
-            'Had the students settled when they were compared?',
+            'Had accuracy stopped changing at the end of the schedule?',
             'yes' if most <= SETTLED else 'no',
             f'between the last two evaluations the mean accuracy of an arm changed by up to '
-            f'{points(most).lstrip("+")} points',
+            f'{points(most).lstrip("+")} points; a learning rate that falls to 0 ends any change, '
+            'so that more steps may go further',
             'training',
         )
     if seeds:

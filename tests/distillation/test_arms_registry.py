@@ -227,3 +227,11 @@ def test_the_baseline_and_the_arm_that_is_studied_are_among_them():
     assert ARMS[KD.key] is KD
     assert ARMS[CIRCUITS.key] is CIRCUITS
     assert KD.align is None
+
+
+def test_what_another_class_writes_is_the_control_of_what_a_class_writes():
+    own, other = aligned('contributions'), aligned('contributions_wrong')
+    assert own.reading == other.reading == 'contributions'
+    np.testing.assert_array_equal(own.student_masks, other.student_masks)
+    for k in range(K):
+        np.testing.assert_array_equal(other.teacher_masks[k], own.teacher_masks[k - 1])

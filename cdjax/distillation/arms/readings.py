@@ -8,7 +8,7 @@ import functools
 
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms.arm import Arm, Given
-from cdjax.distillation.arms.circuits import class_circuits
+from cdjax.distillation.arms.circuits import class_circuits, of_another_class
 from cdjax.distillation.arms.factorial import equal_random, within_classes
 from cdjax.distillation.readings import ATTRIBUTIONS, CONTRIBUTIONS
 from cdjax.distillation.similarities import LINEAR_MAP
@@ -57,6 +57,15 @@ CONTRIBUTIONS_RANDOM = _arm(
     functools.partial(read, of_equal_contribution, CONTRIBUTIONS.key),
     writes=True,
     needs_contribution=True,
+)
+CONTRIBUTIONS_WRONG = _arm(
+    'contributions_wrong',
+    'KD + CKA of what wrong ones write',
+    'what the circuits of the next class write',
+    'vermillion',
+    functools.partial(read, of_another_class, CONTRIBUTIONS.key),
+    writes=True,
+    least_classes=2,
 )
 ATTRIBUTIONS_ARM = _arm(
     'attributions',
