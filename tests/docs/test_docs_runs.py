@@ -1,5 +1,6 @@
 """What the pages tell one to type is run, at the smallest size; one table says what cannot be."""
 
+import itertools
 import json
 import os
 import re
@@ -171,12 +172,19 @@ def test_each_tells_first_what_and_last_where(outcomes):
 def test_what_is_too_long_tells_its_plan(tmp_path):
     recipes = [['pipeline', '--flagfile=experiments/recipes/demo.flags']]
     recipes += [words for _, words in told() if any(part in ' '.join(words) for part in DRY)]
-    # The student of arms_forget is what the command before it trains.
-    student = ('--student=cdjax/assets/teacher',)
+    # Models that commands before them train.
+    stand_ins = {
+        'arms_forget': ['--student=cdjax/assets/teacher'],
+        'arms_two_tasks': [
+            '--teacher=cdjax/assets/teacher',
+            '--student=cdjax/assets/teacher/config.json',
+        ],
+    }
+    instead = lambda words: [v for k, v in stand_ins.items() if k in ' '.join(words)]
     dry = {
         f'{i}': [
             *words,
-            *(student if 'arms_forget' in ' '.join(words) else ()),
+            *itertools.chain(*instead(words)),
             '--dry_run',
             f'--workdir={tmp_path}/run',
         ]
