@@ -122,6 +122,11 @@ class Alignment:
         return any(unit is not None for unit in self.student_units)
 
     @property
+    def of_neurons(self) -> bool:
+        """Whether neurons are compared, which are what circuits are made of."""
+        return self.site == 'neurons'
+
+    @property
     def written(self) -> bool:
         """Whether what units write is compared, rather than what they hold."""
         return READINGS[self.reading].written

@@ -9,6 +9,7 @@ named by a hash of both; see `cdjax.distillation.shard_folder`.
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,8 +20,7 @@ from cdjax.data import Dataset
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.interchange import SOURCES, Interchange, in_layers, patches
 from cdjax.distillation.shard_folder import MANIFEST, append, begin, mapped, on_disk
-from cdjax.distillation.shards import named_logits
-from cdjax.losses import TopKLogits
+from cdjax.distillation.shards import logits_by_name, named_logits
 from cdjax.models import Llama
 from cdjax.parallel.preemption import heed_preemption
 from cdjax.run.folder import as_json, await_file
@@ -88,16 +88,11 @@ def stored_interchange(
         append(folder, manifest, named_logits(said(r)), shards=sources)
     await_file(folder / MANIFEST)
     draws = lambda name: Draws(mapped(folder, manifest, name))
-    if top_k is None:
-        return Interchange(drawn, draws('logits'))
-    kept = draws('log_probabilities'), draws('indices')
-    return Interchange(drawn, TopKLogits(*kept, top_k[1]))
+    return Interchange(drawn, logits_by_name(draws, None if top_k is None else top_k[1]))
 
 
 def _patch_hash(alignment: Alignment, drawn: np.ndarray) -> str:
     """Returns a hash of which units are patched in each problem, and from which others."""
-    digest = hashlib.sha256()
     masks = in_layers(alignment.teacher_masks, alignment.teacher_layers) > 0
-    for array in (masks, np.asarray(alignment.classes, np.int32), drawn):
-        digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
+    patched = as_json([masks, np.asarray(alignment.classes, np.int32), drawn])
+    return hashlib.sha256(json.dumps(patched).encode()).hexdigest()[:16]

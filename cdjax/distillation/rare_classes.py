@@ -1,6 +1,7 @@
 """How large a batch has to be, so that a rare class has problems enough in nearly all of them."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -27,17 +28,23 @@ def batch_with_enough(
     # What lies across two permutations varies more, so that no smaller batch does.
     within_one = np.flatnonzero(at_most[:, -1] <= 1 - USUALLY)
     first = within_one[0] * microbatches if len(within_one) else problems + 1
-    batch, largest = math.ceil(first / multiple) * multiple, problems // multiple * multiple
-    while batch <= largest:
+    for batch in _tried(first, problems, multiple):
         of_one = _rows_of_one_epoch(problems, batch, microbatches)
         of_next = batch // microbatches - np.arange(len(of_one))
         short = (exactly[: len(of_one)] * at_most[of_next, ::-1]).sum(axis=1)
         if of_one @ short <= 1 - USUALLY:
             return batch
-        if batch == largest:
-            break
-        batch = min(largest, batch + multiple * max(1, batch // (100 * multiple)))
     return None
+
+
+def _tried(first: int, last: int, multiple: int) -> Iterator[int]:
+    """Yields multiples from `first` to `last`, of large ones one in a hundredth of their size."""
+    batch, largest = math.ceil(first / multiple) * multiple, last // multiple * multiple
+    while batch < largest:
+        yield batch
+        batch += multiple * max(1, batch // (100 * multiple))
+    if first <= largest:
+        yield largest
 
 
 def _drawn(own: int, problems: int, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:

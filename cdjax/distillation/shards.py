@@ -11,7 +11,7 @@ All trainings that want the same of the same teacher and problems share one fold
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -151,6 +151,18 @@ def named_logits(logits: np.ndarray | TopKLogits) -> dict[str, np.ndarray]:
     return {'logits': logits}
 
 
+def logits_by_name(rows: Callable[[str], Any], temperature: float | None) -> Any:
+    """Returns the logits that `named_logits` took apart.
+
+    Args:
+        rows: name of a file → its rows.
+        temperature: of the top k; None of all logits.
+    """
+    if temperature is None:
+        return rows('logits')
+    return TopKLogits(rows('log_probabilities'), rows('indices'), temperature)
+
+
 def _named(logits: np.ndarray | TopKLogits, activations: np.ndarray) -> dict[str, np.ndarray]:
     # NumPy's files know no bfloat16; its bits are kept as integers.
     wide = activations.dtype.itemsize != 2 or activations.dtype == np.float16
@@ -162,11 +174,7 @@ def _open(
     folder: epath.Path, manifest, teacher: Llama, wanted: Wanted, answer_tokens: int
 ) -> TeacherStore:
     rows = lambda name: Shards(mapped(folder, manifest, name))
-    if wanted.top_k is None:
-        logits = rows('logits')
-    else:
-        kept = rows('log_probabilities'), rows('indices')
-        logits = TopKLogits(*kept, wanted.temperature)
+    logits = logits_by_name(rows, None if wanted.top_k is None else wanted.temperature)
     activations = rows('activations')
     if activations.dtype == np.uint16:
         activations = Shards([part.view(jax.numpy.bfloat16) for part in activations.parts])

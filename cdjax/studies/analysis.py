@@ -26,7 +26,7 @@ from cdjax.studies.places import Places
 ENDPOINT = 'unseen'  # accuracy on problems of unseen forms after the last step
 # Of the inputs, what tables that are taken together may differ in: the teacher, and what is only
 # measured.
-OF_ONE_TABLE = frozenset(
+_OF_ONE_TABLE = frozenset(
     ('teacher', 'teacher_weights', 'text', 'text_tokens', 'other_tasks', 'other_data')
 )
 
@@ -209,12 +209,11 @@ def _refuse_other_students(workdirs: Sequence[epath.PathLike]) -> None:
             'alignment': arms.get('alignment'),
             'layer_pairs': config.get('layer_pairs'),
             'arm_circuits': arms.get('circuits'),
-            **{name: value for name, value in inputs.items() if name not in OF_ONE_TABLE},
+            **{name: value for name, value in inputs.items() if name not in _OF_ONE_TABLE},
         }
         if arms.get('circuits') != PLANTED:
-            search = {**config.get('discovery', {})}
-            search.pop('seed', None)
-            alike |= {'discovery': search}
+            search = config.get('discovery', {})
+            alike['discovery'] = {name: v for name, v in search.items() if name != 'seed'}
         if first is None:
             first, starts = alike, arms.get('starts', ())
         differing = [name for name in first | alike if alike.get(name) != first.get(name)]

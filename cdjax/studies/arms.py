@@ -178,7 +178,7 @@ def check_site(arms: Sequence[str], alignment: Alignment) -> None:
                 f'{", ".join(bare)}: leave it out'
             )
     of_circuits = [key for key in arms if ARMS[key].needs_circuits]
-    if of_circuits and alignment.site != 'neurons':
+    if of_circuits and not alignment.of_neurons:
         raise InputError(
             f'align_site={alignment.site} has no circuits, which are of neurons: leave out '
             f'{", ".join(of_circuits)}'

@@ -85,7 +85,7 @@ class Lesson:
         """
         if self.alignment is not None:
             return self.alignment
-        if self.given.student is None or self.given.alignment.site != 'neurons':
+        if self.given.student is None or not self.given.alignment.of_neurons:
             return self.given.alignment
         return self.given.within_classes(None, self.given.student_masks)
 
@@ -172,7 +172,7 @@ def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, f
     `answer_logits_and_activations`.
     """
     circuits = given.alignment
-    if circuits.site == 'neurons':
+    if circuits.of_neurons:
         circuits = given.within_classes(given.teacher.masks, given.student_masks)
     layers = tuple(sorted(set(circuits.student_layers)))
     where = {'site': circuits.site, 'positions': circuits.positions}
@@ -192,7 +192,7 @@ def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, f
         of_teacher = y[:, i]
         sides = [jnp.asarray(side.reshape(len(side), -1)) for side in (of_student, of_teacher)]
         over_all.append(float(linear_cka(*sides)))
-        if circuits.site != 'neurons':
+        if not circuits.of_neurons:
             continue
         features = lambda masks, side: circuits.over_features(
             jnp.asarray(masks, jnp.float32), side.shape

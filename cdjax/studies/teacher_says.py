@@ -24,9 +24,8 @@ from cdjax.training.distillation import DistillationConfig
 
 # Where what the teacher says is kept; anything else is a folder.
 IN_MEMORY, ONLINE = 'memory', 'online'
-PATCHED = (
-    'patched'  # of that folder: answers of the patched teacher, beside a store of each reading
-)
+# In that folder, beside a store of each reading: what the patched teacher answers.
+PATCHED = 'patched'
 
 
 def check_kept(place: str) -> None:

@@ -22,8 +22,8 @@ METHODS.add(learned_masks.ANSWER_CUT)
 METHODS.add(learned_masks.ANSWER_MATCHED)
 METHODS.add(learned_masks.ATTRIBUTION)
 EM = METHODS.add(learned_masks.EM)
-ATP, *_ = [METHODS.add(method) for method in patching.ATP]
 for _method in (
+    *patching.ATP,
     *grad_drop.GRAD_DROP,
     *integrated.INTEGRATED_GRADIENTS,
     *integrated.INTEGRATED_GATES,
@@ -31,6 +31,7 @@ for _method in (
     *patching.RELP,
 ):
     METHODS.add(_method)
+ATP = METHODS['atp']
 METHODS.add(EXACT_ABLATION)
 METHODS.add(deviation.DEVIATION)
 METHODS.add(deviation.ANSWER_DEVIATION)

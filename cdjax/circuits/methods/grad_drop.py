@@ -17,6 +17,8 @@ from cdjax.models import Edit
 # What a layer adds to the residual stream.
 _CONTRIBUTIONS = ('attention_out', 'mlp_out')
 
+KEY = 'atp_grad_drop'
+
 
 def grad_drop_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> jax.Array:
     """Returns `1/(L-1) Σ_l |Σ_t (a - fill) · ∂_l m/∂a|`, float32 `[B, L, U]`.
@@ -51,7 +53,7 @@ def grad_drop_effects(constants: dict, rows: dict, *, site: str, ablation: str) 
     return total / (layers - 1)
 
 
-def check_layers(layers: int, key: str = 'atp_grad_drop') -> None:
+def check_layers(layers: int, key: str = KEY) -> None:
     """Raises InputError for a model of one layer, of which there is no other to drop.
 
     Args:
@@ -78,7 +80,7 @@ def _clean(model, rows, site):
 
 
 GRAD_DROP = attributions(
-    'atp_grad_drop',
+    KEY,
     'AtP + GradDrop',
     'attribution patching with GradDrop',
     'ink',
