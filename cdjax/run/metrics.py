@@ -91,6 +91,9 @@ class MetricsWriter:
         if self._lines is None:
             return
         self._events.flush()
+        self._upload()
+
+    def _upload(self) -> None:
         if self._spool:
             self._uploaded_at = time.monotonic()
             for file in self._folder.iterdir():
@@ -99,9 +102,9 @@ class MetricsWriter:
     def close(self) -> None:
         """Flushes and closes the files."""
         if self._lines is not None:
-            self.flush()
             self._lines.close()
-            self._events.close()
+            self._events.close()  # waits for events that a thread has yet to write; flush does not
+            self._upload()
             self._lines = None
         if self._active and self._spool:
             shutil.rmtree(self._spool, ignore_errors=True)

@@ -1,8 +1,10 @@
 """metrics.jsonl across kills, TensorBoard events, object stores."""
 
 import json
+import time
 
 import numpy as np
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from cdjax.run import metrics
@@ -101,6 +103,20 @@ def test_a_remote_workdir_gets_whole_files(tmp_path, monkeypatch):
         writer.write(3, {'loss': 4.0})
     assert [r['loss'] for r in read_metrics(tmp_path)] == [1, 2, 4]
     assert (3, 'loss', 4.0) in scalars_in_events(tmp_path)
+
+
+def test_events_that_are_written_late_are_uploaded_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, 'is_remote', lambda path: True)
+    write = EventsWriter.write_event
+
+    def late(self, event):
+        time.sleep(0.1)
+        write(self, event)
+
+    monkeypatch.setattr(EventsWriter, 'write_event', late)
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(1, {'loss': 1.0})
+    assert (1, 'loss', 1.0) in scalars_in_events(tmp_path)
 
 
 def test_no_metrics_yet(tmp_path):
