@@ -9,7 +9,7 @@ Example, half a minute on two CPU cores; the teacher that ships with the package
 
 from absl import flags
 
-from cdjax.circuits.classes import CLASSES, LEARNED, ONE
+from cdjax.circuits.classes import CLASSES, ONE
 from cdjax.report.terminal import kept_line, sanity_line
 from cdjax.studies.discovery import DiscoveryStudyConfig, study_discovery
 from experiments import launch
@@ -39,23 +39,31 @@ flags.DEFINE_string(
     'Circuits of the teacher whose ranking of neurons the search starts from (any_size); from '
     'nothing if not given.',
 )
-_schemes = lambda: [k for k, s in CLASSES.items() if not s.from_circuits or k == LEARNED.key]
 flags.DEFINE_string(
     'classes',
     DiscoveryStudyConfig().classes,
-    f'How problems are sorted, one of {", ".join(_schemes())}: by a classifier that is learned '
+    f'How problems are sorted, one of {", ".join(CLASSES)}: by a classifier that is learned '
     'along with the masks, or beforehand (attribution and em read what the model predicts, and by '
-    'that the answer).',
+    'that the answer; answer_matched shuffles the classes of --classes_of among equal answers).',
+)
+flags.DEFINE_string(
+    'classes_of',
+    DiscoveryStudyConfig().classes_of,
+    'Circuits of the same problems whose classes are taken: as they are (--classes=learned), or '
+    'shuffled (--classes=answer_matched).',
 )
 
 
 def main() -> None:
     """Discovers, saves, and prints what the circuits keep on unseen forms."""
-    CLASSES.find(FLAGS.classes, _schemes())
     if FLAGS.classes == ONE.key and FLAGS.num_classes > 1:
         refuse_given(['num_classes'], f'is more than classes={ONE.key}: leave one of them out')
     config = DiscoveryStudyConfig(
-        inputs_from_flags(), discovery_from_flags(), FLAGS.first_scores, FLAGS.classes
+        inputs_from_flags(),
+        discovery_from_flags(),
+        FLAGS.first_scores,
+        FLAGS.classes,
+        FLAGS.classes_of,
     )
     options = run_options()
     circuits = study_discovery(

@@ -49,19 +49,33 @@ class DiscoveryStudyConfig:
             from; from nothing if None.
         classes: key of a `ClassScheme` that sorts the problems beforehand, so that no classifier
             is trained; `learned` for one. The scheme decides how many classes there are.
+        classes_of: a file of circuits of these problems, whose classes are the `learned` ones of
+            schemes that go by them; `learned` itself takes them as they are.
     """
 
     inputs: InputsConfig = InputsConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
     first_scores: str | None = None
     classes: str = LEARNED.key
+    classes_of: str | None = None
 
     def __post_init__(self):
-        if CLASSES[self.classes].from_circuits and self.classes != LEARNED.key:
+        by_circuits = CLASSES[self.classes].from_circuits
+        if by_circuits and self.classes != LEARNED.key and self.classes_of is None:
             raise InputError(
                 f'classes={self.classes} are drawn from those of circuits that are there already: '
-                'choose others'
+                'name these with classes_of'
             )
+        if self.classes_of is not None and not by_circuits:
+            raise InputError(
+                f'classes_of={self.classes_of}: classes={self.classes} do not go by circuits: '
+                'leave one of them out'
+            )
+
+    @property
+    def learns_classes(self) -> bool:
+        """Whether a classifier is trained along with the masks."""
+        return self.classes == LEARNED.key and self.classes_of is None
 
 
 def study_discovery(
@@ -102,9 +116,12 @@ def study_discovery(
     if config.first_scores is not None:
         first = Circuit.load(config.first_scores)
         first_scores = {'teacher': first.scores}
-    discovery, classes = config.discovery, None
+    discovery, classes, sorted_by = config.discovery, None, None
     scheme = CLASSES[config.classes]
-    if not scheme.from_learned:
+    if config.classes_of is not None:
+        sorted_by = Circuit.load(config.classes_of)
+        discovery = _search_for_those_of(sorted_by, config, insist=insist)
+    elif not scheme.from_learned:
         classes = scheme.assign(Sorting(inputs.dataset, discovery.num_classes, discovery.seed))
         discovery = _search_for(config.classes, classes, discovery, insist=insist)
     check_discovery(
@@ -125,6 +142,9 @@ def study_discovery(
         inputs.check_circuits(first, f'--first_scores={config.first_scores}')
         digest = hashlib.sha256(np.ascontiguousarray(first.scores)).hexdigest()
         facts['first_scores'] = [config.first_scores, digest[:16]]
+    if sorted_by is not None:
+        inputs.check_circuits(sorted_by, f'--classes_of={config.classes_of}')
+        facts['classes_of'] = [config.classes_of, sorted_by.hash]
     # A start that is refused claims nothing, for the corrected one would be another run.
     folder = check_workdir(workdir, facts, name='discover')
     announce(Outlook('discover', folder, as_json(facts), _stages(config, inputs, folder), mesh))
@@ -139,7 +159,11 @@ def study_discovery(
         check_accuracy(inputs, models, config.discovery, mesh=mesh, options=options)
     run = Run(inputs, open_workdir(workdir, facts, name='discover'), mesh, options)
     paths = {name: run.places.circuits(name) for name in models}
-    if scheme.from_learned and config.classes != LEARNED.key:
+    if sorted_by is not None:  # of the problems that the teacher answers, where only these are kept
+        inputs.check_circuits(sorted_by, f'--classes_of={config.classes_of}')
+        K, learned = sorted_by.num_classes, sorted_by.assignments
+        classes = scheme.assign(Sorting(inputs.dataset, K, discovery.seed, learned))
+    elif scheme.from_learned and not config.learns_classes:
         classes = _sorted_by_model(run, config)
         discovery = _search_for(config.classes, classes, discovery, insist=insist)
     circuits = discover_circuits(
@@ -202,6 +226,24 @@ def _search_for(
             f'num_classes={asked}: classes={key} are {K} on these problems; leave num_classes out'
         )
     return search_for(K, discovery)
+
+
+def _search_for_those_of(
+    circuit: Circuit, config: DiscoveryStudyConfig, *, insist: bool
+) -> DiscoveryConfig:
+    """Returns the search for the classes of circuits that are there already."""
+    K, asked = circuit.num_classes, config.discovery.num_classes
+    if K == 1:
+        raise InputError(
+            f'classes_of={config.classes_of} is one mask for all problems, and sorts none: name '
+            'circuits of several classes'
+        )
+    if K != asked and (insist or asked != DiscoveryConfig().num_classes):
+        raise InputError(
+            f'num_classes={asked}: the circuits of classes_of={config.classes_of} have {K} '
+            'classes; leave num_classes out'
+        )
+    return search_for(K, config.discovery)
 
 
 def _sorted_by_model(run: Run, config: DiscoveryStudyConfig) -> np.ndarray | None:

@@ -36,10 +36,10 @@ def inputs(tmp_path_factory):
     return InputsConfig(toy.TASK, share=0.5, test=0.25, teacher=str(folder / 'teacher'))
 
 
-def run(inputs, folder, classes):
+def run(inputs, folder, classes, **fields):
     fixed = dataclasses.replace(SEARCH, num_classes=DiscoveryConfig().num_classes)
-    search = fixed if CLASSES[classes].given else SEARCH
-    config = DiscoveryStudyConfig(inputs, search, classes=classes)
+    search = fixed if CLASSES[classes].given or 'classes_of' in fields else SEARCH
+    config = DiscoveryStudyConfig(inputs, search, classes=classes, **fields)
     return study_discovery(config, folder, options=RunOptions(check_gradients=False))['teacher']
 
 
@@ -65,6 +65,35 @@ def test_classes_of_a_scheme_are_those_of_the_circuits(inputs, tmp_path):
     assert checked['rank'] == pytest.approx(expected, abs=1e-3)
     with pytest.raises(InputError, match='holds another run'):
         run(inputs, tmp_path / 'run', 'learned')
+
+
+def test_classes_of_other_circuits_are_taken_as_they_are_or_shuffled(inputs, tmp_path):
+    first = run(inputs, tmp_path / 'first', 'operators')
+    path = str(tmp_path / 'first' / 'circuits' / 'teacher')
+    same = run(inputs, tmp_path / 'same', 'learned', classes_of=path)
+    np.testing.assert_array_equal(same.assignments, first.assignments)
+    assert not same.classifier
+    matched = run(inputs, tmp_path / 'matched', 'answer_matched', classes_of=path)
+    assert named(LEARNED, matched).title == 'answer-matched classes'
+    assert (matched.assignments != first.assignments).any()
+    tables = [
+        np.unique([toy.dataset().answer_ids, c.assignments], axis=1, return_counts=True)
+        for c in (first, matched)
+    ]
+    for ours, theirs in zip(*tables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)  # they tell as much of the answer
+    facts = json.loads((tmp_path / 'matched' / 'config.json').read_text())
+    assert facts['classes_of'] == [path, first.hash]
+    one = run(inputs, tmp_path / 'one', 'one')
+    assert one.num_classes == 1
+    with pytest.raises(InputError, match='is one mask for all problems, and sorts none'):
+        run(inputs, tmp_path / 'no', 'learned', classes_of=str(tmp_path / 'one/circuits/teacher'))
+    with pytest.raises(InputError, match='classes=random do not go by circuits'):
+        run(inputs, tmp_path / 'no', 'random', classes_of=path)
+    other = dataclasses.replace(inputs, split_seed=1)
+    with pytest.raises(InputError, match='--classes_of=.* comes from .*another split'):
+        run(other, tmp_path / 'no', 'learned', classes_of=path)
+    assert not (tmp_path / 'no').exists()
 
 
 def test_a_scheme_that_asks_the_model_gets_its_attributions(inputs, tmp_path, monkeypatch):
