@@ -91,7 +91,7 @@ def test_classes_of_other_circuits_are_taken_as_they_are_or_shuffled(inputs, tmp
     with pytest.raises(InputError, match='classes=random do not go by circuits'):
         run(inputs, tmp_path / 'no', 'random', classes_of=path)
     other = dataclasses.replace(inputs, split_seed=1)
-    with pytest.raises(InputError, match='--classes_of=.* comes from .*another split'):
+    with pytest.raises(InputError, match=r'--classes_of=.* comes from .*another split'):
         run(other, tmp_path / 'no', 'learned', classes_of=path)
     assert not (tmp_path / 'no').exists()
 
