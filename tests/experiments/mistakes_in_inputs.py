@@ -86,7 +86,7 @@ PROBLEMS = [
     ('settle', '--share=.5', 'share=0.5: protocol=planted has its teacher and its problems frozen'),
     ('settle', '--protocol=embedded --teacher=x', 'teacher=x: protocol=embedded'),
     ('settle', '--protocol=llama', 'protocol=llama needs a checkpoint'),
-    ('settle', '--gates={foreign}', 'protocol=planted is the gates themselves'),
+    ('settle', '--gates={foreign}', 'are the gates themselves', 'leave gates'),
     ('settle', '--protocol=embedded --gates={foreign}', 'holds no settled.json'),
     ('settle', '--protocol=embedded --seeds=0,9', 'seeds=0,9: name some of 0,1,2,3,4'),
     ('settle', '--seeds=one', 'seeds=one: write integers'),

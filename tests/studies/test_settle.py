@@ -81,6 +81,20 @@ def test_an_untrained_teacher_passes_no_gate(settled):
         assert disagreements('results/KIND-TEACHER-SEED.json', text) == []
 
 
+def test_null_teachers_that_need_their_neurons_are_judged_alone(tmp_path):
+    null = dataclasses.replace(
+        PLANTED, teachers=(), gates=(), null_shared=2, needed=protocol('null', InputsConfig()).needed
+    )
+    gates = settle(null, tmp_path / 'run', mesh=toy.one_device(), options=OPTIONS)['gates']
+    assert [verdict['key'] for verdict in gates['verdicts']] == ['no_classes', 'none']
+    assert gates['planted'] == []
+    ((found,),) = gates['null']
+    assert gates['verdicts'][1]['mean'] == found['none']
+    truth = GroundTruth.load(tmp_path / 'run' / 'teachers' / 'null-0' / 'model')
+    assert truth.plan.one_circuit
+    assert truth.plan.shared.sum() == 2
+
+
 def test_workers_are_asked_for_what_is_not_there_yet(settled, tmp_path, monkeypatch):
     workdir, results = settled
     asked = toy.hire_workers(monkeypatch, planted)
@@ -153,7 +167,7 @@ def test_gates_of_another_folder_are_taken_if_they_are_of_this_protocol(settled,
         run(compared, gates=tmp_path)
     with pytest.raises(InputError, match='holds another run: stop_at_gates is true there'):
         run(compared, gates=workdir, stop_at_gates=False)
-    with pytest.raises(InputError, match='protocol=planted is the gates themselves'):
+    with pytest.raises(InputError, match='are the gates themselves'):
         run(PLANTED, gates=workdir)
 
 
@@ -182,9 +196,9 @@ def test_protocols_leave_free_what_they_say():
         protocol('embedded', InputsConfig(teacher='x'))
     with pytest.raises(InputError, match='protocol=llama needs a checkpoint'):
         protocol('llama', InputsConfig())
-    with pytest.raises(InputError, match='protocol=all: choose from planted, embedded, llama'):
+    with pytest.raises(InputError, match='protocol=all: choose from planted, null, embedded, llama'):
         protocol('all', InputsConfig())
-    assert PROTOCOLS == ('planted', 'embedded', 'llama')
+    assert PROTOCOLS == ('planted', 'null', 'embedded', 'llama')
 
 
 def test_a_reduced_protocol_is_another_one():
@@ -287,6 +301,7 @@ def test_pages_name_the_hashes_of_the_protocols():
     planted, results = (
         (ROOT / 'docs' / f'{page}.md').read_text() for page in ('planted', 'results')
     )
-    assert protocol_hash(protocol('planted', InputsConfig())) in planted
+    for name in ('planted', 'null'):
+        assert protocol_hash(protocol(name, InputsConfig())) in planted
     assert protocol_hash(protocol('embedded', InputsConfig())) in results
     assert protocol_hash(TwinsProtocol()) in results

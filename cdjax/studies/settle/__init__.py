@@ -19,6 +19,7 @@ from cdjax.studies.run import Run
 from cdjax.studies.settle.comparison import compare
 from cdjax.studies.settle.planted import settle_planted
 from cdjax.studies.settle.protocol import (
+    NULL,
     TITLES,
     ComparisonProtocol,
     PlantedProtocol,
@@ -36,8 +37,9 @@ __all__ = [
     'settle',
 ]
 
-# The gates alone; the comparison in the embedded teacher; and in a teacher that is named.
-PROTOCOLS = ('planted', 'embedded', 'llama')
+# The gates alone; null teachers that need their neurons; the comparison in the embedded teacher; and
+# in a teacher that is named.
+PROTOCOLS = ('planted', 'null', 'embedded', 'llama')
 
 
 def protocol(
@@ -88,7 +90,8 @@ def _whole_protocol(name: str, inputs: InputsConfig) -> PlantedProtocol | Compar
             f'{differing}={getattr(inputs, differing)}: protocol={name} has its teacher and its '
             'problems frozen; leave it out, or take --protocol=llama'
         )
-    return PlantedProtocol() if name == 'planted' else ComparisonProtocol()
+    frozen = {'planted': PlantedProtocol(), 'null': NULL, 'embedded': ComparisonProtocol()}
+    return frozen[name]
 
 
 def settle(
@@ -126,7 +129,8 @@ def settle(
     compared = isinstance(protocol, ComparisonProtocol)
     if not compared and not (gates is None and stop_at_gates):
         raise InputError(
-            'protocol=planted is the gates themselves: leave gates and nostop_at_gates out'
+            'protocols of planted and null teachers are the gates themselves: leave gates and '
+            'nostop_at_gates out'
         )
     passed = None if gates is None else _read_gates(gates, protocol.gates)
     if compared:

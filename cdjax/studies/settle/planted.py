@@ -66,8 +66,10 @@ def settle_planted(
         judge_groups(gate, [[run[gate.key] for run in runs] for runs in found['planted']])
         for gate in protocol.gates
     ]
-    selective = [[run['selectivity'] for run in runs] for runs in found['null']]
-    verdicts.append(judge_groups(protocol.no_classes, selective))
+    nulls = lambda key: [[run[key] for run in runs] for runs in found['null']]
+    verdicts.append(judge_groups(protocol.no_classes, nulls('selectivity')))
+    if protocol.needed is not None:
+        verdicts.append(judge_groups(protocol.needed, nulls(protocol.needed.key)))
     return {
         'protocol': protocol_hash(protocol),
         'verdicts': verdicts,

@@ -38,6 +38,11 @@ GATES = (
 NO_CLASSES = Hypothesis(
     'no_classes', 'selectivity that is found where nothing is planted', 0.1, above=False
 )
+# Of null teachers whose one circuit is necessary to all problems alike.
+NEEDED = Hypothesis('none', 'probability of the answer without any neuron', 0.1, above=False)
+NO_CLASSES_OF_ONE = Hypothesis(
+    'no_classes', 'selectivity that is found where one circuit serves all', 0.1, above=False
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,9 @@ class PlantedProtocol:
         gates: what its circuits must reach.
         no_classes: what is asked on null teachers.
         problems: of unseen forms that are answered, at most.
+        null_shared: neurons a layer that are planted in null teachers, as one circuit which all
+            problems need.
+        needed: what is asked on null teachers without any neuron, if anything.
     """
 
     teacher: TeacherConfig = dataclasses.field(default_factory=lambda: LOOKUP_TEACHER)
@@ -63,6 +71,8 @@ class PlantedProtocol:
     gates: tuple[Hypothesis, ...] = GATES
     no_classes: Hypothesis = NO_CLASSES
     problems: int = EVALUATED
+    null_shared: int = 0
+    needed: Hypothesis | None = None
 
     def planted(self, seed: int) -> TeacherConfig:
         """Returns the planted teacher of a seed."""
@@ -70,8 +80,8 @@ class PlantedProtocol:
         return self._teacher(seed, plan)
 
     def null(self, seed: int) -> TeacherConfig:
-        """Returns the teacher of a seed in which nothing is planted."""
-        return self._teacher(seed, PlanConfig(0, 0, seed))
+        """Returns the teacher of a seed in which nothing is planted that tells classes apart."""
+        return self._teacher(seed, PlanConfig(self.null_shared, 0, seed))
 
     def _teacher(self, seed: int, plan: PlanConfig) -> TeacherConfig:
         plant = dataclasses.replace(self.teacher.plant, plan=plan)
@@ -79,8 +89,14 @@ class PlantedProtocol:
         return dataclasses.replace(self.teacher, plant=plant, training=training)
 
 
-# Options of planting that are younger than protocols whose hashes are published.
-_CAME_LATER = ('nuisance', 'spread', 'together')
+# The negative control alone, with teachers that need their neurons: what
+# experiments/recipes/planted_null_necessary.flags trains.
+NULL = PlantedProtocol(
+    teachers=(), gates=(), no_classes=NO_CLASSES_OF_ONE, null_shared=24, needed=NEEDED
+)
+
+# Options that are younger than protocols whose hashes are published.
+_CAME_LATER = ('nuisance', 'spread', 'together', 'null_shared', 'needed')
 
 # Arms that are no method: the best of the rankings, and one mask of the size of the union.
 ATTRIBUTION, UNION = 'attribution', 'union'
@@ -167,7 +183,7 @@ def protocol_hash(protocol: Any) -> str:
 def _decided(value: Any) -> Any:
     """Returns what a protocol decides, without options that came later and are off."""
     if isinstance(value, dict):
-        off = {name for name in _CAME_LATER if value.get(name) == 0}
+        off = {name for name in _CAME_LATER if not value.get(name)}
         return {name: _decided(part) for name, part in value.items() if name not in off}
     if isinstance(value, list | tuple):
         return [_decided(part) for part in value]
