@@ -1,9 +1,10 @@
 """Settles a question by a frozen protocol: the gates first, then the study, then the verdicts.
 
 --protocol=planted asks of the search for circuits what it finds where circuits were planted, and
-where nothing was; null what it finds where one circuit serves all problems; embedded compares masks and classes in the teacher that ships with the package,
-and llama in a checkpoint of yours, if the gates are passed. A killed run, started again with the
-same command, continues; --workers=10 does as many teachers or seeds at a time.
+where nothing was; null what it finds where one circuit serves all problems; embedded compares masks
+and classes in the teacher that ships with the package, and llama in a checkpoint of yours, if the
+gates are passed. A killed run, started again with the same command, continues; --workers=10 does as
+many teachers or seeds at a time.
 
 Example, 42 minutes on one CPU core; what it is going to do is told by --dry_run:
     python -m experiments.settle --protocol=planted --workdir=runs/settle --dry_run
