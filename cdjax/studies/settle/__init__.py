@@ -37,8 +37,8 @@ __all__ = [
     'settle',
 ]
 
-# The gates alone; null teachers that need their neurons; the comparison in the embedded teacher, and
-# in one that is named.
+# The gates alone; null teachers that need their neurons; the comparison in the embedded teacher,
+# and in one that is named.
 PROTOCOLS = ('planted', 'null', 'embedded', 'llama')
 
 
