@@ -1,6 +1,6 @@
 """Makes report.html of a finished pipeline or table of arms from what it stored, without training.
 
-Examples, of one run, of one of its figures, and a page on two:
+Examples, of one run, of one of its figures, and a page on two (pipelines or tables of arms):
     python -m experiments.report runs/demo
     python -m experiments.report runs/demo --figure=methods-1 --output=methods.svg
     python -m experiments.report --compare runs/demo runs/other --output=compare.html
@@ -35,7 +35,7 @@ define_dry_run_flag('which page would be made of what')
 def main(*workdirs: str) -> None:
     """Prints the table of a run and writes its report, or compares two."""
     from cdjax.report.arms_report import holds_table, read_table, table_page
-    from cdjax.report.compare import read_runs, write_comparison
+    from cdjax.report.compare import read_runs, students_lines, write_comparison
     from cdjax.report.figure_file import take_figure
     from cdjax.report.terminal import arms_summary, summary
     from cdjax.report.write import REPORT, read_results, run_page
@@ -59,6 +59,8 @@ def main(*workdirs: str) -> None:
             time=SECONDS,
         )
         write_comparison(runs, target)
+        if lines := students_lines(runs):
+            launch.say(lines)
         launch.say(f'everything is in {target}')
         return
     if len(workdirs) > 1:

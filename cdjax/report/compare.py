@@ -1,4 +1,7 @@
-"""Two runs side by side: what they answer, what they keep, and in which settings they differ."""
+"""Two runs side by side: what they answer, what they keep, and in which settings they differ.
+
+Two pipelines, two tables of arms, or one of each; of these the students are compared.
+"""
 
 import json
 import os
@@ -10,12 +13,14 @@ from etils import epath
 from cdjax.circuits.methods import LEARNED
 from cdjax.errors import InputError
 from cdjax.report import summary
+from cdjax.report.arms_report import holds_table, read_table
 from cdjax.report.chart import Chart, Series, percent_axis, share_axis
-from cdjax.report.comparisons import Difference, at_circuit_size, difference
+from cdjax.report.comparisons import Difference, at_circuit_size, difference, table_difference
+from cdjax.report.names import start_name
 from cdjax.report.svg import mark
 from cdjax.report.write import environment, package_version, read_results
 from cdjax.run.folder import stored_config, write_atomically
-from cdjax.wording import exact_percent, percent, percent_interval
+from cdjax.wording import exact_percent, percent, percent_interval, plain_lines
 
 NOT_SETTINGS = ('version', 'name')
 _COLOURS, _MARKERS = ('blue', 'vermillion'), 'os'
@@ -27,12 +32,30 @@ Runs = Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]
 def read_runs(first: str, second: str) -> Runs:
     """Returns two finished runs: folder → results and config.json.
 
+    Of a table of arms the results are `starts` alone.
+
     Raises:
-        InputError: one of them holds no results, or both are the same.
+        InputError: one of them holds no results, both are the same, or they have nothing in common.
     """
     if os.path.realpath(first) == os.path.realpath(second):
         raise InputError(f'{first} twice: name the folders of two runs')
-    return {f: (read_results(f), stored_config(epath.Path(f))) for f in (first, second)}
+    runs = {f: (_read(f), stored_config(epath.Path(f))) for f in (first, second)}
+    results = [found for found, _ in runs.values()]
+    arms = arm_rows([found['starts'] for found in results])
+    if not _with_circuits(results) and not any(all(rows) for _, _, rows, _ in arms):
+        raise InputError(
+            f'{first} and {second} have no arm of one start in common: name two tables of the '
+            'same arms, or two pipelines'
+        )
+    return runs
+
+
+def _read(workdir: str) -> Mapping[str, Any]:
+    return {'starts': read_table(workdir)} if holds_table(workdir) else read_results(workdir)
+
+
+def _with_circuits(results: Sequence[Mapping[str, Any]]) -> bool:
+    return all('circuits' in found for found in results)
 
 
 def write_comparison(runs: Runs, target: epath.PathLike) -> None:
@@ -42,24 +65,39 @@ def write_comparison(runs: Runs, target: epath.PathLike) -> None:
 
 def render_comparison(runs: Runs) -> str:
     """Returns the page of two runs."""
-    studies = {name: results['circuits'] for name, (results, _) in runs.items()}
-    charts = [curves(studies)]
+    results = [found for found, _ in runs.values()]
+    circuits = _with_circuits(results)
+    studies = {name: found['circuits'] for name, (found, _) in runs.items()} if circuits else {}
+    charts = [curves(studies)] if circuits else []
+    headline, checks = summary.headline, summary.checks
+    if not circuits:
+        headline = lambda found: summary.headline_of_starts(found['starts'])
+        checks = lambda found: [*summary.checks_of_students({'rediscovery': {}, **found})]
     return (
         environment()
         .get_template('compare.html')
         .render(
             names=list(runs),
             version=package_version(),
-            headlines=[summary.headline(results) for results, _ in runs.values()],
-            checks=check_rows([summary.checks(results) for results, _ in runs.values()]),
-            methods=method_rows(*studies.values()),
+            headlines=[headline(found) for found in results],
+            checks=check_rows([checks(found) for found in results]),
+            methods=method_rows(*studies.values()) if circuits else [],
             sizes=[exact_percent(s['shares'][at_circuit_size(s)]) for s in studies.values()],
-            arms=arm_rows([results['starts'] for results, _ in runs.values()]),
+            arms=arm_rows([found['starts'] for found in results]),
             settings=differing([config for _, config in runs.values()]),
-            chart=charts[0],
+            chart=charts[0] if circuits else None,
             charts=charts,
         )
     )
+
+
+def students_lines(runs: Runs) -> str:
+    """Returns what the arms of both runs differ by, as plain text; empty where there are none."""
+    lines = ['Second minus first, in points, paired by seed [95 %]']
+    for start, arm, _, gap in arm_rows([found['starts'] for found, _ in runs.values()]):
+        if gap is not None:
+            lines.append(f'  {f"{start_name(start)}: {arm}":<60} {gap.amount}')
+    return plain_lines(lines) if len(lines) > 1 else ''
 
 
 def check_rows(checks: Sequence[Sequence[summary.Check]]) -> list[tuple[str, list[Any]]]:
@@ -85,15 +123,23 @@ def method_rows(
 
 def arm_rows(
     starts: Sequence[Mapping[str, Any]],
-) -> list[tuple[str, str, list[Mapping[str, Any] | None]]]:
-    """Returns (start, arm, rows of its table in both runs) for arms of either."""
+) -> list[tuple[str, str, list[Mapping[str, Any] | None], Difference | None]]:
+    """Returns (start, arm, rows of its table in both runs, second minus first) for all arms.
+
+    The difference is None where only one of the runs has the arm, or they have no seed in common.
+    """
     tables = [
         {(start, row['arm']): row for start, found in run.items() for row in found['table']}
         for run in starts
     ]
-    keys = dict.fromkeys(key for table in tables for key in table)
-    found = [(key, [table.get(key) for table in tables]) for key in keys]
-    return [(start, next(filter(None, rows))['phrase'], rows) for (start, _), rows in found]
+    rows = []
+    for start, arm in dict.fromkeys(key for table in tables for key in table):
+        found = [table.get((start, arm)) for table in tables]
+        gap = None
+        if all(found):
+            gap = table_difference(*(run[start]['runs'] for run in starts), arm)
+        rows.append((start, next(filter(None, found))['phrase'], found, gap))
+    return rows
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

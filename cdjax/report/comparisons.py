@@ -65,8 +65,32 @@ def point_difference(a: Mapping[str, Any], b: Mapping[str, Any], field: str = 'o
 
 def arm_difference(runs: Sequence[Mapping[str, Any]], arm: str, other: str) -> Difference | None:
     """Returns the accuracy of one arm minus another's, paired by seed; None without a pair."""
-    of = {(run['arm'], run['seed']): run['unseen'] for run in runs}
-    paired = [of[arm, s] - of[other, s] for name, s in of if name == arm and (other, s) in of]
+    return _paired_by_seed(_by_seed(runs, arm), _by_seed(runs, other))
+
+
+def table_difference(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], arm: str
+) -> Difference | None:
+    """Returns the accuracy of an arm in a second table minus that in a first, paired by seed.
+
+    None without a seed that both have. Students of a seed begin with the same weights and see the
+    same batches as long as the tables differ in what is aligned alone; where they do not, the
+    interval holds too, and pairing gains nothing.
+
+    Args:
+        first: the runs of a start in one table.
+        second: those of the same start in another.
+        arm: key of the arm.
+    """
+    return _paired_by_seed(_by_seed(second, arm), _by_seed(first, arm))
+
+
+def _by_seed(runs: Sequence[Mapping[str, Any]], arm: str) -> dict[int, float]:
+    return {run['seed']: run['unseen'] for run in runs if run['arm'] == arm}
+
+
+def _paired_by_seed(of: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
+    paired = [value - other[seed] for seed, value in of.items() if seed in other]
     if not paired:
         return None
     return Difference(sum(paired) / len(paired), student_interval(paired))

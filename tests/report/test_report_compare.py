@@ -3,14 +3,22 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 from absl import flags
 from synthetic_results import CONFIG, make_results, make_start, make_study
 
 from cdjax.errors import InputError
-from cdjax.report.compare import differing, read_runs, write_comparison
+from cdjax.report.compare import (
+    arm_rows,
+    differing,
+    read_runs,
+    students_lines,
+    write_comparison,
+)
 from cdjax.report.write import REPORT
 from cdjax.run.results import to_text
+from cdjax.wording import plain_lines
 
 
 def save(folder, results, config):
@@ -51,6 +59,36 @@ def test_a_page_on_two_runs(runs, tmp_path):
     (mean,) = (r['unseen'] for r in make_start({}, arms=('kd',), seeds=(7,))['runs'])
     assert f'{100 * mean:.1f}' in page
     assert 'http' not in page.replace('http://www.w3.org', '').replace('http%3A//www.w3.org', '')
+
+
+def table(folder, gains, seeds, **settings):
+    folder.mkdir()
+    arms = tuple({'kd': 0, **gains})
+    starts = {'partial': make_start(gains, arms=arms, seeds=seeds)}
+    (folder / 'arms.json').write_text(to_text({'starts': starts}))
+    (folder / 'config.json').write_text(json.dumps({'name': 'compare_arms', **settings}))
+    return str(folder), starts['partial']['runs']
+
+
+def test_two_tables_of_arms_are_compared_seed_by_seed(tmp_path):
+    one, of_one = table(tmp_path / 'a', {'all': 0.1}, (0, 1, 2), layer_pairs='head_impact')
+    two, of_two = table(tmp_path / 'b', {'all': 0.3}, (1, 2, 3), layer_pairs='head_shuffled')
+    runs = read_runs(one, two)
+    rows = arm_rows([results['starts'] for results, _ in runs.values()])
+    of = lambda told: {run['seed']: run['unseen'] for run in told if run['arm'] == 'all'}
+    expected = np.mean([of(of_two)[seed] - of(of_one)[seed] for seed in (1, 2)])
+    (gap,) = [gap for *_, tables, gap in rows if tables[0]['arm'] == 'all']
+    assert gap.value == pytest.approx(expected)
+    assert gap.interval[0] < gap.value < gap.interval[1]
+    write_comparison(runs, tmp_path / 'c.html')
+    page = (tmp_path / 'c.html').read_text()
+    assert '<code>layer_pairs</code></th><td>head_impact</td><td>head_shuffled</td>' in page
+    assert '<h2>Circuits</h2>' not in page
+    assert plain_lines([gap.amount]) in students_lines(runs)
+    other, _ = table(tmp_path / 'd', {}, (0,))
+    (tmp_path / 'd' / 'arms.json').write_text(to_text({'starts': {'nothing': make_start({})}}))
+    with pytest.raises(InputError, match='have no arm of one start in common'):
+        read_runs(one, other)
 
 
 def test_a_run_is_not_compared_with_itself_or_with_nothing(runs, tmp_path):
