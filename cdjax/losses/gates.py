@@ -22,6 +22,9 @@ Axis = int | Sequence[int]
 # of float32 wherever in the range it lies.
 _HALVINGS = 40
 
+# A logit of what does not happen, finite so that its gradient is 0.
+_NEVER = -1e30
+
 
 def top_k_mask(scores: jax.Array, size: int | jax.Array, *, axis: Axis = -1) -> jax.Array:
     """Returns 1 for the `size` neurons with the highest scores and 0 for the others.
@@ -119,6 +122,29 @@ def top_k_gate(
     soft = _soft_top_k(scores, mask, size, temperature, axis)
     # In brackets, for `mask + soft - soft` is 1 up to rounding only.
     return mask + (soft - jax.lax.stop_gradient(soft))
+
+
+def membership_scores(logits: jax.Array) -> jax.Array:
+    """Returns the log-odds of each neuron to be in the circuit of each class, shared or its own.
+
+    Of each neuron a softmax q over none, shared, 1..K, with the logit of none at 0: the circuit of
+    class k has what is shared and what is its own, `s_k = log (q_0 + q_k) / (1 - q_0 - q_k)`.
+
+    Args:
+        logits: [..., 1 + K, L, F], shared first.
+
+    Returns:
+        float32 [..., K, L, F].
+    """
+    (x,) = float32(logits)
+    shared, own, axis = x[..., :1, :, :], x[..., 1:, :, :], x.ndim - 3
+    # Outside of the circuit of k: none, the classes before it, those behind it. What is taken off
+    # the total instead would be lost in rounding where k is sure.
+    none, nothing = jnp.zeros_like(shared), jnp.full_like(shared, _NEVER)
+    to = lambda rows, **how: jax.lax.cumlogsumexp(jnp.concatenate(rows, axis), axis=axis, **how)
+    before = to([none, own[..., :-1, :, :]])
+    behind = to([own[..., 1:, :, :], nothing], reverse=True)
+    return jnp.logaddexp(shared, own) - jnp.logaddexp(before, behind)
 
 
 def hard_concrete_gate(

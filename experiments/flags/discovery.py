@@ -11,6 +11,7 @@ from cdjax.losses import DiscoveryWeights
 from cdjax.models.llama import REMAT_POLICIES
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.objectives import OBJECTIVES, AnySize, FixedDensity, Objective, Published
+from cdjax.training.objectives.any_size import LEARNED_PART
 from cdjax.training.objectives.fixed_density import GATES
 from cdjax.training.optimizer import OptimizerConfig
 from experiments.flags.groups import group
@@ -153,11 +154,14 @@ def _define_objective_flags() -> None:
             any_size.counterfactual,
         ),
     )
-    flags.DEFINE_float(
+    flags.DEFINE(
+        _PartParser(),
         'specific_part',
         None,
         "Part of a circuit that is its class's own, the rest a core of all classes (any_size); "
-        'no core if not given.',
+        f'{LEARNED_PART}: a softmax of each neuron over none, shared and the classes decides; no '
+        'core if not given.',
+        serializer=flags.ArgumentSerializer(),
     )
     flags.DEFINE_enum('gate', None, GATES, own('Gate of a mask', causal.gate, 'causal'))
     flags.DEFINE_bool(
@@ -176,6 +180,20 @@ def _define_objective_flags() -> None:
     flags.DEFINE_bool(
         'cosine', None, own('Cosine similarity and overlap', published.cosine, 'published')
     )
+
+
+class _PartParser(flags.ArgumentParser):
+    """A number, or the word for one that is learned."""
+
+    syntactic_help = f'a number or {LEARNED_PART}'
+
+    def parse(self, argument: str | float) -> str | float:
+        """See the base class."""
+        return argument if argument == LEARNED_PART else float(argument)
+
+    def flag_type(self) -> str:
+        """See the base class."""
+        return 'part'
 
 
 def discovery_from_flags() -> DiscoveryConfig:

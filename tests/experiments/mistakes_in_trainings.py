@@ -29,7 +29,8 @@ DISCOVERY = [
     ('discover', '--gate_temperature=0', 'gate_temperature=0'),
     ('pipeline', '--gate_noise=inf', 'gate_noise=inf'),
     ('discover', '--counterfactual_fills=2', 'counterfactual_fills=2'),
-    ('compare_arms', '--specific_part=1', 'specific_part=1'),
+    ('compare_arms', '--specific_part=1', 'specific_part=1', 'or learned'),
+    ('discover', '--specific_part=some', '--specific_part=some', 'a number or learned'),
     (
         'discover',
         '--specific_part=.3 --num_classes=1',

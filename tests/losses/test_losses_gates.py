@@ -218,6 +218,28 @@ def test_the_neurons_of_a_large_model(rng):
 # --- hard-concrete gates and sizes ----------------------------------------------------------
 
 
+def test_membership_is_the_odds_of_a_softmax(rng):
+    logits = 3 * rng.normal(size=(5, 4, 2, 7))
+    q = np.exp(np.insert(logits, 0, 0.0, axis=1))
+    q /= q.sum(axis=1, keepdims=True)
+    inside = q[:, 1:2] + q[:, 2:]
+    scores = quick_jit(losses.membership_scores)(logits.astype(np.float32))
+    assert scores.shape == (5, 3, 2, 7)
+    np.testing.assert_allclose(scores, np.log(inside / (1 - inside)), atol=1e-4)
+
+
+def test_membership_that_is_beyond_doubt_is_finite_and_has_a_gradient():
+    sure = np.array([0.0, 60.0, -60.0], np.float32).reshape(3, 1, 1)
+    scores = losses.membership_scores(sure)
+    assert np.isfinite(scores).all()
+    assert scores[0, 0, 0] > 10
+    assert scores[1, 0, 0] < -10
+    gradient = jax.grad(lambda x: losses.membership_scores(x).sum())(sure)
+    assert np.isfinite(gradient).all()
+    # What only a class of its own has may still come to be shared.
+    assert gradient[0, 0, 0] > 0
+
+
 def test_hard_concrete_gates_open_as_often_as_their_formula_says(rng):
     logits = np.repeat(np.linspace(-4, 4, 9), 20000).reshape(9, -1).astype(np.float32)
     noise = rng.logistic(size=logits.shape).astype(np.float32)

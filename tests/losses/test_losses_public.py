@@ -66,6 +66,7 @@ SIGNATURES = {
     'top_k_mask': '(scores, size, *, axis=-1)',
     'soft_top_k': '(scores, size, *, temperature, axis=-1)',
     'top_k_gate': '(scores, size, *, temperature, axis=-1)',
+    'membership_scores': '(logits)',
     'hard_concrete_gate': (
         '(logits, noise=None, *, temperature=0.6666666666666666, low=-0.1, high=1.1)'
     ),

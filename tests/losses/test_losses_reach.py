@@ -80,6 +80,7 @@ CALLS = {
     'top_k_gate soft_top_k top_k_mask': lambda i: (
         i['b'][:, :D] * losses.top_k_gate(i['a'], 2, temperature=0.25)
     ),
+    'membership_scores': lambda i: losses.membership_scores(i['a'].reshape(-1, 4, 1, D)),
     'hard_concrete_gate hard_concrete_open': lambda i: (
         losses.hard_concrete_gate(i['a'], i['b'][:, :D]) + losses.hard_concrete_open(i['a'])
     ),

@@ -350,7 +350,7 @@ def test_the_other_objectives_train(monkeypatch, objective):
         assert terms['loss'] == pytest.approx(total, rel=1e-4)
 
 
-@pytest.mark.parametrize('specific', [None, 0.3])
+@pytest.mark.parametrize('specific', [None, 0.3, 'learned'])
 def test_a_search_may_start_from_a_ranking(specific):
     rng = np.random.default_rng(0)
     ranking = np.exp(5 * rng.normal(size=(1, toy.L, toy.F)))  # only its order counts

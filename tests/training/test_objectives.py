@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy
 import toy_study as toy
 
 from cdjax.circuits.classifier import Classifier
@@ -283,6 +284,25 @@ def test_a_core_and_specific_parts_by_hand(scored):
     assert_terms(terms, expected_any_size(inputs, circuits, parts, rows))
 
 
+def test_neurons_that_a_softmax_shares_out_by_hand(scored):
+    inputs = with_fixed_classes(scored)
+    shared = np.random.default_rng(2).normal(size=(1, toy.L, toy.F)).astype(np.float32)
+    scores = np.concatenate([shared, inputs['params']['masks']['teacher']['scores']])
+    inputs = inputs | {'params': {'masks': {'teacher': {'scores': scores}}}}
+    objective = dataclasses.replace(SELECTIVE, specific='learned')
+    _, terms, rows, draws = loss_of(inputs, config_of(objective))
+    noisy, sizes = scores + draws['noise'], draws['sizes']
+    q = scipy.special.softmax(np.insert(noisy, 0, 0.0, axis=1), axis=1)
+    circuits = highest(q[:, 1:2] + q[:, 2:], sizes)
+    parts = circuits & (q[:, 2:] > q[:, 1:2])
+    assert 0 < parts.sum() < circuits.sum()
+    assert_terms(terms, expected_any_size(inputs, circuits, parts, rows))
+    q = scipy.special.softmax(np.insert(scores, 0, 0.0, axis=0), axis=0)
+    ranking = objective.ranking(scores)
+    for size in (1, 7, 40):
+        np.testing.assert_array_equal(binarize(ranking, size), binarize(q[1] + q[2:], size))
+
+
 def test_some_fills_are_counterfactual(scored):
     inputs = with_fixed_classes(scored)
     objective = dataclasses.replace(ANY, counterfactual=0.5, noise=0.0)
@@ -331,6 +351,7 @@ def test_a_ranking_with_a_core_orders_every_neuron():
         ({'noise': -1.0}, r'noise=-1\.0 not below'),
         ({'counterfactual': 1.5}, r'counterfactual=1\.5: a part of the rows'),
         ({'specific': 0.0}, r'specific=0\.0: a part of each circuit'),
+        ({'specific': 'some'}, 'specific=some: a part of each circuit, .* or learned'),
     ],
 )
 def test_wrong_values_of_any_size(changes, message):
@@ -384,7 +405,8 @@ def check(inputs, config=CONFIG):
 
 
 @pytest.mark.parametrize(
-    'objective', [FIXED, SELECTIVE, dataclasses.replace(SELECTIVE, specific=0.3)]
+    'objective',
+    [FIXED, SELECTIVE, WITH_CORE, dataclasses.replace(SELECTIVE, specific='learned')],
 )
 def test_the_masks_carry_the_gradient_of_the_classifier(batch, scored, objective):
     inputs = batch

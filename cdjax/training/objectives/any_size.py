@@ -10,9 +10,17 @@ import numpy as np
 
 from cdjax.circuits.masks import nested_scores, specific_size
 from cdjax.errors import InputError, check_finite
-from cdjax.losses import AnySizeWeights, any_size_loss, log_uniform_sizes, top_k_gate
+from cdjax.losses import (
+    AnySizeWeights,
+    any_size_loss,
+    log_uniform_sizes,
+    membership_scores,
+    top_k_gate,
+)
 from cdjax.models import LlamaConfig
 from cdjax.training.objectives.objective import Subject, check_density, masks_of_rows
+
+LEARNED_PART = 'learned'  # how much of a circuit is its class's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +43,9 @@ class AnySize:
         counterfactual: part of the problems whose ablated neurons become what they are on the
             counterfactual prompt, and not their mean. One more forward pass, where above 0.
         specific: part of each circuit that is its class's own; the rest is a core that all classes
-            share, so that taking out the specific part need not hurt the other classes. None:
-            each class chooses all of its neurons.
+            share, so that taking out the specific part need not hurt the other classes.
+            `LEARNED_PART`: each neuron has a softmax over none, shared and the classes, which
+            decides how much of a circuit is its own. None: each class chooses all of its neurons.
         weights: of the terms. Completeness and selectivity are asked of the specific part, where
             there is one.
     """
@@ -48,7 +57,7 @@ class AnySize:
     temperature: float = 0.25
     noise: float = 1.0
     counterfactual: float = 0.0
-    specific: float | None = None
+    specific: float | str | None = None
     weights: AnySizeWeights = dataclasses.field(default_factory=AnySizeWeights)
     key: str = dataclasses.field(default='any_size', init=False)
 
@@ -74,9 +83,11 @@ class AnySize:
             )
         if not 0 <= self.counterfactual <= 1:
             raise InputError(f'counterfactual={self.counterfactual}: a part of the rows, 0 to 1')
-        if self.specific is not None and not 0 < self.specific < 1:
+        chosen = self.specific not in (None, LEARNED_PART)
+        if chosen and not (isinstance(self.specific, float) and 0 < self.specific < 1):
             raise InputError(
-                f'specific={self.specific}: a part of each circuit, above 0 and below 1'
+                f'specific={self.specific}: a part of each circuit, above 0 and below 1, or '
+                f'{LEARNED_PART}'
             )
 
     @property
@@ -123,7 +134,7 @@ class AnySize:
         num_classes: int,
         first_scores: np.ndarray | None,
     ) -> dict[str, jax.Array]:
-        """Returns `scores` `[K, L, F]`, in front of them those of the core where there is one."""
+        """Returns `scores` `[K, L, F]`, in front of them those of what is shared, if anything."""
         rankings = num_classes + (self.specific is not None)
         size = (rankings, shape.num_layers, shape.intermediate_size)
         scores = 0.1 * jax.random.normal(key, size)
@@ -199,13 +210,15 @@ class AnySize:
         )
 
     def scores(self, params: Any) -> jax.Array:
-        """Returns the scores `[K, L, F]`, in front of them those of the core where there is one."""
+        """Returns the scores `[K, L, F]`, in front of them those of what is shared, if anything."""
         return params['scores']
 
     def ranking(self, scores: np.ndarray) -> np.ndarray:
         """Returns the scores that circuits of any size are cut from, `[K, L, F]`."""
         if self.specific is None:
             return scores
+        if self.specific == LEARNED_PART:
+            return np.asarray(membership_scores(scores))
         return nested_scores(scores[0], scores[1:], self.specific)
 
     def _gates(self, scores_GxKxLxF, sizes_G):
@@ -214,6 +227,13 @@ class AnySize:
         if self.specific is None:
             circuits = top_k_gate(scores_GxKxLxF, sizes_G[:, None], **neurons)
             return circuits, circuits
+        if self.specific == LEARNED_PART:
+            scores = membership_scores(scores_GxKxLxF)
+            circuits = top_k_gate(scores, sizes_G[:, None], **neurons)
+            margin = scores_GxKxLxF[:, 1:] - scores_GxKxLxF[:, :1]
+            soft = jax.nn.sigmoid(margin / self.temperature)
+            own = (margin > 0) + (soft - jax.lax.stop_gradient(soft))
+            return circuits, circuits * own
         own_G = specific_size(sizes_G, self.specific, jnp)
         core = top_k_gate(scores_GxKxLxF[:, :1], (sizes_G - own_G)[:, None], **neurons)
         rest = 1 - jax.lax.stop_gradient(core)
