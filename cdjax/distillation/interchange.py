@@ -55,6 +55,12 @@ class Interchange:
             'patched_logits': jax.tree.map(lambda x: x[index, draw], self.logits),
         }
 
+    def of(self, rows: np.ndarray) -> 'Interchange':
+        """Returns what is answered to some of the problems, int `[n]`, with all sources, read."""
+        draws = [np.full(len(rows), r) for r in range(self.sources.shape[1])]
+        read = lambda x: np.stack([x[rows, draw] for draw in draws], axis=1)
+        return Interchange(self.sources[rows], jax.tree.map(read, self.logits))
+
 
 def patch_teacher(
     teacher: Llama,

@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 
 from cdjax.distillation.headroom import CLOSE
+from cdjax.distillation.patched_headroom import MOSTLY
 from cdjax.errors import InputError
 from cdjax.report import findings, summary, tables
 from cdjax.report.provenance import describe
@@ -105,6 +106,7 @@ def render_arms(
             equivalent=EQUIVALENT,
             reach=REACH,
             close=CLOSE,
+            mostly=MOSTLY,
             chart=charts,
             charts=[*filter(None, charts.values())],
             limits=findings.limits_of_table(results),

@@ -6,8 +6,9 @@ from typing import Any
 
 from cdjax.distillation.arms import CIRCUITS
 from cdjax.distillation.headroom import CLOSE
+from cdjax.distillation.patched_headroom import MOSTLY
 from cdjax.report.names import arm_name, start_name
-from cdjax.report.tables import headroom_rows
+from cdjax.report.tables import headroom_rows, patch_rows
 from cdjax.report.terminal_students import WIDTH
 from cdjax.wording import number, plain_lines
 
@@ -25,7 +26,9 @@ def headroom_table(starts: Mapping[str, Any], primary: Sequence[str] | None = No
     """
     tables = []
     for start, found in starts.items():
-        lines = [*_table(start, found['headroom']), *_primary(found['headroom'], primary)]
+        patches = found.get('patches', ())
+        lines = [*_table(start, found['headroom']), *_patches(start, patches)]
+        lines += _primary(found['headroom'], patches, primary)
         contributed = contribution_text(found.get('contribution', {}))
         tables.append(plain_lines(lines + textwrap.wrap(contributed, WIDTH)))
     return '\n\n'.join(filter(None, tables))
@@ -62,13 +65,42 @@ def _table(start: str, headroom: Mapping[str, Any]) -> Iterator[str]:
         yield f'{name:<{width}}' + ''.join(f'{number(value):>{CELL}}' for value in values)
 
 
-def _primary(headroom: Mapping[str, Any], primary: Sequence[str] | None) -> list[str]:
+def _patches(start: str, patches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if not patches:
+        return
+    yield from textwrap.wrap(
+        f'Headroom of patches, starting from {start_name(start)}: what the patched teacher answers '
+        'for two arms. Agreement (1 − Jensen–Shannon divergence in bits), answers that a patch '
+        'changes, and those of them that are the same with both',
+        WIDTH,
+    )
+    rows = patch_rows(patches)
+    width = max(len(name) for name, *_ in rows) + 2
+    yield ' ' * width + 'agreement  changed  same'
+    for name, *values in rows:
+        cells = (f'{number(value):>{size}}' for value, size in zip(values, (9, 9, 6), strict=True))
+        yield f'{name:<{width}}' + ''.join(cells)
+
+
+def _primary(
+    headroom: Mapping[str, Any],
+    patches: Sequence[Mapping[str, Any]],
+    primary: Sequence[str] | None,
+) -> list[str]:
     """Returns the headroom of the primary comparison, or why it has none."""
     if primary is None:
         return []
     arm, against = primary
     bare = [key for key in primary if key not in headroom]
-    if bare:
+    patched = next((row for row in patches if {row['arm'], row['other']} == set(primary)), None)
+    if patched is not None:
+        told = (
+            f'patched answers agree to {number(patched["agreement"])}, and are the same in '
+            f'{number(patched["same"])} of those that a patch changes'
+        )
+        if patched['same'] is None or patched['same'] > MOSTLY:
+            told += ': students can hardly tell the two apart'
+    elif bare:
         told = f'none, for {" and ".join(bare)} aligns no activations'
     elif headroom[arm][against] is None:
         told = 'none, for they differ in how they compare or in classes, or no class has 4 problems'

@@ -9,6 +9,7 @@ from cdjax import wording
 from cdjax.circuits.methods import LEARNED, RANDOM_MASKS
 from cdjax.distillation.arms import CIRCUITS, KD, RANDOM
 from cdjax.distillation.headroom import CLOSE, close_pairs
+from cdjax.distillation.patched_headroom import alike_patches
 from cdjax.report.comparisons import (
     MORE,
     SAME,
@@ -144,14 +145,17 @@ def checks_of_students(results: Results) -> Iterator[Check]:
 
 def _of_arms(start: str, found: Results) -> Iterator[Check]:
     """Yields whether the arms of a start could differ, and whether a gain holds among many."""
-    pairs = math.comb(len(found['headroom']), 2)
+    patches = found.get('patches', ())
+    patched = sum(row['other'] is not None for row in patches)
+    pairs = math.comb(len(found['headroom']), 2) + patched
     if pairs:
-        close = len(close_pairs(found['headroom']))
+        close = len(close_pairs(found['headroom'])) + len(alike_patches(patches))
+        same = ', of patches most changed answers the same' if patched else ''
         yield Check(
             f'Do the arms from {start_name(start)} ask students for different things?',
             'no' if close == pairs else 'some' if close else 'yes',
             f'the targets of {close} of {wording.count(pairs, "pair")} of arms are alike '
-            f'(CKA above {wording.number(CLOSE)})',
+            f'(CKA above {wording.number(CLOSE)}{same})',
             'arms',
         )
     for row in found['table']:

@@ -1,6 +1,6 @@
 """Rows of the tables that the terminal and the page have in common, and of the page's own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,6 +133,22 @@ def headroom_rows(headroom: Results) -> list[tuple[str, list[float | None]]]:
         return []
     arms = list(headroom)
     return [(arm_name(a), [headroom[a][b] for b in arms[:i]]) for i, a in enumerate(arms)]
+
+
+def patch_rows(patches: Sequence[Results]) -> list[tuple[str, float, float, float | None]]:
+    """Returns which two answers are held against each other: (names, agreement, moved, same).
+
+    Args:
+        patches: of one start, see `cdjax.distillation.patched_headroom`.
+    """
+    return [
+        (
+            f'{arm_name(row["arm"])} and '
+            + ('no patch' if row['other'] is None else arm_name(row['other'])),
+            *(row[key] for key in ('agreement', 'moved', 'same')),
+        )
+        for row in patches
+    ]
 
 
 def minimality_rows(study: Results) -> list[Row]:

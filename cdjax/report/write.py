@@ -12,6 +12,7 @@ from etils import epath
 
 from cdjax import wording
 from cdjax.distillation.headroom import CLOSE
+from cdjax.distillation.patched_headroom import MOSTLY
 from cdjax.errors import InputError
 from cdjax.report import findings, maps, summary, tables
 from cdjax.report.arm_dots import arm_dots
@@ -128,6 +129,7 @@ def render(
             equivalent=EQUIVALENT,
             reach=REACH,
             close=CLOSE,
+            mostly=MOSTLY,
             chart=charts,
             charts=drawn,
             cards=cards,

@@ -11,6 +11,7 @@ from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import ARMS, KD
 from cdjax.distillation.arms.interchange import own_parts
 from cdjax.distillation.headroom import CLOSE, close_pairs, contributions, headroom
+from cdjax.distillation.patched_headroom import alike_patches, patched_headroom, some_problems
 from cdjax.distillation.target import Target
 from cdjax.inference.predictions import predict
 from cdjax.run.results import stored
@@ -130,32 +131,21 @@ class ArmTables:
         Returns:
             By start `headroom`, how alike the targets of every two arms are; and where that was
             measured for an arm, `contribution`, what the columns of each contribute in parts of
-            what those of the class circuits do.
+            what those of the class circuits do, and `patches`, see `patched_headroom`.
         """
         found = {}
         for start in self.arms.starts:
             told = self._headroom(start, self.arms.seeds[0])
             found[start] = {'headroom': told['similarity']}
-            if told['contribution']:
-                found[start]['contribution'] = told['contribution']
-            close = close_pairs(told['similarity'])
-            if close:
-                listed = [f'{a} and {b} {value:.2f}' for a, b, value in close[:PAIRS_SHOWN]]
-                if len(close) > PAIRS_SHOWN:
-                    listed.append(f'and {len(close) - PAIRS_SHOWN} more')
-                warnings.warn(
-                    f'start {start}: inside the teacher the targets of these arms are much alike '
-                    f'(debiased CKA above {CLOSE:g}), and the two can hardly be told apart: '
-                    f'{", ".join(listed)}',
-                    stacklevel=2,
-                )
+            found[start] |= {key: told[key] for key in ('contribution', 'patches') if told[key]}
+            _warn_of(start, told)
         return found
 
     def _headroom(self, start: str, seed: int) -> dict[str, Any]:
         def compute():
             given, share = self.students.given(start, seed), len(self.run.inputs.split.share)
             arms = {key: ARMS[key].alignment(given) for key in self.arms.arms}
-            # What a patch does is compared by its answers, and has no activations to be compared.
+            # What a patch does is compared by its answers, see below.
             alignments = {
                 key: found
                 for key, found in arms.items()
@@ -173,12 +163,32 @@ class ArmTables:
                 'arms': list(self.arms.arms),
                 'similarity': headroom(alignments, targets),
                 'contribution': contributions(given, arms),
+                'patches': self._patches(arms, seed, share),
             }
 
         path = self.run.places.result('headroom', start)
-        # Of a table that arms are added to, it is told again; once there were no contributions.
-        holds = lambda found: found['arms'] == list(self.arms.arms) and 'contribution' in found
+        # Of a table that arms are added to, it is told again; once patches were not told of.
+        holds = lambda found: found['arms'] == list(self.arms.arms) and 'patches' in found
         return stored(path, compute, holds=holds)
+
+    def _patches(
+        self, arms: Mapping[str, Alignment | None], seed: int, share: int
+    ) -> list[dict[str, Any]]:
+        """Returns what `patched_headroom` does, of arms of interchange, on some of the share."""
+        says, rows, patched = self.students.says, some_problems(share), {}
+        for key, found in arms.items():
+            answers = says.interchange(found, share, seed)
+            if answers is not None:
+                patched[key] = answers.of(rows)
+        if not patched:
+            return []
+        store = says.store()
+        return patched_headroom(
+            patched,
+            store.logits_of(rows),
+            temperature=self.arms.distillation.temperature,
+            vocab_size=store.vocab_size,
+        )
 
     def step_flops(self, start: str) -> dict[str, float]:
         """Returns the FLOPs of a step of each arm, of students of a start.
@@ -225,3 +235,31 @@ class ArmTables:
 
         path = self.run.places.result(f'start_{start}')
         return stored(path, compute, holds=lambda found: found['seeds'] == list(self.arms.seeds))
+
+
+def _warn_of(start: str, told: Mapping[str, Any]) -> None:
+    """Warns of arms of a start that can hardly be told apart, see `ArmTables.headroom`."""
+    close = [f'{a} and {b} {value:.2f}' for a, b, value in close_pairs(told['similarity'])]
+    if close:
+        warnings.warn(
+            f'start {start}: inside the teacher the targets of these arms are much alike '
+            f'(debiased CKA above {CLOSE:g}), and the two can hardly be told apart: '
+            f'{_listed(close)}',
+            stacklevel=3,
+        )
+    alike = [
+        f'{a} and {b} ' + ('change none' if same is None else f'{same:.2f}')
+        for a, b, same in alike_patches(told['patches'])
+    ]
+    if alike:
+        warnings.warn(
+            f'start {start}: most answers of the teacher that a patch of these arms changes are '
+            f'the same with both, and the two can hardly be told apart: {_listed(alike)}',
+            stacklevel=3,
+        )
+
+
+def _listed(pairs: Sequence[str]) -> str:
+    """Returns the first few in a line, and how many more there are."""
+    more = len(pairs) - PAIRS_SHOWN
+    return ', '.join([*pairs[:PAIRS_SHOWN], *([f'and {more} more'] if more > 0 else [])])

@@ -71,11 +71,46 @@ def test_a_pipeline_tells_the_headroom_of_its_primary_comparison():
     assert 'Headroom of the primary comparison, circuits and random: CKA 0.90' in text
 
 
-def test_what_columns_contribute_stands_beside_it():
+PATCHES = [
+    {'arm': 'interchange', 'other': None, 'agreement': 0.54, 'moved': 0.61, 'same': None},
+    {'arm': 'interchange_random', 'other': None, 'agreement': 0.71, 'moved': 0.33, 'same': None},
+    {
+        **{'arm': 'interchange', 'other': 'interchange_random'},
+        **{'agreement': 0.81, 'moved': 0.72, 'same': 0.04},
+    },
+]
+
+
+def test_what_columns_contribute_and_patches_change_stands_beside_it():
     contribution = {'circuits': 1.0, 'random_equal': 0.874, 'wrong': None}
     told = 'circuits 1.00, random neurons of equal contribution 0.87, other classes’ circuits –'
-    start = make_start({}) | {'contribution': contribution}
+    start = make_start({}) | {'contribution': contribution, 'patches': PATCHES}
     results = make_results(starts={'nothing': start})
-    page = render(results, CONFIG, HISTORIES)
-    for text in (headroom_table({'nothing': start}), summary(results), page):
-        assert told in ' '.join(text.split())
+    text = headroom_table({'nothing': start})
+    assert text in summary(results)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    page = re.sub(r'<[^>]*>', ' ', render(results, CONFIG, HISTORIES))
+    for shown in (text, page):
+        assert told in ' '.join(shown.split())
+        row = r'interchange of specific parts and interchange of random neurons +0.81 +0.72 +0.04'
+        assert re.search(row, shown)
+        assert re.search(r'interchange of specific parts and no patch +0.54 +0.61 +–', shown)
+    checked = re.search(
+        r'ask students for different things\? +(\w+) +the targets of (.*?) of', page
+    )
+    close = len(start['headroom']) * (len(start['headroom']) - 1) // 2
+    assert checked.groups() == ('some', f'{close}')
+
+
+@pytest.mark.parametrize(
+    ('same', 'told'),
+    [
+        (0.04, 'answers agree to 0.81, and are the same in 0.04 of those that a patch changes'),
+        (0.9, 'in 0.90 of those that a patch changes: students can hardly tell the two apart'),
+        (None, 'in – of those that a patch changes: students can hardly tell the two apart'),
+    ],
+)
+def test_the_primary_comparison_of_two_arms_of_interchange(same, told):
+    start = {'headroom': {}, 'patches': [*PATCHES[:2], PATCHES[2] | {'same': same}]}
+    text = headroom_table({'nothing': start}, ('interchange_random', 'interchange'))
+    assert text.replace('\n', ' ').endswith(told)
