@@ -108,11 +108,13 @@ class ArmTables:
                     name,
                     own_parts(given),
                     given.alignment.pairs,
+                    seed,
                 )
 
             path = self.run.places.result('mechanism', name)
-            # By another method, or as it was told before there were sizes, it is told again.
-            holds = lambda told: told.get('method') == self.arms.mechanism
+            # By another method, or as it was told when sizes were chosen on the problems that
+            # are told of, it is told again.
+            holds = lambda told: told.get('method') == self.arms.mechanism and 'chosen_on' in told
             found[arm, seed] = stored(path, compute, holds=holds)
         return summarise_mechanism(runs, found)
 

@@ -2,8 +2,10 @@
 
 Outputs cannot tell: two models may answer alike and compute apart. Circuits are sought in each
 student for the teacher's classes, as small as they keep what it can do, and what they do is
-compared; where no size keeps it, they are not its mechanism, and nothing is compared. The neurons
-that are meant to do the teacher's part are patched as well, which takes no search.
+compared; where no size keeps it, they are not its mechanism, and nothing is compared. The size is
+chosen on one half of the unseen problems, and what its circuits do is told of the other: training
+forms are what their neurons were ranked on, and some students have learned them. The neurons that
+are meant to do the teacher's part are patched as well, which takes no search.
 """
 
 import dataclasses
@@ -72,8 +74,8 @@ class MechanismConfig:
         method: key of the method that finds circuits in students: `learned` searches again, for as
             long as in the teacher; one that ranks neurons takes seconds.
         sources: other problems from which each circuit is patched.
-        max_problems: problems of unseen forms that are measured, at most.
-        seed: of the sources, of random neurons and of k-means.
+        max_problems: problems of unseen forms that are asked, at most.
+        seed: of these problems and their halves, of the sources and of k-means.
     """
 
     method: str = LEARNED.key
@@ -132,6 +134,8 @@ class Mechanism:
         rng = np.random.default_rng(config.seed)
         unseen = np.sort(rng.permutation(run.inputs.split.test)[: config.max_problems])
         self._rows, self._problems = unseen, run.inputs.dataset[unseen]
+        # The half that sizes are chosen on; of the other it is told what their circuits do.
+        self._choose = rng.permutation(len(unseen)) < len(unseen) // 2
         self._of_row = self._classes[unseen]
         self._sources = draw_sources(
             self._problems.prompt_sizes, self._of_row, config.sources, seed=config.seed
@@ -140,7 +144,7 @@ class Mechanism:
         self._patched_in: dict[tuple[int, ...], np.ndarray] = {}
 
     def measure(
-        self, student: Llama, name: str, meant: np.ndarray, pairs: LayerPairs
+        self, student: Llama, name: str, meant: np.ndarray, pairs: LayerPairs, seed: int
     ) -> dict[str, Any]:
         """Looks for the teacher's mechanism in a student; see docs/artefacts.md for the fields.
 
@@ -152,17 +156,23 @@ class Mechanism:
                 students are asked for the same, and are not told of them.
             pairs: the layers that are paired: there `meant` is patched, and the teacher's own parts
                 that it is held against.
+            seed: of the student, by which random neurons are drawn: one draw for all students would
+                be chance of which none of their intervals knows.
         """
         found = self._find_circuits(student, name)
         ablated, cuts = self._ablated(found), self._cuts(found)
-        whole, only = ablated.full, ablated.only(cuts, self._of_row)
-        kept = [one.accuracy / whole.accuracy if whole.accuracy else 0.0 for one in only]
+        whole, only = (
+            ablated.full.correct,
+            [one.correct for one in ablated.only(cuts, self._of_row)],
+        )
+        choose, tell = self._choose, ~self._choose
+        kept = (_kept(one[choose], whole[choose]) for one in only)
         at = next((i for i, part in enumerate(kept) if part >= FAITHFUL), None)
         circuits = cuts[at or 0]
         teacher, matrix = self._teachers(), self._matrix(ablated, circuits)
-        patched = self._patched(student, specific_parts(circuits))
-        moved = teacher['patched'] != teacher['plain']
-        same = patched == teacher['patched']
+        expected = teacher['patched'][tell]
+        moved = expected != teacher['plain'][tell]
+        patched = self._patched(student, specific_parts(circuits))[tell]
         vectors = attribution_vectors(
             student, self._run.inputs.dataset, found.fill, **self._run.passes
         )
@@ -171,18 +181,21 @@ class Mechanism:
         correlation, _ = compare_matrices(teacher['matrix'], matrix)
         return {
             'method': self._config.method,
-            'accuracy': whole.accuracy,
-            'only': only[0].accuracy,
-            'kept': kept[0],
+            'chosen_on': int(choose.sum()),
+            'accuracy': float(whole[tell].mean()),
+            'only': float(only[0][tell].mean()),
+            'kept': _kept(only[0][tell], whole[tell]),
             'faithful': at is not None,
             'faithful_share': None if at is None else float(circuits[0].mean()),
             'selectivity': selectivity(matrix),
             'teacher_selectivity': selectivity(teacher['matrix']),
             'correlation': correlation,
-            'interchange': _part(same[moved]),
-            'interchange_unpatched': _part((_first_tokens(whole) == teacher['patched'])[moved]),
+            'interchange': _part((patched == expected)[moved]),
+            'interchange_unpatched': _part(
+                (_first_tokens(ablated.full)[tell] == expected)[moved],
+            ),
             'moved': _part(moved),
-            **self._paired(student, meant, pairs),
+            **self._paired(student, meant, pairs, seed),
             'classes': agreement(clusters[self._rows], self._planted[self._rows]).nmi,
             **parts_found(found.scores, meant),
         }
@@ -217,13 +230,13 @@ class Mechanism:
         return [found.circuits, *(binarize(found.scores, size) for size in larger)]
 
     def _paired(
-        self, student: Llama, meant: np.ndarray, pairs: LayerPairs
+        self, student: Llama, meant: np.ndarray, pairs: LayerPairs, seed: int
     ) -> dict[str, float | None]:
         """Returns how often blocks of a student answer a patch as the teacher's own parts do."""
         of_student, of_teacher = (tuple(map(layer_of, side)) for side in zip(*pairs, strict=True))
         teacher = self._teacher_patched(of_teacher)
         moved = teacher != self._teachers()['plain']
-        random = random_masks(meant, seed=self._config.seed)
+        random = random_masks(meant, seed=seed)
 
         def same(block: np.ndarray) -> float | None:
             patched = self._patched(student, in_layers(block, of_student))
@@ -261,8 +274,9 @@ class Mechanism:
 
     def _matrix(self, ablated: Ablated, circuits: np.ndarray) -> np.ndarray:
         """The probability of the answer by class without each circuit's specific part."""
-        without = ablated.without_each(specific_parts(circuits))
-        return selectivity_matrix(np.stack([p.probability for p in without]), self._of_row)
+        without, tell = ablated.without_each(specific_parts(circuits)), ~self._choose
+        probability = np.stack([p.probability[tell] for p in without])
+        return selectivity_matrix(probability, self._of_row[tell])
 
     def _patched(self, model: Llama, own: np.ndarray) -> np.ndarray:
         """The answers with the own neurons of each class patched from each source, `[N, R]`."""
@@ -274,6 +288,11 @@ class Mechanism:
             self._sources,
             **self._run.passes,
         )
+
+
+def _kept(only: np.ndarray, whole: np.ndarray) -> float:
+    """Returns the part of its right answers that a student keeps, 0 of none."""
+    return float(only.sum() / whole.sum()) if whole.any() else 0.0
 
 
 def _part(of: np.ndarray) -> float | None:
