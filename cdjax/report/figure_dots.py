@@ -64,7 +64,7 @@ def _dots(
         [[arm, *(row[key]['mean'] for key in names)] for arm, row in rows.items()],
         legend,
     )
-    size = (PANEL[0], 0.3 * len(legend) + 1.0)
+    size = (PANEL[0], 0.3 * len(legend) + 1.2)
     for key, text in names.items():
         shown = {series: rows[series.key][key] for series in legend if series.key in rows}
         gains = '; '.join(f'{series.title} {gain_text(arm)}' for series, arm in shown.items())
@@ -89,5 +89,7 @@ def _draw(ax, gains) -> None:
     ax.set_ylim(len(gains) - 0.5, -0.5)
     ax.grid(axis='y', visible=False)
     ax.axvline(0, color=PALETTE['muted'], linewidth=0.9)
-    ax.xaxis.set_major_locator(MaxNLocator(4))
+    # Names of arms leave little room: of small differences three ticks are as many as stand apart.
+    ax.xaxis.set_major_locator(MaxNLocator(2))
+    ax.set_xlabel('difference from KD')
     true_minus(ax.xaxis)
