@@ -78,7 +78,7 @@ def plan(outlook: Outlook) -> str:
     """Returns configuration, stages and memory of a run as lines of text."""
     lines = ['', 'configuration, as config.json will hold it:', *settings(outlook.facts)]
     lines += ['', f'stages ({outlook.done} of {len(outlook.stages)} done):']
-    width = max(len(stage.name) for stage in outlook.stages)
+    width = max((len(stage.name) for stage in outlook.stages), default=0)
     lines += [f'  {s.name:<{width}}  {_steps(s):>22}  {_state(s)}'.rstrip() for s in outlook.stages]
     lines += [
         '',

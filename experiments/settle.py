@@ -10,21 +10,32 @@ Example, 42 minutes on one CPU core; what it is going to do is told by --dry_run
     python -m experiments.settle --protocol=planted --workdir=runs/settle --dry_run
 """
 
+from typing import Any
+
 from absl import flags
 
 from cdjax.errors import InputError
 from cdjax.report.verdicts import curves_table, verdict_table
-from cdjax.studies.settle import PROTOCOLS, TITLES, protocol, settle
+from cdjax.studies.settle import (
+    PROTOCOLS,
+    TITLES,
+    ComparisonProtocol,
+    PlantedProtocol,
+    protocol,
+    settle,
+)
 from cdjax.wording import count
 from experiments import launch
 from experiments.announce import announce
 from experiments.flags import (
     define_checkpoint_flags,
+    define_least_accuracy_flag,
     define_machine_flags,
     define_run_flags,
     define_task_flags,
     define_workers_flag,
     inputs_from_flags,
+    least_accuracy_from_flags,
     run_options,
     start_machine,
 )
@@ -48,6 +59,7 @@ flags.DEFINE_list(
 )
 define_checkpoint_flags()
 define_task_flags()
+define_least_accuracy_flag()
 define_machine_flags()
 
 
@@ -57,7 +69,7 @@ def main() -> None:
         seeds = tuple(map(int, FLAGS.seeds))
     except ValueError:
         raise InputError(f'seeds={",".join(FLAGS.seeds)}: write integers such as 0,1') from None
-    frozen = protocol(FLAGS.protocol, inputs_from_flags(), seeds)
+    frozen = protocol(FLAGS.protocol, inputs_from_flags(), seeds, least_accuracy_from_flags())
     reduced = f' (reduced to {count(len(seeds), "seed")})' if seeds else ''
     options = run_options()
     results = settle(
@@ -77,15 +89,18 @@ def main() -> None:
         launch.say(f'\n{table}\n')
         launch.say(verdict_table('', found['verdicts']))
     if not gates['passed']:
-        launch.say(
-            'the gates are not passed: '
-            + (
-                'what follows them would tell nothing'
-                if results['comparison'] is None
-                else 'the comparison is that of a search which is not known to find what is there'
-            )
-        )
+        launch.say(f'the gates are not passed: {_behind_gates(frozen, results)}')
     launch.say_where(FLAGS.workdir)
+
+
+def _behind_gates(frozen: PlantedProtocol | ComparisonProtocol, results: dict[str, Any]) -> str:
+    """Returns what is to be thought of a comparison whose gates are not passed."""
+    if results['comparison'] is not None:
+        return 'the comparison is that of a search which is not known to find what is there'
+    untold = 'what follows them would tell nothing'
+    if isinstance(frozen, PlantedProtocol):
+        return untold
+    return f'{untold}; --nostop_at_gates with another --workdir compares all the same'
 
 
 if __name__ == '__main__':

@@ -3,7 +3,12 @@
 A flag that stands for a field of a configuration has the default of that field.
 """
 
-from experiments.flags.discovery import define_discovery_flags, discovery_from_flags
+from experiments.flags.discovery import (
+    define_discovery_flags,
+    define_least_accuracy_flag,
+    discovery_from_flags,
+    least_accuracy_from_flags,
+)
 from experiments.flags.distillation import (
     alignment_from_flags,
     arms_from_flags,
@@ -44,6 +49,7 @@ __all__ = [
     'define_distillation_flags',
     'define_dry_run_flag',
     'define_export_flag',
+    'define_least_accuracy_flag',
     'define_machine_flags',
     'define_mesh_flags',
     'define_optional_path',
@@ -59,6 +65,7 @@ __all__ = [
     'discovery_from_flags',
     'distillation_from_flags',
     'inputs_from_flags',
+    'least_accuracy_from_flags',
     'plant_from_flags',
     'problems_from_flags',
     'reaching',

@@ -114,13 +114,19 @@ def define_discovery_flags() -> None:
     flags.DEFINE_float(
         'discovery_epsilon', default.optimizer.epsilon, 'Epsilon of the optimizer of a discovery.'
     )
+    define_least_accuracy_flag()
+    flags.DEFINE_integer('discovery_seed', default.seed, 'Seed of a discovery.')
+
+
+@group('Search for circuits')
+def define_least_accuracy_flag() -> None:
+    """Defines of how many problems a model has to be right; see `least_accuracy_from_flags`."""
     flags.DEFINE_float(
         'least_accuracy',
-        default.least_accuracy,
+        DiscoveryConfig.least_accuracy,
         'A model that answers fewer of the problems is refused: it has no circuits for them '
         '(random weights are let pass).',
     )
-    flags.DEFINE_integer('discovery_seed', default.seed, 'Seed of a discovery.')
 
 
 @group('Options of one objective')
@@ -208,7 +214,6 @@ def discovery_from_flags() -> DiscoveryConfig:
         raise InputError(
             f'encode_positions={",".join(FLAGS.encode_positions)}: write integers such as 1,3,5'
         ) from None
-    random = 'random_weights' in FLAGS and FLAGS.random_weights
     with renamed(OBJECTIVE_NAMES):
         objective = _objective()
     with renamed(_NAMES):
@@ -227,9 +232,15 @@ def discovery_from_flags() -> DiscoveryConfig:
             microbatches=FLAGS.discovery_microbatches,
             remat=FLAGS.discovery_remat,
             recompute_logits=FLAGS.recompute_logits,
-            least_accuracy=0.0 if random else FLAGS.least_accuracy,
+            least_accuracy=least_accuracy_from_flags(),
             seed=FLAGS.discovery_seed,
         )
+
+
+def least_accuracy_from_flags() -> float:
+    """Returns the part of the problems that a model has to answer; none with random weights."""
+    random = 'random_weights' in FLAGS and FLAGS.random_weights
+    return 0.0 if random else FLAGS.least_accuracy
 
 
 def _objective() -> Objective:

@@ -53,6 +53,7 @@ TEACHER = TeacherConfig(
     plant=PlantConfig(plan=PlanConfig(2, 3)),
 )
 PLANTED = PlantedProtocol(TEACHER, (0,), (0,), DISCOVERY, (0,), problems=20)
+ONE, WIDE = 1 / 16, 0.5  # sizes of a comparison
 
 
 @pytest.fixture(scope='module')
@@ -92,6 +93,27 @@ def test_null_teachers_that_need_their_neurons_are_judged_alone(tmp_path):
     truth = GroundTruth.load(tmp_path / 'run' / 'teachers' / 'null-0' / 'model')
     assert truth.plan.one_circuit
     assert truth.plan.shared.sum() == 2
+
+
+def _comparison(workdir):
+    """A comparison in the planted teacher of a run of the gates."""
+    teacher = str(workdir / 'teachers' / 'planted-0' / 'model')
+    return ComparisonProtocol(
+        dataclasses.replace(TEACHER.inputs, teacher=teacher),
+        PLANTED,
+        DISCOVERY,
+        trained=('one_mask',),
+        attribution=('mean_activation', 'deviation'),
+        ablations=(('mean', 0.0),),
+        seeds=(0,),
+        sizes=(ONE, WIDE),
+        claims=(
+            Claim('a', 'one_mask', 'attribution', 0.0, (WIDE,)),
+            Claim('b', 'learned', 'union', 0.0, (ONE, WIDE)),
+            Claim('c', 'operator_classes', 'one_mask', 0.0, (ONE,)),
+        ),
+        problems=20,
+    )
 
 
 def test_workers_are_asked_for_what_is_not_there_yet(settled, tmp_path, monkeypatch):
@@ -148,16 +170,11 @@ def test_gates_of_another_folder_are_taken_if_they_are_of_this_protocol(settled,
     run = lambda protocol, **how: settle(
         protocol, tmp_path / 'run', mesh=toy.one_device(), options=OPTIONS, **how
     )
-    teacher = str(workdir / 'teachers' / 'planted-0' / 'model')
-    compared = ComparisonProtocol(
-        dataclasses.replace(TEACHER.inputs, teacher=teacher),
-        PLANTED,
-        DISCOVERY,
-        attribution=('atp',),
-    )
-    found = run(compared, gates=workdir)
+    compared, told = _comparison(workdir), []
+    found = run(compared, gates=workdir, announce=told.append)
     assert found['gates'] == results['gates']
     assert found['comparison'] is None  # they are not passed
+    assert told[0].stages == ()
     assert not (tmp_path / 'run' / 'gates').exists()
     other = dataclasses.replace(compared, gates=dataclasses.replace(PLANTED, problems=21))
     with pytest.raises(InputError, match='has the gates of protocol'):
@@ -172,18 +189,21 @@ def test_gates_of_another_folder_are_taken_if_they_are_of_this_protocol(settled,
 
 def test_who_asks_for_it_gets_a_comparison_behind_gates_that_failed(settled, tmp_path, monkeypatch):
     workdir, _ = settled
-    teacher = str(workdir / 'teachers' / 'planted-0' / 'model')
-    compared = ComparisonProtocol(
-        dataclasses.replace(TEACHER.inputs, teacher=teacher),
-        PLANTED,
-        DISCOVERY,
-        attribution=('atp',),
-    )
+    compared = _comparison(workdir)
     monkeypatch.setattr('cdjax.studies.settle.compare', lambda *_: {'mean': {'verdicts': []}})
     settings = {'mesh': toy.one_device(), 'options': OPTIONS, 'gates': workdir}
     found = settle(compared, tmp_path / 'run', stop_at_gates=False, **settings)
     assert not found['gates']['passed']
     assert found['comparison'] == {'mean': {'verdicts': []}}
+
+
+def test_a_teacher_without_an_answer_is_refused_before_the_gates(settled, tmp_path):
+    compared = dataclasses.replace(
+        _comparison(settled[0]), discovery=dataclasses.replace(DISCOVERY, least_accuracy=0.9)
+    )
+    with pytest.raises(InputError, match=r'the teacher answers .* searched for from 90\.0% on'):
+        settle(compared, tmp_path / 'run', mesh=toy.one_device(), options=OPTIONS)
+    assert not (tmp_path / 'run').exists()
 
 
 def test_protocols_leave_free_what_they_say():
@@ -193,6 +213,11 @@ def test_protocols_leave_free_what_they_say():
     assert llama == ComparisonProtocol(InputsConfig(teacher='x'))
     with pytest.raises(InputError, match='teacher=x: protocol=embedded has its teacher and its'):
         protocol('embedded', InputsConfig(teacher='x'))
+    all_the_same = protocol('llama', InputsConfig(teacher='x'), least_accuracy=0.0)
+    assert all_the_same.discovery == dataclasses.replace(llama.discovery, least_accuracy=0.0)
+    assert dataclasses.replace(all_the_same, discovery=llama.discovery) == llama
+    with pytest.raises(InputError, match=r'least_accuracy=0\.0: protocol=embedded has its teacher'):
+        protocol('embedded', InputsConfig(), least_accuracy=0.0)
     with pytest.raises(InputError, match='protocol=llama needs a checkpoint'):
         protocol('llama', InputsConfig())
     with pytest.raises(InputError, match='protocol=all: choose from planted, null, embedded, l'):
@@ -212,34 +237,31 @@ def test_a_reduced_protocol_is_another_one():
         protocol('planted', InputsConfig(), (0,))
 
 
-def test_masks_and_rankings_are_compared_problem_by_problem(settled, tmp_path, monkeypatch):
-    workdir, _ = settled
+def test_a_search_that_has_passed_the_gates_is_compared(settled, tmp_path, monkeypatch):
+    """From gates of another folder through trainings and rankings to verdicts, nothing replaced."""
+    gates, results = settled
+    passed = json.loads((gates / 'settled.json').read_text())
+    passed['gates']['passed'] = True
+    (tmp_path / 'gates').mkdir()
+    (tmp_path / 'gates' / 'settled.json').write_text(json.dumps(passed))
     asked = toy.hire_workers(monkeypatch, comparison)
-    inputs = dataclasses.replace(
-        TEACHER.inputs, teacher=str(workdir / 'teachers' / 'planted-0' / 'model')
-    )
-    one, wide = 1 / 16, 0.5
-    compared = ComparisonProtocol(
-        inputs,
-        PLANTED,
-        DISCOVERY,
-        trained=('one_mask',),
-        attribution=('mean_activation', 'deviation'),
-        ablations=(('mean', 0.0),),
-        seeds=(0,),
-        sizes=(one, wide),
-        claims=(
-            Claim('a', 'one_mask', 'attribution', 0.0, (wide,)),
-            Claim('b', 'learned', 'union', 0.0, (one, wide)),
-            Claim('c', 'operator_classes', 'one_mask', 0.0, (one,)),
-        ),
-        problems=20,
-    )
+    compared, workdir, told = _comparison(gates), epath.Path(tmp_path / 'run'), []
+    settings = {'gates': tmp_path / 'gates', 'mesh': toy.one_device(), 'announce': told.append}
     options = dataclasses.replace(OPTIONS, workers=2)
-    run = Run(Inputs(inputs), epath.Path(tmp_path), toy.one_device(), options)
-    found = compare(compared, run)['mean']
+    settled_ = settle(compared, workdir, options=options, **settings)
     assert asked == {'mean-0': 2, 'mean-attribution': 2}
-    stored = json.loads((tmp_path / 'results' / 'mean-0.json').read_text())
+    assert settled_['gates'] == results['gates'] | {'passed': True}
+    again = settle(compared, workdir, options=OPTIONS, **settings)
+    assert again == settled_
+    names = ['attribute: mean', 'learn masks: mean-0']
+    assert [[(s.name, s.done) for s in one.stages] for one in told] == [
+        [(name, done) for name in names] for done in (False, True)
+    ]
+    text = json.loads((workdir / 'settled.json').read_text())
+    assert disagreements('settled.json', text) == []
+    found, one, wide = settled_['comparison']['mean'], ONE, WIDE
+    assert text['comparison']['mean'] == found
+    stored = json.loads((workdir / 'results' / 'mean-0.json').read_text())
     assert disagreements('results/ABLATION-SEED.json', stored) == []
     # What operator classes keep was not measured, so nothing is said of it.
     assert [v['key'] for v in found['verdicts']] == [
@@ -255,6 +277,7 @@ def test_masks_and_rankings_are_compared_problem_by_problem(settled, tmp_path, m
     assert found['verdicts'][0]['mean'] == pytest.approx(right(arms, 'one_mask', 1).mean() - best)
     assert found['curves']['learned']['probability'] == arms['learned']['probability']
     assert arms['union']['sizes'][0] in (1, 2)
+    run = Run(Inputs(compared.inputs), workdir, toy.one_device(), OPTIONS)
     circuit = Circuit.load(run.places.circuits('mean-0'))
     masks = [circuit.at_size(n).masks for n in (1, 8)]
     learned = run.inputs.dataset[run.inputs.split.train]
@@ -271,7 +294,7 @@ def test_masks_and_rankings_are_compared_problem_by_problem(settled, tmp_path, m
     # What an earlier version stored lacks them, and is measured anew.
     for arm in stored['arms'].values():
         del arm['rank']
-    (tmp_path / 'results' / 'mean-0.json').write_text(json.dumps(stored))
+    (workdir / 'results' / 'mean-0.json').write_text(json.dumps(stored))
     assert compare(compared, run)['mean']['curves'] == found['curves']
 
 

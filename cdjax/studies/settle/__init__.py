@@ -8,10 +8,12 @@ from jax.sharding import Mesh
 
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import one_device
-from cdjax.run.folder import as_json, check_workdir, open_workdir
+from cdjax.parallel.multihost import as_process_0_sees
+from cdjax.run.folder import as_json, check_workdir, open_workdir, stored_config
 from cdjax.run.options import RunOptions
 from cdjax.run.results import from_text, stored
 from cdjax.run.workers import check_workers
+from cdjax.studies.discovery import check_accuracy
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.methods import check_methods
 from cdjax.studies.outlook import Announce, Outlook, no_announcement
@@ -26,7 +28,7 @@ from cdjax.studies.settle.protocol import (
     protocol_hash,
 )
 from cdjax.studies.settle.stages import comparison_stages, planted_stages
-from cdjax.training.discovery import check_discovery
+from cdjax.training.discovery import DiscoveryConfig, check_discovery
 
 __all__ = [
     'PROTOCOLS',
@@ -43,7 +45,10 @@ PROTOCOLS = ('planted', 'null', 'embedded', 'llama')
 
 
 def protocol(
-    name: str, inputs: InputsConfig, seeds: tuple[int, ...] = ()
+    name: str,
+    inputs: InputsConfig,
+    seeds: tuple[int, ...] = (),
+    least_accuracy: float = DiscoveryConfig.least_accuracy,
 ) -> PlantedProtocol | ComparisonProtocol:
     """Returns a protocol by name.
 
@@ -52,12 +57,13 @@ def protocol(
         inputs: the teacher and the problems; only of `llama` are they free.
         seeds: some of the seeds of a comparison, which makes it a reduced protocol with a hash of
             its own; all if empty.
+        least_accuracy: of the teacher on the problems, see `DiscoveryConfig`; as free as they are.
 
     Raises:
         InputError: an unknown name, inputs that the protocol does not leave free, or seeds that it
             does not have.
     """
-    whole = _whole_protocol(name, inputs)
+    whole = _whole_protocol(name, inputs, least_accuracy)
     if not seeds:
         return whole
     if isinstance(whole, PlantedProtocol):
@@ -77,18 +83,22 @@ def _listed(seeds: tuple[int, ...]) -> str:
     return ','.join(map(str, seeds))
 
 
-def _whole_protocol(name: str, inputs: InputsConfig) -> PlantedProtocol | ComparisonProtocol:
+def _whole_protocol(
+    name: str, inputs: InputsConfig, least_accuracy: float
+) -> PlantedProtocol | ComparisonProtocol:
     if name not in PROTOCOLS:
         raise InputError(f'protocol={name}: choose from {", ".join(PROTOCOLS)}')
     if name == 'llama':
         if inputs.teacher is None:
             raise InputError('protocol=llama needs a checkpoint: name it with --teacher')
-        return ComparisonProtocol(inputs)
-    if inputs != InputsConfig():
-        differing = next(k for k, v in vars(inputs).items() if v != getattr(InputsConfig(), k))
+        search = dataclasses.replace(ComparisonProtocol.discovery, least_accuracy=least_accuracy)
+        return ComparisonProtocol(inputs, discovery=search)
+    given = {**vars(inputs), 'least_accuracy': least_accuracy}
+    usual = {**vars(InputsConfig()), 'least_accuracy': DiscoveryConfig.least_accuracy}
+    for differing in (k for k in given if given[k] != usual[k]):
         raise InputError(
-            f'{differing}={getattr(inputs, differing)}: protocol={name} has its teacher and its '
-            'problems frozen; leave it out, or take --protocol=llama'
+            f'{differing}={given[differing]}: protocol={name} has its teacher and its problems '
+            'frozen; leave it out, or take --protocol=llama'
         )
     frozen = {'planted': PlantedProtocol(), 'null': NULL, 'embedded': ComparisonProtocol()}
     return frozen[name]
@@ -142,15 +152,21 @@ def settle(
     gated = protocol.gates if compared else protocol
     at_gates = folder / 'gates' if compared else folder
     stages = [] if passed is not None else [*planted_stages(gated, at_gates)]
-    if compared:
+    goes_on = lambda: compared and (passed is None or passed['passed'] or not stop_at_gates)
+    if goes_on():
         stages += comparison_stages(protocol, inputs, folder)
     announce(Outlook('settle', folder, as_json(facts), tuple(stages), mesh))
+    run = None
+    if goes_on() and as_process_0_sees(lambda: stored_config(folder) is None):
+        run = Run(inputs, folder, mesh, options)
+        models = {'teacher': run.teacher}
+        check_accuracy(inputs, models, protocol.discovery, mesh=mesh, options=options)
     open_workdir(workdir, facts, name='settle')
     if passed is None:
         passed = settle_planted(gated, at_gates, mesh=mesh, options=options)
     comparison = None
-    if compared and (passed['passed'] or not stop_at_gates):
-        comparison = compare(protocol, Run(inputs, folder, mesh, options))
+    if goes_on():
+        comparison = compare(protocol, run or Run(inputs, folder, mesh, options))
     results = {'protocol': facts['protocol'], 'gates': passed, 'comparison': comparison}
     # Judged anew each time, for an earlier version may have judged in another way.
     return stored(folder / 'settled.json', lambda: results, holds=lambda found: False)
