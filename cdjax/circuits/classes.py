@@ -71,8 +71,9 @@ def random_classes(sorting: Sorting) -> np.ndarray:
 
 
 def operator_classes(sorting: Sorting) -> np.ndarray | None:
-    """Returns a class for each sequence of operators, where problems have operators."""
-    return sorting.dataset.labels.get('operators')
+    """Returns a class for each sequence of operators, where problems have several of them."""
+    classes = sorting.dataset.labels.get('operators')
+    return classes if classes is not None and classes.max() else None
 
 
 def answer_cut_classes(sorting: Sorting) -> np.ndarray:

@@ -75,6 +75,23 @@ def check_methods(
         method.check(Request(count, dataset, shape, discovery))
 
 
+def with_classes(
+    keys: Iterable[str], dataset: Dataset, num_classes: int, seed: int
+) -> tuple[str, ...]:
+    """Returns the methods for whose classes the problems have structure, as far as they tell.
+
+    Args:
+        keys: of the methods.
+        dataset: the problems.
+        num_classes: of the circuits that are studied, K.
+        seed: of methods that draw.
+    """
+    sorting = Sorting(dataset, num_classes, seed)
+    asks_model = lambda method: CLASSES[method.classes].from_learned
+    there = lambda method: asks_model(method) or method.sort(sorting) is not None
+    return tuple(key for key in keys if there(METHODS[key]))
+
+
 def run_methods(
     keys: Iterable[str],
     model: Llama,

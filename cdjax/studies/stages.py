@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from etils import epath
 
-from cdjax.circuits.classes import CLASSES, Sorting
 from cdjax.circuits.methods import LEARNED, METHODS
 from cdjax.distillation.arms import ARMS
 from cdjax.studies.arms import PLANTED
 from cdjax.studies.extra import STUDIES
 from cdjax.studies.inputs import Inputs
+from cdjax.studies.methods import with_classes
 from cdjax.studies.outlook import (
     Stage,
     discovery_bytes,
@@ -92,14 +92,10 @@ class PipelineStages:
 
     def _methods(self) -> Iterator[Stage]:
         config = self.config
-        sorting = Sorting(self.inputs.dataset, config.discovery.num_classes, config.study.seed)
-        for key in config.study.methods:
-            method = METHODS[key]
-            if not method.trains or key == LEARNED.key:
-                continue
-            if not CLASSES[method.classes].from_learned and method.sort(sorting) is None:
-                continue  # the problems lack the structure that its classes go by
-            yield self._search(f'learn masks: {key}', self.places.search_by_method(key))
+        K, seed = config.discovery.num_classes, config.study.seed
+        for key in with_classes(config.study.methods, self.inputs.dataset, K, seed):
+            if METHODS[key].trains and key != LEARNED.key:
+                yield self._search(f'learn masks: {key}', self.places.search_by_method(key))
 
     def _arms(self) -> Iterator[Stage]:
         for start in self.config.arms.starts:

@@ -64,6 +64,8 @@ def test_random_classes_are_drawn_by_seed():
 def test_problems_without_operators_have_no_classes_of_them():
     plain = dataclasses.replace(toy.dataset(), labels={'answer': toy.dataset().labels['answer']})
     assert CLASSES['operators'].assign(Sorting(plain, 2)) is None
+    sums = toy.dataset()[toy.dataset().labels['operators'] == 0]
+    assert CLASSES['operators'].assign(Sorting(sums, 2)) is None, 'one mask by another name'
 
 
 def test_answer_matched_classes_tell_as_much_of_the_answer_and_nothing_else():

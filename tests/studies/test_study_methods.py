@@ -17,7 +17,12 @@ from cdjax.report.method_curves import method_curves
 from cdjax.report.terminal import circuits_table
 from cdjax.studies.circuits import CircuitStudyConfig, ablated, study_circuits, unseen_rows
 from cdjax.studies.circuits.structure import study_leak
-from cdjax.studies.methods import check_methods, methods_by_default, run_methods
+from cdjax.studies.methods import (
+    check_methods,
+    methods_by_default,
+    run_methods,
+    with_classes,
+)
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.objectives import FixedDensity
 from cdjax.training.optimizer import OptimizerConfig
@@ -201,3 +206,9 @@ def test_what_a_model_sorted_is_in_the_leak_table_as_it_was_sorted(circuit):
     counts = np.bincount(by_answer) / len(data)
     assert found['bits'] == pytest.approx(-(counts * np.log2(counts)).sum()), 'the answer tells all'
     assert found['most_bits'] == pytest.approx(np.log2(toy.K))
+
+
+def test_methods_whose_classes_problems_lack_are_known_beforehand():
+    keys, sums = ('operator_classes', 'one_mask', 'answer_matched_classes'), toy.dataset()
+    assert with_classes(keys, sums, 2, 0) == keys
+    assert with_classes(keys, sums[sums.labels['operators'] == 0], 2, 0) == keys[1:]

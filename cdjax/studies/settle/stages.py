@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from cdjax.studies.inputs import Inputs
+from cdjax.studies.methods import with_classes
 from cdjax.studies.outlook import (
     Stage,
     discovery_bytes,
@@ -53,10 +54,12 @@ def comparison_stages(
     places, length = Places(folder), inputs.dataset.tokens.shape[1]
     shapes = {'teacher': (inputs.teacher_config, inputs.teacher_dtype)}
     memory = discovery_bytes(shapes, protocol.discovery, length)
+    K, optimizer = protocol.discovery.num_classes, protocol.discovery.optimizer
+    trained = with_classes(protocol.trained, inputs.dataset, K, protocol.seeds[0])
+    steps = (1 + len(trained)) * optimizer.steps
     for ablation, _ in protocol.ablations:
         yield passes_stage(f'attribute: {ablation}', places.result(f'{ablation}-{ATTRIBUTION}'))
         for seed in protocol.seeds:
-            steps = (1 + len(protocol.trained)) * protocol.discovery.optimizer.steps
             name = f'{ablation}-{seed}'
             done = places.result(name).exists()
             yield Stage(f'learn masks: {name}', steps, done=done, memory=memory)
