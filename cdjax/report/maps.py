@@ -49,20 +49,27 @@ def layer_map(study: Mapping[str, Any]) -> Chart:
 
 
 def selectivity_maps(
-    key: str, matrices: Mapping[str, Sequence[Sequence[float | None]]], caption: str
+    key: str,
+    matrices: Mapping[str, Sequence[Sequence[float | None]]],
+    caption: str,
+    *,
+    of: str = 'accuracy',
+    without: str = 'circuit',
 ) -> Chart:
-    """Draws accuracy on class k without circuit j, in one panel for each matrix, on one scale.
+    """Draws what class k keeps without circuit j, in one panel for each matrix, on one scale.
 
     Args:
         key: of the chart.
         matrices: title → `[j][k]`, None for an empty class.
         caption: of the chart.
+        of: what is kept.
+        without: what of a circuit is ablated.
     """
     arrays = {title: np.array(matrix, float) for title, matrix in matrices.items()}
     chart = Chart(
         key,
         caption,
-        ['masks', 'circuit ablated', 'class', 'accuracy'],
+        ['masks', f'{without} ablated', 'class', of],
         [
             [title, j, k, None if np.isnan(v) else v]
             for title, matrix in arrays.items()
@@ -72,11 +79,11 @@ def selectivity_maps(
     for title, matrix in arrays.items():
         own = np.nanmean(np.diag(matrix)) if not np.isnan(np.diag(matrix)).all() else math.nan
         described = (
-            f'Heat map of the accuracy on each of {len(matrix)} classes with each circuit ablated; '
-            f'with the circuit of the class itself, on average {100 * own:.0f} %.'
+            f'Heat map of the {of} on each of {len(matrix)} classes with each {without} ablated; '
+            f'with the {without} of the class itself, on average {100 * own:.0f} %.'
         )
         with chart.panel(title, described, (PANEL[0], _height(len(matrix)))) as figure:
-            _heat_map(figure, matrix, 'without circuit', 'accuracy on class', unit='%')
+            _heat_map(figure, matrix, f'without {without}', f'{of} on class', unit='%')
     return chart
 
 

@@ -220,7 +220,6 @@ def moved_rows(rediscovery: Mapping[str, Results]) -> list[Row]:
                 'accuracy': study['accuracy'],
                 **study['curves'][LEARNED.key][at],
                 'random': study['curves'][RANDOM_MASKS.key][at]['only'],
-                'selectivity': study['selectivity']['selectivity'],
             }
         )
     return rows

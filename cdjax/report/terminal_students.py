@@ -71,14 +71,14 @@ def rediscovery_table(rediscovery: Mapping[str, Any]) -> str:
     if not rediscovery:
         return ''
     lines = [
-        f'{"Circuits found again in the students":<40}{"whole":>9}{"with only the circuit":>24}'
-        f'{"selectivity r":>16}{"chance":>9}'
+        f'{"Circuits found again in the students":<39}{"neurons":>8}{"whole":>8}'
+        f'{"with only the circuit":>24}{"selectivity r":>14}{"chance":>7}'
     ]
     for row in moved_rows(rediscovery):
         lines.append(
-            f'{row["title"]:<40}{percent(row["accuracy"], 1):>9}'
+            f'{row["title"]:<39}{percent(row["share"]):>8}{percent(row["accuracy"], 1):>8}'
             f'{percent(row["only"], 1):>9} {percent_interval(row["only_interval"]):<14}'
-            f'{number(row["correlation"]):>16}{number(row["chance"]):>9}'
+            f'{number(row["correlation"]):>14}{number(row["chance"]):>7}'
         )
     return plain_lines(lines)
 

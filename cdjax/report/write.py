@@ -213,14 +213,18 @@ def _charts(results, config, history) -> dict[str, Chart | None]:
         matrices = {}
         # Students of another start belong to circuits discovered anew, jointly with them.
         if next(iter(starts)) == 'nothing':
-            matrices['Teacher'] = selectivity['matrix']
+            matrices['Teacher'] = selectivity['specific_probability_matrix']
         for found in results['rediscovery'].values():
-            matrices[f'Student: {found["phrase"]}'] = found['study']['selectivity']['matrix']
+            of_student = found['study']['selectivity']['specific_probability_matrix']
+            matrices[f'Student: {found["phrase"]}'] = of_student
         charts['moved'] = maps.selectivity_maps(
             'moved',
             matrices,
-            'Accuracy in per cent on class k (columns) with circuit j ablated (rows). The students '
-            'were searched again, for the teacher’s classes.',
+            'Probability of the answer in per cent on class k (columns) with the specific part of '
+            'circuit j ablated (rows). The students were searched again, for the teacher’s '
+            'classes.',
+            of='probability of the answer',
+            without='specific part',
         )
     return charts
 

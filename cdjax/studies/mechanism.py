@@ -66,6 +66,16 @@ MEASURES = {
 }
 
 
+def larger_sizes(share: float, neurons: int) -> list[int]:
+    """Returns the sizes, beyond the first, at which circuits of a student are cut, ascending.
+
+    Args:
+        share: of the first size.
+        neurons: of the student.
+    """
+    return [round(times * share * neurons) for times in TIMES if times * share <= MOST]
+
+
 @dataclasses.dataclass(frozen=True)
 class MechanismConfig:
     """How the mechanism of students is looked for.
@@ -225,8 +235,7 @@ class Mechanism:
 
     def _cuts(self, found: Measured) -> list[np.ndarray]:
         """Returns circuits of the teacher's share of a student's neurons, and larger ones."""
-        share, neurons = self._teacher.share, found.scores[0].size
-        larger = [round(times * share * neurons) for times in TIMES if times * share <= MOST]
+        larger = larger_sizes(self._teacher.share, found.scores[0].size)
         return [found.circuits, *(binarize(found.scores, size) for size in larger)]
 
     def _paired(

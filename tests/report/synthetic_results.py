@@ -376,6 +376,9 @@ def make_results(*, study=None, starts=None, rediscovery=('kd', 'circuits'), cor
     study = make_study() if study is None else study
     classes = len(study['layer_share'])
     found = {
+        'faithful': True,
+        'share': 0.15,
+        'selectivity': 0.25,
         'correlation': correlation if classes > 1 else None,
         'chance': 1 / 24 if classes > 2 else None,
         'teacher_selectivity': study['selectivity']['selectivity'],

@@ -217,6 +217,10 @@ def test_moved():
     assert 'no chance level' in say('moved', found)
     found['kd']['correlation'] = None
     assert 'cannot be compared' in say('moved', found)
+    found['kd']['faithful'] = False
+    text = plain(say('moved', found))
+    assert 'of 15 % of its neurons, keep' in text
+    assert 'are not compared with the teacher’s: at no size up to three quarters' in text
     assert say('moved', {}) == 'No student was searched for circuits in this run.'
 
 

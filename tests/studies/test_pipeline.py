@@ -190,7 +190,11 @@ def test_the_results_are_consistent(finished):
         assert all(loss[2] == 0 for loss in kd['losses'])
         assert all(loss[2] > 0 for loss in circuits['losses'])
     assert results['rediscovery'].keys() == {'circuits'}
-    assert results['rediscovery']['circuits']['study']['sizes'] == [2]
+    again = results['rediscovery']['circuits']
+    assert again['study']['sizes'] == [again['share'] * 8]
+    # One half of the unseen problems; the size was chosen on the other.
+    assert again['study']['problems'] == (results['data']['test'] + 1) // 2
+    assert (again['faithful'], again['correlation'], again['chance']) == (False, None, None)
 
 
 def test_what_is_found_of_a_ground_truth_beside_the_teacher_is_told_and_drawn(finished, report):
