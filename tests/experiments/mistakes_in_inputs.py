@@ -85,6 +85,7 @@ PROBLEMS = [
     ('settle', '--protocol=all', '--protocol=all'),
     ('settle', '--share=.5', 'share=0.5: protocol=planted has its teacher and its problems frozen'),
     ('settle', '--protocol=embedded --teacher=x', 'teacher=x: protocol=embedded'),
+    ('settle', '--least_accuracy=.2', 'least_accuracy=0.2: protocol=planted has its teacher'),
     ('settle', '--protocol=llama', 'protocol=llama needs a checkpoint'),
     ('settle', '--gates={foreign}', 'are the gates themselves', 'leave gates'),
     ('settle', '--protocol=embedded --gates={foreign}', 'holds no settled.json'),
