@@ -14,7 +14,7 @@ from test_docs_commands import PAGES, blocks, commands
 # by test_docs_commands.py all the same, and told by --dry_run where DRY says so.
 NOT_RUN = {
     'experiments/recipes/arms': '15 minutes; tests/studies/test_pipeline.py runs the arms',
-    'start_memorises': '2 minutes; likewise',
+    'start_memorises': 'likewise 2 minutes; a table of arms is run by distillation.md',
     'pooled_teachers': 'a teacher of minutes; tests/studies/test_analysis.py takes tables together',
     'runs/planted_2': 'that teacher',
     'recipes/settle': 'an hour and more; tests/studies/test_settle.py runs the protocols',
@@ -24,16 +24,14 @@ NOT_RUN = {
     'runs/planted/teachers': 'likewise',
     'planted_embedded': 'minutes; tests/planted train what is small',
     'found_embedded': 'what is found in that',
-    'planted_null_necessary': 'likewise minutes, and what is found in that',
+    'planted_null_necessary': 'likewise; in what two steps plant no neuron is necessary',
     'recipes/asserted': 'an hour; tests/studies/test_extra_studies.py runs the studies',
     'recipes/front': 'likewise',
-    'recipes/areas': 'likewise minutes',
-    'pipeline --arms= ': 'minutes; tests/studies/test_pipeline.py runs a pipeline without arms',
+    'pipeline --arms= ': 'the recipe areas.flags, which is run, is such a pipeline',
     '--classes=attribution': 'it ends in an error: of no classes, which is what it shows',
-    'recipes/attribution': '20 seconds of five searches; tests/circuits have such classes',
+    'recipes/attribution': 'classes that are stable on all problems alone, 20 seconds and more',
     'runs/attribution': 'those circuits',
-    'found_towers': 'the same commands are run of the teacher before it',
-    'twins': 'minutes; tests/studies/test_twins.py runs the study',
+    'twins': 'minutes, for its steps are frozen; tests/studies/test_twins.py runs the study',
     '--teacher=FOLDER': '5 GB; tests/experiments/test_llama_recipes.py runs the recipe',
     'benchmark': 'minutes on a quiet machine; tests/experiments/test_benchmarks.py runs the suites',
     '--target=v5e': 'the compiler of a TPU; tests/planning compile for it where it is installed',
@@ -42,16 +40,13 @@ NOT_RUN = {
     'meta-llama': 'a checkpoint of the hub, behind a licence',
     '--several_lengths': 'a pretrained model; tests/inference/test_real_data.py has its lengths',
     'smollm2': 'likewise',
-    '--primary=': 'minutes; tests/studies/test_table_of_arms.py runs the primary comparison',
-    'report runs/arms': 'a finished table of arms; tests/report/test_report_arms.py makes one',
-    '--compare': 'two finished runs; tests/report/test_report_compare.py makes them',
     '--plugins=': 'tests/test_extending.py runs it with the modules of that page',
     '--ablation=$ablation': 'a variable of the shell; the same without it is run',
 }
 DRY = (
     *('recipes/arms', 'start_memorises', 'recipes/tune'),
-    *('recipes/front', 'recipes/asserted', 'recipes/areas', 'recipes/settle'),
-    *('pipeline --arms= ', 'twins', '--primary=', 'recipes/planted_embedded'),
+    *('recipes/front', 'recipes/asserted', 'recipes/settle'),
+    *('pipeline --arms= ', 'twins', 'recipes/planted_embedded'),
 )
 # Other programs in blocks of shell: why they are not run here.
 PROGRAMS = {
@@ -80,25 +75,29 @@ SEARCH = (
 ANY_MODEL = ('--least_accuracy=0', '--nocheck_gradients')
 MEASURE = ('--evaluate_problems=20', '--noareas', '--sizes=.2', '--methods=mean_activation')
 TRAINING = ('--steps=2', '--batch_size=8', '--evaluate_every=2')
+# Other arms, and circuits of students: tests/studies/test_pipeline.py.
+STUDENTS = (*TRAINING, '--arms=kd', '--rediscover=', '--seeds=0')
 SHRUNK = {
     'discover': (*SEARCH, *ANY_MODEL),
     'evaluate': MEASURE,
     'distill': (*TRAINING, ANY_MODEL[1]),
     'train_teacher': (TRAINING[0], '--batch_size=32', '--evaluate_every=2', ANY_MODEL[1]),
-    'pipeline': (
-        *(*SEARCH, *ANY_MODEL, *MEASURE, *TRAINING),
-        # Other arms, and circuits of students: tests/studies/test_pipeline.py.
-        *('--arms=kd', '--rediscover=', '--seeds=0'),
+    'pipeline': (*SEARCH, *ANY_MODEL, *MEASURE, *STUDENTS),
+    'compare_arms': (
+        *(*SEARCH, *ANY_MODEL, *TRAINING, '--arm_problems=20'),
+        *('--arms=kd,circuits,random_equal', '--seeds=0,1'),
     ),
     'convert': (),
     'report': (),
 }
+LEFT_OUT = {'--mechanism=atp'}  # tests/studies/test_mechanism.py
 SUBSTITUTES = {
     'PATH_OR_HUB_ID': 'cdjax/assets/teacher',
     '=TEACHER': '=cdjax/assets/teacher',
     '=STUDENT': '=runs/student',
     '--keep_layers=0,2,4': '--keep_layers=0',  # the teacher that ships has two layers
     'runs/demo': 'runs/README/mine',
+    'runs/other': 'runs/areas',
     'neuron-1-509': 'methods-1',  # of a smaller run, which has no such neuron
     'docs/images': 'runs',  # no page's picture is drawn again
 }
@@ -122,7 +121,8 @@ def why_not(words):
 
 def shrunk(words):
     """Returns a command that does the same with less."""
-    words = [re.sub('|'.join(SUBSTITUTES), lambda m: SUBSTITUTES[m[0]], word) for word in words]
+    kept = [word for word in words if word not in LEFT_OUT]
+    words = [re.sub('|'.join(SUBSTITUTES), lambda m: SUBSTITUTES[m[0]], word) for word in kept]
     own_problems = any(w.startswith('--task') or 'planted' in w for w in words)
     small = () if own_problems or words[0] in ('convert', 'report') else SMALL
     # What one command has compiled, the next finds: with the programs of all tests.
@@ -130,19 +130,21 @@ def shrunk(words):
     shrink = SHRUNK[words[0]]
     if any('times_operators' in word for word in words):  # whose classes are as many as operators
         shrink = [flag for flag in shrink if flag != SEARCH[0]]
+    if any('areas.flags' in word for word in words):  # which has no students
+        shrink = [flag for flag in shrink if flag not in STUDENTS]
     return [*words, *shrink, *small, *together]
 
 
 @pytest.fixture(scope='module')
 def outcomes(tmp_path_factory):
-    """What the pages' commands do in a folder like a checkout, in the order of the pages."""
+    """What the pages' commands do in a folder like a checkout, page by page, reports at the end."""
     folder, streams = (tmp_path_factory.mktemp(name) for name in ('checkout', 'streams'))
     for name in ('cdjax', 'experiments'):
         os.symlink(ROOT / name, folder / name)
     lines = [{'prompt': f'{a}+{b}=', 'answer': str(a + b)} for a in range(12) for b in range(a)]
     (folder / 'my_problems.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     run = {}
-    for page, words in told():
+    for page, words in sorted(told(), key=lambda page_and_words: page_and_words[1][0] == 'report'):
         if why_not(words) is None:
             # A folder that the first page fills by other flags is not the tutorial's.
             own = 'runs/README/' if page == 'README' else 'runs/'
@@ -156,13 +158,14 @@ def test_every_command_that_can_run_here_runs(outcomes):
     wrong = {' '.join(run[name]): o.err[-500:] for name, o in ended.items() if o.code}
     assert not wrong
     assert (folder / 'runs/README/distill/student/model.safetensors').exists()
-    assert (folder / 'runs/README/mine/report.html').exists()
+    for page in ('runs/README/mine/report.html', 'runs/arms/report.html', 'compare.html'):
+        assert (folder / page).exists()
 
 
 def test_each_tells_first_what_and_last_where(outcomes):
     run, ended, _ = outcomes
     for name, (launcher, *_) in run.items():
-        if launcher in ('discover', 'distill', 'pipeline', 'train_teacher', 'evaluate'):
+        if launcher in SHRUNK.keys() - {'convert', 'report'}:
             lines = ended[name].out.splitlines()
             assert lines[0].startswith(f'{launcher}: '), (name, lines[0])
             assert lines[-1].startswith('everything is in runs/'), (name, lines[-1])
