@@ -1,12 +1,13 @@
 """Figures of the students of each arm beside their accuracy, and what they differ from KD by."""
 
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from cdjax.report.names import arm_name, start_name
 from cdjax.studies.costs import COSTS
 from cdjax.studies.mechanism import MEASURES
-from cdjax.wording import ABSENT, number, percent, points, points_interval
+from cdjax.wording import ABSENT, count, number, percent, points, points_interval
 
 
 def mechanism_table(starts: Mapping[str, Any]) -> str:
@@ -26,6 +27,44 @@ def costs_table(starts: Mapping[str, Any]) -> str:
         starts: what `Pipeline.compare_arms` returns.
     """
     return _by_start(starts, _figures('costs', 'Beside the accuracy of students', COSTS))
+
+
+def weights_table(starts: Mapping[str, Any]) -> str:
+    """Returns the accuracy of each arm by weight, and the weight that it was given, as text.
+
+    Args:
+        starts: what `Pipeline.compare_arms` returns; starts without `weights` are left out.
+    """
+    return _by_start(starts, _weights)
+
+
+def _weights(start: str, found: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
+    told = found.get('weights')
+    if not told:
+        return []
+    grid = [f'{one["weight"]:g}' for one in told['arms'][0]['tried']]
+    title = max(36, *(len(titles[row['arm']]) for row in told['arms']))
+    lines = [
+        f'Weight of each arm, from {start_name(start)}: accuracy in per cent by weight',
+        *textwrap.wrap(weights_text(told), 100),
+        f'{"":{title}}' + ''.join(f'{weight:>8}' for weight in grid) + f'{"chosen":>9}',
+    ]
+    for row in told['arms']:
+        cells = ''.join(f'{100 * one["mean"]:>8.1f}' for one in row['tried'])
+        lines.append(f'{titles[row["arm"]]:<{title}}{cells}{row["chosen"]:>9g}')
+    return lines
+
+
+def weights_text(told: Mapping[str, Any]) -> str:
+    """Returns what weights were chosen on, and how, in a sentence."""
+    text = (
+        f'on {count(told["problems"], "problem")} of training forms outside the share, mean over '
+        f'{count(len(told["seeds"]), "seed")} that the table lacks; unseen forms took no part, and '
+        'the weight in force stayed where none was better by more than its standard error'
+    )
+    if told['knowable'] is None:
+        return text
+    return f'{text}; {percent(told["knowable"], 1)} of these problems can be known from the share'
 
 
 def problems_table(starts: Mapping[str, Any]) -> str:

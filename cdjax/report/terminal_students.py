@@ -11,6 +11,7 @@ from cdjax.report.arm_figures import (
     knowable_text,
     mechanism_table,
     problems_table,
+    weights_table,
 )
 from cdjax.report.names import arm_name, start_name
 from cdjax.report.tables import (
@@ -54,6 +55,7 @@ def students_tables(starts: Mapping[str, Any]) -> str:
         starts: what `Pipeline.compare_arms` returns.
     """
     tables = (
+        weights_table(starts),
         problems_table(starts),
         flops_table(starts),
         costs_table(starts),

@@ -16,13 +16,13 @@ from cdjax.distillation.patched_headroom import MOSTLY
 from cdjax.errors import InputError
 from cdjax.report import findings, maps, summary, tables
 from cdjax.report.arm_dots import arm_dots
-from cdjax.report.arm_figures import knowable_text
+from cdjax.report.arm_figures import knowable_text, weights_text
 from cdjax.report.chart import Chart, plain
 from cdjax.report.comparisons import at_circuit_size
 from cdjax.report.figure_dots import cost_dots, mechanism_dots
 from cdjax.report.headroom import contribution_text
 from cdjax.report.method_curves import method_curves
-from cdjax.report.names import TEMPLATES, compared_name, start_name
+from cdjax.report.names import TEMPLATES, arm_name, compared_name, start_name
 from cdjax.report.neuron_cards import neuron_cards
 from cdjax.report.problem_curves import problem_curves
 from cdjax.report.provenance import describe
@@ -153,9 +153,9 @@ def environment() -> jinja2.Environment:
     )
     environment.filters |= {name: getattr(wording, name) for name in findings.FILTERS}
     environment.filters |= {'verdict': tables.verdict_words, 'plain': plain}
-    environment.globals |= {'say': findings.say, 'start_name': start_name}
+    environment.globals |= {'say': findings.say, 'start_name': start_name, 'arm_name': arm_name}
     environment.globals |= {'compared_name': compared_name, 'knowable_text': knowable_text}
-    environment.globals['contribution_text'] = contribution_text
+    environment.globals |= {'contribution_text': contribution_text, 'weights_text': weights_text}
     return environment
 
 

@@ -1,6 +1,5 @@
 """The analysis of a table of arms: what was decided beforehand, and tables taken together."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -34,10 +33,11 @@ _OF_ONE_TABLE = frozenset(
 def analysis_hash(config: ArmsConfig) -> str:
     """Returns a hash of what a table decides beforehand, 16 hexadecimal digits.
 
-    Arms, seeds, starts, the distillation, the primary comparison, its endpoint, the difference that
-    would not matter and the accuracy whose steps are compared.
+    Arms, seeds, starts, the distillation, weights to choose from and their seeds, the primary
+    comparison, its endpoint, the difference that would not matter and the accuracy whose steps are
+    compared.
     """
-    decided = dataclasses.asdict(config) | {
+    decided = config.decided() | {
         'endpoint': ENDPOINT,
         'equivalent': EQUIVALENT,
         'reach': REACH,
@@ -209,6 +209,7 @@ def _refuse_other_students(workdirs: Sequence[epath.PathLike]) -> None:
             'alignment': arms.get('alignment'),
             'layer_pairs': config.get('layer_pairs'),
             'arm_circuits': arms.get('circuits'),
+            'weight_grid': arms.get('weight_grid'),
             **{name: value for name, value in inputs.items() if name not in _OF_ONE_TABLE},
         }
         if arms.get('circuits') != PLANTED:

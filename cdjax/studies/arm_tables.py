@@ -45,6 +45,7 @@ class ArmTables:
         headrooms = self.headroom()
         starts = {}
         for start in self.arms.starts:
+            weights = self.students.weights(start)
             runs = self.students.distil_all(start)
             starts[start] = {
                 'table': summarise(runs, self.arms.arms),
@@ -54,6 +55,8 @@ class ArmTables:
                 **headrooms[start],
                 'knowable': self._knowable(self.students),
             }
+            if weights is not None:
+                starts[start]['weights'] = weights
             if KD.key in self.arms.arms:
                 starts[start]['equal_flops'] = at_equal_flops(runs, self.step_flops(start))
             primary = primary_comparison(runs, self.arms)

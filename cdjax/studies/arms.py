@@ -22,6 +22,7 @@ from cdjax.models import Llama, LlamaConfig
 from cdjax.run.options import RunOptions
 from cdjax.studies.beside_kd import gain_over_kd
 from cdjax.studies.mechanism import MechanismConfig
+from cdjax.studies.weight_grid import WeightGrid
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig, train_language_model
 from cdjax.wording import choose_from
@@ -66,6 +67,8 @@ class ArmsConfig:
             or those that were planted in the teacher, which is a control of the search.
         training_problems: sizes of smaller shares, parts of the share, with which all arms are
             distilled as well, see `cdjax.studies.by_problems`.
+        weight_grid: weights of the alignment of which each arm has the one that suits it, see
+            `cdjax.studies.weights`; that of the distillation for all arms if None.
     """
 
     distillation: DistillationConfig = DistillationConfig()
@@ -80,6 +83,7 @@ class ArmsConfig:
     mechanism: str | None = None
     circuits: str = FOUND
     training_problems: tuple[int, ...] = ()
+    weight_grid: WeightGrid | None = None
 
     def __post_init__(self):
         if self.circuits not in CIRCUITS_OF:
@@ -115,6 +119,8 @@ class ArmsConfig:
             check_seed(seeds=seed)
         if self.max_problems < 1:
             raise InputError(f'arm_problems={self.max_problems}: at least 1 is needed')
+        if self.weight_grid is not None:
+            self._check_weight_grid(self.weight_grid)
         if self.evaluate_every < 1:
             raise InputError(f'evaluate_every={self.evaluate_every}: at least 1 step is needed')
         if self.head_start_steps < 1:
@@ -127,12 +133,32 @@ class ArmsConfig:
             'mechanism': self.mechanism,
             'training_problems': self.training_problems,
             'arm_circuits': self.circuits != FOUND and self.circuits,
+            'weight_grid': self.weight_grid,
         }
         unread = [name for name, value in read.items() if value and not self.arms]
         if unread:
             raise InputError(
                 f'{unread[0]} is about students, and no arms are run: name arms, or leave it out'
             )
+
+    def _check_weight_grid(self, grid: WeightGrid) -> None:
+        grid.check(self.distillation.weight, self.seeds)
+        if all(ARMS[arm].align is None for arm in self.arms):
+            raise InputError(
+                f'{grid} is of alignments, and {", ".join(self.arms)} aligns nothing: leave it out'
+            )
+        if 'partial' in (self.starts or ()):
+            raise InputError(
+                f'{grid}: in their head start students of starts=partial learn the forms outside '
+                'the share that weights are chosen on: leave out one of the two'
+            )
+
+    def decided(self) -> dict[str, Any]:
+        """Returns all of it as an object, without what is younger than published tables and off."""
+        decided = dataclasses.asdict(self)
+        if self.weight_grid is None:
+            del decided['weight_grid']
+        return decided
 
     def distillation_from(self, start: str) -> DistillationConfig:
         """Returns the distillation of the students of a start."""
@@ -194,14 +220,19 @@ def check_answers(arms: Sequence[str], alignment: Alignment, dataset: Dataset) -
 
 
 def rows_outside_share(split: Split) -> np.ndarray:
-    """Returns the training problems that distillation does not use, for head starts.
+    """Returns the training problems that distillation does not use.
+
+    Head starts learn from them, and weights are chosen on them.
 
     Raises:
         InputError: there are none.
     """
     outside = np.setdiff1d(split.train, split.share)
     if not len(outside):
-        raise InputError('share=1 leaves no training forms for a head start outside the share')
+        raise InputError(
+            'share=1 leaves no training forms outside the share, for a head start or a choice of '
+            'weights: set a smaller share'
+        )
     return outside
 
 
@@ -230,8 +261,12 @@ def train_head_start(
 
 def evaluated_rows(split: Split, config: ArmsConfig) -> np.ndarray:
     """Returns the problems of unseen forms that students are evaluated on."""
-    order = np.random.default_rng(0).permutation(split.test)
-    return np.sort(order[: config.max_problems])
+    return drawn(split.test, config.max_problems)
+
+
+def drawn(rows: np.ndarray, most: int) -> np.ndarray:
+    """Returns so many of some rows at most, ascending, the same ones every time."""
+    return np.sort(np.random.default_rng(0).permutation(rows)[:most])
 
 
 def summarise(runs: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> list[dict[str, Any]]:

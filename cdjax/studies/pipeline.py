@@ -277,7 +277,7 @@ def _facts(config: PipelineConfig, inputs: Inputs, name: str) -> dict[str, Any]:
     A table of arms alone is made of students of their own, to which arms and seeds may be added; a
     pipeline ends with results of all of them.
     """
-    facts = {**dataclasses.asdict(config), 'inputs': inputs.facts()}
+    facts = {**dataclasses.asdict(config), 'inputs': inputs.facts(), 'arms': config.arms.decided()}
     facts['arms']['distillation'] = {
         start: dataclasses.asdict(config.arms.distillation_from(start))
         for start in config.arms.starts

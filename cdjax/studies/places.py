@@ -11,6 +11,11 @@ def student_name(start: str, arm: str, seed: int) -> str:
     return f'{start}-{arm}-{seed}'
 
 
+def weighed_name(start: str, arm: str, weight: float, seed: int) -> str:
+    """Returns what a student is known by that is distilled to choose a weight."""
+    return f'{start}-{arm}-{weight}-{seed}'
+
+
 @dataclasses.dataclass(frozen=True)
 class Search:
     """Where a search for circuits is kept.
@@ -71,6 +76,10 @@ class Places:
     def distillation(self, student: str) -> epath.Path:
         """Returns the training of a student."""
         return self.training('distill', student)
+
+    def weighing(self, student: str) -> epath.Path:
+        """Returns the training of a student that is distilled to choose a weight."""
+        return self.training('weights', student)
 
     def search(self, name: str) -> Search:
         """Returns a search in the teacher."""

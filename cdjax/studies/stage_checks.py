@@ -18,6 +18,7 @@ from cdjax.studies.inputs import Inputs
 from cdjax.studies.methods import check_methods
 from cdjax.studies.students import asked_of_teacher
 from cdjax.studies.teacher_says import check_kept
+from cdjax.studies.weights import check_weights
 from cdjax.training.discovery import check_discovery
 from cdjax.training.distillation import check_distillation
 
@@ -93,6 +94,8 @@ def _check_students(config: 'PipelineConfig', inputs: Inputs, mesh: Mesh) -> Non
     check_teacher_store(config, inputs)
     if 'partial' in starts:
         rows_outside_share(inputs.split)
+    if config.arms.weight_grid is not None:
+        check_weights(inputs, config.arms)
 
 
 def check_teacher_store(

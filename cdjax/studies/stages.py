@@ -20,7 +20,7 @@ from cdjax.studies.outlook import (
     training_bytes,
     training_stage,
 )
-from cdjax.studies.places import Places, Search, student_name
+from cdjax.studies.places import Places, Search, student_name, weighed_name
 from cdjax.training.distillation import DistillationConfig
 
 if TYPE_CHECKING:
@@ -102,18 +102,43 @@ class PipelineStages:
             yield from self._joint_searches(start)
         for start in self.config.arms.starts:
             distillation = self.config.arms.distillation_from(start)
+            yield from self._choices_of_weights(start, distillation)
             yield from self._distillations(start, distillation)
             for problems in self.config.arms.training_problems:
                 yield from self._distillations(start, distillation, problems)
+
+    def _choices_of_weights(self, start: str, distillation: DistillationConfig) -> Iterator[Stage]:
+        """Yields the distillations by which the weight of each arm is chosen, if it is."""
+        arms, grid = self.config.arms, self.config.arms.weight_grid
+        if grid is None:
+            return
+        memory = self._distillation_memory(distillation)
+        for weight in grid.in_turn(distillation.weight):
+            for seed in grid.seeds:
+                for arm in arms.arms:
+                    if ARMS[arm].align is None:
+                        continue
+                    name = weighed_name(start, arm, weight, seed)
+                    yield training_stage(
+                        f'choose weight: {arm}, {weight:g}, from {start}, seed {seed}',
+                        distillation.optimizer.steps,
+                        self.places.weighing(name),
+                        self.places.result('weights', name),
+                        memory=memory[ARMS[arm].interchanges(arms.alignment)],
+                    )
+
+    def _distillation_memory(self, distillation: DistillationConfig) -> dict[bool, int]:
+        """Returns the bytes of a distillation, by whether it patches circuits."""
+        return {
+            patched: self._beside_teacher(distillation, patched=patched)
+            for patched in (False, True)
+        }
 
     def _distillations(
         self, start: str, distillation: DistillationConfig, problems: int | None = None
     ) -> Iterator[Stage]:
         """Yields those of all arms and seeds from a start, with fewer problems if so asked."""
-        memory = {
-            patched: self._beside_teacher(distillation, patched=patched)
-            for patched in (False, True)
-        }
+        memory = self._distillation_memory(distillation)
         places = self.places if problems is None else self.places.with_problems(problems)
         with_fewer = '' if problems is None else f', {problems} problems'
         for seed in self.config.arms.seeds:

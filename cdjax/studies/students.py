@@ -32,7 +32,9 @@ from cdjax.studies.places import student_name
 from cdjax.studies.run import Run
 from cdjax.studies.student import describe_training, distil, given_to, measure_unseen, prepare
 from cdjax.studies.teacher_says import Asked, TeacherSays
+from cdjax.studies.weights import choose_weights
 from cdjax.training.discovery import DiscoveryConfig
+from cdjax.training.distillation import DistillationConfig
 
 
 class Students:
@@ -46,7 +48,7 @@ class Students:
         layer_pairs: which layers are aligned, see `cdjax.distillation.pairings.pair_layers`.
         most_pairs: see `cdjax.distillation.pairings.Context.most`.
         whole: the students of the whole share, where these have a part of it: they have the same
-            circuits, pairs of layers and first weights.
+            circuits, pairs of layers, weights of alignments and first weights.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Students:
                 run,
                 prepare(ARMS[arm], given, self.says),
                 self.first(start, seed),
-                self.arms.distillation_from(start),
+                self.distillation(start, arm),
                 problems,
                 evaluate_every=self.arms.evaluate_every,
                 workdir=run.places.distillation(name),
@@ -119,6 +121,19 @@ class Students:
             }
 
         return stored(run.places.result('arms', name), compute)
+
+    def distillation(self, start: str, arm: str) -> DistillationConfig:
+        """Returns the distillation of the students of an arm, with the weight that suits it."""
+        config, weights = self.arms.distillation_from(start), self.weights(start)
+        chosen = {} if weights is None else {one['arm']: one['chosen'] for one in weights['arms']}
+        return dataclasses.replace(config, weight=chosen.get(arm, config.weight))
+
+    @functools.lru_cache  # noqa: B019 (students live as long as their process)
+    def weights(self, start: str) -> dict[str, Any] | None:
+        """Returns the weight that suits each arm, see `choose_weights`; None without a choice."""
+        if self.whole is not None:
+            return self.whole.weights(start)
+        return None if self.arms.weight_grid is None else choose_weights(self, start)
 
     def save(self, model: Llama, start: str, target) -> None:
         """Saves a student of a start as a Hugging Face folder, unless it is there."""

@@ -199,7 +199,7 @@ def _tune(config: TuningConfig, run: Run) -> dict[str, Any]:
         'problems': len(rows),
         'sizes': list(config.sizes),
         'settings': settings,
-        'chosen': chosen(settings),
+        'chosen': chosen(settings)['name'],
         'most_selective': most_selective(settings, config.sizes),
     }
 
@@ -247,8 +247,8 @@ def summary(scores: list[float]) -> dict[str, Any]:
     return {'score': scores, 'mean': float(np.mean(scores)), 'error': error}
 
 
-def chosen(settings: list[dict[str, Any]]) -> str:
-    """Returns the name of the setting that is chosen.
+def chosen(settings: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the setting that is chosen, with its `summary`.
 
     The best by its mean among those of the most seeds; but the first where the best is above it by
     no more than its own standard error (Breiman et al. 1984: what is simpler, within one error).
@@ -256,7 +256,7 @@ def chosen(settings: list[dict[str, Any]]) -> str:
     most = max(len(setting['score']) for setting in settings)
     best = max((s for s in settings if len(s['score']) == most), key=lambda s: s['mean'])
     margin = best['mean'] - settings[0]['mean']
-    return settings[0]['name'] if margin <= (best['error'] or 0.0) else best['name']
+    return settings[0] if margin <= (best['error'] or 0.0) else best
 
 
 def most_selective(

@@ -197,6 +197,7 @@ def study_twins(
         raise InputError(f'only={unknown[0]}: choose from {", ".join(protocol.tables)}')
     names = [name for name in protocol.tables if not only or name in only]
     facts = {'protocol': protocol_hash(protocol), **dataclasses.asdict(protocol)}
+    facts['arms'] = protocol.arms.decided()
     folder = check_workdir(workdir, facts, name='twins')
     stages = tuple(_stages(protocol, names, folder))
     announce(Outlook('twins', folder, as_json(facts), stages, mesh))

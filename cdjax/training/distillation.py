@@ -290,7 +290,7 @@ def _shared_step(config: DistillationConfig, state: TrainState, at_once: int) ->
     return _step_of(jit_step, alike, at_once, structure, shapes)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)
 def _step_of(jit, config, at_once, structure, shapes):
     leaves = [jax.ShapeDtypeStruct(shape, dtype, sharding=at) for shape, dtype, at in shapes]
     step = make_step(make_optimizer(config.optimizer), config)

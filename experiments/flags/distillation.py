@@ -15,11 +15,12 @@ from cdjax.models import SITES
 from cdjax.models.llama import REMAT_POLICIES
 from cdjax.studies.arms import CIRCUITS_OF, STARTS, ArmsConfig
 from cdjax.studies.pipeline import PipelineConfig
+from cdjax.studies.weight_grid import SEEDS, WeightGrid
 from cdjax.training.distillation_config import FROM_NOTHING, DistillationConfig
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig, Suited
 from cdjax.training.schedules import WEIGHT_SCHEDULES
-from experiments.flags.given import on_command_line
+from experiments.flags.given import on_command_line, refuse_given
 from experiments.flags.groups import GROUPS, group
 
 FLAGS = flags.FLAGS
@@ -273,6 +274,17 @@ def define_arms_flags() -> None:
         'Smaller shares, in problems, with which all students are distilled as well: accuracy '
         'against the number of training problems.',
     )
+    flags.DEFINE_list(
+        'weight_grid',
+        [],
+        'Weights of which each arm has the one that suits it, chosen on training forms outside the '
+        'share; --weight, one of them, stays where none is better; all have --weight if empty.',
+    )
+    flags.DEFINE_list(
+        'weight_seeds',
+        list(map(str, SEEDS)),
+        'Seeds of the students by which those weights are chosen, none of --seeds.',
+    )
     flags.DEFINE_integer(
         'arm_problems', default.max_problems, 'Problems that students are asked, at most.'
     )
@@ -303,7 +315,22 @@ def arms_from_flags() -> ArmsConfig:
         primary=None if FLAGS.primary is None else tuple(FLAGS.primary),
         circuits=FLAGS.arm_circuits,
         training_problems=problems,
+        weight_grid=_weight_grid_from_flags(),
     )
+
+
+def _weight_grid_from_flags() -> WeightGrid | None:
+    if not FLAGS.weight_grid:
+        refuse_given(
+            ['weight_seeds'], 'choose from weight_grid, which is empty: name weights there'
+        )
+        return None
+    try:
+        weights = tuple(map(float, FLAGS.weight_grid))
+    except ValueError:
+        listed = ','.join(FLAGS.weight_grid)
+        raise InputError(f'weight_grid={listed}: write numbers such as .3,1,3') from None
+    return WeightGrid(weights, integers('weight_seeds', '1000,1001'))
 
 
 def flags_of_students() -> list[str]:

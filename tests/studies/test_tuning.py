@@ -58,10 +58,11 @@ def test_the_first_setting_stays_within_a_standard_error():
     error = tuning.summary([0.5, 0.7])['error']
     assert error == pytest.approx(0.1)
     own, noisy = setting('own', 0.5, 0.5), setting('noisy', 0.5, 0.7)
-    assert tuning.chosen([own, noisy]) == 'own'  # .6 ± .1 is not above .5
-    assert tuning.chosen([own, noisy, setting('better', 0.6, 0.62)]) == 'better'
+    assert tuning.chosen([own, noisy]) is own  # .6 ± .1 is not above .5
+    better = setting('better', 0.6, 0.62)
+    assert tuning.chosen([own, noisy, better]) is better
     # One seed is no final: what was not a finalist is not chosen.
-    assert tuning.chosen([own, noisy, setting('lucky', 0.9)]) == 'own'
+    assert tuning.chosen([own, noisy, setting('lucky', 0.9)]) is own
 
 
 def test_finalists_are_the_best_and_the_first():
