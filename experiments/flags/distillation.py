@@ -321,9 +321,8 @@ def arms_from_flags() -> ArmsConfig:
 
 def _weight_grid_from_flags() -> WeightGrid | None:
     if not FLAGS.weight_grid:
-        refuse_given(
-            ['weight_seeds'], 'choose from weight_grid, which is empty: name weights there'
-        )
+        none = 'chooses from weight_grid, which is empty: name weights there, or leave it out'
+        refuse_given(['weight_seeds'], none)
         return None
     try:
         weights = tuple(map(float, FLAGS.weight_grid))

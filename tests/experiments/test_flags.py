@@ -89,10 +89,10 @@ def registry(monkeypatch):
 @pytest.fixture
 def defined(registry, monkeypatch):
     """Defines a group of flags, and parses a command line."""
-    from experiments.flags import discovery, distillation, inputs, run, study
+    from experiments.flags import discovery, distillation, given, inputs, run, study
 
     def define(group, *command):
-        for module in (discovery, distillation, inputs, run, study):
+        for module in (discovery, distillation, given, inputs, run, study):
             monkeypatch.setattr(module, 'FLAGS', registry)
         GROUPS[group][0]()
         registry(['launcher', *command])

@@ -31,9 +31,27 @@ PRIMARY = {
 }
 
 
+WEIGHTS = {
+    'problems': 1500,
+    'knowable': 0.8,
+    'seeds': [1000, 1001],
+    'arms': [
+        {
+            'arm': arm,
+            'chosen': chosen,
+            'tried': [
+                {'weight': weight, 'score': [mean, mean], 'mean': mean, 'error': 0.0}
+                for weight, mean in ((0.3, 0.512), (1.0, 0.634))
+            ],
+        }
+        for arm, chosen in (('circuits', 1.0), ('random', 0.3))
+    ],
+}
+
+
 def make_table():
     """Returns a start with all that a table can tell, JSON in between."""
-    start = make_start({'circuits': 0.1}, base=0.95) | {'primary': PRIMARY}
+    start = make_start({'circuits': 0.1}, base=0.95) | {'primary': PRIMARY, 'weights': WEIGHTS}
     told = {key: 0.5 for key in MEASURES} | {'faithful': True}
     found = {(run['arm'], run['seed']): told for run in start['runs']}
     start['mechanism'] = summarise_mechanism(start['runs'], found)
@@ -69,11 +87,16 @@ def test_a_table_of_arms_has_a_page_of_its_own(workdir):
         'Headroom: how alike',
         'Steps until 80 %',
         'share the circuits of one discovery in one teacher',
+        'weight chosen for each arm, temperature',
+        'accuracy in per cent on 1,500 problems of training forms outside the share',
+        '80.0 % of these problems can be known from the share',
         'started 2 times in all',
         'python -m experiments.compare_arms with the same values',
         '"seeds": [ 0, 1, 2 ]',
     ):
         assert shown in told, shown
+    bold = re.findall(r'(<b>)?(51\.2|63\.4)(?:</b>)?</td>', text)
+    assert bold == [('', '51.2'), ('<b>', '63.4'), ('<b>', '51.2'), ('', '63.4')]
     for wrong in ('None', 'Undefined', '{{', 'Model family'):
         assert wrong not in told, wrong
     assert all(link.startswith(('#', 'data:')) for link in page.links)
@@ -115,6 +138,9 @@ def test_the_launcher_makes_the_page_and_takes_its_figures(workdir, tmp_path, ca
         told = capsys.readouterr().out
         assert arms_table(make_table()) in told
         assert 'Mechanism of students from nothing' in told
+        lines = [line.split()[-3:] for line in told.splitlines()]
+        assert ['0.3', '1', 'chosen'] in lines
+        assert ['51.2', '63.4', '0.3'] in lines
         assert '<title>mechanism-nothing-1</title>' in (tmp_path / 'moved.svg').read_text()
         assert (workdir / 'report.html').read_text().startswith('<!doctype html>')
         (workdir / 'report.html').unlink()

@@ -1,7 +1,7 @@
 """A pair of checkpoints, from circuits of both to exported students, the controls as one flag.
 
-Their problems are real ones: answers of one and of two tokens. And a table that is finished: arms
-and seeds are added to it, and nothing is computed again.
+Their problems are real ones: answers of one and of two tokens. The weight of each arm is chosen.
+And a table that is finished: arms and seeds are added to it, and nothing is computed again.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.inputs import InputsConfig
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
+from cdjax.studies.weight_grid import WeightGrid
 from cdjax.training.discovery import DiscoveryConfig
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.objectives import AnySize
@@ -81,6 +82,7 @@ def config(tmp_path_factory):
             mechanism='mean_activation',
             max_problems=30,
             training_problems=(40,),
+            weight_grid=WeightGrid((0.5, 1.0), (8,)),
         ),
         layer_pairs='depth',
         rediscover=(),
@@ -103,13 +105,20 @@ def run(config, workdir, **changes):
 @pytest.fixture(scope='module')
 def table(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'run'
-    before = toy.compilations('step')
-    found = run(config, workdir)
-    return workdir, found, toy.compilations('step') - before
+    before, chosen_on, distil = toy.compilations('step'), [], studies.weights.distil
+
+    def noted(run, lesson, student, config, problems, **options):
+        chosen_on.append((problems, run.inputs))
+        return distil(run, lesson, student, config, problems, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studies.weights, 'distil', noted)
+        found = run(config, workdir)
+    return workdir, found, toy.compilations('step') - before, chosen_on
 
 
 def test_a_pair_of_checkpoints_ends_in_a_table_and_in_students(config, table):
-    workdir, found, _ = table
+    workdir, found, *_ = table
     assert [row['arm'] for row in found['table']] == list(ARMS)
     assert found['runs'][0]['pairs'] == [[0, 1], [1, 2]]
     assert found['primary']['arm'] == 'circuits'
@@ -134,8 +143,18 @@ def test_a_pair_of_checkpoints_ends_in_a_table_and_in_students(config, table):
 
 
 def test_arms_of_one_shape_share_their_step(table):
-    # Discovery of both models; KD; circuits and random_equal, which have one shape.
-    assert table[2] == 3
+    # Discovery of both models; KD; circuits and random_equal, which have one shape, of each weight.
+    assert table[2] == 4
+
+
+def test_weights_are_chosen_on_forms_that_neither_students_nor_the_table_know(table):
+    told, chosen_on = table[1]['weights'], table[3]
+    assert [row['arm'] for row in told['arms']] == ['circuits', 'random_equal']
+    assert len(chosen_on) == 4, 'two arms with two weights'
+    for problems, inputs in chosen_on:
+        known = [*inputs.split.share, *inputs.split.test, *inputs.beyond]
+        assert not set(problems.forms) & set(inputs.dataset.forms[known])
+        assert len(problems) == told['problems'] == 30
 
 
 def test_every_file_is_as_its_page_says(table):
@@ -146,6 +165,7 @@ def test_every_file_is_as_its_page_says(table):
         'results/headroom/START.json': 'results/headroom/*',
         'results/start_START.json': 'results/start_*.json',
         'results/step_flops/START.json': 'results/step_flops/*',
+        'results/weights/START-ARM-WEIGHT-SEED.json': 'results/weights/*',
     }.items():
         files = sorted(workdir.glob(pattern))
         assert files, section
@@ -157,12 +177,12 @@ def test_every_file_is_as_its_page_says(table):
 
 
 def test_arms_and_seeds_are_added_to_a_finished_table(config, table, monkeypatch):
-    workdir, found, _ = table
-    trained, distill = [], studies.student.distill
+    workdir, found, *_ = table
+    trained, distill = {}, studies.student.distill
 
-    def counted(*args, description, **options):
-        trained.append(description)
-        return distill(*args, description=description, **options)
+    def counted(student, store, problems, config, *, description, **options):
+        trained.setdefault(description, []).append(config.weight)
+        return distill(student, store, problems, config, description=description, **options)
 
     monkeypatch.setattr(studies.student, 'distill', counted)
     compiled = toy.compilations('step')
@@ -172,12 +192,23 @@ def test_arms_and_seeds_are_added_to_a_finished_table(config, table, monkeypatch
     old.write_text(json.dumps({key: told[key] for key in told if key != 'chosen_on'}))
     again = run(config, workdir)
     assert read_json(old) == told
-    assert trained == []
+    assert trained == {}
     assert again == found
+    # A weight that did better on those problems is taken, by the students that are still to come.
+    better = workdir / 'results' / 'weights' / 'checkpoint-circuits-0.5-8.json'
+    better.write_text(json.dumps(read_json(better) | {'accuracy': 1.0}))
     more = run(config, workdir, arms=MORE, seeds=(0, 1))
+    chosen = {row['arm']: row['chosen'] for row in more['weights']['arms']}
+    assert chosen == {'circuits': 0.5, 'random_equal': 1, 'wrong': 1}
+    tried = {f'choose weight: wrong, {weight}, seed 8': [weight] for weight in (1, 0.5)}
+    assert {name: trained.pop(name) for name in tried} == tried
     assert toy.compilations('step') == compiled
-    added = ['distill: wrong, seed 0', *(f'distill: {arm}, seed 1' for arm in MORE)]
-    assert trained == 2 * added, 'with all problems, and with fewer'
+    added = {('wrong', 0), *((arm, 1) for arm in MORE)}
+    assert trained == {
+        # With all problems, and with fewer.
+        f'distill: {arm}, seed {seed}': 2 * [chosen.get(arm, 1)]
+        for arm, seed in added
+    }
     assert [row['arm'] for row in more['table']] == list(MORE)
     assert more['table'][1]['accuracies'][0] == found['table'][1]['accuracies'][0]
     assert more['table'][1]['seeds'] == [0, 1]
