@@ -51,8 +51,8 @@ class WeightGrid:
         both = [seed for seed in self.seeds if seed in seeds]
         if both:
             raise InputError(
-                f'weight_seeds={both[0]} is one of seeds={",".join(map(str, seeds))}: what is '
-                'chosen by a student is not told of it; name others'
+                f'weight_seeds={both[0]} is one of seeds={",".join(map(str, seeds))}, whose '
+                'students are evaluated, and a weight would be chosen by them: name others'
             )
 
     def in_turn(self, own: float) -> tuple[float, ...]:

@@ -108,7 +108,7 @@ def test_a_table_without_a_choice_is_what_it_was():
         (((1.0, 3.0), (8, 8)), 'weight_seeds=8,8: .*each of them once'),
         (((1.0, 3.0), (-1,)), 'weight_seeds=-1 must not be negative'),
         (((0.3, 3.0),), 'weight_grid=0.3,3 lacks weight=1, which stays'),
-        (((1.0, 3.0), (7, 0)), 'weight_seeds=0 is one of seeds=0: what'),
+        (((1.0, 3.0), (7, 0)), 'weight_seeds=0 is one of seeds=0, whose students'),
     ],
 )
 def test_wrong_grids(values, message):
