@@ -21,6 +21,7 @@ from cdjax.studies.outlook import (
     training_stage,
 )
 from cdjax.studies.places import Places, Search, student_name, weighed_name
+from cdjax.studies.weights import students_tried
 from cdjax.training.distillation import DistillationConfig
 
 if TYPE_CHECKING:
@@ -109,23 +110,19 @@ class PipelineStages:
 
     def _choices_of_weights(self, start: str, distillation: DistillationConfig) -> Iterator[Stage]:
         """Yields the distillations by which the weight of each arm is chosen, if it is."""
-        arms, grid = self.config.arms, self.config.arms.weight_grid
-        if grid is None:
+        arms = self.config.arms
+        if arms.weight_grid is None:
             return
         memory = self._distillation_memory(distillation)
-        for weight in grid.in_turn(distillation.weight):
-            for seed in grid.seeds:
-                for arm in arms.arms:
-                    if ARMS[arm].align is None:
-                        continue
-                    name = weighed_name(start, arm, weight, seed)
-                    yield training_stage(
-                        f'choose weight: {arm}, {weight:g}, from {start}, seed {seed}',
-                        distillation.optimizer.steps,
-                        self.places.weighing(name),
-                        self.places.result('weights', name),
-                        memory=memory[ARMS[arm].interchanges(arms.alignment)],
-                    )
+        for arm, weight, seed in students_tried(arms):
+            name = weighed_name(start, arm, weight, seed)
+            yield training_stage(
+                f'choose weight: {arm}, {weight:g}, from {start}, seed {seed}',
+                distillation.optimizer.steps,
+                self.places.weighing(name),
+                self.places.result('weights', name),
+                memory=memory[ARMS[arm].interchanges(arms.alignment)],
+            )
 
     def _distillation_memory(self, distillation: DistillationConfig) -> dict[bool, int]:
         """Returns the bytes of a distillation, by whether it patches circuits."""

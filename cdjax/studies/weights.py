@@ -55,6 +55,21 @@ def check_weights(inputs: Inputs, config: ArmsConfig) -> None:
         )
 
 
+def students_tried(config: ArmsConfig) -> list[tuple[str, float, int]]:
+    """Returns arm, weight and seed of all students by which weights are chosen, in their order.
+
+    Weight by weight, for students of one weight share their compiled steps.
+    """
+    grid = config.weight_grid
+    return [
+        (arm, weight, seed)
+        for weight in grid.in_turn(config.distillation.weight)
+        for seed in grid.seeds
+        for arm in config.arms
+        if ARMS[arm].align is not None
+    ]
+
+
 def choose_weights(students: 'Students', start: str) -> dict[str, Any]:
     """Distils students with every weight of the grid; returns which suits each arm of a start.
 
@@ -71,30 +86,21 @@ def choose_weights(students: 'Students', start: str) -> dict[str, Any]:
         ascending: `weight`, the `score` (accuracy) of each seed, their `mean` and its standard
         `error`, None with one seed.
     """
-    run, config = students.run, students.arms
-    grid, own = config.weight_grid, config.distillation.weight
-    weights, rows = grid.in_turn(own), validation_rows(run.inputs, config)
-    arms = [arm for arm in config.arms if ARMS[arm].align is not None]
-    # Weight by weight, for students of one weight share their compiled steps.
-    accuracies = {
-        (arm, weight, seed): _accuracy(students, rows, start, arm, weight, seed)
-        for weight in weights
-        for seed in grid.seeds
-        for arm in arms
-    }
+    inputs, config = students.run.inputs, students.arms
+    rows, scores = validation_rows(inputs, config), {}
+    for arm, weight, seed in students_tried(config):
+        accuracy = _accuracy(students, rows, start, arm, weight, seed)
+        scores.setdefault(arm, {}).setdefault(weight, []).append(accuracy)
     told = []
-    for arm in arms:
-        tried = [
-            {'weight': weight, **summary([accuracies[arm, weight, seed] for seed in grid.seeds])}
-            for weight in weights
-        ]
+    for arm, by_weight in scores.items():
+        tried = [{'weight': weight, **summary(score)} for weight, score in by_weight.items()]
         best = chosen(tried)['weight']
         tried = sorted(tried, key=lambda one: one['weight'])
         told.append({'arm': arm, 'chosen': best, 'tried': tried})
     return {
         'problems': len(rows),
-        'knowable': knowable_part(run.inputs, rows),
-        'seeds': list(grid.seeds),
+        'knowable': knowable_part(inputs, rows),
+        'seeds': list(config.weight_grid.seeds),
         'arms': told,
     }
 

@@ -25,6 +25,7 @@ from cdjax.run.options import RunOptions
 from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.inputs import InputsConfig
+from cdjax.studies.outlook import no_announcement
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
 from cdjax.studies.weight_grid import WeightGrid
 from cdjax.training.discovery import DiscoveryConfig
@@ -90,7 +91,7 @@ def config(tmp_path_factory):
     )
 
 
-def run(config, workdir, **changes):
+def run(config, workdir, announce=no_announcement, **changes):
     arms = dataclasses.replace(config.arms, **changes)
     pipeline = Pipeline(
         dataclasses.replace(config, arms=arms),
@@ -98,6 +99,7 @@ def run(config, workdir, **changes):
         mesh=toy.one_device(),
         name=TABLE,
         options=RunOptions(check_gradients=False),
+        announce=announce,
     )
     return pipeline.compare_arms()['checkpoint']
 
@@ -190,9 +192,12 @@ def test_arms_and_seeds_are_added_to_a_finished_table(config, table, monkeypatch
     old = next((workdir / 'results' / 'mechanism').glob('*-circuits-0.json'))
     told = read_json(old)
     old.write_text(json.dumps({key: told[key] for key in told if key != 'chosen_on'}))
-    again = run(config, workdir)
+    outlooks = []
+    again = run(config, workdir, announce=outlooks.append)
     assert read_json(old) == told
     assert trained == {}
+    tried = [stage for stage in outlooks[0].stages if stage.name.startswith('choose weight')]
+    assert [stage.done for stage in tried] == 4 * [True]
     assert again == found
     # A weight that did better on those problems is taken, by the students that are still to come.
     better = workdir / 'results' / 'weights' / 'checkpoint-circuits-0.5-8.json'
