@@ -19,7 +19,7 @@ from cdjax.studies.methods import check_methods
 from cdjax.studies.outlook import Announce, Outlook, no_announcement
 from cdjax.studies.run import Run
 from cdjax.studies.settle.comparison import compare
-from cdjax.studies.settle.planted import settle_planted
+from cdjax.studies.settle.planted import measure, search, settle_planted
 from cdjax.studies.settle.protocol import (
     NULL,
     TITLES,
@@ -35,7 +35,9 @@ __all__ = [
     'TITLES',
     'ComparisonProtocol',
     'PlantedProtocol',
+    'measure',
     'protocol',
+    'search',
     'settle',
 ]
 
