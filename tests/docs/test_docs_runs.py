@@ -40,6 +40,7 @@ NOT_RUN = {
     'meta-llama': 'a checkpoint of the hub, behind a licence',
     '--several_lengths': 'a pretrained model; tests/inference/test_real_data.py has its lengths',
     'smollm2': 'likewise',
+    'runs/arms_weight_1': 'two tables of minutes; tests/report/test_report_compare.py has two',
     '--plugins=': 'tests/test_extending.py runs it with the modules of that page',
     '--ablation=$ablation': 'a variable of the shell; the same without it is run',
 }
@@ -98,6 +99,8 @@ SUBSTITUTES = {
     '--keep_layers=0,2,4': '--keep_layers=0',  # the teacher that ships has two layers
     'runs/demo': 'runs/README/mine',
     'runs/other': 'runs/areas',
+    'runs/arms_mechanism': 'runs/arms',
+    'mechanism-nothing-5': 'dots-nothing-1',  # without --mechanism there is no other
     'neuron-1-509': 'methods-1',  # of a smaller run, which has no such neuron
     'docs/images': 'runs',  # no page's picture is drawn again
 }
@@ -128,7 +131,8 @@ def shrunk(words):
     # What one command has compiled, the next finds: with the programs of all tests.
     together = () if words[0] == 'report' else ('--compilation_cache=',)
     shrink = SHRUNK[words[0]]
-    if any('times_operators' in word for word in words):  # whose classes are as many as operators
+    # Whose classes are as many as operators, and who tells classes apart.
+    if any(name in word for word in words for name in ('times_operators', 'recipes/selective')):
         shrink = [flag for flag in shrink if flag != SEARCH[0]]
     if any('areas.flags' in word for word in words):  # which has no students
         shrink = [flag for flag in shrink if flag not in STUDENTS]
