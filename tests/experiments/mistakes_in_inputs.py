@@ -87,6 +87,7 @@ PROBLEMS = [
     ('settle', '--protocol=embedded --teacher=x', 'teacher=x: protocol=embedded'),
     ('settle', '--least_accuracy=.2', 'least_accuracy=0.2: protocol=planted has its teacher'),
     ('settle', '--protocol=llama', 'protocol=llama needs a checkpoint'),
+    ('settle', '--protocol=llama --teacher={teacher} --student=x', 'student=x: no protocol has'),
     ('settle', '--gates={foreign}', 'are the gates themselves', 'leave gates'),
     ('settle', '--protocol=embedded --gates={foreign}', 'holds no settled.json'),
     ('settle', '--protocol=embedded --seeds=0,9', 'seeds=0,9: name some of 0,1,2,3,4'),

@@ -93,6 +93,8 @@ def _whole_protocol(
     if name == 'llama':
         if inputs.teacher is None:
             raise InputError('protocol=llama needs a checkpoint: name it with --teacher')
+        if inputs.student is not None:
+            raise InputError(f'student={inputs.student}: no protocol has students; leave it out')
         search = dataclasses.replace(ComparisonProtocol.discovery, least_accuracy=least_accuracy)
         return ComparisonProtocol(inputs, discovery=search)
     given = {**vars(inputs), 'least_accuracy': least_accuracy}
