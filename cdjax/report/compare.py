@@ -3,6 +3,7 @@
 Two pipelines, two tables of arms, or one of each; of these the students are compared.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from cdjax.report.names import start_name
 from cdjax.report.svg import mark
 from cdjax.report.write import environment, package_version, read_results
 from cdjax.run.folder import stored_config, write_atomically
-from cdjax.wording import exact_percent, percent, percent_interval, plain_lines
+from cdjax.wording import count, exact_percent, percent, percent_interval, plain_lines
 
 NOT_SETTINGS = ('version', 'name')
 _COLOURS, _MARKERS = ('blue', 'vermillion'), 'os'
@@ -39,10 +40,9 @@ def read_runs(first: str, second: str) -> Runs:
     """
     if os.path.realpath(first) == os.path.realpath(second):
         raise InputError(f'{first} twice: name the folders of two runs')
-    runs = {f: (_read(f), stored_config(epath.Path(f))) for f in (first, second)}
-    results = [found for found, _ in runs.values()]
-    arms = arm_rows([found['starts'] for found in results])
-    if not _with_circuits(results) and not any(all(rows) for _, _, rows, _ in arms):
+    runs = {folder: (_read(folder), _config(folder)) for folder in (first, second)}
+    circuits = _with_circuits([found for found, _ in runs.values()])
+    if not circuits and not any(all(row.rows) for row in arm_rows(runs)):
         raise InputError(
             f'{first} and {second} have no arm of one start in common: name two tables of the '
             'same arms, or two pipelines'
@@ -52,6 +52,13 @@ def read_runs(first: str, second: str) -> Runs:
 
 def _read(workdir: str) -> Mapping[str, Any]:
     return {'starts': read_table(workdir)} if holds_table(workdir) else read_results(workdir)
+
+
+def _config(workdir: str) -> Mapping[str, Any]:
+    config = stored_config(epath.Path(workdir))
+    if config is None:
+        raise InputError(f'{workdir} holds results without a config.json: name the folder of a run')
+    return config
 
 
 def _with_circuits(results: Sequence[Mapping[str, Any]]) -> bool:
@@ -83,7 +90,7 @@ def render_comparison(runs: Runs) -> str:
             checks=check_rows([checks(found) for found in results]),
             methods=method_rows(*studies.values()) if circuits else [],
             sizes=[exact_percent(s['shares'][at_circuit_size(s)]) for s in studies.values()],
-            arms=arm_rows([found['starts'] for found in results]),
+            arms=arm_rows(runs),
             settings=differing([config for _, config in runs.values()]),
             chart=charts[0] if circuits else None,
             charts=charts,
@@ -93,10 +100,13 @@ def render_comparison(runs: Runs) -> str:
 
 def students_lines(runs: Runs) -> str:
     """Returns what the arms of both runs differ by, as plain text; empty where there are none."""
-    lines = ['Second minus first, in points, paired by seed [95 %]']
-    for start, arm, _, gap in arm_rows([found['starts'] for found, _ in runs.values()]):
-        if gap is not None:
-            lines.append(f'  {f"{start_name(start)}: {arm}":<60} {gap.amount}')
+    lines = [
+        'Second minus first, in points, paired by seed [95 % over students, without a correction]'
+    ]
+    for row in arm_rows(runs):
+        if row.gap is not None:
+            name = f'{start_name(row.start)}: {row.phrase}'
+            lines.append(f'  {name:<60} {row.gap.amount}, {count(row.seeds, "seed")}')
     return plain_lines(lines) if len(lines) > 1 else ''
 
 
@@ -121,25 +131,57 @@ def method_rows(
     return rows
 
 
-def arm_rows(
-    starts: Sequence[Mapping[str, Any]],
-) -> list[tuple[str, str, list[Mapping[str, Any] | None], Difference | None]]:
-    """Returns (start, arm, rows of its table in both runs, second minus first) for all arms.
+@dataclasses.dataclass(frozen=True)
+class ArmRow:
+    """The students of an arm in both runs.
 
-    The difference is None where only one of the runs has the arm, or they have no seed in common.
+    Attributes:
+        start: where they started from.
+        phrase: the arm, for people.
+        rows: of its table in either run, None where it has no such arm.
+        seeds: that both have.
+        gap: second minus first, paired by these; None where there are none, or the students of the
+            two runs were asked other problems.
     """
+
+    start: str
+    phrase: str
+    rows: list[Mapping[str, Any] | None]
+    seeds: int
+    gap: Difference | None
+
+
+def arm_rows(runs: Runs) -> list[ArmRow]:
+    """Returns the arms of either run, and what those of both differ by."""
+    starts = [results['starts'] for results, _ in runs.values()]
+    comparable = _asked_the_same(*(config for _, config in runs.values()))
     tables = [
         {(start, row['arm']): row for start, found in run.items() for row in found['table']}
         for run in starts
     ]
-    rows = []
+    found = []
     for start, arm in dict.fromkeys(key for table in tables for key in table):
-        found = [table.get((start, arm)) for table in tables]
-        gap = None
-        if all(found):
+        rows, gap, seeds = [table.get((start, arm)) for table in tables], None, 0
+        if all(rows) and comparable:
             gap = table_difference(*(run[start]['runs'] for run in starts), arm)
-        rows.append((start, next(filter(None, found))['phrase'], found, gap))
-    return rows
+            seeds = len(set.intersection(*(set(row['seeds']) for row in rows)))
+        found.append(ArmRow(start, next(filter(None, rows))['phrase'], rows, seeds, gap))
+    return found
+
+
+def _asked_the_same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Tells whether the students of two runs are asked the same problems of unseen forms."""
+    asked = [
+        (
+            *(
+                config.get('inputs', {}).get(name)
+                for name in ('data', 'test', 'split_seed', 'limits')
+            ),
+            config.get('arms', {}).get('max_problems'),
+        )
+        for config in (first, second)
+    ]
+    return asked[0] == asked[1]
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

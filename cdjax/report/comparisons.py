@@ -74,8 +74,9 @@ def table_difference(
     """Returns the accuracy of an arm in a second table minus that in a first, paired by seed.
 
     None without a seed that both have. Students of a seed begin with the same weights and see the
-    same batches as long as the tables differ in what is aligned alone; where they do not, the
-    interval holds too, and pairing gains nothing.
+    same batches as long as the tables differ in what is aligned alone; else pairing gains nothing.
+    The interval is over students: of the discovery that all students of a table share it knows
+    nothing.
 
     Args:
         first: the runs of a start in one table.

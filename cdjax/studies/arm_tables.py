@@ -115,9 +115,11 @@ class ArmTables:
                 )
 
             path = self.run.places.result('mechanism', name)
-            # By another method, or as it was told when sizes were chosen on the problems that
-            # are told of, it is told again.
-            holds = lambda told: told.get('method') == self.arms.mechanism and 'chosen_on' in told
+            # By another method, or as it was told before what the chosen size keeps was measured
+            # on other problems, it is told again.
+            holds = lambda told: (
+                told.get('method') == self.arms.mechanism and 'faithful_kept' in told
+            )
             found[arm, seed] = stored(path, compute, holds=holds)
         return summarise_mechanism(runs, found)
 
@@ -142,7 +144,7 @@ class ArmTables:
         for start in self.arms.starts:
             told = self._headroom(start, self.arms.seeds[0])
             found[start] = {'headroom': told['similarity']}
-            found[start] |= {key: told[key] for key in ('contribution', 'patches') if told[key]}
+            found[start] |= {key: told[key] for key in ('contribution', 'patches') if told.get(key)}
             _warn_of(start, told)
         return found
 
@@ -173,7 +175,9 @@ class ArmTables:
 
         path = self.run.places.result('headroom', start)
         # Of a table that arms are added to, it is told again; once patches were not told of.
-        holds = lambda found: found['arms'] == list(self.arms.arms) and 'patches' in found
+        patched = any(ARMS[arm].interchanges(self.arms.alignment) for arm in self.arms.arms)
+        known = {'contribution'} | ({'patches'} if patched else set())
+        holds = lambda found: found['arms'] == list(self.arms.arms) and known <= found.keys()
         return stored(path, compute, holds=holds)
 
     def _patches(
@@ -254,7 +258,7 @@ def _warn_of(start: str, told: Mapping[str, Any]) -> None:
         )
     alike = [
         f'{a} and {b} ' + ('change none' if same is None else f'{same:.2f}')
-        for a, b, same in alike_patches(told['patches'])
+        for a, b, same in alike_patches(told.get('patches', ()))
     ]
     if alike:
         warnings.warn(

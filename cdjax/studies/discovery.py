@@ -72,11 +72,6 @@ class DiscoveryStudyConfig:
                 'leave one of them out'
             )
 
-    @property
-    def learns_classes(self) -> bool:
-        """Whether a classifier is trained along with the masks."""
-        return self.classes == LEARNED.key and self.classes_of is None
-
 
 def study_discovery(
     config: DiscoveryStudyConfig,
@@ -155,15 +150,16 @@ def study_discovery(
     if first_scores is not None:
         name = f'--first_scores={config.first_scores}'
         inputs.check_circuits(first, name, model=models['teacher'])
+    if sorted_by is not None:  # the problems that the teacher answers are known now
+        inputs.check_circuits(sorted_by, f'--classes_of={config.classes_of}')
     if new:
         check_accuracy(inputs, models, config.discovery, mesh=mesh, options=options)
     run = Run(inputs, open_workdir(workdir, facts, name='discover'), mesh, options)
     paths = {name: run.places.circuits(name) for name in models}
-    if sorted_by is not None:  # of the problems that the teacher answers, where only these are kept
-        inputs.check_circuits(sorted_by, f'--classes_of={config.classes_of}')
+    if sorted_by is not None:
         K, learned = sorted_by.num_classes, sorted_by.assignments
         classes = scheme.assign(Sorting(inputs.dataset, K, discovery.seed, learned))
-    elif scheme.from_learned and not config.learns_classes:
+    elif scheme.from_learned and config.classes != LEARNED.key:
         classes = _sorted_by_model(run, config)
         discovery = _search_for(config.classes, classes, discovery, insist=insist)
     circuits = discover_circuits(

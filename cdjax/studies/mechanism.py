@@ -171,10 +171,8 @@ class Mechanism:
         """
         found = self._find_circuits(student, name)
         ablated, cuts = self._ablated(found), self._cuts(found)
-        whole, only = (
-            ablated.full.correct,
-            [one.correct for one in ablated.only(cuts, self._of_row)],
-        )
+        whole = ablated.full.correct
+        only = [one.correct for one in ablated.only(cuts, self._of_row)]
         choose, tell = self._choose, ~self._choose
         kept = (_kept(one[choose], whole[choose]) for one in only)
         at = next((i for i, part in enumerate(kept) if part >= FAITHFUL), None)
@@ -196,6 +194,7 @@ class Mechanism:
             'only': float(only[0][tell].mean()),
             'kept': _kept(only[0][tell], whole[tell]),
             'faithful': at is not None,
+            'faithful_kept': None if at is None else _kept(only[at][tell], whole[tell]),
             'faithful_share': None if at is None else float(circuits[0].mean()),
             'selectivity': selectivity(matrix),
             'teacher_selectivity': selectivity(teacher['matrix']),

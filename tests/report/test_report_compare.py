@@ -74,10 +74,12 @@ def test_two_tables_of_arms_are_compared_seed_by_seed(tmp_path):
     one, of_one = table(tmp_path / 'a', {'all': 0.1}, (0, 1, 2), layer_pairs='head_impact')
     two, of_two = table(tmp_path / 'b', {'all': 0.3}, (1, 2, 3), layer_pairs='head_shuffled')
     runs = read_runs(one, two)
-    rows = arm_rows([results['starts'] for results, _ in runs.values()])
+    rows = arm_rows(runs)
     of = lambda told: {run['seed']: run['unseen'] for run in told if run['arm'] == 'all'}
     expected = np.mean([of(of_two)[seed] - of(of_one)[seed] for seed in (1, 2)])
-    (gap,) = [gap for *_, tables, gap in rows if tables[0]['arm'] == 'all']
+    (row,) = [row for row in rows if row.rows[0]['arm'] == 'all']
+    gap = row.gap
+    assert row.seeds == 2
     assert gap.value == pytest.approx(expected)
     assert gap.interval[0] < gap.value < gap.interval[1]
     write_comparison(runs, tmp_path / 'c.html')
@@ -85,6 +87,11 @@ def test_two_tables_of_arms_are_compared_seed_by_seed(tmp_path):
     assert '<code>layer_pairs</code></th><td>head_impact</td><td>head_shuffled</td>' in page
     assert '<h2>Circuits</h2>' not in page
     assert plain_lines([gap.amount]) in students_lines(runs)
+    third, _ = table(tmp_path / 'c', {'all': 0.1}, (0, 1, 2), inputs={'test': 0.5})
+    assert [row.gap for row in arm_rows(read_runs(one, third))] == [None, None]
+    whole = save(tmp_path / 'whole', make_results(starts={'partial': make_start({})}), CONFIG)
+    write_comparison(read_runs(one, whole), tmp_path / 'mixed.html')
+    assert '<h2>Circuits</h2>' not in (tmp_path / 'mixed.html').read_text()
     other, _ = table(tmp_path / 'd', {}, (0,))
     (tmp_path / 'd' / 'arms.json').write_text(to_text({'starts': {'nothing': make_start({})}}))
     with pytest.raises(InputError, match='have no arm of one start in common'):

@@ -13,7 +13,7 @@ from cdjax.errors import InputError
 from cdjax.inference.predictions import Predictions
 from cdjax.models import save_huggingface
 from cdjax.studies import inputs as inputs_module
-from cdjax.studies.discovery import check_accuracy
+from cdjax.studies.discovery import DiscoveryStudyConfig, check_accuracy, study_discovery
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.run import Run
 from cdjax.training.discovery import DiscoveryConfig
@@ -87,6 +87,25 @@ def test_circuits_of_other_problems_are_refused_once_they_are_known(teacher, ans
     inputs.load_teacher(toy.one_device())
     with pytest.raises(InputError, match='late comes from other problems'):
         inputs.check_circuits(circuit, 'late')
+
+
+def test_classes_of_other_problems_are_refused_before_the_folder_is_claimed(
+    teacher, answers, tmp_path
+):
+    data = toy.dataset()
+    masks = np.zeros((2, toy.L, toy.F), bool)
+    info = {**make_inputs(teacher).origin, 'data': data.hash, 'rows': data[toy.rows().train].hash}
+    fill = np.zeros((toy.L, toy.T, toy.F), np.float32)
+    classes = np.arange(len(data)) % 2
+    circuit = Circuit(masks, masks.astype(np.float32), fill, classes, info=info)
+    circuit.save(tmp_path / 'all')
+    inputs = make_inputs(teacher).config
+    config = DiscoveryStudyConfig(inputs, classes_of=str(tmp_path / 'all'))
+    small = dataclasses.replace(config.discovery, batch_size=16, num_classes=2)
+    config = dataclasses.replace(config, discovery=small)
+    with pytest.raises(InputError, match=r'--classes_of=.* comes from other problems'):
+        study_discovery(config, tmp_path / 'run', mesh=toy.one_device())
+    assert not (tmp_path / 'run').exists()
 
 
 def test_a_teacher_that_answers_too_little_is_refused(teacher, answers):

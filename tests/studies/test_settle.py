@@ -143,6 +143,14 @@ def test_the_ground_truth_lies_beside_the_teacher(settled):
     assert not null.necessary.any()
 
 
+def test_folders_of_before_there_were_other_null_teachers_are_gone_on_with():
+    for name in ('planted', 'embedded'):
+        facts = protocol(name, InputsConfig()).facts()
+        assert 'null_shared' not in facts.get('gates', facts)
+        assert facts.get('gates', facts)['nulls'] == (0, 1, 2)
+    assert protocol('null', InputsConfig()).facts()['null_shared'] == 24
+
+
 def test_every_teacher_is_a_draw_of_its_own():
     one, two = PLANTED.planted(3), PLANTED.null(3)
     assert one.training.seed == two.training.seed == one.plant.plan.seed == 3

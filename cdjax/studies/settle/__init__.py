@@ -137,7 +137,7 @@ def settle(
     Raises:
         InputError: wrong inputs, a folder that holds another run, or gates of another protocol.
     """
-    facts = {'protocol': protocol_hash(protocol), **dataclasses.asdict(protocol)}
+    facts = {'protocol': protocol_hash(protocol), **protocol.facts()}
     mesh = one_device() if mesh is None else mesh
     check_workers(options.workers, mesh)
     compared = isinstance(protocol, ComparisonProtocol)

@@ -52,7 +52,7 @@ class PlantedProtocol:
     Attributes:
         teacher: the planted teacher, of seed 0.
         teachers: seeds of planted teachers: of weights, batches, and the choice of neurons.
-        nulls: seeds of teachers of the same problems in which nothing is planted.
+        nulls: seeds of teachers of the same problems in which nothing tells classes apart.
         discovery: the search, whose classes are those of the teacher.
         seeds: of the search.
         gates: what its circuits must reach.
@@ -82,6 +82,13 @@ class PlantedProtocol:
     def null(self, seed: int) -> TeacherConfig:
         """Returns the teacher of a seed in which nothing is planted that tells classes apart."""
         return self._teacher(seed, PlanConfig(self.null_shared, 0, seed))
+
+    def facts(self) -> dict[str, Any]:
+        """Returns all of it as an object, without what is off and earlier folders lack."""
+        facts = dataclasses.asdict(self)
+        if not self.null_shared:
+            del facts['null_shared'], facts['needed']
+        return facts
 
     def _teacher(self, seed: int, plan: PlanConfig) -> TeacherConfig:
         plant = dataclasses.replace(self.teacher.plant, plan=plan)
@@ -172,6 +179,10 @@ class ComparisonProtocol:
     sizes: tuple[float, ...] = TELLING_SIZES
     claims: tuple[Claim, ...] = CLAIMS
     problems: int = EVALUATED
+
+    def facts(self) -> dict[str, Any]:
+        """Returns all of it as an object, with the gates as they tell themselves."""
+        return dataclasses.asdict(self) | {'gates': self.gates.facts()}
 
 
 def protocol_hash(protocol: Any) -> str:
