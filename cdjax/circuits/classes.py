@@ -72,8 +72,12 @@ def random_classes(sorting: Sorting) -> np.ndarray:
 
 def operator_classes(sorting: Sorting) -> np.ndarray | None:
     """Returns a class for each sequence of operators, where problems have several of them."""
-    classes = sorting.dataset.labels.get('operators')
-    return classes if classes is not None and classes.max() else None
+    labels = sorting.dataset.labels.get('operators')
+    if labels is None:
+        return None
+    # Of problems that were left out there may be operators that no other has.
+    there, classes = np.unique(labels, return_inverse=True)
+    return classes.astype(np.int32) if len(there) > 1 else None
 
 
 def answer_cut_classes(sorting: Sorting) -> np.ndarray:

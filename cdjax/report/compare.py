@@ -171,17 +171,13 @@ def arm_rows(runs: Runs) -> list[ArmRow]:
 
 def _asked_the_same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Tells whether the students of two runs are asked the same problems of unseen forms."""
-    asked = [
-        (
-            *(
-                config.get('inputs', {}).get(name)
-                for name in ('data', 'test', 'split_seed', 'limits')
-            ),
-            config.get('arms', {}).get('max_problems'),
-        )
-        for config in (first, second)
-    ]
-    return asked[0] == asked[1]
+    names = ['data', 'test', 'split_seed', 'limits', 'only_correct']
+    inputs = [config.get('inputs', {}) for config in (first, second)]
+    if any(one.get('only_correct') for one in inputs):  # those that the teacher answers
+        names.append('teacher_weights')
+    asked = [[of.get(name) for name in names] for of in inputs]
+    most = [config.get('arms', {}).get('max_problems') for config in (first, second)]
+    return asked[0] == asked[1] and most[0] == most[1]
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -88,7 +88,13 @@ def read_results(workdir: epath.PathLike) -> dict[str, Any]:
             f'{path} does not exist, so there is nothing to report: run python -m '
             'experiments.pipeline or experiments.compare_arms with that --workdir to its end'
         )
-    return from_text(path.read_text(), path)
+    results = from_text(path.read_text(), path)
+    if not all('faithful' in found for found in results.get('rediscovery', {}).values()):
+        raise InputError(
+            f'{path} is of an earlier version, which told less of circuits that are found again: '
+            'run its command again, which computes what is missing'
+        )
+    return results
 
 
 def render(

@@ -139,10 +139,10 @@ def study_discovery(
         facts['first_scores'] = [config.first_scores, digest[:16]]
     if sorted_by is not None:
         inputs.check_circuits(sorted_by, f'--classes_of={config.classes_of}')
-        facts['classes_of'] = [config.classes_of, sorted_by.hash]
+        facts |= {'discovery': discovery, 'classes_of': [config.classes_of, sorted_by.hash]}
     # A start that is refused claims nothing, for the corrected one would be another run.
     folder = check_workdir(workdir, facts, name='discover')
-    announce(Outlook('discover', folder, as_json(facts), _stages(config, inputs, folder), mesh))
+    announce(Outlook('discover', folder, as_json(facts), _stages(discovery, inputs, folder), mesh))
     new = as_process_0_sees(lambda: stored_config(folder) is None)
     models = {'teacher': inputs.load_teacher(mesh)}
     if inputs.has_student:
@@ -191,16 +191,16 @@ def _sanity(
     return {'rank': found['rank'], 'dead': found['dead'][0]}
 
 
-def _stages(config: DiscoveryStudyConfig, inputs: Inputs, folder: epath.Path) -> tuple[Stage, ...]:
+def _stages(discovery: DiscoveryConfig, inputs: Inputs, folder: epath.Path) -> tuple[Stage, ...]:
     models = {'teacher': (inputs.teacher_config, inputs.teacher_dtype)}
     if inputs.has_student:
         models['student'] = (inputs.student_config, 'float32')
     search = training_stage(
         f'discover: {" and ".join(models)}',
-        config.discovery.optimizer.steps,
+        discovery.optimizer.steps,
         folder,
         *(Places(folder).circuits(f'{name}.json') for name in models),
-        memory=discovery_bytes(models, config.discovery, inputs.dataset.tokens.shape[1]),
+        memory=discovery_bytes(models, discovery, inputs.dataset.tokens.shape[1]),
     )
     # Asked again at each start: it takes seconds.
     return search, Stage('measure circuits on unseen forms')

@@ -231,7 +231,9 @@ class Pipeline:
         if config.export is not None:
             self._export(kept[config.export], config.arms.starts[0])
         _write_curves(run, results['starts'])
-        return stored(run.workdir / 'results.json', lambda: results)
+        # Those of an earlier version told less of what was found again.
+        holds = lambda found: all('faithful' in one for one in found['rediscovery'].values())
+        return stored(run.workdir / 'results.json', lambda: results, holds=holds)
 
     @property
     def kept(self) -> dict[str, str]:

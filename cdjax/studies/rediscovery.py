@@ -120,6 +120,8 @@ def _smallest_faithful(
     run: Run, model: Llama, circuit: Circuit, rows: np.ndarray, config: CircuitStudyConfig
 ) -> int | None:
     """Returns the smallest size at which circuits keep what a student can do; None if none does."""
+    if not len(rows):  # one unseen problem has no half to choose on
+        return None
     sizes = [circuit.size, *larger_sizes(circuit.share, model.config.num_neurons)]
     ablated = Ablated(model, run.inputs.dataset[rows], circuit.fill, config.ablation, run.passes)
     cuts = [circuit.at_size(size).masks for size in sizes]

@@ -160,14 +160,12 @@ def _define_objective_flags() -> None:
             any_size.counterfactual,
         ),
     )
-    flags.DEFINE(
-        _PartParser(),
+    flags.DEFINE_string(
         'specific_part',
         None,
         "Part of a circuit that is its class's own, the rest a core of all classes (any_size); "
         f'{LEARNED_PART}: a softmax of each neuron over none, shared and the classes decides; no '
         'core if not given.',
-        serializer=flags.ArgumentSerializer(),
     )
     flags.DEFINE_enum('gate', None, GATES, own('Gate of a mask', causal.gate, 'causal'))
     flags.DEFINE_bool(
@@ -186,20 +184,6 @@ def _define_objective_flags() -> None:
     flags.DEFINE_bool(
         'cosine', None, own('Cosine similarity and overlap', published.cosine, 'published')
     )
-
-
-class _PartParser(flags.ArgumentParser):
-    """A number, or the word for one that is learned."""
-
-    syntactic_help = f'a number or {LEARNED_PART}'
-
-    def parse(self, argument: str | float) -> str | float:
-        """See the base class."""
-        return argument if argument == LEARNED_PART else float(argument)
-
-    def flag_type(self) -> str:
-        """See the base class."""
-        return 'part'
 
 
 def discovery_from_flags() -> DiscoveryConfig:
@@ -258,8 +242,18 @@ def _objective() -> Objective:
                 f'{flag}={FLAGS[flag].value} is no option of objective={key}: leave it out, or '
                 f'choose objective={" or ".join(owners)}'
             )
-        given[field] = FLAGS[flag].value
+        value = FLAGS[flag].value
+        given[field] = _part(value) if flag == 'specific_part' else value
     return objective(**given, weights=_loss_weights(objective()))
+
+
+def _part(text: str) -> float | str:
+    if text == LEARNED_PART:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f'specific_part={text}: write a number or {LEARNED_PART}') from None
 
 
 def _loss_weights(objective: Objective) -> Any:

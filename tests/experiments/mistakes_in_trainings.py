@@ -30,7 +30,7 @@ DISCOVERY = [
     ('pipeline', '--gate_noise=inf', 'gate_noise=inf'),
     ('discover', '--counterfactual_fills=2', 'counterfactual_fills=2'),
     ('compare_arms', '--specific_part=1', 'specific_part=1', 'or learned'),
-    ('discover', '--specific_part=some', '--specific_part=some', 'a number or learned'),
+    ('discover', '--specific_part=some', 'specific_part=some', 'a number or learned'),
     (
         'discover',
         '--specific_part=.3 --num_classes=1',

@@ -89,6 +89,8 @@ def test_two_tables_of_arms_are_compared_seed_by_seed(tmp_path):
     assert plain_lines([gap.amount]) in students_lines(runs)
     third, _ = table(tmp_path / 'c', {'all': 0.1}, (0, 1, 2), inputs={'test': 0.5})
     assert [row.gap for row in arm_rows(read_runs(one, third))] == [None, None]
+    right, _ = table(tmp_path / 'r', {'all': 0.1}, (0, 1, 2), inputs={'only_correct': True})
+    assert arm_rows(read_runs(one, right))[0].gap is None
     whole = save(tmp_path / 'whole', make_results(starts={'partial': make_start({})}), CONFIG)
     write_comparison(read_runs(one, whole), tmp_path / 'mixed.html')
     assert '<h2>Circuits</h2>' not in (tmp_path / 'mixed.html').read_text()

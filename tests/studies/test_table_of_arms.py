@@ -188,10 +188,10 @@ def test_arms_and_seeds_are_added_to_a_finished_table(config, table, monkeypatch
 
     monkeypatch.setattr(studies.student, 'distill', counted)
     compiled = toy.compilations('step')
-    # As it was told when sizes were chosen on the problems that are told of: it is told again.
+    # As it was told before what the chosen size keeps was measured elsewhere: it is told again.
     old = next((workdir / 'results' / 'mechanism').glob('*-circuits-0.json'))
     told = read_json(old)
-    old.write_text(json.dumps({key: told[key] for key in told if key != 'chosen_on'}))
+    old.write_text(json.dumps({key: told[key] for key in told if key != 'faithful_kept'}))
     outlooks = []
     again = run(config, workdir, announce=outlooks.append)
     assert read_json(old) == told

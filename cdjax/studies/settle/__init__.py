@@ -160,17 +160,17 @@ def settle(
     if goes_on():
         stages += comparison_stages(protocol, inputs, folder)
     announce(Outlook('settle', folder, as_json(facts), tuple(stages), mesh))
-    run = None
     if goes_on() and as_process_0_sees(lambda: stored_config(folder) is None):
-        run = Run(inputs, folder, mesh, options)
-        models = {'teacher': run.teacher}
+        # It does not stay on the devices while teachers of the gates are trained.
+        models = {'teacher': inputs.load_teacher(mesh)}
         check_accuracy(inputs, models, protocol.discovery, mesh=mesh, options=options)
+        del models
     open_workdir(workdir, facts, name='settle')
     if passed is None:
         passed = settle_planted(gated, at_gates, mesh=mesh, options=options)
     comparison = None
     if goes_on():
-        comparison = compare(protocol, run or Run(inputs, folder, mesh, options))
+        comparison = compare(protocol, Run(inputs, folder, mesh, options))
     results = {'protocol': facts['protocol'], 'gates': passed, 'comparison': comparison}
     # Judged anew each time, for an earlier version may have judged in another way.
     return stored(folder / 'settled.json', lambda: results, holds=lambda found: False)
