@@ -124,7 +124,10 @@ class _Lease:
                 '%s was taken over by %s, for this process had not refreshed its lease; stopping',
                 *(self.workdir, _describe(self._read())),
             )
-            os.kill(os.getpid(), signal.SIGINT)  # and again, where a library swallows it
+            # A job that a script has put into the background ignores SIGINT, and is killed.
+            ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            # And again, where a library swallows it.
+            os.kill(os.getpid(), signal.SIGKILL if ignored else signal.SIGINT)
 
     def end(self) -> None:
         """Removes the lease, unless another process has taken it over."""

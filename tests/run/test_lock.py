@@ -20,7 +20,9 @@ from cdjax.run.folder import open_workdir
 ROOT = Path(__file__).parents[2]
 
 HOLD = """
-import sys, time
+import signal, sys, time
+if len(sys.argv) > 2:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 from cdjax.run import lock
 from cdjax.run.folder import open_workdir
 lock.REFRESH_SECONDS, lock.LEASE_SECONDS = 0.2, 4.0
@@ -36,8 +38,8 @@ def start():
     """Starts processes that open a workdir and wait until they are told to end."""
     processes = []
 
-    def begin(workdir):
-        command = [sys.executable, '-c', HOLD, str(workdir)]
+    def begin(workdir, *more):
+        command = [sys.executable, '-c', HOLD, str(workdir), *more]
         env = os.environ | {'PYTHONPATH': str(ROOT)}
         pipes = {name: subprocess.PIPE for name in ('stdin', 'stdout')}
         process = subprocess.Popen(command, env=env, text=True, **pipes)
@@ -137,18 +139,32 @@ def test_an_old_lease_is_not_waited_for_and_an_ended_run_leaves_none(bucket, sta
     lock.let_go()
 
 
+TAKEN = {'host': 'tpu-1', 'pid': 8, 'since': 'now', 'id': 'other', 'refreshed': 0}
+
+
+def take_over(workdir, ended=lambda: False):
+    for _ in range(50):  # a refresh may just be under way, and write over it
+        (workdir / '.lock').write_text(json.dumps(TAKEN))
+        time.sleep(0.5)
+        if ended():
+            return
+
+
 def test_a_process_whose_lease_was_taken_over_stops(bucket, soon):
     workdir = epath.Path(f'{bucket}/leases/lost')
     attempt(workdir)
-    taken = {'host': 'tpu-1', 'pid': 8, 'since': 'now', 'id': 'other', 'refreshed': time.time()}
-
-    def take_over():
-        for _ in range(50):  # a refresh may just be under way, and write over it
-            (workdir / '.lock').write_text(json.dumps(taken))
-            time.sleep(0.5)
-
+    # Whoever runs the tests in the background of a script ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
-        take_over()
+        take_over(workdir)
+    signal.signal(signal.SIGINT, before)
     lock.let_go()
-    assert json.loads((workdir / '.lock').read_text()) == taken, 'it is not ours to remove'
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert json.loads((workdir / '.lock').read_text()) == TAKEN, 'it is not ours to remove'
+
+
+def test_a_process_in_the_background_stops_too_when_its_lease_is_taken_over(bucket, start):
+    workdir = epath.Path(f'{bucket}/leases/ignored')
+    process = start(workdir, 'ignores SIGINT')
+    take_over(workdir, lambda: process.poll() is not None)
+    assert process.returncode == -signal.SIGKILL
+    assert json.loads((workdir / '.lock').read_text()) == TAKEN
