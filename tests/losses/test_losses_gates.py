@@ -204,6 +204,22 @@ def test_split_neurons_are_never_gathered(layered, rng):
         np.testing.assert_allclose(eight, one, atol=1e-5)
 
 
+def test_membership_of_split_neurons_needs_no_other_device(rng):
+    logits = 3 * rng.normal(size=(4, 5, 2, 256)).astype(np.float32)
+
+    def scores_and_gradient(logits):
+        scores = losses.membership_scores
+        return scores(logits), jax.grad(lambda x: jnp.sum(scores(x) ** 2))(logits)
+
+    mesh = jax.make_mesh((8,), ('tensor',), axis_types=(AxisType.Auto,), devices=jax.devices()[:8])
+    split = NamedSharding(mesh, PartitionSpec(None, None, None, 'tensor'))
+    program = quick_jit(scores_and_gradient, in_shardings=split, out_shardings=split)
+    text = program.lower(logits).compile().as_text()
+    assert not re.findall(r'all-reduce|all-gather|all-to-all|collective-permute', text)
+    for one, eight in zip(quick_jit(scores_and_gradient)(logits), program(logits), strict=True):
+        np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-4)
+
+
 def test_the_neurons_of_a_large_model(rng):
     scores = rng.normal(size=(1, LAYERS, WIDTH)).astype(np.float32)
     for share in (1e-5, 0.01, 0.5):
