@@ -41,6 +41,7 @@ NOT_RUN = {
     '--several_lengths': 'a pretrained model; tests/inference/test_real_data.py has its lengths',
     'smollm2': 'likewise',
     'runs/arms_weight_1': 'two tables of minutes; tests/report/test_report_compare.py has two',
+    'runs/arms_head_shuffled': 'likewise',
     '--plugins=': 'tests/test_extending.py runs it with the modules of that page',
     '--ablation=$ablation': 'a variable of the shell; the same without it is run',
 }
