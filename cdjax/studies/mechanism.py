@@ -76,6 +76,18 @@ def larger_sizes(share: float, neurons: int) -> list[int]:
     return [round(times * share * neurons) for times in TIMES if times * share <= MOST]
 
 
+def first_faithful(only: Sequence[np.ndarray], whole: np.ndarray) -> int | None:
+    """Returns which circuits are the first that keep `FAITHFUL` of a student; None if none do.
+
+    Args:
+        only: bool `[N]` of each, the problems that are right with only these circuits.
+        whole: bool `[N]`, those that are right with all neurons.
+    """
+    if not whole.any():  # who answers nothing keeps nothing
+        return None
+    return next((i for i, one in enumerate(only) if _kept(one, whole) >= FAITHFUL), None)
+
+
 @dataclasses.dataclass(frozen=True)
 class MechanismConfig:
     """How the mechanism of students is looked for.
@@ -174,8 +186,7 @@ class Mechanism:
         whole = ablated.full.correct
         only = [one.correct for one in ablated.only(cuts, self._of_row)]
         choose, tell = self._choose, ~self._choose
-        kept = (_kept(one[choose], whole[choose]) for one in only)
-        at = next((i for i, part in enumerate(kept) if part >= FAITHFUL), None)
+        at = first_faithful([one[choose] for one in only], whole[choose])
         circuits = cuts[at or 0]
         teacher, matrix = self._teachers(), self._matrix(ablated, circuits)
         expected = teacher['patched'][tell]

@@ -19,7 +19,7 @@ from cdjax.models import Llama, load_huggingface
 from cdjax.run.results import stored
 from cdjax.studies.circuits import Ablated, CircuitStudyConfig, study_circuits, unseen_rows
 from cdjax.studies.discovery import discover_circuits, search_in_students
-from cdjax.studies.mechanism import FAITHFUL, larger_sizes
+from cdjax.studies.mechanism import first_faithful, larger_sizes
 from cdjax.studies.run import Run
 from cdjax.training.discovery import DiscoveryConfig
 
@@ -35,7 +35,7 @@ def rediscover(
     """Discovers circuits in a distilled student, for the teacher's classes, once, and compares.
 
     Circuits that do not keep what the student can do are not its mechanism. They are cut at the
-    smallest size at which they keep `FAITHFUL` of it, chosen on one half of the unseen problems;
+    smallest size at which they do (`first_faithful`), chosen on one half of the unseen problems;
     everything is told of the other half. Where no size keeps that, they are told of at the size
     that they were searched at, and not compared.
 
@@ -125,10 +125,9 @@ def _smallest_faithful(
     sizes = [circuit.size, *larger_sizes(circuit.share, model.config.num_neurons)]
     ablated = Ablated(model, run.inputs.dataset[rows], circuit.fill, config.ablation, run.passes)
     cuts = [circuit.at_size(size).masks for size in sizes]
-    only = ablated.only(cuts, circuit.assignments[rows])
-    enough = FAITHFUL * ablated.full.accuracy
-    kept = (size for size, said in zip(sizes, only, strict=True) if 0 < enough <= said.accuracy)
-    return next(kept, None)
+    only = [said.correct for said in ablated.only(cuts, circuit.assignments[rows])]
+    at = first_faithful(only, ablated.full.correct)
+    return None if at is None else sizes[at]
 
 
 def _matrix(run: Run, circuit: Circuit, rows: np.ndarray, config: CircuitStudyConfig) -> np.ndarray:

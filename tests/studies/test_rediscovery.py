@@ -31,7 +31,7 @@ def test_circuits_of_a_student_are_the_smallest_that_keep_enough(monkeypatch):
     }
 
     def smallest(enough, answers=said):
-        monkeypatch.setattr('cdjax.studies.rediscovery.FAITHFUL', enough)
+        monkeypatch.setattr('cdjax.studies.mechanism.FAITHFUL', enough)
         dataset = dataclasses.replace(data, answers=answers)
         run = SimpleNamespace(inputs=SimpleNamespace(dataset=dataset), passes={})
         return _smallest_faithful(run, student, circuit, rows, config)
