@@ -1,7 +1,6 @@
 """Stage 1: the circuits of a model, or of several jointly, discovered once and read ever after."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -20,6 +19,7 @@ from cdjax.parallel.mesh import one_device
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import as_json, await_file, check_workdir, open_workdir, stored_config
 from cdjax.run.options import RunOptions
+from cdjax.studies.first_scores import FirstScores
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.methods import sort_in
 from cdjax.studies.outlook import (
@@ -45,8 +45,8 @@ class DiscoveryStudyConfig:
         inputs: checkpoints, problems and their split; where a student's checkpoint is given,
             teacher and student are searched jointly.
         discovery: the search for circuits.
-        first_scores: a file of circuits of the teacher, whose ranking of neurons the search starts
-            from; from nothing if None.
+        first_scores: what ranks the neurons of the teacher that the search starts from, see
+            `FirstScores`; from nothing if None.
         classes: key of a `ClassScheme` that sorts the problems beforehand, so that no classifier
             is trained; `learned` for one. The scheme decides how many classes there are.
         classes_of: a file of circuits of these problems, whose classes are the `learned` ones of
@@ -107,10 +107,7 @@ def study_discovery(
     shapes = {'teacher': inputs.teacher_config}
     if inputs.has_student:
         shapes['student'] = inputs.student_config
-    first_scores = None
-    if config.first_scores is not None:
-        first = Circuit.load(config.first_scores)
-        first_scores = {'teacher': first.scores}
+    first = config.first_scores and FirstScores.named(config.first_scores)
     discovery, classes, sorted_by = config.discovery, None, None
     scheme = CLASSES[config.classes]
     if config.classes_of is not None:
@@ -124,19 +121,16 @@ def study_discovery(
         inputs.dataset,
         discovery,
         mesh=mesh,
-        first_scores=first_scores,
+        first_scores=first and first.shaped(inputs, discovery.num_classes),
         batch_flag='discovery_batch_size',
     )
     check_problems(inputs, discovery)
     facts = {'inputs': inputs.facts(), 'discovery': config.discovery}
     if config.classes != LEARNED.key:
         facts['classes'] = config.classes
-    if first_scores is not None:
-        # Learned from problems that are unseen here they would be a leak, and of another model
-        # noise; and what lies under the path may be others the next time.
-        inputs.check_circuits(first, f'--first_scores={config.first_scores}')
-        digest = hashlib.sha256(np.ascontiguousarray(first.scores)).hexdigest()
-        facts['first_scores'] = [config.first_scores, digest[:16]]
+    if first is not None:
+        first.check(inputs)
+        facts['first_scores'] = first.fact
     if sorted_by is not None:
         inputs.check_circuits(sorted_by, f'--classes_of={config.classes_of}')
         facts |= {'discovery': discovery, 'classes_of': [config.classes_of, sorted_by.hash]}
@@ -147,9 +141,8 @@ def study_discovery(
     models = {'teacher': inputs.load_teacher(mesh)}
     if inputs.has_student:
         models['student'] = inputs.load_student(mesh)
-    if first_scores is not None:
-        name = f'--first_scores={config.first_scores}'
-        inputs.check_circuits(first, name, model=models['teacher'])
+    if first is not None:
+        first.check(inputs, models['teacher'])
     if sorted_by is not None:  # the problems that the teacher answers are known now
         inputs.check_circuits(sorted_by, f'--classes_of={config.classes_of}')
     if new:
@@ -160,7 +153,7 @@ def study_discovery(
         K, learned = sorted_by.num_classes, sorted_by.assignments
         classes = scheme.assign(Sorting(inputs.dataset, K, discovery.seed, learned))
     elif scheme.from_learned and config.classes != LEARNED.key:
-        classes = _sorted_by_model(run, config)
+        classes = _sorted_by_model(run, models['teacher'], config)
         discovery = _search_for(config.classes, classes, discovery, insist=insist)
     circuits = discover_circuits(
         run,
@@ -170,7 +163,7 @@ def study_discovery(
         training=run.workdir,
         description='discover',
         classes=classes,
-        first_scores=first_scores,
+        first_scores=first and (lambda: first.rank(run, models['teacher'], discovery.seed)),
     )
     for name, circuit in circuits.items():
         circuit.info['classes'] = config.classes if circuit.num_classes > 1 else ONE.key
@@ -242,18 +235,18 @@ def _search_for_those_of(
     return search_for(K, config.discovery)
 
 
-def _sorted_by_model(run: Run, config: DiscoveryStudyConfig) -> np.ndarray | None:
+def _sorted_by_model(run: Run, teacher: Llama, config: DiscoveryStudyConfig) -> np.ndarray | None:
     """Returns the classes of a scheme that asks the teacher."""
     dataset, rows = run.inputs.dataset, run.inputs.split.train
     context = Context(
-        neuron_means(run.teacher, dataset[rows], **run.passes),
+        neuron_means(teacher, dataset[rows], **run.passes),
         discovery=config.discovery,
         seed=config.discovery.seed,
         mesh=run.mesh,
         workdir=run.workdir / 'classes',
         options=run.options,
     )
-    sorting = sort_in(run.teacher, dataset, rows, config.discovery.num_classes, context)
+    sorting = sort_in(teacher, dataset, rows, config.discovery.num_classes, context)
     return CLASSES[config.classes].assign(sorting)
 
 
@@ -292,7 +285,7 @@ def discover_circuits(
     training: epath.Path,
     description: str,
     classes: np.ndarray | None = None,
-    first_scores: Mapping[str, np.ndarray] | None = None,
+    first_scores: Callable[[], Mapping[str, np.ndarray]] | None = None,
     options: RunOptions | None = None,
 ) -> dict[str, Circuit]:
     """Returns the circuits at `paths`, discovered jointly where they are not all there.
@@ -305,7 +298,7 @@ def discover_circuits(
         training: folder of the training's checkpoints and metrics.
         description: name on the progress bar.
         classes: int `[N]`, classes that are fixed beforehand; learned if None.
-        first_scores: see `discover`.
+        first_scores: makes those of `discover`, asked likewise; none if None.
         options: those of the run if None.
     """
     there = lambda: all(path.with_suffix('.json').exists() for path in paths.values())
@@ -317,7 +310,7 @@ def discover_circuits(
             config,
             mesh=run.mesh,
             classes=classes,
-            first_scores=first_scores,
+            first_scores=first_scores and first_scores(),
             description=description,
             workdir=training,
             options=run.options if options is None else options,

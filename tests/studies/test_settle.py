@@ -1,7 +1,9 @@
 """The protocols at the smallest size: what is tested is their stages, not what they find."""
 
+import ast
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -21,6 +23,7 @@ from cdjax.planted.plan import PlanConfig
 from cdjax.planted.training import PlantConfig
 from cdjax.report.verdicts import curves_table
 from cdjax.run.options import RunOptions
+from cdjax.studies import settle as settle_package
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.run import Run
 from cdjax.studies.settle import (
@@ -29,6 +32,7 @@ from cdjax.studies.settle import (
     ComparisonProtocol,
     PlantedProtocol,
     comparison,
+    measure,
     planted,
     protocol,
     settle,
@@ -324,6 +328,21 @@ def test_the_recipe_trains_the_teacher_of_the_protocol():
     assert numbers.keys() >= shape.keys() | {'steps', 'learning_rate', 'weight_decay'}
     assert recipe['task'] == LOOKUP_TEACHER.inputs.task
     assert recipe['plant_classes'] == LOOKUP_TEACHER.plant.label
+
+
+def test_the_program_of_the_page_measures_a_teacher_that_is_there(tmp_path, monkeypatch, capsys):
+    page = (ROOT / 'docs' / 'planted.md').read_text()
+    (program,) = re.findall(r'```python\n(.*?)```', page, flags=re.DOTALL)
+    names = {}
+    small = dataclasses.replace(PLANTED, problems=20, seeds=(0,))
+    monkeypatch.setattr(settle_package, 'PlantedProtocol', lambda: small)
+    (tmp_path / 'cdjax').symlink_to(ROOT / 'cdjax')
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, 'planted.md', 'exec'), names)
+    told = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
+    assert told == measure(names['run'], names['discover'], 0, 20)
+    assert 0 <= told['own'] <= 1
+    assert 'auroc' not in told, 'nothing is planted in this teacher'
 
 
 def test_pages_name_the_hashes_of_the_protocols():
