@@ -36,8 +36,8 @@ define_machine_flags()
 flags.DEFINE_string(
     'first_scores',
     DiscoveryStudyConfig().first_scores,
-    'What ranks the neurons of the teacher that the search starts from (any_size): circuits, or a '
-    'method that trains nothing, such as atp; from nothing if not given.',
+    'Circuits of the teacher whose ranking of neurons the search starts from (any_size); from '
+    'nothing if not given.',
 )
 flags.DEFINE_string(
     'classes',

@@ -1,6 +1,7 @@
 """Stage 1: the circuits of a model, or of several jointly, discovered once and read ever after."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.classes import CLASSES, LEARNED, ONE, Sorting
 from cdjax.circuits.methods import Context
+from cdjax.circuits.methods.first_ranking import check_first_ranking, first_rankings
 from cdjax.circuits.methods.learned_masks import search_for
 from cdjax.errors import InputError
 from cdjax.inference.means import neuron_means
@@ -19,7 +21,6 @@ from cdjax.parallel.mesh import one_device
 from cdjax.parallel.multihost import as_process_0_sees
 from cdjax.run.folder import as_json, await_file, check_workdir, open_workdir, stored_config
 from cdjax.run.options import RunOptions
-from cdjax.studies.first_scores import FirstScores
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.methods import sort_in
 from cdjax.studies.outlook import (
@@ -45,8 +46,8 @@ class DiscoveryStudyConfig:
         inputs: checkpoints, problems and their split; where a student's checkpoint is given,
             teacher and student are searched jointly.
         discovery: the search for circuits.
-        first_scores: what ranks the neurons of the teacher that the search starts from, see
-            `FirstScores`; from nothing if None.
+        first_scores: a file of circuits of the teacher, whose ranking of neurons the search starts
+            from; from nothing if None.
         classes: key of a `ClassScheme` that sorts the problems beforehand, so that no classifier
             is trained; `learned` for one. The scheme decides how many classes there are.
         classes_of: a file of circuits of these problems, whose classes are the `learned` ones of
@@ -65,6 +66,11 @@ class DiscoveryStudyConfig:
             raise InputError(
                 f'classes={self.classes} are drawn from those of circuits that are there already: '
                 'name these with classes_of'
+            )
+        if self.first_scores is not None and self.discovery.first_ranking is not None:
+            raise InputError(
+                f'first_ranking={self.discovery.first_ranking}: masks start from first_scores='
+                f'{self.first_scores} already; leave one of them out'
             )
         if self.classes_of is not None and not by_circuits:
             raise InputError(
@@ -107,7 +113,10 @@ def study_discovery(
     shapes = {'teacher': inputs.teacher_config}
     if inputs.has_student:
         shapes['student'] = inputs.student_config
-    first = config.first_scores and FirstScores.named(config.first_scores)
+    first_scores = None
+    if config.first_scores is not None:
+        first = Circuit.load(config.first_scores)
+        first_scores = {'teacher': first.scores}
     discovery, classes, sorted_by = config.discovery, None, None
     scheme = CLASSES[config.classes]
     if config.classes_of is not None:
@@ -121,16 +130,19 @@ def study_discovery(
         inputs.dataset,
         discovery,
         mesh=mesh,
-        first_scores=first and first.shaped(inputs, discovery.num_classes),
+        first_scores=first_scores,
         batch_flag='discovery_batch_size',
     )
     check_problems(inputs, discovery)
     facts = {'inputs': inputs.facts(), 'discovery': config.discovery}
     if config.classes != LEARNED.key:
         facts['classes'] = config.classes
-    if first is not None:
-        first.check(inputs)
-        facts['first_scores'] = first.fact
+    if first_scores is not None:
+        # Learned from problems that are unseen here they would be a leak, and of another model
+        # noise; and what lies under the path may be others the next time.
+        inputs.check_circuits(first, f'--first_scores={config.first_scores}')
+        digest = hashlib.sha256(np.ascontiguousarray(first.scores)).hexdigest()
+        facts['first_scores'] = [config.first_scores, digest[:16]]
     if sorted_by is not None:
         inputs.check_circuits(sorted_by, f'--classes_of={config.classes_of}')
         facts |= {'discovery': discovery, 'classes_of': [config.classes_of, sorted_by.hash]}
@@ -141,8 +153,9 @@ def study_discovery(
     models = {'teacher': inputs.load_teacher(mesh)}
     if inputs.has_student:
         models['student'] = inputs.load_student(mesh)
-    if first is not None:
-        first.check(inputs, models['teacher'])
+    if first_scores is not None:
+        name = f'--first_scores={config.first_scores}'
+        inputs.check_circuits(first, name, model=models['teacher'])
     if sorted_by is not None:  # the problems that the teacher answers are known now
         inputs.check_circuits(sorted_by, f'--classes_of={config.classes_of}')
     if new:
@@ -163,7 +176,7 @@ def study_discovery(
         training=run.workdir,
         description='discover',
         classes=classes,
-        first_scores=first and (lambda: first.rank(run, models['teacher'], discovery.seed)),
+        first_scores=first_scores,
     )
     for name, circuit in circuits.items():
         circuit.info['classes'] = config.classes if circuit.num_classes > 1 else ONE.key
@@ -251,9 +264,14 @@ def _sorted_by_model(run: Run, teacher: Llama, config: DiscoveryStudyConfig) -> 
 
 
 def check_problems(inputs: Inputs, config: DiscoveryConfig) -> None:
-    """Raises InputError for a batch of more than the problems that are learned from."""
+    """Raises InputError for a search that these problems do not suit.
+
+    It has a batch of more than those that are learned from, or starts from a ranking of neurons
+    that they do not tell.
+    """
     usual, problems = DiscoveryConfig.batch_size, len(inputs.split.train)
     check_repeats(config.batch_size, problems, usual, name='discovery_batch_size')
+    check_first_ranking(config, inputs.dataset, inputs.teacher_config)
 
 
 def check_accuracy(
@@ -285,7 +303,7 @@ def discover_circuits(
     training: epath.Path,
     description: str,
     classes: np.ndarray | None = None,
-    first_scores: Callable[[], Mapping[str, np.ndarray]] | None = None,
+    first_scores: Mapping[str, np.ndarray] | None = None,
     options: RunOptions | None = None,
 ) -> dict[str, Circuit]:
     """Returns the circuits at `paths`, discovered jointly where they are not all there.
@@ -298,22 +316,24 @@ def discover_circuits(
         training: folder of the training's checkpoints and metrics.
         description: name on the progress bar.
         classes: int `[N]`, classes that are fixed beforehand; learned if None.
-        first_scores: makes those of `discover`, asked likewise; none if None.
+        first_scores: see `discover`.
         options: those of the run if None.
     """
     there = lambda: all(path.with_suffix('.json').exists() for path in paths.values())
     if not as_process_0_sees(there):
+        searched, options = models(), run.options if options is None else options
+        problems = run.inputs.dataset, run.inputs.split.train
+        ranked = first_rankings(searched, *problems, config, mesh=run.mesh, options=options)
         found, _ = discover(
-            models(),
-            run.inputs.dataset,
-            run.inputs.split.train,
+            searched,
+            *problems,
             config,
             mesh=run.mesh,
             classes=classes,
-            first_scores=first_scores and first_scores(),
+            first_scores=first_scores if ranked is None else ranked,
             description=description,
             workdir=training,
-            options=run.options if options is None else options,
+            options=options,
         )
         for name, circuit in found.items():
             circuit.info.update(run.inputs.origin)

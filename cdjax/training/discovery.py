@@ -97,6 +97,11 @@ def discover(
     mesh = one_device() if mesh is None else mesh
     shapes = {name: model.config for name, model in models.items()}
     check_discovery(shapes, dataset, config, mesh=mesh, first_scores=first_scores)
+    if config.first_ranking and first_scores is None:
+        raise ValueError(
+            f'first_ranking={config.first_ranking}: pass first_scores, which '
+            'cdjax.circuits.methods.first_ranking.first_rankings makes'
+        )
     if classes is not None and classes.max() >= config.num_classes:
         raise ValueError(f'class {classes.max()} of {config.num_classes} classes')
     if classes is None and config.num_classes == 1:

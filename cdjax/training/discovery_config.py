@@ -44,6 +44,8 @@ class DiscoveryConfig:
         recompute_logits: ask the whole model at each step rather than store what it says of all
             problems, 4 bytes for each of them and token of the vocabulary; None to do so where that
             would be more than `STORED_BYTES`. Of answers of several tokens nothing is stored.
+        first_ranking: key of the method whose ranking of a model's neurons masks start from, see
+            `cdjax.circuits.methods.first_ranking`; from small random scores if None.
         least_accuracy: of a model on these problems; one that cannot do them has no circuits for
             them.
         seed: of the initial weights, of the order of the problems and of all noise.
@@ -59,6 +61,7 @@ class DiscoveryConfig:
     microbatches: int = 1
     remat: str = 'none'
     recompute_logits: bool | None = None
+    first_ranking: str | None = None
     least_accuracy: float = 0.1
     seed: int = 0
 
@@ -152,6 +155,11 @@ def check_discovery(
             raise InputError(
                 f'density={config.objective.density} is less than one neuron of the {name}'
             )
+    if config.first_ranking and not first_scores:  # of the same shape, once there is a model
+        first_scores = {
+            name: np.zeros((1, shape.num_layers, shape.intermediate_size))
+            for name, shape in shapes.items()
+        }
     first = ranked_first_scores(first_scores or {}, shapes, config.num_classes)
     for name, scores in first.items():
         init = lambda key, name=name, scores=scores: config.objective.init(

@@ -104,6 +104,12 @@ def define_discovery_flags() -> None:
         'Ask the whole model again at each step rather than store what it says of all problems; if '
         'not given, where that would take more than 4 GiB.',
     )
+    flags.DEFINE_string(
+        'first_ranking',
+        default.first_ranking,
+        'Method whose ranking of the neurons masks start from (any_size), one that trains nothing, '
+        'such as atp; from small random scores if not given.',
+    )
     flags.DEFINE_float(
         'discovery_learning_rate',
         None,
@@ -216,6 +222,7 @@ def discovery_from_flags() -> DiscoveryConfig:
             microbatches=FLAGS.discovery_microbatches,
             remat=FLAGS.discovery_remat,
             recompute_logits=FLAGS.recompute_logits,
+            first_ranking=FLAGS.first_ranking,
             least_accuracy=least_accuracy_from_flags(),
             seed=FLAGS.discovery_seed,
         )

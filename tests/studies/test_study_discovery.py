@@ -104,23 +104,22 @@ def test_a_search_starts_from_the_ranking_of_a_method(inputs, tmp_path, monkeypa
         return discover(*args, first_scores=first_scores, **fields)
 
     monkeypatch.setattr(discovery, 'discover', spy)
-    circuit = run(inputs, tmp_path / 'run', 'operators', first_scores='atp')
+    ranked = dataclasses.replace(SEARCH, num_classes=4, first_ranking='atp')
+    config = DiscoveryStudyConfig(inputs, ranked, classes='operators')
+    study = lambda: study_discovery(
+        config, tmp_path / 'run', options=RunOptions(check_gradients=False)
+    )['teacher']
+    circuit = study()
     rows = toy.rows().train
     context = Context(circuit.fill, mesh=toy.one_device())
     one = np.zeros(len(toy.dataset()), np.int32)
     expected = ATP.scores(toy.model(), toy.dataset(), rows, one, context=context)
-    (scores,) = started
-    np.testing.assert_allclose(scores, expected, rtol=1e-5)
-    assert scores.shape[0] == 1, 'for all classes alike'
+    np.testing.assert_allclose(started[0], expected, rtol=1e-5)
     # Two steps do not bring the first neurons of all to the end.
-    first = np.argsort(-scores[0], axis=None)[: circuit.size // 4]
+    first = np.argsort(-expected, axis=None)[: circuit.size // 4]
     assert circuit.masks.reshape(2, -1)[:, first].mean() > 0.9
-    facts = json.loads((tmp_path / 'run' / 'config.json').read_text())
-    assert facts['first_scores'] == 'atp'
-    run(inputs, tmp_path / 'run', 'operators', first_scores='atp')
+    study()
     assert len(started) == 1, 'circuits that are there need no ranking'
-    with pytest.raises(InputError, match='first_scores=learned does not rank'):
-        run(inputs, tmp_path / 'no', 'learned', first_scores='learned')
 
 
 def test_a_scheme_that_asks_the_model_gets_its_attributions(inputs, tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import toy_study as toy
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.masks import binarize
-from cdjax.circuits.methods import METHODS, Method
+from cdjax.circuits.methods import METHODS, ONE_MASK, Context, Method, learned_masks
+from cdjax.circuits.methods.first_ranking import check_first_ranking
 from cdjax.errors import InputError
 from cdjax.inference.means import neuron_means
 from cdjax.inference.predictions import predict
@@ -206,6 +207,34 @@ def test_what_a_model_sorted_is_in_the_leak_table_as_it_was_sorted(circuit):
     counts = np.bincount(by_answer) / len(data)
     assert found['bits'] == pytest.approx(-(counts * np.log2(counts)).sum()), 'the answer tells all'
     assert found['most_bits'] == pytest.approx(np.log2(toy.K))
+
+
+def test_masks_of_controls_start_from_the_ranking_that_the_search_does(circuit, mine, monkeypatch):
+    started = []
+
+    def spy(models, dataset, rows, config, *, first_scores, **fields):
+        started.append((config.num_classes, first_scores['model']))
+        raise Spied
+
+    class Spied(Exception):
+        pass
+
+    monkeypatch.setattr(learned_masks, 'discover', spy)
+    discovery = DiscoveryConfig(num_classes=toy.K, batch_size=16, first_ranking=mine.key)
+    context = Context(circuit.fill, discovery=discovery, mesh=toy.one_device())
+    rows, alike = toy.rows().train, np.zeros(len(toy.dataset()), np.int32)
+    for classes in (alike, np.arange(len(alike)) % 2):
+        with pytest.raises(Spied):
+            ONE_MASK.scores(toy.model(), toy.dataset(), rows, classes, context=context)
+    assert [K for K, _ in started] == [1, 2]
+    for _, scores in started:
+        np.testing.assert_array_equal(np.argsort(-scores, axis=None), np.arange(toy.L * toy.F))
+    check_first_ranking(discovery, toy.dataset(), toy.teacher_config())
+    of_attribution = dataclasses.replace(discovery, first_ranking='atp')
+    answers = toy.dataset().answers
+    without = dataclasses.replace(toy.dataset(), counterfactual_answers=answers)
+    with pytest.raises(InputError, match='^first_ranking=atp needs a counterfactual'):
+        check_first_ranking(of_attribution, without, toy.teacher_config())
 
 
 def test_methods_whose_classes_problems_lack_are_known_beforehand():

@@ -10,10 +10,9 @@ from cdjax.circuits.methods.mean_activation import MEAN_ACTIVATION
 from cdjax.circuits.methods.method import Context, Method, Request
 from cdjax.circuits.methods.random_living_masks import RANDOM_LIVING_MASKS
 from cdjax.circuits.methods.random_masks import RANDOM_MASKS
-from cdjax.registry import Registry
+from cdjax.circuits.methods.registry import METHODS
 
 # In the order of tables.
-METHODS: Registry[Method] = Registry('method')
 LEARNED = METHODS.add(learned_masks.LEARNED)
 ONE_MASK = METHODS.add(learned_masks.ONE_MASK)
 METHODS.add(learned_masks.OPERATORS)

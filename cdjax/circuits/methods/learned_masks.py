@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cdjax.circuits.methods.first_ranking import first_rankings
 from cdjax.circuits.methods.method import Context, Method, Request
 from cdjax.data import Dataset
 from cdjax.errors import InputError
@@ -34,16 +35,20 @@ def train_scores(
     key: str,
 ) -> np.ndarray:
     """Learns masks for classes that are fixed, as the circuits that are studied were learned."""
+    models, options = {'model': model}, context.options.unchecked
+    search = search_for(int(classes.max()) + 1, context.discovery)
+    rank = lambda: first_rankings(models, dataset, rows, search, mesh=context.mesh, options=options)
     circuits, _ = discover(
-        {'model': model},
+        models,
         dataset,
         rows,
-        search_for(int(classes.max()) + 1, context.discovery),
+        search,
         mesh=context.mesh,
         classes=classes,
+        first_scores=context.once(first_rankings, rank),
         description=f'learn masks: {key}',
         workdir=None if context.workdir is None else context.workdir / key,
-        options=context.options.unchecked,
+        options=options,
     )
     return circuits['model'].scores
 

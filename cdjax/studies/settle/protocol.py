@@ -103,7 +103,10 @@ NULL = PlantedProtocol(
 )
 
 # Options that are younger than protocols whose hashes are published.
-_CAME_LATER = ('nuisance', 'spread', 'together', 'null_shared', 'needed', 'weight_grid')
+_CAME_LATER = (
+    *('nuisance', 'spread', 'together', 'null_shared', 'needed', 'weight_grid'),
+    'first_ranking',
+)
 
 # Arms that are no method: the best of the rankings, and one mask of the size of the union.
 ATTRIBUTION, UNION = 'attribution', 'union'
