@@ -233,7 +233,7 @@ def test_masks_of_controls_start_from_the_ranking_that_the_search_does(circuit, 
     of_attribution = dataclasses.replace(discovery, first_ranking='atp')
     answers = toy.dataset().answers
     without = dataclasses.replace(toy.dataset(), counterfactual_answers=answers)
-    with pytest.raises(InputError, match='^first_ranking=atp needs a counterfactual'):
+    with pytest.raises(InputError, match=r'^first_ranking=atp needs a counterfactual'):
         check_first_ranking(of_attribution, without, toy.teacher_config())
 
 
