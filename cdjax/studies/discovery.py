@@ -178,8 +178,10 @@ def study_discovery(
         classes=classes,
         first_scores=first_scores,
     )
+    as_they_are = sorted_by is not None and config.classes == LEARNED.key
+    sorting = sorted_by.info.get('classes', LEARNED.key) if as_they_are else config.classes
     for name, circuit in circuits.items():
-        circuit.info['classes'] = config.classes if circuit.num_classes > 1 else ONE.key
+        circuit.info['classes'] = sorting if circuit.num_classes > 1 else ONE.key
         circuit.info['metrics'] = measure_circuit(run, models[name], circuit)
         circuit.info['sanity'] = _sanity(run, models[name], circuit, config.discovery)
         circuit.save(paths[name])

@@ -73,6 +73,7 @@ def test_classes_of_other_circuits_are_taken_as_they_are_or_shuffled(inputs, tmp
     same = run(inputs, tmp_path / 'same', 'learned', classes_of=path)
     np.testing.assert_array_equal(same.assignments, first.assignments)
     assert not same.classifier
+    assert named(LEARNED, same).title == 'operator classes', 'what they were is what they are'
     matched = run(inputs, tmp_path / 'matched', 'answer_matched', classes_of=path)
     assert named(LEARNED, matched).title == 'answer-matched classes'
     assert (matched.assignments != first.assignments).any()

@@ -241,3 +241,15 @@ def test_methods_whose_classes_problems_lack_are_known_beforehand():
     keys, sums = ('operator_classes', 'one_mask', 'answer_matched_classes'), toy.dataset()
     assert with_classes(keys, sums, 2, 0) == keys
     assert with_classes(keys, sums[sums.labels['operators'] == 0], 2, 0) == keys[1:]
+
+
+def test_of_one_class_only_one_mask_is_trained(circuit):
+    keys = ('one_mask', 'random_classes', 'answer_cut_classes', 'mean_activation')
+    assert with_classes(keys, toy.dataset(), 2, 0) == keys
+    assert with_classes(keys, toy.dataset(), 1, 0) == ('one_mask', 'mean_activation')
+    alike = np.zeros_like(circuit.assignments)
+    one = dataclasses.replace(
+        circuit, masks=circuit.masks[:1], scores=circuit.scores[:1], assignments=alike
+    )
+    config = CircuitStudyConfig((0.25,), methods=('answer_matched_classes', 'mean_activation'))
+    assert list(run(one, config)) == ['mean_activation']

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from cdjax.circuits.classes import CLASSES, LEARNED, Sorting
+from cdjax.circuits.classes import CLASSES, LEARNED, ONE, Sorting
 from cdjax.data import Dataset
 from cdjax.models import Llama
 from cdjax.models.config import LlamaConfig
@@ -147,5 +147,12 @@ class Method:
             raise ValueError(f'the method {self.key!r} needs either scores or draw')
 
     def sort(self, sorting: Sorting) -> np.ndarray | None:
-        """Returns the classes that it goes by, int `[N]`; None where the problems have none."""
-        return CLASSES[self.classes].assign(sorting)
+        """Returns the classes that it goes by, int `[N]`; None where the problems have none.
+
+        A method that trains has none either where all problems are of one class: its masks would be
+        those of one mask for all, trained once more.
+        """
+        classes = CLASSES[self.classes].assign(sorting)
+        if classes is None or not self.trains or self.classes == ONE.key:
+            return classes
+        return classes if classes.any() else None
