@@ -22,6 +22,7 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
     _flags = '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
     os.environ['XLA_FLAGS'] = f'{_flags} {os.environ.get("XLA_FLAGS", "")}'
 
+import costs
 import jax
 import pytest
 
@@ -34,6 +35,15 @@ LONGEST = {
     *('test_discovery', 'test_distillation', 'test_pipeline', 'test_table_of_arms'),
     *('test_provenance', 'test_compiled_programs', 'test_docs_notebooks', 'test_buckets'),
 }
+
+
+def pytest_addoption(parser):
+    parser.addoption('--costs', help='File that gets what each test costs, see costs.py.')
+
+
+def pytest_configure(config):
+    if config.getoption('costs'):
+        config.pluginmanager.register(costs.Costs(config.getoption('costs')))
 
 
 def pytest_collection_modifyitems(items):
