@@ -323,14 +323,18 @@ _MISSING = object()
 
 
 def _differences(stored: Any, wanted: Any, at: str = '') -> list[tuple[str, Any, Any]]:
-    """Lists (key, stored, wanted) where two JSON values differ, keys joined by '.'."""
+    """Lists (key, stored, wanted) where two JSON values differ, keys joined by '.'.
+
+    An option that is off, null, is what a folder of before there was that option does not have.
+    """
     if isinstance(stored, dict) and isinstance(wanted, dict):
         found = []
         for key in sorted(stored.keys() | wanted.keys()):
             inner = f'{at}.{key}' if at else key
             found += _differences(stored.get(key, _MISSING), wanted.get(key, _MISSING), inner)
         return found
-    return [] if stored == wanted else [(at, stored, wanted)]
+    off = {id(stored), id(wanted)} == {id(_MISSING), id(None)}
+    return [] if off or stored == wanted else [(at, stored, wanted)]
 
 
 def _show(value: Any) -> str:

@@ -192,8 +192,8 @@ def _sanity(
     run: Run, model: Llama, circuit: Circuit, discovery: DiscoveryConfig
 ) -> dict[str, float | None]:
     """Returns how the search ranks neurons, and how many of its circuits' are dead."""
-    # Gradients of no more tokens than a step of the search has, which is known to fit.
-    tokens = discovery.batch_size * run.inputs.dataset.tokens.shape[1]
+    length = run.inputs.dataset.tokens.shape[1]
+    tokens = discovery.gradient_tokens(length, model.config.num_layers)
     passes = run.passes | {'tokens_per_pass': min(tokens, run.passes['tokens_per_pass'])}
     found = Sanity.of(run, model, circuit.fill, **passes).check(circuit, [circuit.masks])
     return {'rank': found['rank'], 'dead': found['dead'][0]}
@@ -273,7 +273,8 @@ def check_problems(inputs: Inputs, config: DiscoveryConfig) -> None:
     """
     usual, problems = DiscoveryConfig.batch_size, len(inputs.split.train)
     check_repeats(config.batch_size, problems, usual, name='discovery_batch_size')
-    check_first_ranking(config, inputs.dataset, inputs.teacher_config)
+    shapes = [inputs.teacher_config, *([inputs.student_config] if inputs.has_student else [])]
+    check_first_ranking(config, inputs.dataset, shapes)
 
 
 def check_accuracy(

@@ -19,13 +19,14 @@ from cdjax.circuits.circuit import Circuit
 from cdjax.data.splits import validation_split
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import one_device
-from cdjax.run.folder import as_json, check_workdir, open_workdir
+from cdjax.parallel.multihost import as_process_0_sees
+from cdjax.run.folder import as_json, check_workdir, open_workdir, stored_config
 from cdjax.run.options import RunOptions
 from cdjax.run.results import stored
 from cdjax.run.workers import check_workers, work_ahead
 from cdjax.studies.circuits import Ablated, CircuitStudyConfig, unseen_rows
 from cdjax.studies.circuits.config import EVALUATED, TELLING_SIZES, sizes_in_neurons
-from cdjax.studies.discovery import check_problems, discover_circuits
+from cdjax.studies.discovery import check_accuracy, check_problems, discover_circuits
 from cdjax.studies.inputs import Inputs, InputsConfig
 from cdjax.studies.outlook import (
     Announce,
@@ -139,8 +140,12 @@ def tune(
     facts = {**dataclasses.asdict(config), 'inputs': inputs.facts()}
     folder = check_workdir(workdir, facts, name='tune')
     announce(Outlook('tune', folder, as_json(facts), _stages(config, inputs, folder), mesh))
-    open_workdir(workdir, facts, name='tune')
     run = Run(within, folder, mesh, options.unchecked)
+    if as_process_0_sees(lambda: stored_config(folder) is None):
+        strictest = max((d for _, d in config.settings), key=lambda d: d.least_accuracy)
+        models = {'teacher': run.teacher}
+        check_accuracy(within, models, strictest, mesh=mesh, options=options)
+    open_workdir(workdir, facts, name='tune')
     return stored(folder / 'tuning.json', lambda: _tune(config, run))
 
 

@@ -114,6 +114,19 @@ class DiscoveryConfig:
                 'least_accuracy=0 to search all the same'
             )
 
+    def gradient_tokens(self, length: int, layers: int) -> int:
+        """Returns tokens whose gradient through a whole model fits where a step of the search does.
+
+        Such as attributions take it: nothing of it is recomputed, so that of a search which
+        recomputes its layers one layer's share of the tokens has room.
+
+        Args:
+            length: tokens of a problem.
+            layers: of the model.
+        """
+        rows = self.batch_size // self.microbatches
+        return max(length, rows * length // (1 if self.remat == 'none' else layers))
+
     @property
     def least_batch(self) -> int:
         """Problems of the smallest batch that has room for the objective's terms."""
@@ -165,7 +178,12 @@ def check_discovery(
         init = lambda key, name=name, scores=scores: config.objective.init(
             key, shapes[name], config.num_classes, scores
         )
-        jax.eval_shape(init, jax.random.key(0))  # not every objective can start from scores
+        try:
+            jax.eval_shape(init, jax.random.key(0))
+        except InputError as error:  # not every objective can start from scores
+            if config.first_ranking is None:
+                raise
+            raise InputError(f'first_ranking={config.first_ranking}: {error}') from error
 
 
 def ranked_first_scores(

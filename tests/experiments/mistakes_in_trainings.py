@@ -41,7 +41,11 @@ DISCOVERY = [
     ('discover', '--first_ranking=one_mask', 'first_ranking=one_mask ranks no', 'from atp'),
     ('pipeline', '--first_ranking=random_masks', 'first_ranking=random_masks ranks no neurons'),
     ('discover', '--first_ranking=learned', 'first_ranking=learned ranks no neurons'),
-    ('discover', '--first_ranking=atp --objective=causal', 'cannot start from scores'),
+    (
+        'discover',
+        '--first_ranking=atp --objective=causal',
+        'first_ranking=atp: the causal objective cannot start from scores',
+    ),
     (
         'discover',
         '--first_ranking=atp --first_scores={circuits}',

@@ -47,6 +47,8 @@ def test_the_same_run_continues(tmp_path):
     (folder / 'metrics.jsonl').write_text('x')
     before = contents(folder)
     open_workdir(tmp_path / 'a', CONFIG, name='discover')
+    # An option that has come since, and is off.
+    open_workdir(tmp_path / 'a', {**CONFIG, 'more': None}, name='discover')
     assert contents(folder) == before
 
 
@@ -60,7 +62,7 @@ def test_the_same_run_continues(tmp_path):
             'discover',
             'options.rate is 0.1 there and 0.2 here',
         ),
-        ({**CONFIG, 'more': None}, 'discover', 'more is absent there and null here'),
+        ({**CONFIG, 'more': 0}, 'discover', 'more is absent there and 0 here'),
         ({'options': Options(), 'path': 'x'}, 'discover', 'steps is 10 there and absent here'),
     ],
 )

@@ -9,10 +9,11 @@ import toy_study as toy
 from cdjax.circuits.circuit import Circuit
 from cdjax.circuits.masks import binarize
 from cdjax.circuits.methods import METHODS, ONE_MASK, Context, Method, learned_masks
-from cdjax.circuits.methods.first_ranking import check_first_ranking
+from cdjax.circuits.methods.first_ranking import check_first_ranking, first_rankings
 from cdjax.errors import InputError
 from cdjax.inference.means import neuron_means
 from cdjax.inference.predictions import predict
+from cdjax.parallel.mesh import make_mesh
 from cdjax.report.findings import say
 from cdjax.report.method_curves import method_curves
 from cdjax.report.terminal import circuits_table
@@ -229,12 +230,33 @@ def test_masks_of_controls_start_from_the_ranking_that_the_search_does(circuit, 
     assert [K for K, _ in started] == [1, 2]
     for _, scores in started:
         np.testing.assert_array_equal(np.argsort(-scores, axis=None), np.arange(toy.L * toy.F))
-    check_first_ranking(discovery, toy.dataset(), toy.teacher_config())
+    check_first_ranking(discovery, toy.dataset(), [toy.teacher_config()])
     of_attribution = dataclasses.replace(discovery, first_ranking='atp')
     answers = toy.dataset().answers
     without = dataclasses.replace(toy.dataset(), counterfactual_answers=answers)
     with pytest.raises(InputError, match=r'^first_ranking=atp needs a counterfactual'):
-        check_first_ranking(of_attribution, without, toy.teacher_config())
+        check_first_ranking(of_attribution, without, [toy.teacher_config()])
+
+
+def test_first_rankings_of_two_models_on_a_mesh_are_those_of_one_device():
+    models = {'teacher': toy.model(), 'student': toy.model(student=True)}
+    search = DiscoveryConfig(num_classes=toy.K, batch_size=16, first_ranking='atp')
+    rank = lambda mesh: first_rankings(models, toy.dataset(), toy.rows().train, search, mesh=mesh)
+    alone, together = rank(toy.one_device()), rank(make_mesh(fsdp=2, tensor=2))
+    assert alone.keys() == together.keys() == models.keys()
+    for name, model in models.items():
+        shape = model.config
+        assert alone[name].shape == (1, shape.num_layers, shape.intermediate_size)
+        np.testing.assert_allclose(together[name], alone[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_of_the_whole_model_has_the_room_of_a_step():
+    rows_and_columns = lambda **how: DiscoveryConfig(batch_size=64, **how).gradient_tokens(8, 4)
+    assert rows_and_columns() == 64 * 8
+    assert rows_and_columns(microbatches=2) == 32 * 8
+    assert rows_and_columns(remat='full') == 64 * 8 // 4
+    assert rows_and_columns(microbatches=8, remat='full') == 16
+    assert DiscoveryConfig(batch_size=8, microbatches=1, remat='full').gradient_tokens(8, 80) == 8
 
 
 def test_methods_whose_classes_problems_lack_are_known_beforehand():

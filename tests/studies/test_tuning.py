@@ -96,6 +96,10 @@ def test_settings_are_searched_and_told(tmp_path, monkeypatch):
     )
     options = RunOptions(check_gradients=False, workers=4)
     run = lambda c: tuning.tune(c, tmp_path / 'run', mesh=toy.one_device(), options=options)
+    able = dataclasses.replace(SEARCH, least_accuracy=1.0)
+    with pytest.raises(InputError, match='the teacher answers'):
+        run(dataclasses.replace(config, settings=(('own', SEARCH), ('able', able))))
+    assert not (tmp_path / 'run').exists()
     found = run(config)
     names = [f'setting {at}, seed {seed}' for seed in (0, 1) for at in (0, 1)]
     assert asked == dict.fromkeys(names, 4)

@@ -1,7 +1,7 @@
 """The ranking that masks start from, where a search asks for that of another method."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jax.sharding import Mesh
@@ -18,13 +18,15 @@ from cdjax.run.progress import progress
 from cdjax.training.discovery import DiscoveryConfig
 
 
-def check_first_ranking(config: DiscoveryConfig, dataset: Dataset, shape: LlamaConfig) -> None:
+def check_first_ranking(
+    config: DiscoveryConfig, dataset: Dataset, shapes: Iterable[LlamaConfig]
+) -> None:
     """Raises InputError for a ranking that cannot be; to be asked before a model is loaded.
 
     Args:
         config: the search.
         dataset: the problems.
-        shape: of the model.
+        shapes: of the models that are searched.
     """
     key = config.first_ranking
     if key is None:
@@ -37,8 +39,10 @@ def check_first_ranking(config: DiscoveryConfig, dataset: Dataset, shape: LlamaC
             f'{", ".join(rankings)}'
         )
     check = METHODS[key].check
-    if check is not None:
-        with renamed({'methods': 'first_ranking'}):
+    if check is None:
+        return
+    with renamed({'methods': 'first_ranking'}):
+        for shape in shapes:
             check(Request(1, dataset, shape, None))
 
 
@@ -66,21 +70,20 @@ def first_rankings(
     """
     if config.first_ranking is None:
         return None
-    # Gradients of no more tokens than a step of the search has, which is known to fit.
-    tokens = min(config.batch_size * dataset.tokens.shape[1], options.tokens_per_pass)
-    options = dataclasses.replace(options, tokens_per_pass=tokens)
-    alike = np.zeros(len(dataset), np.int32)
+    score = METHODS[config.first_ranking].scores
+    alike, length = np.zeros(len(dataset), np.int32), dataset.tokens.shape[1]
+    passes = {'mesh': mesh, 'tokens_per_pass': options.tokens_per_pass}
     rankings = {}
     with progress(len(models), f'first ranking: {config.first_ranking}', unit='model') as bar:
         for name, model in models.items():
-            passes = {'mesh': mesh, 'tokens_per_pass': tokens}
+            tokens = config.gradient_tokens(length, model.config.num_layers)
+            tokens = min(tokens, options.tokens_per_pass)
             context = Context(
                 neuron_means(model, dataset[rows], **passes),
                 seed=config.seed,
                 mesh=mesh,
-                options=options,
+                options=dataclasses.replace(options, tokens_per_pass=tokens),
             )
-            score = METHODS[config.first_ranking].scores
             rankings[name] = score(model, dataset, rows, alike, context=context)
             bar.update()
     return rankings
