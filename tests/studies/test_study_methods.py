@@ -242,7 +242,7 @@ def test_first_rankings_of_two_models_on_a_mesh_are_those_of_one_device():
     models = {'teacher': toy.model(), 'student': toy.model(student=True)}
     search = DiscoveryConfig(num_classes=toy.K, batch_size=16, first_ranking='atp')
     rank = lambda mesh: first_rankings(models, toy.dataset(), toy.rows().train, search, mesh=mesh)
-    alone, together = rank(toy.one_device()), rank(make_mesh(fsdp=2, tensor=2))
+    alone, together = rank(toy.one_device()), rank(make_mesh(fsdp=4, tensor=2))
     assert alone.keys() == together.keys() == models.keys()
     for name, model in models.items():
         shape = model.config
