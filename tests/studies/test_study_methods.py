@@ -239,13 +239,16 @@ def test_masks_of_controls_start_from_the_ranking_that_the_search_does(circuit, 
 
 
 def test_first_rankings_of_two_models_on_a_mesh_are_those_of_one_device():
-    models = {'teacher': toy.model(), 'student': toy.model(student=True)}
     search = DiscoveryConfig(num_classes=toy.K, batch_size=16, first_ranking='atp')
-    rank = lambda mesh: first_rankings(models, toy.dataset(), toy.rows().train, search, mesh=mesh)
+
+    def rank(mesh):
+        models = {'teacher': toy.model(mesh), 'student': toy.model(mesh, student=True)}
+        return first_rankings(models, toy.dataset(), toy.rows().train, search, mesh=mesh)
+
     alone, together = rank(toy.one_device()), rank(make_mesh(fsdp=4, tensor=2))
-    assert alone.keys() == together.keys() == models.keys()
-    for name, model in models.items():
-        shape = model.config
+    shapes = {'teacher': toy.teacher_config(), 'student': toy.student_config()}
+    assert alone.keys() == together.keys() == shapes.keys()
+    for name, shape in shapes.items():
         assert alone[name].shape == (1, shape.num_layers, shape.intermediate_size)
         np.testing.assert_allclose(together[name], alone[name], rtol=1e-4, atol=1e-6)
 
