@@ -29,11 +29,10 @@ def recovery(
         the part of the `other_specific` neurons (planted for other classes) and of the `decoys`
         that is in them; and `nmi` and `ari` of the classes. A figure without neurons is None.
     """
-    planted, given = truth.assignments[rows], classes[rows]
+    circuits = _circuits(truth, len(scores), classes, rows)
     masks = binarize(scores, max(truth.causal_size, 1))
     found = []
-    for k, causal in enumerate(truth.necessary):
-        circuit = int(np.bincount(given[planted == k], minlength=len(scores)).argmax())
+    for k, (causal, circuit) in enumerate(zip(truth.necessary, circuits, strict=True)):
         score, mask = scores[circuit], masks[circuit]
         others = np.delete(truth.specific, k, axis=0).any(axis=0)
         found.append(
@@ -48,8 +47,45 @@ def recovery(
                 'decoys': _part(mask, truth.decoys),
             }
         )
-    agreed = agreement(given, planted)
+    agreed = agreement(classes[rows], truth.assignments[rows])
     return mean_recovery(found) | {'nmi': agreed.nmi, 'ari': agreed.ari}
+
+
+def leading(
+    truth: GroundTruth, scores: np.ndarray, classes: np.ndarray, rows: np.ndarray, share: float
+) -> np.ndarray:
+    """Returns of the neurons that each class needs those that a ranking puts first.
+
+    A share of each group, which is what was planted together in one layer: the shared ones, or a
+    class's own. What a class answers with these alone tells whether the rest of the planted neurons
+    does anything that a ranking by effects could find.
+
+    Args:
+        truth: the ground truth.
+        scores: float `[K', L, F]`, as for `recovery`.
+        classes: int `[N]`, likewise.
+        rows: int, likewise.
+        share: of each group, rounded to neurons.
+
+    Returns:
+        bool `[K, L, F]`.
+    """
+    first = np.zeros_like(truth.necessary)
+    circuits = _circuits(truth, len(scores), classes, rows)
+    for k, (causal, circuit) in enumerate(zip(truth.necessary, circuits, strict=True)):
+        for group in (truth.shared, truth.specific[k]):
+            for layer, needed in enumerate(causal & group):
+                (neurons,) = np.nonzero(needed)
+                order = np.argsort(-scores[circuit, layer, neurons], kind='stable')
+                first[k, layer, neurons[order[: round(share * len(neurons))]]] = True
+    return first
+
+
+def _circuits(truth: GroundTruth, count: int, classes: np.ndarray, rows: np.ndarray) -> list[int]:
+    """Returns for each planted class the circuit, of so many, that most of its problems have."""
+    planted, given = truth.assignments[rows], classes[rows]
+    counts = (np.bincount(given[planted == k], minlength=count) for k in range(truth.num_classes))
+    return [int(each.argmax()) for each in counts]
 
 
 def parts_found(scores: np.ndarray, parts: np.ndarray) -> dict[str, float | None]:

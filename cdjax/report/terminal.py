@@ -144,6 +144,16 @@ def _recovery(study) -> list[str]:
     for key, found in truth['methods'].items():
         cells = (f'{number(found[k]):>{_width(name)}}' for name, k in columns.items())
         lines.append(f'{names[key]:<{width}}' + ''.join(cells))
+    first = truth.get('leading')  # which results of before do not have
+    if first is not None:
+        parts = {'of these neurons': first['shares'], 'keep': first['kept']}
+        parts['whole without the others'] = first['without_rest']
+        wide = max(map(len, parts))
+        lines += ['', 'Of what is planted together in one layer, what the circuits rank first:']
+        lines += [
+            f'{part:<{wide}}' + ''.join(f'{number(value):>6}' for value in values)
+            for part, values in parts.items()
+        ]
     return lines
 
 

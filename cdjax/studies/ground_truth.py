@@ -14,10 +14,13 @@ from cdjax.errors import InputError
 from cdjax.inference.means import neuron_means
 from cdjax.models import Llama
 from cdjax.planted.ground_truth import NAME, GroundTruth
-from cdjax.planted.recovery import mean_recovery, recovery
+from cdjax.planted.recovery import leading, mean_recovery, recovery
 from cdjax.studies.circuits import Ablated
 from cdjax.studies.inputs import Inputs
 from cdjax.studies.run import Run
+
+# Parts of the planted neurons, those that the circuits rank first.
+LEADING = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def read_ground_truth(path: str, inputs: Inputs) -> GroundTruth:
@@ -124,7 +127,10 @@ def study_recovery(
         `classes`, `size` (neurons that a class needs, mean), `planted` and `living` (neurons),
         `kept`, the mean probability of the answer with only the neurons that the problem's class
         needs, and `methods`: key → `cdjax.planted.recovery.recovery`, means over draws where masks
-        are drawn, and `kept` with only the circuits of that size, None of drawn masks.
+        are drawn, and `kept` with only the circuits of that size, None of drawn masks; and
+        `leading`: `shares`, and for each of them `kept` by only so many of the planted neurons, and
+        `without_rest`, by the whole model without the others, see
+        `cdjax.planted.recovery.leading`.
 
     Raises:
         InputError: the ground truth of another model.
@@ -132,6 +138,9 @@ def study_recovery(
     truth.check_belongs('--ground_truth', model=model_hash(model))
     ablated = Ablated(model, dataset[rows], circuit.fill, 'mean', passes)
     kept = lambda masks, classes: ablated.only([masks], classes[rows])[0].mean_probability
+    first = [leading(truth, circuit.scores, circuit.assignments, rows, share) for share in LEADING]
+    planted = truth.assignments[rows]
+    rest = [truth.necessary & ~part for part in first]
     found = {}
     for key in keys:
         ranked = circuit if key == LEARNED.key else rankings.get(key)
@@ -157,4 +166,9 @@ def study_recovery(
         'living': int(truth.living.sum()),
         'kept': kept(truth.necessary, truth.assignments),
         'methods': found,
+        'leading': {
+            'shares': list(LEADING),
+            'kept': [told.mean_probability for told in ablated.only(first, planted)],
+            'without_rest': [told.mean_probability for told in ablated.without(rest, planted)],
+        },
     }

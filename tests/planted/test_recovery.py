@@ -4,7 +4,7 @@ import numpy as np
 import planted_toy as toy
 import pytest
 
-from cdjax.planted.recovery import mean_recovery, parts_found, recovery
+from cdjax.planted.recovery import leading, mean_recovery, parts_found, recovery
 
 ROWS = np.arange(6)
 
@@ -51,6 +51,23 @@ def test_a_ranking_that_is_wrong():
     # Of the pairs of a causal neuron and another, a tie counts half: 8 of 12, and 9 of 15.
     assert found['auroc'] == pytest.approx((4 / 12 + 4.5 / 15) / 2)
     assert found['auroc_living'] == pytest.approx((4 / 10 + 4.5 / 12) / 2)  # without neuron 7
+
+
+def test_the_first_of_what_is_planted_together():
+    truth = toy.ground_truth()
+    first = lambda ranking, share: [
+        set(np.nonzero(mask[0])[0])
+        for mask in leading(truth, scores(*ranking), truth.assignments, ROWS, share)
+    ]
+    assert first(([0, 1], [0, 4, 3]), 1.0) == [{0, 1}, {0, 3, 4}]
+    # Half of one neuron is none; of the two of the second class's own its ranking decides.
+    assert first(([0, 1], [0, 4, 3]), 0.5) == [set(), {4}]
+    assert first(([0, 1], [0, 3, 4]), 0.5) == [set(), {3}]
+    # The first class is what the second circuit is for where its problems have that.
+    turned = leading(truth, scores([0, 3, 4], [0, 1]), 1 - truth.assignments, ROWS, 0.5)
+    np.testing.assert_array_equal(
+        turned, leading(truth, scores([0, 1], [0, 3, 4]), truth.assignments, ROWS, 0.5)
+    )
 
 
 def test_one_mask_for_all_problems():

@@ -10,6 +10,7 @@ from cdjax.errors import InputError
 from cdjax.inference.predictions import predict
 from cdjax.planted.ground_truth import GroundTruth
 from cdjax.planted.plan import PlanConfig, draw_plan
+from cdjax.studies import ground_truth as ground_truth_study
 from cdjax.studies.ground_truth import read_ground_truth, study_recovery
 from cdjax.studies.inputs import Inputs, InputsConfig
 
@@ -34,7 +35,8 @@ def circuit(scores, assignments):
     return Circuit(scores > 0.5, scores.astype(np.float32), fill, assignments)
 
 
-def test_every_method_is_told_as_documented():
+def test_every_method_is_told_as_documented(monkeypatch):
+    monkeypatch.setattr(ground_truth_study, 'LEADING', (0.5, 1.0))
     truth, rows = ground_truth(), toy.rows().test
     ours = circuit(PLAN.circuits * 1.0, truth.assignments)
     one = circuit(PLAN.shared[None] * 1.0, np.zeros(len(toy.dataset()), np.int32))
@@ -58,6 +60,11 @@ def test_every_method_is_told_as_documented():
     assert of['one_mask']['kept'] != found['kept']
     assert of['random_masks']['kept'] is None
     assert of['one_mask']['nmi'] == 0
+    # All of what is planted is what is needed, and without none of it the model is whole.
+    whole = predict(toy.model(), toy.dataset()[rows]).probability.mean()
+    assert found['leading']['kept'][-1] == found['kept']
+    assert found['leading']['without_rest'][-1] == pytest.approx(whole, rel=1e-5)
+    assert found['leading']['kept'][0] != found['kept']
     # As many in each layer as the circuits have, 7 of 32.
     assert of['random_masks']['precision'] == pytest.approx(7 / 32, abs=0.12)
     documented = {
