@@ -116,7 +116,10 @@ def _parse(argv: list[str]) -> list[str]:
     """Parses the flags, or prints the help; where one is wrong, says so and ends with status 1."""
     try:
         if any(word in help_page.HELP_WORDS for word in argv[1:]):
-            print(help_page.page())
+            try:
+                print(help_page.page(), flush=True)
+            except BrokenPipeError:  # as of `--help | head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         words = command_line.parse(command_line.flagfiles_first(argv))
         command_line.expand_home()
