@@ -277,5 +277,5 @@ def _check_operands(tokenizer: 'PreTrainedTokenizerFast', low: int, high: int) -
     remedy = f'choose low and high from 0 to {last}' if last >= 0 else 'it has no single numbers'
     raise InputError(
         f'operands {low} to {high}: {first} is not one token of the tokenizer in use; {remedy}, or '
-        'keep prompts of several lengths'
+        'keep prompts of several lengths (several_lengths)'
     )
