@@ -196,7 +196,7 @@ def test_dtypes_of_a_checkpoint(teacher, monkeypatch):
 
 
 def test_half_of_a_width_that_has_none():
-    with pytest.raises(InputError, match='has no half: name a student checkpoint'):
+    with pytest.raises(InputError, match='has no half: name a student checkpoint, or the config'):
         dataclasses.replace(toy.teacher_config(), num_heads=1, num_kv_heads=1).half_width()
 
 
