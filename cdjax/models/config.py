@@ -158,7 +158,8 @@ class LlamaConfig:
         if self.hidden_size % 2 or self.num_heads % 2 or self.intermediate_size % 2:
             raise InputError(
                 f'a teacher of width {self.hidden_size} with {self.num_heads} heads and '
-                f'{self.intermediate_size} neurons has no half: name a student checkpoint, or the config.json of a shape'
+                f'{self.intermediate_size} neurons has no half: name a student checkpoint, or the '
+                'config.json of a shape'
             )
         return dataclasses.replace(
             self,
