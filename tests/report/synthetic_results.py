@@ -218,6 +218,7 @@ def make_study(
             'specific_probability_matrix': plain(matrix),
             'specific_neurons': [round(0.03 * neurons)] * classes,
             'random_matrix': plain(random_matrix),
+            'only_matrix': plain(1 - matrix),
             'selectivity': None if classes < 2 else others - own,
             'interval': None if classes < 2 else [others - own - 0.04, others - own + 0.04],
             'random_selectivity': None if classes < 2 else 0.0,

@@ -175,7 +175,12 @@ def test_the_results_are_consistent(finished):
     assert study['other_ablations'].keys() == {'overall_mean'}
     assert study['other_ablations']['overall_mean']['curves'].keys() == study['curves'].keys()
     assert study['rank_correlation'].keys() == {'learned', 'one_mask', 'mean_activation'}
-    assert len(study['selectivity']['matrix']) == 2
+    of_classes = study['selectivity']
+    assert len(of_classes['matrix']) == 2
+    # With only its own circuit each problem is what the curve counts.
+    own = np.diag(np.array(of_classes['only_matrix'], float))
+    at_own_size = study['curves']['learned'][study['sizes'].index(study['size'])]
+    assert np.average(own, weights=of_classes['counts']) == pytest.approx(at_own_size['only'])
     assert results['data']['problems'] == len(toy.dataset())
     assert results['data']['train'] + results['data']['test'] == len(toy.dataset())
 

@@ -36,8 +36,9 @@ def study_selectivity(
         seed: of random masks, which are drawn at the circuits' own size.
 
     Returns:
-        Matrices at the size of the circuits, of whole ones, of their specific parts, and of random
-        masks like the whole ones; and selectivity at every size.
+        Matrices at the size of the circuits, of what is left without whole ones, their specific
+        parts and random masks like the whole ones, and with only each of them (`only_matrix`); and
+        selectivity at every size.
     """
     K, masks = circuit.num_classes, circuit.masks
     whole, own_parts = ablated.without_each(masks), specific_parts(masks)
@@ -52,6 +53,7 @@ def study_selectivity(
         'specific_probability_matrix': matrix(_probability(specific)),
         'specific_neurons': own_parts.sum(axis=(1, 2)).tolist(),
         'random_matrix': matrix(random),
+        'only_matrix': matrix(_right(ablated.without_each(~masks))),
         'selectivity': number(selectivity(selectivity_matrix(_right(whole), classes))),
         'interval': selectivity_interval(_right(whole), classes),
         'random_selectivity': number(selectivity(selectivity_matrix(random, classes))),

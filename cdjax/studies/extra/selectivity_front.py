@@ -28,13 +28,9 @@ from cdjax.training.discovery import DiscoveryConfig, check_discovery
 from cdjax.wording import NBSP, count, exact_percent, number, percent, sentence
 
 # Part of a circuit that is its class's own, by the name of the form.
-FORMS = {'separate': None, 'core': 0.3, 'learned': 'learned'}
-TITLES = {
-    'separate': 'each class by itself',
-    'core': 'a core and specific parts',
-    'learned': 'a share that is learned',
-}
-COLOURS = dict(zip(FORMS, map(PALETTE.get, ('vermillion', 'blue', 'green')), strict=True))
+FORMS = {'separate': None, 'core': 0.3}
+TITLES = {'separate': 'each class by itself', 'core': 'a core and specific parts'}
+COLOURS = {'separate': PALETTE['vermillion'], 'core': PALETTE['blue']}
 
 
 def selectivity_front(
