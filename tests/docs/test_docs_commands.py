@@ -39,12 +39,17 @@ def commands(text, behind='python -m'):
                 yield shlex.split(words, comments=True)
 
 
+def texts(page):
+    """Returns what may have commands: blocks of shell, and code in prose, on one line each."""
+    inline = re.findall(r'`(python -m experiments\.[^`]*)`', page.read_text())
+    return [*blocks(page, 'bash'), *(text.replace('\n', ' ') for text in inline)]
+
+
 @pytest.fixture(scope='module')
 def told():
     found = {}
     for page in PAGES:
-        inline = '\n'.join(re.findall(r'`(python -m experiments\.[^`]*)`', page.read_text()))
-        for text in [*blocks(page, 'bash'), inline]:
+        for text in texts(page):
             for words in commands(text, STARTERS):
                 found[f'{page.stem}-{len(found)}'] = words
     return found

@@ -8,13 +8,24 @@ import shlex
 import pytest
 from forks import ROOT
 from launchers import run_launchers
-from test_docs_commands import PAGES, blocks, commands
+from test_docs_commands import PAGES, blocks, commands, texts
 
 # Commands of launchers that are not run here: words that are in them, and why. They are parsed
 # by test_docs_commands.py all the same, and told by --dry_run where DRY says so.
 NOT_RUN = {
-    'experiments/recipes/arms': '15 minutes; tests/studies/test_pipeline.py runs the arms',
-    'start_memorises': 'likewise 2 minutes; a table of arms is run by distillation.md',
+    # A table takes 9 to 23 seconds of CPU time, as little as its students learn, for what is traced
+    # and compiled. Three are run; what the others add is in the tests that are named.
+    'recipes/arms_planted': 'a search to compile; tests/distillation/test_arms_registry.py',
+    'recipes/arms_factorial': '14 arms to compile; tests/distillation/test_arms_registry.py',
+    'recipes/arms_mechanism': 'what is found in students; tests/studies/test_mechanism.py',
+    'recipes/arms_weights': 'students for every weight; tests/studies/test_weights.py',
+    'recipes/arms_problems': 'students for every size; tests/studies/test_table_of_arms.py',
+    'recipes/arms_two_tasks': 'arms_dissociation.flags is run; tests/studies/test_dissociation.py',
+    'recipes/arms_forget': 'a joint search to compile; tests/studies/test_table_of_arms.py',
+    'recipes/arms_partial': 'likewise, and head starts; tests/studies/test_pipeline.py',
+    'recipes/arms_heads': 'likewise, 20 seconds in all; tests/distillation/test_pairings.py',
+    'recipes/arms_range_factorial': 'arms_range.flags, which is run, with other arms',
+    'start_memorises': 'arms.flags, which is run, with another --init_std',
     'pooled_teachers': 'a teacher of minutes; tests/studies/test_analysis.py takes tables together',
     'runs/planted_2': 'that teacher',
     'recipes/settle': 'an hour and more; tests/studies/test_settle.py runs the protocols',
@@ -34,11 +45,12 @@ NOT_RUN = {
     '--teacher=FOLDER': '5 GB; tests/experiments/test_llama_recipes.py runs the recipe',
     'benchmark': 'minutes on a quiet machine; tests/experiments/test_benchmarks.py runs the suites',
     '--target=v5e': 'the compiler of a TPU; tests/planning compile for it where it is installed',
-    '--target=h200': 'the compiler of a GPU, likewise',
+    '--target=h200x8': 'the compiler of a GPU, likewise; the planned recipe of one GPU is run',
+    '--teacher=llama31_8b --target=h200x1': 'likewise',
     'llama31_8b --random_weights': '16 GB of weights; tests/models run the shapes',
     'meta-llama': 'a checkpoint of the hub, behind a licence',
-    '--several_lengths': 'a pretrained model; tests/inference/test_real_data.py has its lengths',
-    'smollm2': 'likewise',
+    'smollm2_teacher': 'a pretrained model; tests/inference/test_real_data.py has its lengths',
+    'smollm2_checked': 'likewise',
     'runs/arms_weight_1': 'two tables of minutes; tests/report/test_report_compare.py has two',
     'runs/arms_head_shuffled': 'likewise',
     '--plugins=': 'tests/test_extending.py runs it with the modules of that page',
@@ -86,9 +98,20 @@ SHRUNK = {
     'compare_arms': (
         *(*SEARCH, *ANY_MODEL, *TRAINING, '--arm_problems=20'),
         *('--arms=kd,circuits,random_equal', '--seeds=0,1'),
+        *('--learning_rate=2e-3', '--weight_decay=1', '--warmup_steps=0'),  # one program
     ),
+    'accuracy': ('--answer_end=', '--shot_counts=0', '--max_problems=20'),
+    'plan': (),
     'convert': (),
     'report': (),
+}
+# Behind these, of commands with such words: what they are about, where it has to be smaller too.
+OWN = {
+    'recipes/arms.flags': ('--arms=kd,circuits', '--workdir=runs/arms_first'),  # runs/arms is there
+    'recipes/arms_dissociation': (
+        *('--arms=kd,first_circuit,second_circuit', '--batch_size=32'),  # of four classes
+    ),
+    'recipes/arms_range.flags': ('--arms=kd,circuits', '--share_high=7,9'),
 }
 # Words of commands that end in an error → how, at the end of what they say.
 ERRORS = {
@@ -97,9 +120,12 @@ ERRORS = {
         r'error: classes=attribution: .*\n\Z'
     ),
 }
+AS_THEY_ARE = {'convert', 'report', 'accuracy', 'plan'}  # of no problems, or as few as that
 LEFT_OUT = {'--mechanism=atp'}  # tests/studies/test_mechanism.py
 SUBSTITUTES = {
-    'PATH_OR_HUB_ID': 'cdjax/assets/teacher',
+    '=PATH_OR_HUB_ID': '=cdjax/assets/teacher',
+    '=PATH': '=cdjax/assets/teacher',
+    '=h200x1': '=cpu',
     '$ablation': 'mean',
     '=TEACHER': '=cdjax/assets/teacher',
     '=STUDENT': '=runs/student',
@@ -117,8 +143,7 @@ def told():
     """Yields page, launcher and arguments of every command, once each."""
     seen = set()
     for page in PAGES:
-        inline = '\n'.join(re.findall(r'`(python -m experiments\.[^`]*)`', page.read_text()))
-        for text in [*blocks(page, 'bash'), inline]:
+        for text in texts(page):
             for words in commands(text):
                 if tuple(words) not in seen:
                     seen.add(tuple(words))
@@ -134,23 +159,32 @@ def why_not(words):
     return first_of(NOT_RUN, words)
 
 
+def recipe(words):
+    """Returns the flags of a command's flag file."""
+    files = [w.removeprefix('--flagfile=') for w in words if w.startswith('--flagfile=')]
+    return [line for file in files for line in (ROOT / file).read_text().splitlines()]
+
+
 def shrunk(words):
     """Returns a command that does the same with less."""
     kept = [word for word in words if word not in LEFT_OUT]
     pattern = '|'.join(map(re.escape, SUBSTITUTES))
     words = [re.sub(pattern, lambda m: SUBSTITUTES[m[0]], word) for word in kept]
-    own_problems = any(w.startswith('--task') or 'planted' in w for w in words)
-    small = () if own_problems or words[0] in ('convert', 'report') else SMALL
+    flags = [*words, *recipe(words)]
+    own_problems = any(flag.startswith('--task') for flag in flags)
+    small = () if own_problems or words[0] in AS_THEY_ARE else SMALL
     # What one command has compiled, the next finds: with the programs of all tests.
-    together = () if words[0] == 'report' else ('--compilation_cache=',)
+    together = () if words[0] in ('report', 'plan') else ('--compilation_cache=',)
     shrink = SHRUNK[words[0]]
-    # Whose classes are as many as operators, who tells classes apart, and who finds none.
-    several = ('times_operators', 'recipes/selective', 'planted/null')
+    # Whose classes are as many as operators or are given, who tells them apart or finds none.
+    several = ('times_operators', 'recipes/selective', 'planted/null', 'arms_dissociation')
     if any(name in word for word in words for name in several):
         shrink = [flag for flag in shrink if flag != SEARCH[0]]
     if any('areas.flags' in word for word in words):  # which has no students
         shrink = [flag for flag in shrink if flag not in STUDENTS]
-    return [*words, *shrink, *small, *together]
+    if '--objective=causal' in flags:  # which has no sizes
+        shrink = [flag for flag in shrink if not flag.startswith('--smallest_size=')]
+    return [*words, *shrink, *small, *together, *(first_of(OWN, words) or ())]
 
 
 @pytest.fixture(scope='module')
@@ -190,7 +224,7 @@ def test_every_command_that_can_run_here_runs(outcomes):
 def test_each_tells_first_what_and_last_where(outcomes):
     run, ended, _ = outcomes
     for name, (launcher, *_) in run.items():
-        if launcher in SHRUNK.keys() - {'convert', 'report'} and not ended[name].code:
+        if launcher in SHRUNK.keys() - AS_THEY_ARE and not ended[name].code:
             lines = ended[name].out.splitlines()
             assert lines[0].startswith(f'{launcher}: '), (name, lines[0])
             assert lines[-1].startswith('everything is in runs/'), (name, lines[-1])
