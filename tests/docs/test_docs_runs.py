@@ -103,6 +103,7 @@ SHRUNK = {
     'accuracy': ('--answer_end=', '--shot_counts=0', '--max_problems=20'),
     'plan': (),
     'convert': (),
+    'compare': (),
     'report': (),
 }
 # Behind these, of commands with such words: what they are about, where it has to be smaller too.
@@ -120,7 +121,7 @@ ERRORS = {
         r'error: classes=attribution: .*\n\Z'
     ),
 }
-AS_THEY_ARE = {'convert', 'report', 'accuracy', 'plan'}  # of no problems, or as few as that
+AS_THEY_ARE = {'convert', 'compare', 'report', 'accuracy', 'plan'}  # of no problems, or as few as that
 LEFT_OUT = {'--mechanism=atp'}  # tests/studies/test_mechanism.py
 SUBSTITUTES = {
     '=PATH_OR_HUB_ID': '=cdjax/assets/teacher',
@@ -174,7 +175,7 @@ def shrunk(words):
     own_problems = any(flag.startswith('--task') for flag in flags)
     small = () if own_problems or words[0] in AS_THEY_ARE else SMALL
     # What one command has compiled, the next finds: with the programs of all tests.
-    together = () if words[0] in ('report', 'plan') else ('--compilation_cache=',)
+    together = () if words[0] in ('report', 'plan', 'compare') else ('--compilation_cache=',)
     shrink = SHRUNK[words[0]]
     # Whose classes are as many as operators or are given, who tells them apart or finds none.
     several = ('times_operators', 'recipes/selective', 'planted/null', 'arms_dissociation')
