@@ -121,7 +121,8 @@ ERRORS = {
         r'error: classes=attribution: .*\n\Z'
     ),
 }
-AS_THEY_ARE = {'convert', 'compare', 'report', 'accuracy', 'plan'}  # of no problems, or as few as that
+# Of no problems, or as few as that.
+AS_THEY_ARE = {'convert', 'compare', 'report', 'accuracy', 'plan'}
 LEFT_OUT = {'--mechanism=atp'}  # tests/studies/test_mechanism.py
 SUBSTITUTES = {
     '=PATH_OR_HUB_ID': '=cdjax/assets/teacher',
