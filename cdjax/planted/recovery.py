@@ -84,7 +84,8 @@ def leading(
 def _circuits(truth: GroundTruth, count: int, classes: np.ndarray, rows: np.ndarray) -> list[int]:
     """Returns for each planted class the circuit, of so many, that most of its problems have."""
     planted, given = truth.assignments[rows], classes[rows]
-    counts = (np.bincount(given[planted == k], minlength=count) for k in range(truth.num_classes))
+    K = len(truth.necessary)  # rows of it, also where one circuit serves all
+    counts = (np.bincount(given[planted == k], minlength=count) for k in range(K))
     return [int(each.argmax()) for each in counts]
 
 
