@@ -97,8 +97,8 @@ def run(main: Callable[..., None], *, words: int = 0) -> None:
         except Preempted as stopped:
             print(f'stopped: {stopped}; the same command continues', file=sys.stderr)
             return EXIT_PREEMPTED
-        except BrokenPipeError:  # as of `... | head`: whoever read has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:
+            _print_to_nobody()
             return EXIT_UNREAD
         except KeyboardInterrupt:
             print(
@@ -118,14 +118,19 @@ def _parse(argv: list[str]) -> list[str]:
         if any(word in help_page.HELP_WORDS for word in argv[1:]):
             try:
                 print(help_page.page(), flush=True)
-            except BrokenPipeError:  # as of `--help | head`
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            except BrokenPipeError:
+                _print_to_nobody()
             sys.exit(0)
         words = command_line.parse(command_line.flagfiles_first(argv))
         command_line.expand_home()
         return words
     except (InputError, flags.Error) as error:
         sys.exit(_refuse(error))
+
+
+def _print_to_nobody() -> None:
+    """Prints what is left to nowhere: who reads has seen enough, as of `... | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(error: InputError | flags.Error) -> int:

@@ -138,9 +138,6 @@ def study_recovery(
     truth.check_belongs('--ground_truth', model=model_hash(model))
     ablated = Ablated(model, dataset[rows], circuit.fill, 'mean', passes)
     kept = lambda masks, classes: ablated.only([masks], classes[rows])[0].mean_probability
-    first = [leading(truth, circuit.scores, circuit.assignments, rows, share) for share in LEADING]
-    planted = truth.assignments[rows]
-    rest = [truth.necessary & ~part for part in first]
     found = {}
     for key in keys:
         ranked = circuit if key == LEARNED.key else rankings.get(key)
@@ -166,9 +163,19 @@ def study_recovery(
         'living': int(truth.living.sum()),
         'kept': kept(truth.necessary, truth.assignments),
         'methods': found,
-        'leading': {
-            'shares': list(LEADING),
-            'kept': [told.mean_probability for told in ablated.only(first, planted)],
-            'without_rest': [told.mean_probability for told in ablated.without(rest, planted)],
-        },
+        'leading': _study_leading(truth, circuit, ablated, rows),
+    }
+
+
+def _study_leading(
+    truth: GroundTruth, circuit: Circuit, ablated: Ablated, rows: np.ndarray
+) -> dict[str, list[float]]:
+    """Returns what the planted neurons that the circuits rank first keep, and the others hold."""
+    first = [leading(truth, circuit.scores, circuit.assignments, rows, share) for share in LEADING]
+    rest = [truth.necessary & ~part for part in first]
+    planted = truth.assignments[rows]
+    return {
+        'shares': list(LEADING),
+        'kept': [told.mean_probability for told in ablated.only(first, planted)],
+        'without_rest': [told.mean_probability for told in ablated.without(rest, planted)],
     }

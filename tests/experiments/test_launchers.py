@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 import warnings
@@ -241,6 +242,17 @@ def test_the_help_teaches(outcomes, launcher):
         absent = everywhere - set(flags)
         assert absent == defined_in(ROOT / 'experiments/flags/plant.py')
         assert len(titles) == 14
+
+
+def test_who_has_read_enough_of_the_help_sees_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, '-m', 'experiments.report', '--help']
+    # What is left in a buffer would be written when Python ends.
+    buffered = {name: value for name, value in os.environ.items() if name != 'PYTHONUNBUFFERED'}
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, env=buffered)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, b'')
 
 
 def test_a_dry_run_tells_the_plan_and_claims_nothing(outcomes):
