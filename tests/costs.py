@@ -1,8 +1,8 @@
 """Where the suite's CPU time goes: `pytest --costs=FILE` writes it, this file as a script tells it.
 
-    python -m pytest -n 2 --dist=loadfile --costs=/tmp/costs
-    python tests/costs.py /tmp/costs
-    python tests/costs.py /tmp/costs 492b2d0      # of tests that were there at a commit, by name
+    python -m pytest -n 2 --dist=loadfile --costs=FILE
+    python tests/costs.py FILE
+    python tests/costs.py FILE 492b2d0      # of tests that were there at a commit, by name
 
 A line for each phase of a test: CPU seconds of the worker and of all processes that it has started,
 those that run on included, and seconds of the stages of compilation in the worker itself.
