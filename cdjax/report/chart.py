@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from cdjax.colours import PALETTE
+from cdjax.report.standalone import standalone
 from cdjax.report.svg import PANEL, data_uri, render, style
 from cdjax.wording import MINUS
 
@@ -149,7 +150,8 @@ class Chart:
             figure = Figure(figsize=size, layout=layout)
             yield figure
             svg, file = render(figure, f'{title}. {description}' if title else description)
-            self.panels.append(Panel(title, size[0], svg, data_uri('image/svg+xml', file)))
+            file = data_uri('image/svg+xml', standalone(file, title, self.series))
+            self.panels.append(Panel(title, size[0], svg, file))
 
     @property
     def csv(self) -> str:

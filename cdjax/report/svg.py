@@ -52,8 +52,8 @@ _STYLE = {
     'lines.solid_capstyle': 'round',
     'savefig.facecolor': 'none',
 }
-_SVG, _XLINK = 'http://www.w3.org/2000/svg', 'http://www.w3.org/1999/xlink'
-ElementTree.register_namespace('', _SVG)
+SVG, _XLINK = 'http://www.w3.org/2000/svg', 'http://www.w3.org/1999/xlink'
+ElementTree.register_namespace('', SVG)
 ElementTree.register_namespace('xlink', _XLINK)
 
 
@@ -138,9 +138,9 @@ def _explain(element: ElementTree.Element) -> None:
         element.set('data-series', said['series'])
     if said['cells'] is not None:
         element.set('data-cells', json.dumps(said['cells'], ensure_ascii=False))
-    marks = list(element.iter(f'{{{_SVG}}}use')) or list(element.iter(f'{{{_SVG}}}path'))
+    marks = list(element.iter(f'{{{SVG}}}use')) or list(element.iter(f'{{{SVG}}}path'))
     for shape, tip in zip(marks, said['tips'], strict=bool(said['tips'])):
-        ElementTree.SubElement(shape, f'{{{_SVG}}}title').text = tip
+        ElementTree.SubElement(shape, f'{{{SVG}}}title').text = tip
 
 
 def _local(name: str) -> str:
