@@ -77,7 +77,7 @@ class GroundTruth:
         """Raises InputError unless this is the ground truth of a model, or of these problems.
 
         Args:
-            name: what the user calls it, `--ground_truth=PATH`.
+            name: what the user calls it, `ground_truth=PATH`.
             **wanted: hashes by their key: `data`, `model`.
         """
         for key, value in wanted.items():

@@ -36,11 +36,12 @@ def read_ground_truth(path: str, inputs: Inputs) -> GroundTruth:
     if not path and inputs.teacher_path is None:
         raise InputError('ground_truth: random weights have none; name a planted teacher')
     truth = GroundTruth.load(epath.Path(path or inputs.teacher_path))
-    truth.check_belongs(f'--ground_truth={path}', data=inputs.dataset.hash)
+    name = f'ground_truth={path}' if path else f'the ground truth of teacher={inputs.teacher_path}'
+    truth.check_belongs(name, data=inputs.dataset.hash)
     if not truth.causal_size:
         raise InputError(
-            f'ground_truth={path or inputs.teacher_path}: no planted neuron is necessary there, '
-            'so there is nothing to be found; leave the flag out'
+            f'{name}: no planted neuron is necessary there, so there is nothing to be found; leave '
+            'out the flag that asks for it'
         )
     truth.warn_unless_sufficient()
     return truth
@@ -87,9 +88,8 @@ def planted_circuit(run: Run) -> Circuit:
         InputError: nothing is, or it is the ground truth of another model.
     """
     truth = read_ground_truth('', run.inputs)
-    truth.check_belongs(
-        f'the ground truth of {run.inputs.teacher_path}', model=model_hash(run.teacher)
-    )
+    name = f'the ground truth of teacher={run.inputs.teacher_path}'
+    truth.check_belongs(name, model=model_hash(run.teacher))
     fill = neuron_means(run.teacher, run.inputs.dataset[run.inputs.split.train], **run.passes)
     scores = truth.necessary.astype(np.float32)
     return Circuit(truth.necessary, scores, fill, truth.assignments)
@@ -135,7 +135,7 @@ def study_recovery(
     Raises:
         InputError: the ground truth of another model.
     """
-    truth.check_belongs('--ground_truth', model=model_hash(model))
+    truth.check_belongs('ground_truth', model=model_hash(model))
     ablated = Ablated(model, dataset[rows], circuit.fill, 'mean', passes)
     kept = lambda masks, classes: ablated.only([masks], classes[rows])[0].mean_probability
     found = {}

@@ -13,21 +13,7 @@ from test_docs_commands import PAGES, blocks, commands, texts
 # Commands of launchers that are not run here: words that are in them, and why. They are parsed
 # by test_docs_commands.py all the same, and told by --dry_run where DRY says so.
 NOT_RUN = {
-    # A table takes 9 to 23 seconds of CPU time, as little as its students learn, for what is traced
-    # and compiled. Three are run; what the others add is in the tests that are named.
-    'recipes/arms_planted': 'a search to compile; tests/distillation/test_arms_registry.py',
-    'recipes/arms_factorial': '14 arms to compile; tests/distillation/test_arms_registry.py',
-    'recipes/arms_mechanism': 'what is found in students; tests/studies/test_mechanism.py',
-    'recipes/arms_weights': 'students for every weight; tests/studies/test_weights.py',
-    'recipes/arms_problems': 'students for every size; tests/studies/test_table_of_arms.py',
-    'recipes/arms_two_tasks': 'arms_dissociation.flags is run; tests/studies/test_dissociation.py',
-    'recipes/arms_forget': 'a joint search to compile; tests/studies/test_table_of_arms.py',
-    'recipes/arms_partial': 'likewise, and head starts; tests/studies/test_pipeline.py',
-    'recipes/arms_heads': 'likewise, 20 seconds in all; tests/distillation/test_pairings.py',
-    'recipes/arms_range_factorial': 'arms_range.flags, which is run, with other arms',
-    'start_memorises': 'arms.flags, which is run, with another --init_std',
-    'pooled_teachers': 'a teacher of minutes; tests/studies/test_analysis.py takes tables together',
-    'runs/planted_2': 'that teacher',
+    'runs/pooled_2': 'teachers of minutes; tests/studies/test_analysis.py takes tables together',
     'recipes/settle': 'an hour and more; tests/studies/test_settle.py runs the protocols',
     '--protocol=embedded': 'likewise',
     'recipes/tune': 'minutes; tests/studies/test_tuning.py runs the choice',
@@ -51,8 +37,6 @@ NOT_RUN = {
     'meta-llama': 'a checkpoint of the hub, behind a licence',
     'smollm2_teacher': 'a pretrained model; tests/inference/test_real_data.py has its lengths',
     'smollm2_checked': 'likewise',
-    'runs/arms_weight_1': 'two tables of minutes; tests/report/test_report_compare.py has two',
-    'runs/arms_head_shuffled': 'likewise',
     '--plugins=': 'tests/test_extending.py runs it with the modules of that page',
 }
 DRY = (
@@ -106,13 +90,33 @@ SHRUNK = {
     'compare': (),
     'report': (),
 }
+FOUR_CLASSES = ('--batch_size=32',)
+PAIR = ('--arms=circuits,random_equal', '--seeds=0', *FOUR_CLASSES)
+HEADS = ('--seeds=0', '--head_start_steps=2', '--operands=3', '--high=5')
 # Behind these, of commands with such words: what they are about, where it has to be smaller too.
 OWN = {
     'recipes/arms.flags': ('--arms=kd,circuits', '--workdir=runs/arms_first'),  # runs/arms is there
-    'recipes/arms_dissociation': (
-        *('--arms=kd,first_circuit,second_circuit', '--batch_size=32'),  # of four classes
-    ),
+    'start_memorises': ('--arms=kd,circuits', '--seeds=0'),
+    'recipes/arms_dissociation': ('--arms=kd,first_circuit,second_circuit', *FOUR_CLASSES),
+    'recipes/arms_factorial': ('--arms=circuits,random_equal,rest', '--seeds=0', *FOUR_CLASSES),
+    'recipes/arms_mechanism': PAIR,
+    '--workdir=runs/arms_weight_1': PAIR,
+    'recipes/arms_weights': (*PAIR, '--weight_grid=.1,1'),
+    'recipes/arms_planted': ('--arms=circuits,random_equal,fitnets', '--seeds=0'),
+    'recipes/arms_problems.flags': ('--training_problems=46,92', '--arms=kd,circuits', '--seeds=0'),
+    'recipes/arms_problems_embedded': ('--training_problems=25', '--arms=kd,all', '--seeds=0'),
     'recipes/arms_range.flags': ('--arms=kd,circuits', '--share_high=7,9'),
+    'recipes/arms_range_factorial': ('--arms=kd,one_circuit', '--seeds=0', '--share_high=7,9'),
+    'recipes/arms_two_tasks': (
+        '--arms=kd,first_circuit,second_circuit',
+        '--seeds=0',
+        *FOUR_CLASSES,
+    ),
+    'pooled_teachers': PAIR,
+    'layer_pairs=head_shuffled': ('--arms=all', *HEADS),
+    'recipes/arms_forget': ('--arms=kd,circuits', '--seeds=0'),
+    'recipes/arms_partial': ('--arms=kd,circuits', '--seeds=0', '--head_start_steps=2'),
+    'recipes/arms_heads': ('--arms=kd,all', *HEADS),
 }
 # Words of commands that end in an error → how, at the end of what they say.
 ERRORS = {
@@ -129,13 +133,14 @@ SUBSTITUTES = {
     '=PATH': '=cdjax/assets/teacher',
     '=h200x1': '=cpu',
     '$ablation': 'mean',
+    # In what two steps have planted no neuron is necessary.
+    'runs/planted_1/model': 'cdjax/assets/planted/lookup',
     '=TEACHER': '=cdjax/assets/teacher',
     '=STUDENT': '=runs/student',
     '--keep_layers=0,2,4': '--keep_layers=0',  # the teacher that ships has two layers
     'runs/demo': 'runs/README/mine',
     'runs/other': 'runs/areas',
-    'runs/arms_mechanism': 'runs/arms',
-    'mechanism-nothing-5': 'dots-nothing-1',  # without --mechanism there is no other
+    'mechanism-nothing-5': 'mechanism-nothing-1',  # of fewer arms
     'neuron-1-509': 'methods-1',  # of a smaller run, which has no such neuron
     'docs/images': 'runs',  # no page's picture is drawn again
 }
@@ -180,6 +185,7 @@ def shrunk(words):
     shrink = SHRUNK[words[0]]
     # Whose classes are as many as operators or are given, who tells them apart or finds none.
     several = ('times_operators', 'recipes/selective', 'planted/null', 'arms_dissociation')
+    several += ('arms_factorial', 'arms_mechanism', 'arms_weights', 'arms_two_tasks', 'pooled')
     if any(name in word for word in words for name in several):
         shrink = [flag for flag in shrink if flag != SEARCH[0]]
     if any('areas.flags' in word for word in words):  # which has no students

@@ -118,6 +118,11 @@ PROBLEMS = [
     ('pipeline', '--weight_seeds=7', 'weight_seeds=7 chooses from weight_grid, which is empty'),
     ('compare_arms', '--weight_grid=1,3 --share=1', 'share=1 leaves no training forms outside'),
     ('compare_arms', '--arm_circuits=planted', 'ground_truth.json does not exist'),
+    (
+        *('compare_arms', '--arm_circuits=planted --teacher=cdjax/assets/planted/towers'),
+        'the ground truth of teacher=cdjax/assets/planted/towers belongs to other problems',
+        'give the task that it was planted in',
+    ),
     ('compare_arms', '--text={folder}/none', 'text={folder}/none cannot be read'),
     ('compare_arms', '--pool={foreign}', 'foreign holds no table of arms'),
     ('pipeline', '--other_tasks=sudoku', 'sudoku cannot be read'),
