@@ -13,23 +13,24 @@ from cdjax.models import Llama, LlamaConfig
 from cdjax.parallel.mesh import one_device, put_batch, split_neurons
 from cdjax.training import discovery_step, distillation
 from cdjax.training.discovery_config import DiscoveryConfig
-from cdjax.training.distillation import DistillationConfig
+from cdjax.training.distillation import DistillationConfig, student_flops
 from cdjax.training.optimizer import make_optimizer
 from cdjax.training.state import init_state
 from cdjax.training.step import AT_ONCE, jit_step, put_batches, several_steps
-from experiments.benchmarks.measure import compare
+from experiments.benchmarks.measure import OURS, against_limit, compare, machine
 from experiments.benchmarks.subject import LENGTH, SHAPES
 
 BARE, ONE_BY_ONE = 'labels alone', 'dispatched one by one'
 IN_TURN = 'one seed after another'
 SEEDS = 4
 CLASSES = 4
-# The student of the demo.
+# The student of the demo, rows of its batches, and about as many problems as it learns from.
 DEMO = LlamaConfig(109, 64, 256, 2, 2, 2, 32)
+DEMO_ROWS, DEMO_PROBLEMS = 128, 2048
 
 
 def run(*, shape: str, rows: int, rounds: int) -> dict[str, Any]:
-    """Measures steps of a student of half the width, ten of the demo's, and one of four such."""
+    """Measures steps of a student of half the width, of the demo's, of four such, and parts."""
     c = SHAPES[shape]
     student = c.half_width()
     teacher = jax.jit(lambda key: Llama(c, key))(jax.random.key(1))
@@ -42,19 +43,48 @@ def run(*, shape: str, rows: int, rounds: int) -> dict[str, Any]:
         'teacher in the step': student_steps(student, c, rows, teacher=teacher),
     }
     dispatches = {
-        ONE_BY_ONE: student_steps(DEMO, DEMO, 128, times=AT_ONCE),
-        'dispatched at once': student_steps(DEMO, DEMO, 128, at_once=AT_ONCE),
+        ONE_BY_ONE: student_steps(DEMO, DEMO, DEMO_ROWS, times=AT_ONCE),
+        'dispatched at once': student_steps(DEMO, DEMO, DEMO_ROWS, at_once=AT_ONCE),
     }
     seeds = {
-        IN_TURN: student_steps(DEMO, DEMO, 128, times=SEEDS),
-        'under vmap': student_steps(DEMO, DEMO, 128, seeds=SEEDS),
+        IN_TURN: student_steps(DEMO, DEMO, DEMO_ROWS, times=SEEDS),
+        'under vmap': student_steps(DEMO, DEMO, DEMO_ROWS, seeds=SEEDS),
     }
+    limit = machine()
+    parts = compare(parts_of_steps(AT_ONCE), rounds)
+    flops = AT_ONCE * student_flops(DEMO, DEMO_ROWS, LENGTH, None)
     return {
         'cases': {
             'student step': compare(steps, rounds, base=BARE),
             f'{AT_ONCE} steps of the demo': compare(dispatches, rounds, base=ONE_BY_ONE),
             f'a step of {SEEDS} seeds of the demo': compare(seeds, rounds, base=IN_TURN),
-        }
+            f'{AT_ONCE} steps of the demo, by part': parts | against_limit(flops, parts, limit),
+        },
+        'machine': limit,
+    }
+
+
+def parts_of_steps(times: int) -> dict[str, Callable[[], Any]]:
+    """Returns calls that train the demo's student, and that do what the host does for it.
+
+    Args:
+        times: steps of a call.
+    """
+    mesh, rng = one_device(), np.random.default_rng(0)
+    stored = _rows(rng, DEMO_PROBLEMS, DEMO)
+    stored['teacher_logits'] = rng.normal(size=(DEMO_PROBLEMS, DEMO.vocab_size)).astype(np.float32)
+    index = rng.permutation(DEMO_PROBLEMS)[:DEMO_ROWS]
+    gather = lambda: {name: rows[index] for name, rows in stored.items()}
+    batch = gather()
+    tx = make_optimizer(DistillationConfig().suited_to(pretrained=False).optimizer)
+    state = init_state(lambda key: Llama(DEMO, key), tx, jax.random.key(0), mesh)
+    nothing = jit_step(lambda state, _: (state, state.step), state)
+    each = lambda part: lambda: [jax.block_until_ready(part()) for _ in range(times)]
+    return {
+        OURS: student_steps(DEMO, DEMO, DEMO_ROWS, times=times),
+        'a program that returns the state': _repeated(nothing, state, 0, mesh=mesh, times=times),
+        'batches from the store': each(gather),
+        'batches put on the device': each(lambda: put_batch(batch, mesh)),
     }
 
 
