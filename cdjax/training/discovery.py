@@ -9,7 +9,7 @@ construction.
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from cdjax.circuits.circuit import Circuit, model_hash
-from cdjax.circuits.classifier import standardization, standardize
+from cdjax.circuits.classifier import Encoding, standardization, standardize
 from cdjax.circuits.masks import binarize
 from cdjax.data import Dataset, batch_indices
 from cdjax.inference.activations import answer_logits_and_activations
@@ -50,7 +50,7 @@ from cdjax.training.discovery_step import (
 from cdjax.training.log_points import Point
 from cdjax.training.loop import fit
 from cdjax.training.state import TrainState, init_state
-from cdjax.training.step import jit_step, several_steps, steps_at_once
+from cdjax.training.step import jit_step, shared_step, steps_at_once
 
 # A class with less than this part of an even share of the problems has died.
 _DEAD = 0.01
@@ -153,7 +153,8 @@ def discover(
             return batch | {'encoding': encodings[rows[index]]}
         return batch | {'classes': np.asarray(classes[rows[index]], np.int32)}
 
-    doctor = gradient_doctor(state.params, config)
+    alike = _alike(config)
+    doctor = gradient_doctor(tuple(models), learned_classes, alike)
 
     def diagnose(state: TrainState, batch: dict[str, Any]) -> GradientReport:
         part = put_batch(first_microbatch(batch, config.microbatches), mesh)
@@ -161,7 +162,7 @@ def discover(
 
     flops = _useful_flops(models.values(), learned, config)
     at_once = 1 if flops is None else steps_at_once(sum(flops.values()), mesh)
-    step = jit_step(several_steps(make_step(tx, config), at_once), state)
+    step = shared_step(jit_step, _step_of, alike, state, at_once)
     state, history = fit(
         lambda state, batch: step(state, batch, frozen),
         state,
@@ -213,6 +214,22 @@ def discover(
             },
         )
     return circuits, history
+
+
+def _alike(config: DiscoveryConfig) -> DiscoveryConfig:
+    """Returns the configuration of all whose steps are one program."""
+    return dataclasses.replace(
+        config,
+        encoding=Encoding(),
+        recompute_logits=None,
+        first_ranking=None,
+        least_accuracy=0.0,
+        seed=0,
+    )
+
+
+def _step_of(config: DiscoveryConfig) -> Callable[..., Any]:
+    return make_step(make_discovery_optimizer(config), config)
 
 
 def _useful_flops(

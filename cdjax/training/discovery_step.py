@@ -1,5 +1,6 @@
 """One step of a discovery: classes of a batch, the objective's loss for each model, an update."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -151,16 +152,19 @@ def discovery_loss_and_terms(
     return jax.tree.map(mean, *found)
 
 
-def gradient_doctor(params: Any, config: DiscoveryConfig) -> GradientDoctor:
+@functools.lru_cache(maxsize=16)
+def gradient_doctor(
+    names: tuple[str, ...], learned: bool, config: DiscoveryConfig
+) -> GradientDoctor:
     """Returns the doctor of a discovery: `doctor(params, frozen, batch, key, step)`.
 
     Args:
-        params: what `make_params` returns; tells whether there is a classifier to reach.
+        names: of the models.
+        learned: whether there is a classifier to reach.
         config: the search. Weights are taken as they are at the end, when all are
             faded in.
     """
-    learned = CLASSIFIER in params
-    groups = [f'{MASKS}.{name}' for name in params[MASKS]] + [CLASSIFIER] * learned
+    groups = [f'{MASKS}.{name}' for name in names] + [CLASSIFIER] * learned
     weights = config.objective.final_weights(learned)
     single = config.num_classes == 1
     empty = [name for name in ('usage', 'overlap') if single and name in weights]

@@ -66,7 +66,7 @@ from cdjax.training.loop import fit
 from cdjax.training.optimizer import make_optimizer
 from cdjax.training.schedules import weight_at
 from cdjax.training.state import TrainState, init_state, state_of
-from cdjax.training.step import jit_step, several_steps, steps_at_once
+from cdjax.training.step import jit_step, shared_step, steps_at_once
 from cdjax.wording import count
 
 
@@ -185,11 +185,8 @@ def distill(
             batch['classes'] = np.asarray(alignment.classes[index], np.int32)
         return batch
 
-    doctor = GradientDoctor(
-        lambda params, *args: distillation_terms(params, *args, config)[1],
-        task='task',
-        weights={'alignment': 0.0 if alignment is None else config.weight},
-    )
+    alike = _alike(config)
+    doctor = _doctor_of(alike, 0.0 if alignment is None else config.weight)
 
     def diagnose(state: TrainState, batch: dict[str, Any]) -> GradientReport:
         part = put_batch(first_microbatch(batch, config.microbatches), mesh)
@@ -199,7 +196,7 @@ def distill(
     answer_tokens = dataset.answer_tokens
     flops = student_flops(model_config, *shape, alignment, answer_tokens=answer_tokens)
     at_once = steps_at_once(flops, mesh)
-    step = _shared_step(config, state, at_once)
+    step = shared_step(jit_step, _step_of, alike, state, at_once)
     state, history = fit(
         lambda state, batch: step(state, batch, placed, components),
         state,
@@ -279,22 +276,22 @@ def student_flops(
     return 3 * sum(forward_flops(student, rows, length, logits) for logits in with_logits)
 
 
-def _shared_step(config: DistillationConfig, state: TrainState, at_once: int) -> Callable[..., Any]:
-    """Returns the compiled step; one and the same for students that differ in seeds and arrays.
+def _alike(config: DistillationConfig) -> DistillationConfig:
+    """Returns the configuration of all whose steps are one program."""
+    return dataclasses.replace(config, seed=0, init_std=1.0, teacher_store='memory')
 
-    Arms whose alignments have one shape run under one compilation so.
-    """
-    leaves, structure = jax.tree.flatten(state)
-    shapes = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
-    alike = dataclasses.replace(config, seed=0, init_std=1.0, teacher_store='memory')
-    return _step_of(jit_step, alike, at_once, structure, shapes)
+
+def _step_of(config: DistillationConfig) -> Callable[..., Any]:
+    return make_step(make_optimizer(config.optimizer), config)
 
 
 @functools.lru_cache(maxsize=16)
-def _step_of(jit, config, at_once, structure, shapes):
-    leaves = [jax.ShapeDtypeStruct(shape, dtype, sharding=at) for shape, dtype, at in shapes]
-    step = make_step(make_optimizer(config.optimizer), config)
-    return jit(several_steps(step, at_once), jax.tree.unflatten(structure, leaves))
+def _doctor_of(config: DistillationConfig, weight: float) -> GradientDoctor:
+    return GradientDoctor(
+        lambda params, *args: distillation_terms(params, *args, config)[1],
+        task='task',
+        weights={'alignment': weight},
+    )
 
 
 def make_step(tx: optax.GradientTransformation, config: DistillationConfig):

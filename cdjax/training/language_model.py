@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from cdjax.training.log_points import Point
 from cdjax.training.loop import fit
 from cdjax.training.optimizer import OptimizerConfig, Suited, SuitedToStart, make_optimizer
 from cdjax.training.state import TrainState, init_state, state_of
-from cdjax.training.step import jit_step, several_steps, steps_at_once
+from cdjax.training.step import jit_step, shared_step, steps_at_once
 
 FROM_NOTHING = Suited(2e-3, 0.3)
 
@@ -117,11 +117,8 @@ def train_language_model(
             'answers': dataset.answers[index],
         }
 
-    doctor = GradientDoctor(
-        lambda model, batch: {'loss': answer_loss(model, batch, config)[0]},
-        task='loss',
-        weights={},
-    )
+    alike = dataclasses.replace(config, seed=0)
+    doctor = _doctor_of(alike)
 
     def diagnose(state: TrainState, batch: dict[str, np.ndarray]) -> GradientReport:
         return doctor(state.params, put_batch(first_microbatch(batch, config.microbatches), mesh))
@@ -130,7 +127,7 @@ def train_language_model(
     flops = 3 * forward_flops(shape, *size, logits=config.batch_size)
     at_once = steps_at_once(flops, mesh)
     state, history = fit(
-        jit_step(several_steps(make_step(tx, config), at_once), state),
+        shared_step(jit_step, _step_of, alike, state, at_once),
         state,
         batch_at,
         steps=config.optimizer.steps,
@@ -148,6 +145,19 @@ def train_language_model(
         flops_per_step={config.compute_dtype: flops},
     )
     return state.params, history
+
+
+def _step_of(config: LanguageModelConfig) -> Callable[..., Any]:
+    return make_step(make_optimizer(config.optimizer), config)
+
+
+@functools.lru_cache(maxsize=16)
+def _doctor_of(config: LanguageModelConfig) -> GradientDoctor:
+    return GradientDoctor(
+        lambda model, batch: {'loss': answer_loss(model, batch, config)[0]},
+        task='loss',
+        weights={},
+    )
 
 
 def make_step(tx: optax.GradientTransformation, config: LanguageModelConfig):

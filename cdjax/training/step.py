@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -73,6 +73,35 @@ def several_steps(
         return jax.lax.fori_loop(0, batches.count, one, (state, empty))
 
     return steps
+
+
+def shared_step(
+    jit: Callable[..., Callable[..., Any]],
+    make: Callable[[Any], Callable[..., Any]],
+    config: Hashable,
+    state: Any,
+    at_once: int,
+) -> Callable[..., Any]:
+    """Returns the compiled `several_steps(make(config), at_once)`, one and the same for all alike.
+
+    Trainings that differ in seeds and arrays run under one compilation so.
+
+    Args:
+        jit: `jit_step`.
+        make: config → step, a function of a module.
+        config: what the step reads; what it does not, such as a seed, is the same for all.
+        state: a state, whose shapes and shardings are those of the step's.
+        at_once: see `several_steps`.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    shapes = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
+    return _shared_step(jit, make, config, at_once, structure, shapes)
+
+
+@functools.lru_cache(maxsize=16)
+def _shared_step(jit, make, config, at_once, structure, shapes):
+    leaves = [jax.ShapeDtypeStruct(shape, dtype, sharding=at) for shape, dtype, at in shapes]
+    return jit(several_steps(make(config), at_once), jax.tree.unflatten(structure, leaves))
 
 
 def put_batches(batches: Sequence[Any], at_once: int, mesh: Mesh) -> Batches:

@@ -406,12 +406,25 @@ def test_classes_that_die_are_named(caplog):
     assert not caplog.text
 
 
+def test_searches_that_differ_in_seeds_and_classes_run_under_one_compilation():
+    programs = ('step', '_together')  # the doctor's beside it
+    before = [toy.compilations(name) for name in programs]
+    ends, classes = [], np.arange(len(toy.dataset())) % toy.K
+    for seed in range(2):
+        config = dataclasses.replace(CONFIG, seed=seed, temperature=1.5)
+        given = {'classes': np.roll(classes, seed), 'options': RunOptions()}
+        circuits, _ = run(toy.one_device(), config, **given)
+        ends.append(circuits['teacher'].scores)
+    assert [toy.compilations(name) - n for name, n in zip(programs, before, strict=True)] == [1, 1]
+    assert not np.array_equal(*ends), 'each has its own arrays'
+
+
 # -- The gradient doctor ------------------------------------------------------------------------
 
 
 def test_it_is_asked_at_the_start_and_on_request(monkeypatch):
     batches = []
-    doctor = lambda params, config: (
+    doctor = lambda names, learned, config: (
         lambda params, frozen, batch, key, step: (
             batches.append((int(step), batch)) or GradientReport('faithfulness', (), {})
         )

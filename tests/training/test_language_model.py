@@ -27,10 +27,11 @@ class Recorder:
         self.batches, self.metrics, self.accuracies = [], [], []
 
     def jit_step(self, step, state):
-        self.first_model = jax.tree.map(jnp.copy, state.params)
         self.jitted = jit_step(step, state)
 
         def recorded(state, batch):
+            if self.first_model is None:
+                self.first_model = jax.tree.map(jnp.copy, state.params)
             self.batches.append(jax.tree.map(np.asarray, batch))
             state, metrics = self.jitted(state, batch)
             self.metrics.append(metrics)

@@ -17,7 +17,13 @@ from cdjax.losses import AnySizeWeights, CausalDiscoveryWeights, DiscoveryWeight
 from cdjax.models import Edit
 from cdjax.training import discovery_step
 from cdjax.training.discovery import DiscoveryConfig
-from cdjax.training.discovery_step import discovery_loss_and_terms, gradient_doctor, with_draws
+from cdjax.training.discovery_step import (
+    CLASSIFIER,
+    MASKS,
+    discovery_loss_and_terms,
+    gradient_doctor,
+    with_draws,
+)
 from cdjax.training.objectives import (
     OBJECTIVES,
     AnySize,
@@ -400,8 +406,10 @@ def test_the_registry():
 
 
 def check(inputs, config=CONFIG):
-    doctor = gradient_doctor(inputs['params'], config)
-    return doctor(inputs['params'], inputs['frozen'], inputs['batch'], inputs['key'], 0)
+    params = inputs['params']
+    # Anew each time, for what it looks at is replaced here.
+    doctor = gradient_doctor.__wrapped__(tuple(params[MASKS]), CLASSIFIER in params, config)
+    return doctor(params, inputs['frozen'], inputs['batch'], inputs['key'], 0)
 
 
 @pytest.mark.parametrize(
