@@ -40,19 +40,26 @@ def run_unrolled(
     Returns:
         The last residual `[B, P, d]`, activations `[L', B, T', ...]`, and the caches `[L, ...]`.
     """
+    # What is taken of few positions is written as it comes: stacked at the end, XLA would keep what
+    # all positions of it are made of until then.
+    few = {site: v for site, v in captures.items() if v.positions is not None or not v.layers}
+    buffers = {site: _empty_buffer(v, config, x_BxTxd) for site, v in few.items()}
     takens, caches = [], []
     for n in range(config.num_layers):
         reads = {} if n < config.num_layers - 1 else {'read': read}
         x_BxTxd, taken, cache = block(x_BxTxd, _of_layer(layer_inputs, n), **reads)
+        for site in few.keys() & taken.keys():
+            if n in few[site].layers:
+                slot = few[site].layers.index(n)
+                buffers[site] = buffers[site].at[slot].set(taken[site])
         takens.append(taken)
         caches.append(cache)
-    activations = {
+    whole = {
         site: jnp.stack([takens[n][site] for n in capture.layers])
-        if capture.layers
-        else _empty_buffer(capture, config, x_BxTxd)
         for site, capture in captures.items()
+        if site not in few
     }
-    return x_BxTxd, activations, jax.tree.map(lambda *parts: jnp.stack(parts), *caches)
+    return x_BxTxd, whole | buffers, jax.tree.map(lambda *parts: jnp.stack(parts), *caches)
 
 
 def run_loop(
