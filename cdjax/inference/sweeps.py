@@ -36,8 +36,10 @@ from cdjax.models import Edit, Llama
 from cdjax.parallel.mesh import one_device, split_neurons
 from cdjax.run.options import TOKENS_PER_PASS
 
-# Widths of circuits are rounded up to a multiple of this, so that close ones share a compilation.
+# Circuits run in models of this many neurons a layer, or 2, 3, 4, 6, 8, 12 ... times as many, so
+# that close ones share a compilation; a width is worth one of its own for so many sets of them.
 _STEP = 64
+_WORTH_ONE = 4
 # Sets of masks that are on the devices at once. Fewer are filled up to it, and cost nothing: the
 # program is told how many there are.
 _AT_ONCE = 16
@@ -177,7 +179,8 @@ def predict_circuits(
 ) -> list[Predictions]:
     """Answers every problem under each of M sets of circuits, as `predict` does under one.
 
-    All run under one compilation, at the cost of the largest of the circuits.
+    Sets whose largest circuit is of about one size run under one compilation, at its cost; where
+    these are few they join the larger ones.
 
     Args:
         model: the model.
@@ -201,8 +204,6 @@ def predict_circuits(
             f'{full[1]}]; `predict` takes others'
         )
     mesh = one_device() if mesh is None else mesh
-    widest = max(int(binary.sum(-1).max(initial=0)), 1)
-    width = min(-(-widest // _STEP) * _STEP, c.intermediate_size)
     classes = np.zeros(len(dataset), np.int32) if classes is None else np.asarray(classes)
     members = [np.flatnonzero(classes == k) for k in range(binary.shape[1])]
     longest = max(map(len, members))
@@ -210,29 +211,46 @@ def predict_circuits(
     if fill is not None:
         constants['fill'] = split_neurons(np.asarray(fill, np.float32), mesh)
     found = None
-    for k, index in enumerate(members):
-        if not len(index):
-            continue
-        # Filled up to the largest class, so that all classes share a compilation.
-        rows = np.resize(index, longest)
-        results = map_rows(
-            _circuit_rows(width),
-            {**constants, 'masks': split_neurons(binary[:, k], mesh)},
-            {
-                'tokens': dataset.tokens[rows],
-                'lengths': dataset.lengths[rows],
-                'answers': dataset.answers[rows],
-                'counterfactual_answers': dataset.counterfactual_answers[rows],
-            },
-            mesh=mesh,
-            tokens_per_pass=tokens_per_pass,
-            description=description,
-        )
-        if found is None:
-            found = [np.zeros((len(dataset), *x.shape[1:]), x.dtype) for x in results]
-        for whole, part in zip(found, results, strict=True):
-            whole[index] = part[: len(index)]
+    for width, sets in _sets_by_width(binary):
+        for k, index in enumerate(members):
+            if not len(index):
+                continue
+            # Filled up to the largest class, so that all classes share a compilation.
+            rows = np.resize(index, longest)
+            results = map_rows(
+                _circuit_rows(width),
+                {**constants, 'masks': split_neurons(binary[sets, k], mesh)},
+                {
+                    'tokens': dataset.tokens[rows],
+                    'lengths': dataset.lengths[rows],
+                    'answers': dataset.answers[rows],
+                    'counterfactual_answers': dataset.counterfactual_answers[rows],
+                },
+                mesh=mesh,
+                tokens_per_pass=tokens_per_pass,
+                description=description,
+            )
+            if found is None:
+                shape = (len(dataset), len(binary))
+                found = [np.zeros((*shape, *x.shape[2:]), x.dtype) for x in results]
+            for whole, part in zip(found, results, strict=True):
+                whole[index[:, None], sets] = part[: len(index)]
     return [Predictions(*(x[:, m] for x in found)) for m in range(len(binary))]
+
+
+def _sets_by_width(masks_MxKxLxF: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Returns widths of models, ascending, and which of the M sets run in each."""
+    neurons = masks_MxKxLxF.shape[-1]
+    widths = [_STEP * part for n in range(neurons.bit_length()) for part in (2**n, 3 * 2**n)]
+    widths = sorted({min(width, neurons) for width in widths})
+    needed = np.searchsorted(widths, masks_MxKxLxF.sum(-1).max(axis=(1, 2), initial=0))
+    groups, waiting = [], []
+    for n in range(needed.max(initial=0) + 1):
+        waiting += [m for m in range(len(needed)) if needed[m] == n]
+        if len(waiting) >= _WORTH_ONE or (waiting and n == needed.max()):
+            groups.append((widths[n], np.array(waiting)))
+            waiting = []
+    return groups
 
 
 @functools.cache

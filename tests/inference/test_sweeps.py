@@ -95,6 +95,36 @@ def test_each_is_what_predict_says_of_it(monkeypatch, masks, classes, fill, fill
         np.testing.assert_allclose(predictions.probability, expected.probability, rtol=1e-4)
 
 
+def test_small_circuits_run_in_narrower_models_where_they_are_several(monkeypatch, fill):
+    monkeypatch.setattr(sweeps, '_STEP', 4)
+    shape, ran = (9, 1, toy.L, toy.F), []
+    sizes = np.array([3, 20, 4, 18, 2, 20, 1, 17, 10])  # the last one alone would be 12 wide
+    masks = np.arange(toy.F) < sizes[:, None, None, None] + np.zeros(shape)
+    circuit_rows = sweeps._circuit_rows
+    monkeypatch.setattr(sweeps, '_circuit_rows', lambda w: ran.append(w) or circuit_rows(w))
+    options = {'fill': fill, 'mesh': toy.one_device()}
+    found = predict_circuits(toy.model(), toy.dataset(), masks, **options)
+    assert ran == [4, 24]
+    for predictions, one in zip(found, masks, strict=True):
+        expected = predict(toy.model(), toy.dataset(), masks=one, **options)
+        np.testing.assert_allclose(predictions.probability, expected.probability, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'groups'),
+    [
+        ([0, 0], [(64, [0, 1])]),
+        ([65] * 4 + [193] * 3 + [700], [(128, [0, 1, 2, 3]), (768, [4, 5, 6, 7])]),
+        ([1000] * 4, [(1000, [0, 1, 2, 3])]),
+        ([64] * 4 + [129] * 4, [(64, [0, 1, 2, 3]), (192, [4, 5, 6, 7])]),
+    ],
+)
+def test_widths_are_few(sizes, groups):
+    masks = np.arange(1000) < np.array(sizes)[:, None, None, None]
+    found = [(width, sets.tolist()) for width, sets in sweeps._sets_by_width(masks)]
+    assert found == groups
+
+
 @pytest.mark.parametrize('shape', [(toy.K, toy.L, toy.F), (1, 1, toy.L, toy.F - 1)])
 def test_masks_that_do_not_fit_are_refused(shape):
     with pytest.raises(InputError, match=r'binary ones are needed, \[M, K, 2, 32\]'):
