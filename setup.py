@@ -32,6 +32,8 @@ setup(
             'pytest>=8,<10',
             'pytest-xdist>=3.7,<4',
             'ruff>=0.15,<0.18',
+            # JAX packs compiled programs with it where it is there, faster than with zlib.
+            'zstandard>=0.22',
             'torch>=2.6',
             'gguf>=0.10',
             'accelerate>=1.0',

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from cdjax.losses.numerics import (
     center,
     float32,
+    gram_matrix,
     product,
     row_weights,
     safe_ratio,
@@ -71,7 +72,7 @@ def _assert_rows(x: jax.Array, y: jax.Array, where: jax.Array | None, debiased: 
 
 def _gram_hsic(x: jax.Array, y: jax.Array, weights: jax.Array, debiased: bool) -> list[jax.Array]:
     """Returns n²-scaled HSICs of centred [N, P], [N, Q] through their [N, N] Gram matrices."""
-    grams = [product('np,mp->nm', features, features) for features in (x, y)]
+    grams = [gram_matrix(features) for features in (x, y)]
     if debiased:
         grams = [u_center(gram, weights) for gram in grams]
     k, l = grams  # noqa: E741 - K and L of the literature
@@ -105,7 +106,8 @@ def _feature_hsic(
     diagonals = [jnp.sum(jnp.square(features), axis=1) for features in (x, y)]
 
     def hsic(a: jax.Array, b: jax.Array, a_diagonal: jax.Array, b_diagonal: jax.Array) -> jax.Array:
-        frobenius = jnp.sum(jnp.square(product('np,nq->pq', a, b)))
+        products = gram_matrix(a.T) if a is b else product('np,nq->pq', a, b)
+        frobenius = jnp.sum(jnp.square(products))
         if not debiased:
             return frobenius
         diagonal = jnp.sum(a_diagonal * b_diagonal) * n / jnp.maximum(n - 2, 1.0)

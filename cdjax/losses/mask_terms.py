@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cdjax.losses.numerics import (
     float32,
-    product,
+    gram_matrix,
     safe_log,
     safe_ratio,
     safe_sqrt,
@@ -114,5 +114,5 @@ def mask_overlap(masks: jax.Array, *, normalize: bool = False) -> jax.Array:
     if normalize:
         m = unit_peak(m)
         m = m * safe_ratio(jnp.float32(1.0), safe_sqrt(jnp.sum(jnp.square(m), axis=1)))[:, None]
-    gram = product('kd,jd->kj', m, m)
-    return jnp.sum(jnp.where(jnp.eye(classes, dtype=bool), 0.0, gram)) / (classes * (classes - 1))
+    overlaps = jnp.where(jnp.eye(classes, dtype=bool), 0.0, gram_matrix(m))
+    return jnp.sum(overlaps) / (classes * (classes - 1))

@@ -25,6 +25,22 @@ def product(subscripts: str, *operands: jax.Array) -> jax.Array:
     return jnp.einsum(subscripts, *operands, precision=HIGHEST)
 
 
+@jax.custom_jvp
+def gram_matrix(x: jax.Array) -> jax.Array:
+    """Returns x xᵀ `[N, N]` of float32 `[N, P]` at HIGHEST precision.
+
+    Its gradient is one product, (G + Gᵀ) x, where that of `product` of x with itself is two.
+    """
+    return product('np,mp->nm', x, x)
+
+
+@gram_matrix.defjvp
+def _gram_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    half = product('np,mp->nm', dx, x)
+    return gram_matrix(x), half + half.T
+
+
 def float32(*arrays: jax.Array) -> list[jax.Array]:
     """Returns the arrays as float32: bfloat16 inputs are summed in float32 too."""
     return [jnp.asarray(array).astype(jnp.float32) for array in arrays]

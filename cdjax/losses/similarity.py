@@ -18,6 +18,7 @@ from cdjax.losses.numerics import (
     HIGHEST,
     center,
     check_choice,
+    gram_matrix,
     product,
     row_weights,
     safe_ratio,
@@ -48,7 +49,7 @@ COMPARISONS = ('pearson', 'cosine', 'spearman')
 def _squared_distances(x: jax.Array) -> jax.Array:
     """Returns the [N, N] squared distances of centred rows [N, P], about -1e-7 for equal ones."""
     square = jnp.sum(jnp.square(x), axis=1)
-    return square[:, None] + square[None] - 2 * product('np,mp->nm', x, x)
+    return square[:, None] + square[None] - 2 * gram_matrix(x)
 
 
 def _dissimilarity(x: jax.Array, weights: jax.Array, distance: str) -> jax.Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cdjax.inference.rows import map_rows
 from cdjax.losses.cka import u_center
-from cdjax.losses.numerics import center, product
+from cdjax.losses.numerics import center, gram_matrix, product
 from cdjax.models import Capture, Llama, load_huggingface
 from cdjax.run.results import stored
 from cdjax.studies.circuits import CircuitStudyConfig, unseen_rows
@@ -55,7 +55,7 @@ def layer_grams(run: Run, model: Llama, rows: np.ndarray) -> jax.Array:
     @jax.jit
     def gram(features):
         centred = center(features.astype(jnp.float32), weights)
-        return u_center(product('np,mp->nm', centred, centred), weights)
+        return u_center(gram_matrix(centred), weights)
 
     return jnp.stack([gram(features) for features in neurons_NxLxF.swapaxes(0, 1)])
 
