@@ -49,7 +49,7 @@ def metric_gradients(
             rows['tokens'],
             edits={**edits, site: shifted},
             capture=(Capture(site),),
-            logits_at=answer_columns(rows) if 'answers' in rows else rows['lengths'] - 1,
+            logits_at=_metric_columns(rows),
             remat=remat,
             backward=backward,
             dtype=dtype,
@@ -59,3 +59,48 @@ def metric_gradients(
     zeros = jnp.zeros((model.config.num_layers, batch, length, *SITES[site].shape(model.config)))
     gradients, activations = jax.grad(total, has_aux=True)(zeros)
     return activations, gradients
+
+
+def unit_gradients(
+    model: Llama,
+    rows: dict[str, jax.Array],
+    edit_of: Callable[[jax.Array], Edit],
+    *,
+    site: str = 'neurons',
+    edits: dict[str, Edit] | None = None,
+    backward: str = 'gradient',
+) -> jax.Array:
+    """Returns the gradient of the logit difference to one number of each unit, float32 `[B, L, U]`.
+
+    The number is the same at all positions: `edit_of = lambda x: Edit(1 + x, center=fill)` gives
+    `Σ_t (a - fill) · ∂m/∂a`. That is the product of what `metric_gradients` returns with a - fill,
+    and nothing of its size is kept; nor does the last layer run where no logit is read, for there
+    its gradient is zero.
+
+    Args:
+        model: the model.
+        rows: as for `metric_gradients`.
+        edit_of: x, zeros `[L, B, 1, U, ...]` of the rank of the site, → an edit of it.
+        site: whose units.
+        edits: edits in force, before that one.
+        backward: see `Llama`.
+    """
+    axes, edits, layers = SITES[site].axes, edits or {}, model.config.num_layers
+    units = layers, len(rows['tokens']), SITES[site].units(model.config)
+
+    def total(x):
+        edit = edits.get(site, Edit()).then(edit_of(x))
+        logits, _ = model(
+            rows['tokens'],
+            edits={**edits, site: edit},
+            logits_at=_metric_columns(rows),
+            backward=backward,
+        )
+        return logit_difference(logits, rows).sum()
+
+    zeros = jnp.zeros((*units[:2], 1, units[2], *(1,) * (len(axes) - 1)))
+    return jnp.moveaxis(jax.grad(total)(zeros).reshape(units), 1, 0)
+
+
+def _metric_columns(rows):
+    return answer_columns(rows) if 'answers' in rows else rows['lengths'] - 1

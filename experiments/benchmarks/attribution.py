@@ -9,7 +9,6 @@ import numpy as np
 
 from cdjax.circuits.methods.integrated import activation_effects, gate_effects
 from cdjax.circuits.methods.patching import patching_effects, relp_effects
-from cdjax.inference import metric_gradients
 from experiments.benchmarks.measure import OURS, against_limit, compare, machine
 from experiments.benchmarks.peers import TorchHooks, installed
 from experiments.benchmarks.subject import check_equal, make_subject
@@ -23,7 +22,7 @@ KIN = {
 
 
 def run(workdir: Path, *, shape: str, rows: int, rounds: int, dtype: str) -> dict[str, Any]:
-    """Measures the sum over prompts and positions of |(a - mean) gradient|, `[L, F]`."""
+    """Measures the sum over prompts of |Σ_t (a - mean) · gradient|, `[L, F]`."""
     subject = make_subject(shape, workdir, rows=rows, dtype=dtype)
     peers, absent = installed(subject.folder, subject.model.config, dtype, (TorchHooks,))
     answers, others = subject.answers
@@ -34,13 +33,10 @@ def run(workdir: Path, *, shape: str, rows: int, rounds: int, dtype: str) -> dic
         'counterfactual_answers': others,
     }
 
-    @jax.jit
-    def scores(model, batch, fill):
-        activations, gradients = metric_gradients(model, batch)
-        effects = (activations - fill[:, None]) * gradients.astype(jnp.float32)
-        return jnp.abs(effects).sum((1, 2))
-
-    ours = lambda: jax.block_until_ready(scores(subject.model, batch, subject.fill))
+    constants = {'model': subject.model, 'fill': subject.fill}
+    how = {'site': 'neurons', 'ablation': 'mean'}
+    scores = jax.jit(lambda *inputs: jnp.abs(patching_effects(*inputs, **how)).sum(0))
+    ours = lambda: jax.block_until_ready(scores(constants, batch))
     theirs = lambda peer: peer.attribution(subject.tokens, answers, others, subject.fill)
     runs = {OURS: ours, **{k: lambda peer=peer: theirs(peer) for k, peer in peers.items()}}
     if 'transformers' in peers:
@@ -49,14 +45,12 @@ def run(workdir: Path, *, shape: str, rows: int, rounds: int, dtype: str) -> dic
     flops = 2 * subject.flops  # forward, and backward to activations: weights take no gradient
     found |= against_limit(flops, found, limit)
     few = {name: values[: max(rows // 8, 1)] for name, values in batch.items()}
-    kin = {name: _effects(effects, subject, few) for name, effects in KIN.items()}
+    kin = {name: _effects(effects, constants, few, how) for name, effects in KIN.items()}
     cases = {'attribution': found, 'an eighth of the prompts': compare(kin, rounds, base='AtP')}
     return {'cases': cases, 'absent': absent, 'machine': limit}
 
 
-def _effects(effects, subject, batch):
+def _effects(effects, constants, batch, how):
     """Returns a call of a method's effects `[B, L, F]`, summed over the prompts."""
-    constants = {'model': subject.model, 'fill': subject.fill}
-    how = {'site': 'neurons', 'ablation': 'mean'}
-    run = jax.jit(lambda constants, rows: effects(constants, rows, **how).sum(0))
+    run = jax.jit(lambda *inputs: effects(*inputs, **how).sum(0))
     return lambda: jax.block_until_ready(run(constants, batch))

@@ -55,7 +55,7 @@ class TorchHooks:
         return _on_host(self.torch.stack(taken))
 
     def attribution(self, tokens, answers, others, fill):
-        """Attribution patching: the sum over problems and positions of (a - fill) * gradient."""
+        """Attribution patching: the sum over problems of |Σ_t (a - fill) * gradient|."""
         torch, taken = self.torch, []
 
         def hook(_, x):
@@ -69,7 +69,7 @@ class TorchHooks:
         difference.sum().backward()
         fill = torch.as_tensor(fill, device=self.device)
         scores = [
-            ((x - f) * x.grad.float()).abs().sum((0, 1)) for x, f in zip(taken, fill, strict=True)
+            ((x - f) * x.grad.float()).sum(1).abs().sum(0) for x, f in zip(taken, fill, strict=True)
         ]
         return _on_host(torch.stack(scores).detach())
 

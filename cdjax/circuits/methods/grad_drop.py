@@ -7,12 +7,11 @@ from cdjax.circuits.methods.attribution import (
     attributions,
     batch_fill,
     check_counterfactuals,
-    per_unit,
 )
 from cdjax.circuits.methods.method import Request
 from cdjax.errors import InputError
-from cdjax.inference.gradients import metric_gradients
-from cdjax.models import Edit
+from cdjax.inference.gradients import unit_gradients
+from cdjax.models import SITES, Edit
 
 # What a layer adds to the residual stream.
 _CONTRIBUTIONS = ('attention_out', 'mlp_out')
@@ -37,18 +36,19 @@ def grad_drop_effects(constants: dict, rows: dict, *, site: str, ablation: str) 
     """
     model, layers = constants['model'], constants['model'].config.num_layers
     check_layers(layers)
-    activations, contributions = _clean(model, rows, site)
-    removed = activations - batch_fill(constants, rows, site=site, ablation=ablation)
+    contributions = model(rows['tokens'], capture=_CONTRIBUTIONS, logits_at=())[1]
+    fill = batch_fill(constants, rows, site=site, ablation=ablation)
+    edit_of = lambda x: Edit(1 + x, center=fill)
 
     def add(total, layer):
         kept = (jnp.arange(layers) != layer).astype(jnp.float32)
         kept_Lx1x1x1 = kept[:, None, None, None]
         edits = {name: Edit(kept_Lx1x1x1, center=value) for name, value in contributions.items()}
-        _, gradients = metric_gradients(model, rows, site=site, edits=edits)
-        effects = jnp.abs(per_unit(removed * gradients, site))
-        return total + effects * kept[None, :, None], None
+        effects = unit_gradients(model, rows, edit_of, site=site, edits=edits)
+        return total + jnp.abs(effects) * kept[None, :, None], None
 
-    zeros = jnp.zeros_like(per_unit(removed, site))
+    units = SITES[site].units(model.config)
+    zeros = jnp.zeros((len(rows['tokens']), layers, units))
     total, _ = jax.lax.scan(add, zeros, jnp.arange(layers))
     return total / (layers - 1)
 
@@ -70,13 +70,6 @@ def check_layers(layers: int, key: str = KEY) -> None:
 def _check(key: str, request: Request) -> None:
     check_counterfactuals(key, request)
     check_layers(request.shape.num_layers, key)
-
-
-def _clean(model, rows, site):
-    """Returns the activations of a site, float32, and what each layer adds, `[L, B, T, ...]`."""
-    captured = tuple(dict.fromkeys((site, *_CONTRIBUTIONS)))
-    found = model(rows['tokens'], capture=captured, logits_at=())[1]
-    return found[site].astype(jnp.float32), {name: found[name] for name in _CONTRIBUTIONS}
 
 
 GRAD_DROP = attributions(

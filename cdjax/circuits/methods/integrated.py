@@ -6,8 +6,8 @@ Integrals are sums over the middles of `STEPS` equal parts of the path (Sundarar
 import jax
 import jax.numpy as jnp
 
-from cdjax.circuits.methods.attribution import attributions, batch_fill, per_unit
-from cdjax.inference.gradients import metric_gradients
+from cdjax.circuits.methods.attribution import attributions, batch_fill
+from cdjax.inference.gradients import unit_gradients
 from cdjax.models import SITES, Capture, Edit
 from cdjax.models.sites import RESIDUAL
 
@@ -16,6 +16,12 @@ STEPS = 8
 
 def _middles():
     return (jnp.arange(STEPS, dtype=jnp.float32) + 0.5) / STEPS
+
+
+def _no_effects(model, rows, site):
+    return jnp.zeros(
+        (len(rows['tokens']), model.config.num_layers, SITES[site].units(model.config))
+    )
 
 
 def activation_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> jax.Array:
@@ -40,13 +46,12 @@ def activation_effects(constants: dict, rows: dict, *, site: str, ablation: str)
     def add(total, point):
         layer, alpha = point
         here = of_layer((jnp.arange(layers) == layer).astype(jnp.float32))
-        edits = {site: Edit(1 - here, center=fill + alpha * removed)}
-        _, gradients = metric_gradients(model, rows, site=site, edits=edits)
-        return total + here * gradients, None
+        edit_of = lambda x: Edit(1 - here, center=fill + (alpha + x) * removed)
+        return total + unit_gradients(model, rows, edit_of, site=site), None
 
     points = jnp.repeat(jnp.arange(layers), STEPS), jnp.tile(_middles(), layers)
-    total, _ = jax.lax.scan(add, jnp.zeros_like(removed), points)
-    return per_unit(removed * total / STEPS, site)
+    total, _ = jax.lax.scan(add, _no_effects(model, rows, site), points)
+    return total / STEPS
 
 
 def gate_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> jax.Array:
@@ -65,14 +70,11 @@ def gate_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> ja
     model = constants['model']
     fill = batch_fill(constants, rows, site=site, ablation=ablation)
 
-    def effects(alpha):
-        edits = {site: Edit(alpha, center=fill)}
-        gated, gradients = metric_gradients(model, rows, site=site, edits=edits)
-        return per_unit((gated.astype(jnp.float32) - fill) / alpha * gradients, site)
+    def add(total, alpha):
+        edit_of = lambda x: Edit(alpha + x, center=fill)
+        return total + unit_gradients(model, rows, edit_of, site=site), None
 
-    config, batch = model.config, len(rows['tokens'])
-    zeros = jnp.zeros((batch, config.num_layers, SITES[site].units(config)))
-    total, _ = jax.lax.scan(lambda total, alpha: (total + effects(alpha), None), zeros, _middles())
+    total, _ = jax.lax.scan(add, _no_effects(model, rows, site), _middles())
     return total / STEPS
 
 
@@ -102,11 +104,11 @@ def input_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> j
     def add(total, alpha):
         center = at_counterfactual + alpha * (at_problem - at_counterfactual)
         edits = {RESIDUAL.key: Edit(behind_Lx1x1x1, center=center)}
-        _, gradients = metric_gradients(model, rows, site=site, edits=edits)
-        return total + gradients, None
+        edit_of = lambda x: Edit(shift=x * removed)
+        return total + unit_gradients(model, rows, edit_of, site=site, edits=edits), None
 
-    total, _ = jax.lax.scan(add, jnp.zeros_like(removed), _middles())
-    return per_unit(removed * total / STEPS, site)
+    total, _ = jax.lax.scan(add, _no_effects(model, rows, site), _middles())
+    return total / STEPS
 
 
 INTEGRATED_GRADIENTS = attributions(

@@ -1,10 +1,10 @@
 """Attribution patching: the effect of ablating a unit, to first order, for all units at once."""
 
 import jax
-import jax.numpy as jnp
 
-from cdjax.circuits.methods.attribution import attributions, batch_fill, per_unit
-from cdjax.inference.gradients import metric_gradients
+from cdjax.circuits.methods.attribution import attributions, batch_fill
+from cdjax.inference.gradients import unit_gradients
+from cdjax.models import Edit
 
 
 def patching_effects(
@@ -23,12 +23,9 @@ def patching_effects(
         ablation: as there.
         backward: what takes the place of the gradient, see `cdjax.models.llama.BACKWARDS`.
     """
-    model = constants['model']
-    activations, gradients = metric_gradients(model, rows, site=site, backward=backward)
-    removed = activations.astype(jnp.float32) - batch_fill(
-        constants, rows, site=site, ablation=ablation
-    )
-    return per_unit(removed * gradients, site)
+    fill = batch_fill(constants, rows, site=site, ablation=ablation)
+    edit_of = lambda x: Edit(1 + x, center=fill)
+    return unit_gradients(constants['model'], rows, edit_of, site=site, backward=backward)
 
 
 def relp_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> jax.Array:
