@@ -1,12 +1,13 @@
 import functools
 
+import hlo
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_study as toy
 
-from cdjax.inference.gradients import metric_gradients
+from cdjax.inference.gradients import metric_gradients, unit_gradients
 from cdjax.inference.rows import map_rows
 from cdjax.models import Edit
 
@@ -90,3 +91,31 @@ def test_a_gradient_under_an_edit_of_the_same_site_and_of_any_metric(some):
     np.testing.assert_allclose(gradients, expected, rtol=1e-4, atol=1e-5)
     run = jax.jit(lambda t: toy.model()(t, capture=('neurons',), logits_at=-1)[1]['neurons'])
     np.testing.assert_allclose(activations[0], 0.5 * run(some.tokens)[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('site', ['neurons', 'head_out', 'residual'])
+def test_a_number_of_each_unit_has_the_sum_over_its_positions_and_coordinates(some, site):
+    activations, gradients = activations_and_gradients(some, site)  # [N, L, T, U, ...]
+    fill = np.random.default_rng(0).normal(size=activations.shape[1:]).astype(np.float32)
+    removed = (activations - fill) * gradients
+    expected = removed.sum((2, *range(4, removed.ndim)))
+    names = ('tokens', 'lengths', 'answers', 'counterfactual_answers')
+    rows = {name: jnp.asarray(getattr(some, name)) for name in names}
+    edit_of = lambda x: Edit(1 + x, center=fill[:, None])
+    found = jax.jit(lambda rows: unit_gradients(toy.model(), rows, edit_of, site=site))(rows)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_last_layer_runs_where_logits_are_read(some):
+    """Forward and backward: of layer 1 all products but keys and values are of one position."""
+    names = ('tokens', 'lengths', 'answers', 'counterfactual_answers')
+    rows = {name: jnp.asarray(getattr(some, name)) for name in names}
+    step = jax.jit(lambda rows: unit_gradients(toy.model(), rows, lambda x: Edit(1 + x)))
+    lines = step.lower(rows).compile().as_text().splitlines()
+    down, width = toy.teacher_config().hidden_size, toy.F
+    shapes = [shape for _, shape in hlo.results(lines, 'dot')]
+    everywhere, read = len(some) * toy.T, len(some)
+    # gate and up; the gradient of what the down projection reads.
+    assert shapes.count((everywhere, width)) == shapes.count((read, width)) == 3, shapes
+    assert (everywhere, down) in shapes
