@@ -7,7 +7,7 @@ from cdjax.inference.activations import (
 from cdjax.inference.encodings import (
     encode,
 )
-from cdjax.inference.gradients import metric_gradients
+from cdjax.inference.gradients import metric_gradients, unit_gradients
 from cdjax.inference.means import (
     neuron_means,
 )
@@ -42,4 +42,5 @@ __all__ = [
     'predict',
     'predict_circuits',
     'predict_each',
+    'unit_gradients',
 ]
