@@ -49,7 +49,7 @@ def metric_gradients(
             rows['tokens'],
             edits={**edits, site: shifted},
             capture=(Capture(site),),
-            logits_at=_metric_columns(rows),
+            logits_at=answer_columns(rows) if 'answers' in rows else rows['lengths'] - 1,
             remat=remat,
             backward=backward,
             dtype=dtype,
@@ -73,34 +73,37 @@ def unit_gradients(
     """Returns the gradient of the logit difference to one number of each unit, float32 `[B, L, U]`.
 
     The number is the same at all positions: `edit_of = lambda x: Edit(1 + x, center=fill)` gives
-    `Σ_t (a - fill) · ∂m/∂a`. That is the product of what `metric_gradients` returns with a - fill,
-    and nothing of its size is kept; nor does the last layer run where no logit is read, for there
-    its gradient is zero.
+    `Σ_t (a - fill) · ∂m/∂a`, what `metric_gradients` returns times a - fill, summed over positions
+    and coordinates. No activations are asked for, so that the last layer of a model whose layers
+    are compiled one by one runs only where logits are read: elsewhere its gradient is zero. It is
+    right to the rounding of `Σ_t a · ∂m/∂a` and `Σ_t fill · ∂m/∂a`, of which it is the difference.
 
     Args:
         model: the model.
-        rows: as for `metric_gradients`.
+        rows: as for `metric_gradients`, with `answers`.
         edit_of: x, zeros `[L, B, 1, U, ...]` of the rank of the site, → an edit of it.
         site: whose units.
         edits: edits in force, before that one.
         backward: see `Llama`.
     """
-    axes, edits, layers = SITES[site].axes, edits or {}, model.config.num_layers
-    units = layers, len(rows['tokens']), SITES[site].units(model.config)
+    c, what, edits = model.config, SITES[site], edits or {}
+    units = c.num_layers, len(rows['tokens']), what.units(c)
 
     def total(x):
         edit = edits.get(site, Edit()).then(edit_of(x))
         logits, _ = model(
             rows['tokens'],
             edits={**edits, site: edit},
-            logits_at=_metric_columns(rows),
+            logits_at=answer_columns(rows),
             backward=backward,
         )
         return logit_difference(logits, rows).sum()
 
-    zeros = jnp.zeros((*units[:2], 1, units[2], *(1,) * (len(axes) - 1)))
+    zeros = jnp.zeros((*units[:2], 1, units[2], *(1,) * (len(what.axes) - 1)))
     return jnp.moveaxis(jax.grad(total)(zeros).reshape(units), 1, 0)
 
 
-def _metric_columns(rows):
-    return answer_columns(rows) if 'answers' in rows else rows['lengths'] - 1
+def no_effects(model: Llama, rows: dict[str, jax.Array], site: str) -> jax.Array:
+    """Returns zeros like what `unit_gradients` returns, to add to."""
+    c = model.config
+    return jnp.zeros((len(rows['tokens']), c.num_layers, SITES[site].units(c)))

@@ -1,4 +1,4 @@
-"""Many sets of circuits on the same problems, under one compilation.
+"""Many sets of circuits on the same problems, under few compilations.
 
 `predict_each` takes whatever `predict` takes. What no mask changes, the prompts up to the first
 neurons that are edited and the counterfactual prompts, is computed once for all of them.
@@ -36,8 +36,8 @@ from cdjax.models import Edit, Llama
 from cdjax.parallel.mesh import one_device, split_neurons
 from cdjax.run.options import TOKENS_PER_PASS
 
-# Circuits run in models of this many neurons a layer, or 2, 3, 4, 6, 8, 12 ... times as many, so
-# that close ones share a compilation; a width is worth one of its own for so many sets of them.
+# Circuits run in models of this many neurons a layer, or 2, 3, 4, 6, 8, 12 ... times as many: a
+# compilation for each width, if it is that of so many sets, and these never for another number.
 _STEP = 64
 _WORTH_ONE = 4
 # Sets of masks that are on the devices at once. Fewer are filled up to it, and cost nothing: the
@@ -115,18 +115,24 @@ def _rows_under_each(site: str):
         fill = fill_of_rows(constants, rows, site)
         rows = rows | {'tokens': read_once(rows['tokens'], constants['model'])}
 
-        def under(m, found):
+        def scores(m):
             masks_BxLxU = constants['masks'][m, rows['classes']]
-            edits = {site: keep_only(masks_BxLxU, fill, site)}
-            scores = scores_under(edits, constants, rows)
-            return jax.tree.map(lambda all_BxM, one_B: all_BxM.at[:, m].set(one_B), found, scores)
+            return scores_under({site: keep_only(masks_BxLxU, fill, site)}, constants, rows)
 
-        scores = jax.eval_shape(lambda: scores_under(None, constants, rows))
-        of_all = lambda x: jnp.zeros((len(x), _AT_ONCE, *x.shape[1:]), x.dtype)
-        empty = jax.tree.map(of_all, scores)
-        return jax.lax.fori_loop(0, constants['count'], under, empty)
+        return _for_each(constants['count'], scores)
 
     return rows_under_each
+
+
+def _for_each(count: jax.Array, scores):
+    """Returns `scores(m)` of the first sets of `_AT_ONCE`, a pytree of `[B, M, ...]`; 0 beyond."""
+
+    def add(m, found):
+        return jax.tree.map(lambda all_BxM, one_B: all_BxM.at[:, m].set(one_B), found, scores(m))
+
+    of_all = lambda x: jnp.zeros((len(x), _AT_ONCE, *x.shape[1:]), x.dtype)
+    empty = jax.tree.map(of_all, jax.eval_shape(scores, 0))
+    return jax.lax.fori_loop(0, count, add, empty)
 
 
 def circuit_model(
@@ -179,8 +185,8 @@ def predict_circuits(
 ) -> list[Predictions]:
     """Answers every problem under each of M sets of circuits, as `predict` does under one.
 
-    Sets whose largest circuit is of about one size run under one compilation, at its cost; where
-    these are few they join the larger ones.
+    Sets whose largest circuit is of about one size run under one compilation, at the cost of the
+    largest; where they are few they join those of the next width.
 
     Args:
         model: the model.
@@ -217,9 +223,15 @@ def predict_circuits(
                 continue
             # Filled up to the largest class, so that all classes share a compilation.
             rows = np.resize(index, longest)
+            some = np.zeros((_AT_ONCE, *full), bool)
+            some[: len(sets)] = binary[sets, k]
             results = map_rows(
                 _circuit_rows(width),
-                {**constants, 'masks': split_neurons(binary[sets, k], mesh)},
+                {
+                    **constants,
+                    'masks': split_neurons(some, mesh),
+                    'count': np.int32(len(sets)),
+                },
                 {
                     'tokens': dataset.tokens[rows],
                     'lengths': dataset.lengths[rows],
@@ -234,12 +246,12 @@ def predict_circuits(
                 shape = (len(dataset), len(binary))
                 found = [np.zeros((*shape, *x.shape[2:]), x.dtype) for x in results]
             for whole, part in zip(found, results, strict=True):
-                whole[index[:, None], sets] = part[: len(index)]
+                whole[index[:, None], sets] = part[: len(index), : len(sets)]
     return [Predictions(*(x[:, m] for x in found)) for m in range(len(binary))]
 
 
 def _sets_by_width(masks_MxKxLxF: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Returns widths of models, ascending, and which of the M sets run in each."""
+    """Returns widths of models, ascending, and which of the M sets run in each, so many at once."""
     neurons = masks_MxKxLxF.shape[-1]
     widths = [_STEP * part for n in range(neurons.bit_length()) for part in (2**n, 3 * 2**n)]
     widths = sorted({min(width, neurons) for width in widths})
@@ -248,7 +260,10 @@ def _sets_by_width(masks_MxKxLxF: np.ndarray) -> list[tuple[int, np.ndarray]]:
     for n in range(needed.max(initial=0) + 1):
         waiting += [m for m in range(len(needed)) if needed[m] == n]
         if len(waiting) >= _WORTH_ONE or (waiting and n == needed.max()):
-            groups.append((widths[n], np.array(waiting)))
+            groups += [
+                (widths[n], np.array(waiting[start : start + _AT_ONCE]))
+                for start in range(0, len(waiting), _AT_ONCE)
+            ]
             waiting = []
     return groups
 
@@ -261,12 +276,11 @@ def _circuit_rows(width: int):
         model, fill = constants['model'], constants.get('fill')
         tokens = read_once(rows['tokens'], model)  # the circuit acts behind the prefix
 
-        def under(mask_LxF):
+        def scores(mask_LxF):
             small, edits = circuit_model(model, mask_LxF, fill, width)
             logits, _ = small(tokens, edits=edits, logits_at=answer_columns(rows))
             return answer_scores(logits, rows)
 
-        by_mask = jax.lax.map(under, constants['masks'])
-        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), by_mask)
+        return _for_each(constants['count'], lambda m: scores(constants['masks'][m]))
 
     return circuit_rows

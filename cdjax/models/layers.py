@@ -43,15 +43,16 @@ def run_unrolled(
     # What is taken of few positions is written as it comes: stacked at the end, XLA would keep what
     # all positions of it are made of until then.
     few = {site: v for site, v in captures.items() if v.positions is not None or not v.layers}
-    buffers = {site: _empty_buffer(v, config, x_BxTxd) for site, v in few.items()}
+    buffers = {k: _empty_buffer(v, config, x_BxTxd) for k, v in few.items() if not v.layers}
     takens, caches = [], []
     for n in range(config.num_layers):
         reads = {} if n < config.num_layers - 1 else {'read': read}
         x_BxTxd, taken, cache = block(x_BxTxd, _of_layer(layer_inputs, n), **reads)
         for site in few.keys() & taken.keys():
-            if n in few[site].layers:
-                slot = few[site].layers.index(n)
-                buffers[site] = buffers[site].at[slot].set(taken[site])
+            value, layers = taken[site], few[site].layers
+            if n in layers:
+                empty = jnp.zeros((len(layers), *value.shape), value.dtype)
+                buffers[site] = buffers.get(site, empty).at[layers.index(n)].set(value)
         takens.append(taken)
         caches.append(cache)
     whole = {

@@ -105,7 +105,7 @@ class Panel:
         title: its name, '' where the figure has no other panel.
         inches: its width.
         svg: the element for the page.
-        file: the same as a file, an address of a link.
+        file: the same as a file with its title and legend, an address of a link.
     """
 
     title: str

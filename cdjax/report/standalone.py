@@ -24,13 +24,13 @@ def standalone(svg: str, title: str, series: Sequence['Series']) -> str:
     """
     root = ElementTree.fromstring(svg)
     drawn = {element.get('data-series') for element in root.iter()}
-    words = {(element.text or '').strip() for element in root.iter()}
+    words = {(element.text or '').strip() for element in root.iter(f'{{{SVG}}}text')}
     shown = [s for s in series if s.slug in drawn]
     _, top, width, height = map(float, root.get('viewBox').split())
     bottom = top + height
     if title:
         top -= _LINE
-        _write(root, title, _GAP, top + _LINE - 3, {'font-weight': 'bold'})
+        _write(root, title, _GAP, top + _LINE - 3, width, {'font-weight': 'bold'})
     if len(shown) > 1 and not {s.title for s in shown} <= words:
         bottom = _draw_legend(root, shown, width, bottom)
     root.set('viewBox', f'0 {top:g} {width:g} {bottom - top:g}')
@@ -53,12 +53,17 @@ def _draw_legend(root, shown, width, bottom) -> float:
         ElementTree.SubElement(legend, f'{{{SVG}}}path', line)
         mark = {'d': s.shape, 'transform': f'translate({x + 8:g} {y - 5:g})', 'fill': s.ink}
         ElementTree.SubElement(legend, f'{{{SVG}}}path', mark)
-        _write(legend, s.title, x + _SWATCH + _GAP, y + 3)
+        _write(legend, s.title, x + _SWATCH + _GAP, y + 3, width)
         x += taken
     return y + _LINE
 
 
-def _write(within, text, x, y, attributes=()) -> None:
+def _write(within, text, x, y, width, attributes=()) -> None:
+    """Writes a line, narrower where it would run over the edge."""
+    room = width - x - _GAP
+    if _LETTER * len(text) > room:
+        attributes = {**dict(attributes), 'textLength': f'{room:g}'}
+        attributes['lengthAdjust'] = 'spacingAndGlyphs'
     font = {'font-size': '9', 'font-family': 'sans-serif', 'fill': PALETTE['ink']}
     place = {'x': f'{x:g}', 'y': f'{y:g}', **font, **dict(attributes)}
     ElementTree.SubElement(within, f'{{{SVG}}}text', place).text = text

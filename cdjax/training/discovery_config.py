@@ -71,6 +71,13 @@ class DiscoveryConfig:
         if self.num_classes < 1:
             raise InputError(f'num_classes={self.num_classes}: at least 1 class is needed')
         check_finite(temperature=self.temperature, **vars(self.objective.weights))
+        try:
+            hash(self.objective)  # by which searches that are alike share their programs
+        except TypeError as error:
+            raise InputError(
+                f'objective={self.objective.key}: {error}; make it and its weights frozen '
+                'dataclasses of Python numbers'
+            ) from error
         for name in ('temperature', 'classifier_learning_rate'):
             if not getattr(self, name) > 0:
                 raise InputError(f'{name}={getattr(self, name)} must be above 0')

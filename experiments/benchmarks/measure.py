@@ -118,9 +118,9 @@ def in_a_process(module: str, *words: str, given: bytes = b'') -> Any:
 
 
 def against_limit(
-    flops: float, found: Mapping[str, Any], limit: Mapping[str, Any]
-) -> dict[str, float]:
-    """Returns the rate of our calls, and its ratio to the products of the machine.
+    flops: float, found: Mapping[str, Any], limit: Mapping[str, Any], *, program: str = OURS
+) -> dict[str, Any]:
+    """Returns the rate of a program's calls, and its ratio to the products of the machine.
 
     By CPU seconds on a CPU, where others may use the machine as well; by the clock elsewhere.
 
@@ -128,13 +128,14 @@ def against_limit(
         flops: of the products that a call needs.
         found: what `compare` returns.
         limit: what `machine` returns.
+        program: whose calls.
     """
-    ours = found['seconds'][OURS]
+    ours = found['seconds'][program]
     if jax.default_backend() == 'cpu':
         rate, most = flops / ours['cpu'], limit['flops_per_cpu_second']
     else:
         rate, most = flops / ours['median'], limit['flops_per_second']
-    return {'flops': flops, 'rate': rate, 'of_limit': rate / most}
+    return {'limit_of': program, 'flops': flops, 'rate': rate, 'of_limit': rate / most}
 
 
 def exponent(sizes: list[int], seconds: list[float]) -> float:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from cdjax.planning.targets import GIB
-from experiments.benchmarks.measure import OURS
 
 
 def to_markdown(results: dict[str, Any]) -> str:
@@ -84,7 +83,7 @@ def _row(case, program, result):
     if ratio is not None:
         spread = f'{ratio["median"]:.2f} ({ratio["low"]:.2f} to {ratio["high"]:.2f})'
         cells += [spread, f'{ratio["cpu"]:.2f}']
-    elif program == OURS and 'of_limit' in result:
+    elif program == result.get('limit_of'):
         cells += ['', f'{result["of_limit"]:.0%} of the limit of products']
     else:
         cells += ['', '']

@@ -138,12 +138,11 @@ def test_steps_are_over_the_first_program(monkeypatch):
     monkeypatch.setattr(training, 'student_steps', lambda *_, **__: lambda: sum(range(1000)))
     found = training.run(shape='small', rows=16, rounds=1)
     assert disagreements('speed', json.loads(to_text({'suite': 'training', **found}))) == []
-    step, dispatch, seeds, parts = found['cases'].values()
+    step, dispatch, seeds = found['cases'].values()
     assert set(step['ratios']) == set(step['seconds']) - {training.BARE}
-    assert set(dispatch['ratios']) == {'dispatched at once'}
+    assert set(dispatch['ratios']) == set(dispatch['seconds']) - {training.ONE_BY_ONE}
+    assert dispatch['of_limit'] > 0
     assert set(seeds['ratios']) == {'under vmap'}
-    assert set(parts['ratios']) == set(parts['seconds']) - {OURS}
-    assert parts['of_limit'] > 0
 
 
 def test_ways_to_keep_a_teacher_are_held_against_the_students_own_step(tmp_path):

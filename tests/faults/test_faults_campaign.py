@@ -33,7 +33,7 @@ def test_a_mesh_over_two_processes_agrees_with_one_device(tmp_path, job):
     one = finished(tmp_path / 'one', 1, job, 20, '--quick', '--devices=1')
     two = finished(tmp_path / 'two', 2, job, 20, '--quick', '--tensor=2')  # 2 x 2 devices
     assert len(one.log()) == 2
-    # Sums in another order, whose rounding grows with the steps: 2e-6 at the tenth, 1e-5 at the last.
+    # Sums in another order; their rounding grows with the steps, from 2e-6 at the tenth to 1e-5.
     for record, other in zip(one.log(), two.log(), strict=True):
         assert other['loss'] == pytest.approx(record['loss'], rel=1e-4)
     arrays, others = one.arrays(), two.arrays()

@@ -107,6 +107,20 @@ def test_a_number_of_each_unit_has_the_sum_over_its_positions_and_coordinates(so
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
 
 
+def test_what_already_is_the_fill_has_no_effect_beyond_rounding(some):
+    names = ('tokens', 'lengths', 'answers', 'counterfactual_answers')
+    rows = {name: jnp.asarray(getattr(some, name)) for name in names}
+
+    @jax.jit
+    def effects(rows):
+        same, _ = metric_gradients(toy.model(), rows)
+        of = lambda fill: unit_gradients(toy.model(), rows, lambda x: Edit(1 + x, center=fill))
+        return of(same), of(0 * same)
+
+    none, whole = effects(rows)
+    assert np.abs(none).max() < 1e-6 * np.abs(whole).max()
+
+
 def test_the_last_layer_runs_where_logits_are_read(some):
     """Forward and backward: of layer 1 all products but keys and values are of one position."""
     names = ('tokens', 'lengths', 'answers', 'counterfactual_answers')

@@ -95,16 +95,21 @@ def test_each_is_what_predict_says_of_it(monkeypatch, masks, classes, fill, fill
         np.testing.assert_allclose(predictions.probability, expected.probability, rtol=1e-4)
 
 
-def test_small_circuits_run_in_narrower_models_where_they_are_several(monkeypatch, fill):
+def test_small_circuits_run_in_narrower_models_where_they_are_several(monkeypatch, classes, fill):
     monkeypatch.setattr(sweeps, '_STEP', 4)
-    shape, ran = (9, 1, toy.L, toy.F), []
+    shape, ran = (9, 3, toy.L, toy.F), []
     sizes = np.array([3, 20, 4, 18, 2, 20, 1, 17, 10])  # the last one alone would be 12 wide
-    masks = np.arange(toy.F) < sizes[:, None, None, None] + np.zeros(shape)
+    sizes = sizes[:, None, None, None] - np.array([0, 9, 1])[None, :, None, None]
+    masks = np.arange(toy.F) < sizes + np.zeros(shape)
     circuit_rows = sweeps._circuit_rows
     monkeypatch.setattr(sweeps, '_circuit_rows', lambda w: ran.append(w) or circuit_rows(w))
-    options = {'fill': fill, 'mesh': toy.one_device()}
+    options = {'fill': fill, 'mesh': toy.one_device(), 'classes': classes}
+    options['tokens_per_pass'] = 64 * toy.T
     found = predict_circuits(toy.model(), toy.dataset(), masks, **options)
-    assert ran == [4, 24]
+    assert ran == [4, 4, 24, 24]  # of both classes that have problems
+    before = toy.compilations('<lambda>')
+    predict_circuits(toy.model(), toy.dataset(), masks[:-1], **options)
+    assert toy.compilations('<lambda>') == before, 'other numbers of sets compile nothing'
     for predictions, one in zip(found, masks, strict=True):
         expected = predict(toy.model(), toy.dataset(), masks=one, **options)
         np.testing.assert_allclose(predictions.probability, expected.probability, rtol=1e-4)
@@ -116,6 +121,7 @@ def test_small_circuits_run_in_narrower_models_where_they_are_several(monkeypatc
         ([0, 0], [(64, [0, 1])]),
         ([65] * 4 + [193] * 3 + [700], [(128, [0, 1, 2, 3]), (768, [4, 5, 6, 7])]),
         ([1000] * 4, [(1000, [0, 1, 2, 3])]),
+        ([9] * 20, [(64, [*range(16)]), (64, [*range(16, 20)])]),
         ([64] * 4 + [129] * 4, [(64, [0, 1, 2, 3]), (192, [4, 5, 6, 7])]),
     ],
 )

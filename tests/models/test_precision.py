@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import toy_study as toy
 
-from cdjax.inference.gradients import metric_gradients
+from cdjax.inference.gradients import metric_gradients, unit_gradients
+from cdjax.models import Edit
 
 HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
 ROWS = {
@@ -28,13 +29,18 @@ def decode(model, dtype):
     return model.decode(ROWS['tokens'], cache, dtype=dtype)[0]
 
 
+def gate(x):
+    return Edit(1 + x)
+
+
 PROGRAMS = {
     'forward': loss,
     'training': jax.grad(loss),
     'remat': jax.grad(lambda model, dtype: loss(model, dtype, 'full')),
     'decode': decode,
-    'attribution': lambda model, _: metric_gradients(model, ROWS),
-    'relp': lambda model, _: metric_gradients(model, ROWS, backward='relp'),
+    'gradients': lambda model, _: metric_gradients(model, ROWS),
+    'attribution': lambda model, _: unit_gradients(model, ROWS, gate),
+    'relp': lambda model, _: unit_gradients(model, ROWS, gate, backward='relp'),
 }
 
 

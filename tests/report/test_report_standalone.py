@@ -63,6 +63,15 @@ def test_what_the_drawing_names_itself_is_not_named_twice():
     assert texts(root).count('AtP & kin') == 1
 
 
+def test_long_names_stay_within_the_file():
+    long = [Series('a', 'w' * 90, 'ink'), Series('b', 'short', 'blue')]
+    root = file_of(long, 'W' * 90)
+    width = float(root.get('viewBox').split()[2])
+    wide = [t for t in root.iter(f'{{{SVG}}}text') if 'ww' in t.text.lower()]
+    assert len(wide) == 2
+    assert all(float(t.get('x')) + float(t.get('textLength')) <= width for t in wide)
+
+
 def test_a_single_series_needs_no_legend():
     assert SERIES[0].title not in texts(file_of(SERIES[:1]))
 

@@ -406,6 +406,34 @@ def test_classes_that_die_are_named(caplog):
     assert not caplog.text
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'seed': 5},
+        {'least_accuracy': 0.5},
+        {'first_ranking': 'atp'},
+        {'recompute_logits': True},
+        {'encoding': Encoding('neurons')},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_no_step_reads_makes_no_other_program(change):
+    changed = dataclasses.replace(CONFIG, **change)
+    assert changed != CONFIG
+    assert discovery._alike(changed) == discovery._alike(CONFIG)
+    assert discovery._alike(dataclasses.replace(CONFIG, temperature=2.0)) != discovery._alike(
+        CONFIG
+    )
+
+
+def test_an_objective_that_cannot_be_hashed_is_refused():
+    objective = dataclasses.replace(
+        CONFIG.objective, weights=dataclasses.replace(CONFIG.objective.weights, usage=np.ones(()))
+    )
+    with pytest.raises(InputError, match='frozen dataclasses of Python numbers'):
+        dataclasses.replace(CONFIG, objective=objective)
+
+
 def test_searches_that_differ_in_seeds_and_classes_run_under_one_compilation():
     programs = ('step', '_together')  # the doctor's beside it
     before = [toy.compilations(name) for name in programs]

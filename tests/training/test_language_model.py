@@ -69,6 +69,23 @@ def test_the_step_compiles_once(trained):
     assert trained[2].jitted._cache_size() == 1
 
 
+def test_models_of_other_seeds_run_under_one_compilation():
+    before = toy.compilations('step')
+    config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(2), batch_size=16)
+    one, other = (
+        train_language_model(
+            toy.teacher_config(),
+            toy.dataset(),
+            dataclasses.replace(config, seed=seed),
+            mesh=toy.one_device(),
+            options=RunOptions(check_gradients=False),
+        )[0]
+        for seed in range(2)
+    )
+    assert toy.compilations('step') == before + 1
+    assert not np.array_equal(one.embed.weight[...], other.embed.weight[...])
+
+
 def test_it_learns_and_evaluates(trained):
     model, history, recorder = trained
     losses = [point['loss'] for point in history if 'loss' in point]

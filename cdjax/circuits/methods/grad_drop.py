@@ -10,8 +10,8 @@ from cdjax.circuits.methods.attribution import (
 )
 from cdjax.circuits.methods.method import Request
 from cdjax.errors import InputError
-from cdjax.inference.gradients import unit_gradients
-from cdjax.models import SITES, Edit
+from cdjax.inference.gradients import no_effects, unit_gradients
+from cdjax.models import Edit
 
 # What a layer adds to the residual stream.
 _CONTRIBUTIONS = ('attention_out', 'mlp_out')
@@ -47,9 +47,7 @@ def grad_drop_effects(constants: dict, rows: dict, *, site: str, ablation: str) 
         effects = unit_gradients(model, rows, edit_of, site=site, edits=edits)
         return total + jnp.abs(effects) * kept[None, :, None], None
 
-    units = SITES[site].units(model.config)
-    zeros = jnp.zeros((len(rows['tokens']), layers, units))
-    total, _ = jax.lax.scan(add, zeros, jnp.arange(layers))
+    total, _ = jax.lax.scan(add, no_effects(model, rows, site), jnp.arange(layers))
     return total / (layers - 1)
 
 

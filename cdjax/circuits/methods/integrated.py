@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from cdjax.circuits.methods.attribution import attributions, batch_fill
-from cdjax.inference.gradients import unit_gradients
-from cdjax.models import SITES, Capture, Edit
+from cdjax.inference.gradients import no_effects, unit_gradients
+from cdjax.models import Capture, Edit
 from cdjax.models.sites import RESIDUAL
 
 STEPS = 8
@@ -16,12 +16,6 @@ STEPS = 8
 
 def _middles():
     return (jnp.arange(STEPS, dtype=jnp.float32) + 0.5) / STEPS
-
-
-def _no_effects(model, rows, site):
-    return jnp.zeros(
-        (len(rows['tokens']), model.config.num_layers, SITES[site].units(model.config))
-    )
 
 
 def activation_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> jax.Array:
@@ -50,7 +44,7 @@ def activation_effects(constants: dict, rows: dict, *, site: str, ablation: str)
         return total + unit_gradients(model, rows, edit_of, site=site), None
 
     points = jnp.repeat(jnp.arange(layers), STEPS), jnp.tile(_middles(), layers)
-    total, _ = jax.lax.scan(add, _no_effects(model, rows, site), points)
+    total, _ = jax.lax.scan(add, no_effects(model, rows, site), points)
     return total / STEPS
 
 
@@ -74,7 +68,7 @@ def gate_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> ja
         edit_of = lambda x: Edit(alpha + x, center=fill)
         return total + unit_gradients(model, rows, edit_of, site=site), None
 
-    total, _ = jax.lax.scan(add, _no_effects(model, rows, site), _middles())
+    total, _ = jax.lax.scan(add, no_effects(model, rows, site), _middles())
     return total / STEPS
 
 
@@ -107,7 +101,7 @@ def input_effects(constants: dict, rows: dict, *, site: str, ablation: str) -> j
         edit_of = lambda x: Edit(shift=x * removed)
         return total + unit_gradients(model, rows, edit_of, site=site, edits=edits), None
 
-    total, _ = jax.lax.scan(add, _no_effects(model, rows, site), _middles())
+    total, _ = jax.lax.scan(add, no_effects(model, rows, site), _middles())
     return total / STEPS
 
 

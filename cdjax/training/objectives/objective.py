@@ -93,7 +93,7 @@ class Objective(Protocol):
     Attributes:
         key: the name that flags and results know it by.
         density: neurons of the circuits of the artefact, as a share of all.
-        weights: of the terms, a dataclass with a field for each.
+        weights: of the terms, a frozen dataclass with a number for each.
         learning_rate: peak learning rate of the masks that suits it.
         stores: which of `logits` and `activations` of each problem it reads.
         standardized: whether it reads those activations standardised over all problems.
