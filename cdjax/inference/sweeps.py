@@ -36,8 +36,8 @@ from cdjax.models import Edit, Llama
 from cdjax.parallel.mesh import one_device, split_neurons
 from cdjax.run.options import TOKENS_PER_PASS
 
-# Circuits run in models of this many neurons a layer, or 2, 3, 4, 6, 8, 12 ... times as many: a
-# compilation for each width, if it is that of so many sets, and these never for another number.
+# Circuits run in models of this many neurons a layer, or 2, 3, 4, 6, 8, 12 ... times as many: one
+# compilation for each of these widths. Sets of a width that are fewer than that join the next.
 _STEP = 64
 _WORTH_ONE = 4
 # Sets of masks that are on the devices at once. Fewer are filled up to it, and cost nothing: the

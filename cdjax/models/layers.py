@@ -48,7 +48,7 @@ def run_unrolled(
     for n in range(config.num_layers):
         reads = {} if n < config.num_layers - 1 else {'read': read}
         x_BxTxd, taken, cache = block(x_BxTxd, _of_layer(layer_inputs, n), **reads)
-        for site in few.keys() & taken.keys():
+        for site in sorted(few.keys() & taken.keys()):  # alike on all hosts, as in `_record`
             value, layers = taken[site], few[site].layers
             if n in layers:
                 empty = jnp.zeros((len(layers), *value.shape), value.dtype)

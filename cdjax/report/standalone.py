@@ -30,7 +30,7 @@ def standalone(svg: str, title: str, series: Sequence['Series']) -> str:
     bottom = top + height
     if title:
         top -= _LINE
-        _write(root, title, _GAP, top + _LINE - 3, width, {'font-weight': 'bold'})
+        _write(root, title, _GAP, top + _LINE - 3, width, **{'font-weight': 'bold'})
     if len(shown) > 1 and not {s.title for s in shown} <= words:
         bottom = _draw_legend(root, shown, width, bottom)
     root.set('viewBox', f'0 {top:g} {width:g} {bottom - top:g}')
@@ -58,12 +58,11 @@ def _draw_legend(root, shown, width, bottom) -> float:
     return y + _LINE
 
 
-def _write(within, text, x, y, width, attributes=()) -> None:
+def _write(within, text, x, y, width, **more) -> None:
     """Writes a line, narrower where it would run over the edge."""
     room = width - x - _GAP
     if _LETTER * len(text) > room:
-        attributes = {**dict(attributes), 'textLength': f'{room:g}'}
-        attributes['lengthAdjust'] = 'spacingAndGlyphs'
+        more |= {'textLength': f'{room:g}', 'lengthAdjust': 'spacingAndGlyphs'}
     font = {'font-size': '9', 'font-family': 'sans-serif', 'fill': PALETTE['ink']}
-    place = {'x': f'{x:g}', 'y': f'{y:g}', **font, **dict(attributes)}
+    place = {'x': f'{x:g}', 'y': f'{y:g}', **font, **more}
     ElementTree.SubElement(within, f'{{{SVG}}}text', place).text = text

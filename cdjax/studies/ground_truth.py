@@ -36,7 +36,7 @@ def read_ground_truth(path: str, inputs: Inputs) -> GroundTruth:
     if not path and inputs.teacher_path is None:
         raise InputError('ground_truth: random weights have none; name a planted teacher')
     truth = GroundTruth.load(epath.Path(path or inputs.teacher_path))
-    name = f'ground_truth={path}' if path else f'the ground truth of teacher={inputs.teacher_path}'
+    name = f'ground_truth={path}' if path else _beside_teacher(inputs)
     truth.check_belongs(name, data=inputs.dataset.hash)
     if not truth.causal_size:
         raise InputError(
@@ -72,6 +72,11 @@ def planted_in(run: Run) -> GroundTruth | None:
     return truth
 
 
+def _beside_teacher(inputs: Inputs) -> str:
+    """Returns what a user is told of the ground truth that no flag names."""
+    return f'the ground truth of teacher={inputs.teacher_path}'
+
+
 def _beside(inputs: Inputs) -> GroundTruth | None:
     """Returns the ground truth beside the teacher's checkpoint, None unless of these problems."""
     folder = inputs.teacher_path
@@ -88,8 +93,7 @@ def planted_circuit(run: Run) -> Circuit:
         InputError: nothing is, or it is the ground truth of another model.
     """
     truth = read_ground_truth('', run.inputs)
-    name = f'the ground truth of teacher={run.inputs.teacher_path}'
-    truth.check_belongs(name, model=model_hash(run.teacher))
+    truth.check_belongs(_beside_teacher(run.inputs), model=model_hash(run.teacher))
     fill = neuron_means(run.teacher, run.inputs.dataset[run.inputs.split.train], **run.passes)
     scores = truth.necessary.astype(np.float32)
     return Circuit(truth.necessary, scores, fill, truth.assignments)

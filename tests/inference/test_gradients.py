@@ -17,6 +17,11 @@ def some():
     return toy.dataset()[::4]
 
 
+def rows_of(problems):
+    names = ('tokens', 'lengths', 'answers', 'counterfactual_answers')
+    return {name: getattr(problems, name) for name in names}
+
+
 @functools.cache
 def of_site(site):
     def of_rows(model, rows):
@@ -28,9 +33,7 @@ def of_site(site):
 
 def activations_and_gradients(problems, site='neurons'):
     """Both of a data set, `[N, L, T, ...]`, in passes of 16 problems: the last is filled up."""
-    names = ('tokens', 'lengths', 'answers', 'counterfactual_answers')
-    rows = {name: getattr(problems, name) for name in names}
-    return map_rows(of_site(site), toy.model(), rows, tokens_per_pass=16 * toy.T)
+    return map_rows(of_site(site), toy.model(), rows_of(problems), tokens_per_pass=16 * toy.T)
 
 
 @functools.partial(jax.jit, static_argnames='site')
@@ -99,8 +102,7 @@ def test_a_number_of_each_unit_has_the_sum_over_its_positions_and_coordinates(so
     fill = np.random.default_rng(0).normal(size=activations.shape[1:]).astype(np.float32)
     removed = (activations - fill) * gradients
     expected = removed.sum((2, *range(4, removed.ndim)))
-    names = ('tokens', 'lengths', 'answers', 'counterfactual_answers')
-    rows = {name: jnp.asarray(getattr(some, name)) for name in names}
+    rows = rows_of(some)
     edit_of = lambda x: Edit(1 + x, center=fill[:, None])
     found = jax.jit(lambda rows: unit_gradients(toy.model(), rows, edit_of, site=site))(rows)
     assert found.shape == expected.shape
@@ -108,8 +110,7 @@ def test_a_number_of_each_unit_has_the_sum_over_its_positions_and_coordinates(so
 
 
 def test_what_already_is_the_fill_has_no_effect_beyond_rounding(some):
-    names = ('tokens', 'lengths', 'answers', 'counterfactual_answers')
-    rows = {name: jnp.asarray(getattr(some, name)) for name in names}
+    rows = rows_of(some)
 
     @jax.jit
     def effects(rows):
@@ -123,8 +124,7 @@ def test_what_already_is_the_fill_has_no_effect_beyond_rounding(some):
 
 def test_the_last_layer_runs_where_logits_are_read(some):
     """Forward and backward: of layer 1 all products but keys and values are of one position."""
-    names = ('tokens', 'lengths', 'answers', 'counterfactual_answers')
-    rows = {name: jnp.asarray(getattr(some, name)) for name in names}
+    rows = rows_of(some)
     step = jax.jit(lambda rows: unit_gradients(toy.model(), rows, lambda x: Edit(1 + x)))
     lines = step.lower(rows).compile().as_text().splitlines()
     down, width = toy.teacher_config().hidden_size, toy.F

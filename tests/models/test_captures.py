@@ -216,3 +216,14 @@ def test_a_site_that_the_blocks_lack_is_refused(tokens, gate):
     for options in ({'capture': ('gate',)}, {'edits': {'gate': Edit(scale=0)}}):
         with pytest.raises(InputError, match=r"blocks of Llama have no site 'gate': .* neurons"):
             model()(tokens, **options)
+
+
+def test_what_is_captured_of_few_positions_is_written_in_one_order():
+    """Whatever the hashes of a process: hosts that trace a call run one program."""
+    c, sites = toy.teacher_config(), ('neurons', 'mlp_out', 'head_out', 'attention_out', 'residual')
+    captures = [Capture(site, positions=(-1,)) for site in sites]
+    run = lambda m: m(jnp.zeros((2, 5), jnp.int32), capture=captures, logits_at=-1)[1]
+    equations = jax.make_jaxpr(run)(toy.model()).jaxpr.eqns
+    written = [e for e in equations if e.primitive.name in ('scatter', 'dynamic_update_slice')]
+    expected = [SITES[site].shape(c) for site in sorted(sites)] * c.num_layers
+    assert [e.outvars[0].aval.shape[3:] for e in written] == expected

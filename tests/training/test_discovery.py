@@ -421,9 +421,8 @@ def test_what_no_step_reads_makes_no_other_program(change):
     changed = dataclasses.replace(CONFIG, **change)
     assert changed != CONFIG
     assert discovery._alike(changed) == discovery._alike(CONFIG)
-    assert discovery._alike(dataclasses.replace(CONFIG, temperature=2.0)) != discovery._alike(
-        CONFIG
-    )
+    warmer = dataclasses.replace(CONFIG, temperature=2.0)
+    assert discovery._alike(warmer) != discovery._alike(CONFIG)
 
 
 def test_an_objective_that_cannot_be_hashed_is_refused():
