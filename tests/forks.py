@@ -1,14 +1,18 @@
 """Python programs as processes of their own, at the price of importing everything once.
 
 Each is forked from one process, this file run as a script, that has imported what they import and
-in which JAX has started nothing. To what it runs and to signals a fork is a new process.
+in which JAX has started nothing. To what it runs and to signals a fork is a new process. Many
+launchers in turn share a fork, at the price of compiling what they have in common once.
 """
 
 import atexit
+import contextlib
+import copy
 import functools
 import gc
 import importlib
 import importlib.metadata
+import itertools
 import json
 import os
 import pkgutil
@@ -18,6 +22,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +99,33 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
 
+def run_in_turn(programs: Sequence[Mapping[str, Any]], ended: Path) -> list[int]:
+    """Runs launchers one after another in one process, where each finds what others have compiled.
+
+    What a launcher changes of its process is put back behind it. One that ends the process, or is
+    killed, ends it for itself alone: those behind it run in another.
+
+    Args:
+        programs: of each, the arguments of a `Fork`.
+        ended: an empty folder, which gets a file for each that ends by itself.
+
+    Returns:
+        Their exit statuses.
+    """
+    statuses = []
+    while len(statuses) < len(programs):
+        first = len(statuses)
+        left = [{**p, 'ended': f'{ended}/{i}'} for i, p in enumerate(programs) if i >= first]
+        pid = _ask('start_in_turn', programs=left)
+        (status,) = _ask('ended', pids=[pid], block=True)
+        files = (Path(details['ended']) for details in left)
+        told = itertools.takewhile(Path.exists, files)
+        statuses += [int(file.read_text()) for file in told]
+        if len(statuses) < len(programs):
+            statuses.append(status)
+    return statuses
+
+
 def wait_for_one(forks: Sequence[Fork]) -> None:
     """Returns when at least one of several is over."""
     _ask('ended', pids=[fork.pid for fork in forks], block=True)
@@ -125,8 +157,10 @@ def _import_everything():
     from transformers import AutoTokenizer
 
     import cdjax
+    import experiments.announce
     import experiments.benchmarks
     import experiments.flags
+    import experiments.launch
     from cdjax.studies.inputs import EMBEDDED_TEACHER
 
     for package in (cdjax, experiments.benchmarks):
@@ -136,6 +170,45 @@ def _import_everything():
     # JAX looks through all that is installed for its plugins, in each process anew.
     importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
     importlib.metadata.entry_points(group='jax_plugins')
+
+
+@contextlib.contextmanager
+def _as_it_was():
+    """Puts back what a launcher changes of its process: flags, JAX's configuration, what listens."""
+    import jax
+    from absl import flags
+
+    from experiments.flags.groups import GROUPS
+
+    groups = copy.deepcopy(GROUPS)
+    defined = copy.deepcopy(vars(flags.FLAGS))
+    config = dict(jax.config.values)
+    hooks = warnings.showwarning, sys.unraisablehook, signal.getsignal(signal.SIGTERM)
+    arguments, path = sys.argv, [*sys.path]
+    try:
+        yield
+    finally:
+        vars(flags.FLAGS).update(defined)
+        GROUPS.clear()
+        GROUPS.update(groups)
+        for name, value in config.items():
+            if jax.config.values[name] != value:
+                jax.config.update(name, value)
+        warnings.showwarning, sys.unraisablehook, on_terminate = hooks
+        signal.signal(signal.SIGTERM, on_terminate)
+        sys.argv, sys.path[:] = arguments, path
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _run_in_turn(programs):
+    """Becomes one program after another, and writes of each how it has ended."""
+    for details in programs:
+        ended = details.pop('ended')
+        with _as_it_was():
+            status = _run(**details)
+        Path(ended).write_text(str(status))
+    return 0
 
 
 def _run(program, arguments, out, err, cwd, path, config, seconds):
@@ -177,10 +250,10 @@ def main():
     atexit.register(jax.distributed.shutdown)  # processes of one run take leave of each other
     statuses = {}
 
-    def start(**details):
+    def start(run=_run, **details):
         child = os.fork()
         if not child:
-            status = _run(**details)
+            status = run(**details)
             atexit._run_exitfuncs()
             sys.stdout.flush()
             sys.stderr.flush()
@@ -195,9 +268,11 @@ def main():
             statuses[child] = os.waitstatus_to_exitcode(status)
         return [statuses.get(pid) for pid in pids]
 
+    start_in_turn = functools.partial(start, _run_in_turn)
+    does_what = {'start': start, 'start_in_turn': start_in_turn, 'ended': ended}
     for line in sys.stdin:
         asked = json.loads(line)
-        does = {'start': start, 'ended': ended}[asked.pop('what')]
+        does = does_what[asked.pop('what')]
         print(json.dumps(does(**asked)), flush=True)
     os._exit(0)
 

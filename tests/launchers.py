@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import forks
 from forks import ROOT, Fork, wait_for_one
 
 
@@ -35,7 +36,7 @@ def run_launchers(
         cwd: where they run.
         path: folders where they look for modules.
     """
-    running, ended = {}, {}
+    running, ended = {}, dict.fromkeys(commands)
 
     def wait():
         wait_for_one([*running.values()])
@@ -55,5 +56,36 @@ def run_launchers(
         )
     while running:
         wait()
+    return _outcomes(ended, streams)
+
+
+def run_in_turn(
+    commands: dict[str, list[str]],
+    streams: Path,
+    *,
+    seconds: int = 240,
+    cwd: Path = ROOT,
+) -> dict[str, Outcome]:
+    """Runs the same commands one after another in one process, and in a new one behind a crash.
+
+    What launchers of their own process do is tested beside: this is for many commands, which share
+    what they compile. Arguments as of `run_launchers`.
+    """
+    programs = [
+        {
+            'program': f'experiments.{launcher}',
+            'arguments': flags,
+            'out': f'{streams / name}.out',
+            'err': f'{streams / name}.err',
+            **{'cwd': f'{cwd}', 'path': [], 'config': {}, 'seconds': seconds},
+        }
+        for name, (launcher, *flags) in commands.items()
+    ]
+    (streams / 'ended').mkdir()
+    statuses = forks.run_in_turn(programs, streams / 'ended')
+    return _outcomes(dict(zip(commands, statuses, strict=True)), streams)
+
+
+def _outcomes(statuses, streams):
     text = lambda name, stream: (streams / f'{name}.{stream}').read_text()
-    return {name: Outcome(ended[name], text(name, 'out'), text(name, 'err')) for name in commands}
+    return {k: Outcome(code, text(k, 'out'), text(k, 'err')) for k, code in statuses.items()}

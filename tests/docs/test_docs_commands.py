@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from launchers import run_launchers
+from launchers import run_in_turn, run_launchers
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -59,7 +59,7 @@ def test_every_command_is_understood_by_its_launcher(told, tmp_path):
     checked = {name: [*words, '--only_check_args'] for name, words in told.items()}
     assert len(checked) > 20
     assert sum(name.startswith('cloud-') for name in checked) > 4
-    outcomes = run_launchers(checked, tmp_path, at_once=2)
+    outcomes = run_in_turn(checked, tmp_path)
     wrong = {' '.join(told[k]): o.err for k, o in outcomes.items() if o.code}
     assert not wrong
 

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 from forks import ROOT
-from launchers import run_launchers
+from launchers import run_in_turn
 from test_docs_commands import PAGES, blocks, commands, texts
 
 # Commands of launchers that are not run here: words that are in them, and why. They are parsed
@@ -209,7 +209,7 @@ def outcomes(tmp_path_factory):
             # A folder that the first page fills by other flags is not the tutorial's.
             own = 'runs/README/' if page == 'README' else 'runs/'
             run[f'{page}-{len(run)}'] = [re.sub('runs/(?!README)', own, w) for w in shrunk(words)]
-    return run, run_launchers(run, streams, at_once=1, seconds=900, cwd=folder), folder
+    return run, run_in_turn(run, streams, seconds=900, cwd=folder), folder
 
 
 def test_every_command_that_can_run_here_runs(outcomes):
@@ -259,7 +259,7 @@ def test_what_is_too_long_tells_its_plan(tmp_path):
         ]
         for i, words in enumerate(recipes)
     }
-    ended = run_launchers(dry, tmp_path, at_once=2)
+    ended = run_in_turn(dry, tmp_path)
     for name, (code, out, err) in ended.items():
         assert code == 0, (dry[name], err)
         assert 'nothing was claimed, loaded or written' in out
