@@ -174,7 +174,7 @@ def _import_everything():
 
 @contextlib.contextmanager
 def _as_it_was():
-    """Puts back what a launcher changes of its process: flags, JAX's configuration, what listens."""
+    """Puts back what a launcher changes of its process: flags, configuration, what listens."""
     import jax
     from absl import flags
 

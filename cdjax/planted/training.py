@@ -30,7 +30,7 @@ from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.log_points import Point
 from cdjax.training.loop import fit
 from cdjax.training.optimizer import make_optimizer
-from cdjax.training.state import TrainState, init_state, state_of
+from cdjax.training.state import TrainState, model_state
 from cdjax.training.step import jit_step
 
 # Passes of the model in a step: the problems as they are, and four states of the neurons (three
@@ -134,10 +134,8 @@ def train_planted(
     K = 1 if plan.one_circuit else plan.num_classes
     of_problem, key = classes if K > 1 else np.zeros_like(classes), jax.random.key(training.seed)
     tx = make_optimizer(training.optimizer)
-    if isinstance(model, LlamaConfig):
-        shape, state = model, init_state(lambda key: Llama(model, key), tx, key, mesh)
-    else:
-        shape, state = model.config, state_of(model, tx, key, mesh)
+    state = model_state(model, training.optimizer, key, mesh)
+    shape = state.params.config
     frozen = {
         'shared': jnp.asarray(plan.shared, jnp.float32),
         'specific': jnp.asarray(plan.specific[:K], jnp.float32),

@@ -65,7 +65,7 @@ from cdjax.training.log_points import Point
 from cdjax.training.loop import fit
 from cdjax.training.optimizer import make_optimizer
 from cdjax.training.schedules import weight_at
-from cdjax.training.state import TrainState, init_state, state_of
+from cdjax.training.state import TrainState, model_state
 from cdjax.training.step import jit_step, shared_step, steps_at_once
 from cdjax.wording import count
 
@@ -136,12 +136,8 @@ def distill(
         config, len(dataset), vocab_size=store.vocab_size, mesh=mesh, alignment=alignment
     )
     config = config.suited_to(pretrained=isinstance(student, Llama))
-    tx = make_optimizer(config.optimizer)
     key = jax.random.key(config.seed)
-    if isinstance(student, LlamaConfig):
-        state = init_state(lambda key: Llama(student, key, init_std=config.init_std), tx, key, mesh)
-    else:
-        state = state_of(student, tx, key, mesh)
+    state = model_state(student, config.optimizer, key, mesh, init_std=config.init_std)
     rows, placed, target = np.arange(len(dataset)), None, None
     if interchange is not None:
         check_single_answers(dataset.answer_tokens)

@@ -30,7 +30,7 @@ from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.log_points import Point
 from cdjax.training.loop import fit
 from cdjax.training.optimizer import OptimizerConfig, Suited, SuitedToStart, make_optimizer
-from cdjax.training.state import TrainState, init_state, state_of
+from cdjax.training.state import TrainState, model_state
 from cdjax.training.step import jit_step, shared_step, steps_at_once
 
 FROM_NOTHING = Suited(2e-3, 0.3)
@@ -101,12 +101,7 @@ def train_language_model(
     mesh = one_device() if mesh is None else mesh
     check_batch(config.batch_size, mesh, microbatches=config.microbatches)
     config = config.suited_to(pretrained=isinstance(model, Llama))
-    tx = make_optimizer(config.optimizer)
-    key = jax.random.key(config.seed)
-    if isinstance(model, LlamaConfig):
-        shape, state = model, init_state(lambda key: Llama(model, key), tx, key, mesh)
-    else:
-        shape, state = model.config, state_of(model, tx, key, mesh)
+    state = model_state(model, config.optimizer, jax.random.key(config.seed), mesh)
     rows = np.arange(len(dataset))
 
     def batch_at(step: int) -> dict[str, np.ndarray]:
@@ -124,7 +119,7 @@ def train_language_model(
         return doctor(state.params, put_batch(first_microbatch(batch, config.microbatches), mesh))
 
     size = (config.batch_size, dataset.tokens.shape[1])
-    flops = 3 * forward_flops(shape, *size, logits=config.batch_size)
+    flops = 3 * forward_flops(state.params.config, *size, logits=config.batch_size)
     at_once = steps_at_once(flops, mesh)
     state, history = fit(
         shared_step(jit_step, _step_of, alike, state, at_once),

@@ -1,6 +1,7 @@
 """All that a training step changes, and where each array of it lives."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cdjax.models.config import LlamaConfig
+from cdjax.models.llama import INIT_STD, Llama
 from cdjax.parallel import mesh as mesh_lib
+from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 
 
 @jax.tree_util.register_dataclass
@@ -51,35 +55,68 @@ def init_state(
     Returns:
         The state at step 0, the same values on every mesh.
     """
-
     mesh = mesh_lib.one_device() if mesh is None else mesh
-
-    def init(key):
-        params_key, state_key = jax.random.split(key)
-        params = init_params(params_key)
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), state_key)
-
-    shardings = state_shardings(jax.eval_shape(init, key), tx, mesh, rules)
+    init = _jit_init(init_params, tx, mesh, rules)
     with jax.set_mesh(mesh):
-        return jax.jit(init, out_shardings=shardings)(mesh_lib.replicate(key, mesh))
+        return init(mesh_lib.replicate(key, mesh))
 
 
-def state_of(
-    model: Any, tx: optax.GradientTransformation, key: jax.Array, mesh: Mesh
+def model_state(
+    start: Llama | LlamaConfig,
+    optimizer: OptimizerConfig,
+    key: jax.Array,
+    mesh: Mesh,
+    *,
+    init_std: float = INIT_STD,
 ) -> TrainState:
-    """Returns the first state of a training that starts from a copy of a model on `mesh`.
+    """Returns the first state of a training of a model, by one program for all seeds.
 
     Parameters and moments are float32, whatever the model's are: a bfloat16 weight stands still
     under most steps of a fine-tuning, each below half of its last bit.
+
+    Args:
+        start: the model to start from, on `mesh`, which is copied; or a shape, for random weights.
+        optimizer: the optimizer.
+        key: a random key.
+        mesh: the mesh.
+        init_std: deviation of random weights.
     """
+    with jax.set_mesh(mesh):
+        if isinstance(start, LlamaConfig):
+            random_start = _random_start(start, init_std, optimizer, mesh)
+            return random_start(mesh_lib.replicate(key, mesh))
+        leaves, structure = jax.tree.flatten(start)
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        return _copied_start(structure, shapes, optimizer, mesh)(start, key)
+
+
+@functools.lru_cache(maxsize=16)
+def _random_start(config, init_std, optimizer, mesh):
+    init_params = lambda key: Llama(config, key, init_std=init_std)
+    return _jit_init(init_params, make_optimizer(optimizer), mesh, None)
+
+
+@functools.lru_cache(maxsize=16)
+def _copied_start(structure, shapes, optimizer, mesh):
+    tx = make_optimizer(optimizer)
 
     def start(model, key):
         params = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), model)
         return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key)
 
-    shardings = state_shardings(jax.eval_shape(start, model, key), tx, mesh)
-    with jax.set_mesh(mesh):
-        return jax.jit(start, out_shardings=shardings)(model, key)
+    model = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*of_leaf) for of_leaf in shapes])
+    state = jax.eval_shape(start, model, jax.random.key(0))
+    return jax.jit(start, out_shardings=state_shardings(state, tx, mesh))
+
+
+def _jit_init(init_params, tx, mesh, rules):
+    def init(key):
+        params_key, state_key = jax.random.split(key)
+        params = init_params(params_key)
+        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), state_key)
+
+    state = jax.eval_shape(init, jax.random.key(0))
+    return jax.jit(init, out_shardings=state_shardings(state, tx, mesh, rules))
 
 
 def state_shardings(

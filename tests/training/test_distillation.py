@@ -37,8 +37,8 @@ from cdjax.training.distillation import (
     distill,
     distillation_terms,
 )
-from cdjax.training.optimizer import OptimizerConfig, make_optimizer
-from cdjax.training.state import state_of
+from cdjax.training.optimizer import OptimizerConfig
+from cdjax.training.state import model_state
 
 pytestmark = pytest.mark.usefixtures('one_step_a_dispatch')
 
@@ -218,8 +218,8 @@ def test_all_columns_of_a_batch_are_of_the_same_problems(store, monkeypatch):
 
 def test_a_model_in_bfloat16_is_trained_in_float32():
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), toy.model(seed=1, student=True))
-    tx = make_optimizer(CONFIG.suited_to(pretrained=True).optimizer)
-    state = state_of(half, tx, jax.random.key(0), toy.one_device())
+    optimizer = CONFIG.suited_to(pretrained=True).optimizer
+    state = model_state(half, optimizer, jax.random.key(0), toy.one_device())
     trained = jax.tree.leaves((state.params, state.opt_state))
     assert {x.dtype for x in trained if x.size > 1} == {jnp.dtype('float32')}
     np.testing.assert_array_equal(state.params.norm.weight[...], half.norm.weight[...])

@@ -23,7 +23,7 @@ from cdjax.training.distillation import (
     make_step,
 )
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
-from cdjax.training.state import state_of
+from cdjax.training.state import model_state
 
 
 @pytest.mark.parametrize('with_student_masks', [False, True])
@@ -113,10 +113,11 @@ def test_past_problems_of_a_class_are_compared_with_those_of_the_batch():
     data, classes = toy.dataset(), toy.dataset().labels['operators']
     alignment = dataclasses.replace(CIRCUITS, classes=classes, memory=6)
     placed = alignment.placed(toy.one_device())
-    tx = make_optimizer(OptimizerConfig(2, 1e-2, warmup_steps=1, weight_decay=0.0))
-    state = state_of(toy.model(seed=1, student=True), tx, jax.random.key(0), toy.one_device())
+    optimizer = OptimizerConfig(2, 1e-2, warmup_steps=1, weight_decay=0.0)
+    student, mesh = toy.model(seed=1, student=True), toy.one_device()
+    state = model_state(student, optimizer, jax.random.key(0), mesh)
     state = dataclasses.replace(state, memory=alignment.empty_memories(toy.F // 2, toy.F))
-    step = jax.jit(make_step(tx, CONFIG))
+    step = jax.jit(make_step(make_optimizer(optimizer), CONFIG))
     teacher_logits, teacher = (np.asarray(x) for x in whole(toy.model(), data.tokens))
     stored = np.swapaxes(teacher, 0, 1)[:, [t for _, t in PAIRS]]
     students = []
