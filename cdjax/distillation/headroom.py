@@ -12,8 +12,8 @@ import numpy as np
 
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import Given
+from cdjax.distillation.cka import debiased_cka
 from cdjax.distillation.contribution import contributed_part
-from cdjax.losses import linear_cka
 from cdjax.losses.cka import MIN_ROWS
 
 # Above it arms are hardly told apart, whatever students do.
@@ -45,7 +45,7 @@ def target_similarity(
         for pair in range(len(one.pairs)):
             x = _target(one, of_one, rows, pair, j)
             y = _target(other, of_other, rows, pair, k)
-            values.append(float(linear_cka(x, y)))
+            values.append(debiased_cka(x, y))
             counts.append(len(rows))
     return float(np.average(values, weights=counts)) if counts else None
 

@@ -14,13 +14,14 @@ from cdjax.data import Dataset
 from cdjax.data.encoding import NO_TOKEN
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.arms import Arm, Given
+from cdjax.distillation.cka import debiased_cka
 from cdjax.distillation.interchange import Interchange
 from cdjax.distillation.readings import ACTIVATIONS
 from cdjax.distillation.store import OnlineTeacher, TeacherStore
 from cdjax.evaluation.calibration import calibration
 from cdjax.inference.activations import answer_logits_and_activations
 from cdjax.inference.predictions import predict
-from cdjax.losses import class_conditional_cka, linear_cka
+from cdjax.losses import class_conditional_cka
 from cdjax.models import Llama, LlamaConfig
 from cdjax.studies.inputs import Inputs
 from cdjax.studies.run import Run
@@ -191,7 +192,7 @@ def measure_unseen(model, problems, store, rows, given, **passes) -> dict[str, f
         of_student = circuits.of_unit(x[:, layers.index(s)], circuits.student_units[i])
         of_teacher = y[:, i]
         sides = [jnp.asarray(side.reshape(len(side), -1)) for side in (of_student, of_teacher)]
-        over_all.append(float(linear_cka(*sides)))
+        over_all.append(debiased_cka(*sides))
         if not circuits.of_neurons:
             continue
         features = lambda masks, side: circuits.over_features(

@@ -1,13 +1,12 @@
 """Layers that represent the problems alike: Hungarian matching on CKA."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdjax.distillation.cka import debiased_cka
 from cdjax.distillation.pairings.pairing import Pairing
 from cdjax.distillation.pairs import LayerPairs
 from cdjax.inference.activations import answer_logits_and_activations
-from cdjax.losses import linear_cka
 
 
 def likeness(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
@@ -17,9 +16,8 @@ def likeness(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         student: `[N, S, ...]`, activations of the same N problems, at least 4.
         teacher: `[N, T, ...]`.
     """
-    cka = jax.jit(lambda x, y: linear_cka(x.reshape(len(x), -1), y.reshape(len(y), -1)))
     sides = [[jnp.asarray(side[:, i]) for i in range(side.shape[1])] for side in (student, teacher)]
-    return np.array([[float(cka(x, y)) for y in sides[1]] for x in sides[0]])
+    return np.array([[debiased_cka(x, y) for y in sides[1]] for x in sides[0]])
 
 
 def hungarian_cka(student, teacher, dataset, rows, *, context) -> LayerPairs:
