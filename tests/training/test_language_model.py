@@ -69,12 +69,18 @@ def test_the_step_compiles_once(trained):
     assert trained[2].jitted._cache_size() == 1
 
 
-def test_models_of_other_seeds_run_under_one_compilation():
-    before = toy.compilations('step')
+@pytest.mark.parametrize(
+    ('start', 'starts'),
+    [(toy.teacher_config, 'init'), (toy.model, 'start')],
+    ids=['shape', 'model'],
+)
+def test_models_of_other_seeds_start_and_run_under_one_compilation(start, starts):
+    before = [toy.compilations(name) for name in ('step', starts)]
+    given = start()
     config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(2), batch_size=16)
     one, other = (
         train_language_model(
-            toy.teacher_config(),
+            given,
             toy.dataset(),
             dataclasses.replace(config, seed=seed),
             mesh=toy.one_device(),
@@ -82,7 +88,8 @@ def test_models_of_other_seeds_run_under_one_compilation():
         )[0]
         for seed in range(2)
     )
-    assert toy.compilations('step') == before + 1
+    after = [toy.compilations(name) for name in ('step', starts)]
+    assert [n - m for n, m in zip(after, before, strict=True)] == [1, 1]
     assert not np.array_equal(one.embed.weight[...], other.embed.weight[...])
 
 
