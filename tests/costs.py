@@ -12,6 +12,7 @@ import collections
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -128,4 +129,5 @@ def main(file: str, commit: str | None = None) -> None:
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as of `... | head`
     main(*sys.argv[1:])
