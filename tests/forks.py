@@ -70,7 +70,7 @@ class Fork:
         seconds: int = 0,
     ):
         self.returncode = None
-        places = {'out': str(out), 'err': str(err), 'cwd': str(cwd), 'path': [*map(str, path)]}
+        places = {'out': out, 'err': err, 'cwd': cwd, 'path': [*path]}
         what = {'program': program, 'arguments': [*arguments], 'config': dict(config or {})}
         self.pid = _ask('start', **what, **places, seconds=seconds)
 
@@ -115,12 +115,11 @@ def run_in_turn(programs: Sequence[Mapping[str, Any]], ended: Path) -> list[int]
     statuses = []
     while len(statuses) < len(programs):
         first = len(statuses)
-        left = [{**p, 'ended': f'{ended}/{i}'} for i, p in enumerate(programs) if i >= first]
+        files = [ended / f'{i}' for i in range(first, len(programs))]
+        left = [{**p, 'ended': file} for p, file in zip(programs[first:], files, strict=True)]
         pid = _ask('start_in_turn', programs=left)
         (status,) = _ask('ended', pids=[pid], block=True)
-        files = (Path(details['ended']) for details in left)
-        told = itertools.takewhile(Path.exists, files)
-        statuses += [int(file.read_text()) for file in told]
+        statuses += [int(file.read_text()) for file in itertools.takewhile(Path.exists, files)]
         if len(statuses) < len(programs):
             statuses.append(status)
     return statuses
@@ -144,7 +143,7 @@ def _source() -> subprocess.Popen:
 
 def _ask(what, **details):
     process = _source()
-    print(json.dumps({'what': what, **details}), file=process.stdin, flush=True)
+    print(json.dumps({'what': what, **details}, default=str), file=process.stdin, flush=True)
     return json.loads(process.stdout.readline())
 
 
@@ -211,7 +210,7 @@ def _run_in_turn(programs):
     return 0
 
 
-def _run(program, arguments, out, err, cwd, path, config, seconds):
+def _run(program, arguments, out, err, cwd=ROOT, path=(), config=None, seconds=0):
     """Becomes a program, and returns its exit status."""
     import jax
 
@@ -221,7 +220,7 @@ def _run(program, arguments, out, err, cwd, path, config, seconds):
     signal.alarm(seconds)
     os.chdir(cwd)
     sys.path[:0] = path
-    for name, value in config.items():
+    for name, value in (config or {}).items():
         jax.config.update(name, value)
     sys.argv = [program, *arguments]
     try:

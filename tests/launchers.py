@@ -48,11 +48,9 @@ def run_launchers(
             wait()
         config = {'jax_dump_ir_to': str(streams / f'{name}.programs')} if programs else {}
         running[name] = Fork(
-            f'experiments.{launcher}',
-            flags,
-            out=streams / f'{name}.out',
-            err=streams / f'{name}.err',
-            **{'cwd': cwd, 'path': path, 'config': config, 'seconds': seconds},
+            **_program(name, launcher, flags, streams, cwd=cwd, seconds=seconds),
+            path=path,
+            config=config,
         )
     while running:
         wait()
@@ -72,18 +70,17 @@ def run_in_turn(
     what they compile. Arguments as of `run_launchers`.
     """
     programs = [
-        {
-            'program': f'experiments.{launcher}',
-            'arguments': flags,
-            'out': f'{streams / name}.out',
-            'err': f'{streams / name}.err',
-            **{'cwd': f'{cwd}', 'path': [], 'config': {}, 'seconds': seconds},
-        }
+        _program(name, launcher, flags, streams, cwd=cwd, seconds=seconds)
         for name, (launcher, *flags) in commands.items()
     ]
     (streams / 'ended').mkdir()
     statuses = forks.run_in_turn(programs, streams / 'ended')
     return _outcomes(dict(zip(commands, statuses, strict=True)), streams)
+
+
+def _program(name, launcher, flags, streams, **more):
+    places = {stream: streams / f'{name}.{stream}' for stream in ('out', 'err')}
+    return {'program': f'experiments.{launcher}', 'arguments': flags, **places, **more}
 
 
 def _outcomes(statuses, streams):

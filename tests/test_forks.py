@@ -22,10 +22,9 @@ def test_a_program_sees_nothing_of_those_before_it_and_dies_alone(tmp_path):
     programs = []
     for name, text in {'a': DEFINES, 'b': DEFINES, 'dead': DIES, 'c': DEFINES}.items():
         (tmp_path / f'{name}.py').write_text(text)
-        out = f'{tmp_path}/{name}.out'
-        where = {'cwd': str(tmp_path), 'path': [], 'config': {}, 'seconds': 60}
-        program = {'program': f'{tmp_path}/{name}.py', 'arguments': [], 'out': out, 'err': out}
-        programs.append(program | where)
+        out = tmp_path / f'{name}.out'
+        program = f'{tmp_path}/{name}.py'
+        programs.append({'program': program, 'arguments': [], 'out': out, 'err': out})
     (tmp_path / 'ended').mkdir()
     assert run_in_turn(programs, tmp_path / 'ended') == [3, 3, -signal.SIGKILL, 3]
     assert [(tmp_path / f'{name}.out').read_text() for name in 'abc'] == ['ran\n'] * 3
