@@ -1,6 +1,7 @@
 """The accuracy of every arm at the arithmetic that KD takes: what alignment costs in steps."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ def step_flops(
     """Returns the FLOPs of a step of a student, as XLA counts those of its program.
 
     Of the program before it is optimised: of products, and of what is done element by element.
+    Alignments of one shape are one program, which is counted once.
 
     Args:
         inputs: the models and the problems.
@@ -57,6 +59,11 @@ def step_flops(
         keep_start=pretrained,
         answer_tokens=inputs.dataset.answer_tokens,
     )
+    return _flops(job, mesh)
+
+
+@functools.lru_cache(maxsize=64)
+def _flops(job: DistillationJob, mesh: Mesh) -> float:
     program = job.student_step(mesh)
     with jax.set_mesh(mesh):
         return float(program.step.lower(*program.arguments).cost_analysis()['flops'])

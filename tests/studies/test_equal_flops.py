@@ -9,12 +9,13 @@ import toy_study as toy
 
 from cdjax.distillation.alignment import Alignment
 from cdjax.models.flops import forward_flops
+from cdjax.planning.distillation import DistillationJob
 from cdjax.studies.equal_flops import at_equal_flops, step_flops
 from cdjax.training.distillation import DistillationConfig
 from cdjax.training.optimizer import OptimizerConfig
 
 
-def test_a_step_costs_what_its_passes_and_comparisons_cost():
+def test_a_step_costs_what_its_passes_and_comparisons_cost(monkeypatch):
     rows = toy.rows()
     inputs = SimpleNamespace(
         student_config=toy.student_config(),
@@ -42,6 +43,9 @@ def test_a_step_costs_what_its_passes_and_comparisons_cost():
     assert 0.3 * bare < kd < 3 * bare
     # The source's pass and the patched one beside it.
     assert 2 * kd < moved < 4 * kd
+    # Other neurons, of other problems: the same program.
+    monkeypatch.delattr(DistillationJob, 'student_step')
+    assert cost(dataclasses.replace(circuits, classes=classes + 1, teacher_masks=~masks)) == both
 
 
 def run(arm, seed, *accuracies):
