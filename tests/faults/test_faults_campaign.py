@@ -31,8 +31,9 @@ def finished(folder: Path, processes: int, job: str = 'tiny', steps: int = 64, *
 # Sums in another order; in the distillation their rounding has grown to 1e-5 at the last step.
 @pytest.mark.parametrize(('job', 'last'), [('discovery', 1e-5), ('distillation', 3e-5)])
 def test_a_mesh_over_two_processes_agrees_with_one_device(tmp_path, job, last):
-    one = finished(tmp_path / 'one', 1, job, 20, '--quick', '--devices=1')
-    two = finished(tmp_path / 'two', 2, job, 20, '--quick', '--tensor=2')  # 2 x 2 devices
+    quick = '--quick', '--checkpoint_every=20'
+    one = finished(tmp_path / 'one', 1, job, 20, *quick, '--devices=1')
+    two = finished(tmp_path / 'two', 2, job, 20, *quick, '--tensor=2')  # 2 x 2 devices
     assert len(one.log()) == 2
     for rel, record, other in zip((1e-5, last), one.log(), two.log(), strict=True):
         assert other['loss'] == pytest.approx(record['loss'], rel=rel)
