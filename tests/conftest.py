@@ -76,7 +76,6 @@ def compilation(request):
     jax.config.update('jax_disable_most_optimizations', not optimised)
     yield
     jax.clear_caches()
-    gc.collect()
 
 
 @pytest.fixture(scope='module')
