@@ -142,10 +142,6 @@ class GradientDoctor:
     def __call__(self, params: Any, *args: Any) -> GradientReport:
         """Returns the report on these parameters."""
         members = self._members(params)
-        if self._names is None:
-            shapes = jax.eval_shape(self._values, _trained(params), params, args)
-            self._check_names(shapes, members)
-            self._names = tuple(shapes)
         measured = jax.device_get(self._measure_together(params, args))
         if not all(np.isfinite(list(m['squares'].values())).all() for m in measured.values()):
             # A cotangent of 0 times an infinite derivative is NaN: above, one bad term spoils all
@@ -195,9 +191,14 @@ class GradientDoctor:
     def _together(self, params: Any, args: tuple) -> dict[str, dict]:
         """Measures all terms, with one forward pass."""
         members = self._members(params)
-        vector, pullback = jax.vjp(
-            lambda p: jnp.stack(list(self._values(p, params, args).values())), _trained(params)
-        )
+
+        def stacked_values(trained: list) -> jax.Array:
+            terms = self._values(trained, params, args)
+            self._check_names(terms, members)
+            self._names = tuple(terms)
+            return jnp.stack(list(terms.values()))
+
+        vector, pullback = jax.vjp(stacked_values, _trained(params))
         cotangents = jnp.eye(len(self._names), dtype=jnp.float32)
         (reference,) = pullback(cotangents[self._names.index(self._task)])
 
@@ -245,7 +246,7 @@ class GradientDoctor:
             cosine=float(measured[name]['dot']) / (norm * task_norm) if comparable else math.nan,
         )
 
-    def _check_names(self, shapes: Mapping, members: Mapping) -> None:
+    def _check_names(self, terms: Mapping, members: Mapping) -> None:
         """Raises ValueError where a name is no term or no group, or a term no scalar."""
         for what, used in (
             ('task', [self._task]),
@@ -253,15 +254,15 @@ class GradientDoctor:
             ('allow_zero', self._allow_zero),
             ('reaches', self._reaches),
         ):
-            unknown = [name for name in used if name not in shapes]
+            unknown = [name for name in used if name not in terms]
             if unknown:
-                raise ValueError(f'{what} names {unknown}, but the terms are {list(shapes)}')
+                raise ValueError(f'{what} names {unknown}, but the terms are {list(terms)}')
         unknown = {group for wanted in self._reaches.values() for group in wanted} - set(members)
         if unknown:
             raise ValueError(f'reaches names {sorted(unknown)}, but the groups are {list(members)}')
-        for name, shape in shapes.items():
-            if shape.shape != ():
-                raise ValueError(f'term {name} has shape {shape.shape}; expected a scalar')
+        for name, term in terms.items():
+            if term.shape != ():
+                raise ValueError(f'term {name} has shape {term.shape}; expected a scalar')
 
 
 def _failures(terms, allow_zero, reaches, depends_on_parameters):

@@ -58,6 +58,7 @@ def several_steps(
     """
     if at_once == 1:
         return step
+    step = jax.jit(step, inline=True)  # traced once, for its metrics and for the loop
 
     @functools.wraps(step)
     def steps(state, batches: Batches, *args):
