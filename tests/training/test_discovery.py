@@ -151,15 +151,14 @@ def test_a_stopped_and_continued_discovery_is_the_uninterrupted_one(
     assert toy.compilations('step') == compiled + 1
 
 
-@pytest.mark.parametrize('shape', [(8, 1), (2, 4)])
-def test_eight_devices_agree_with_one(reference, monkeypatch, shape):
+def test_eight_devices_agree_with_one(reference, monkeypatch):
     step = SharedStep()
     monkeypatch.setattr(discovery, 'jit_step', step)
     before = toy.compilations('step')
-    circuits, history = run(make_mesh(*shape))
+    circuits, history = run(make_mesh(2, 4))
     assert toy.compilations('step') == before + 1
     scores = step.shardings[0]['params.masks.teacher.scores']
-    split = (toy.K, toy.L, toy.F // shape[1])
+    split = (toy.K, toy.L, toy.F // 4)
     assert scores.shard_shape((toy.K, toy.L, toy.F)) == split, 'masks are split like neurons'
     one, other = reference[0]['teacher'], circuits['teacher']
     assert history[-1]['loss'] == pytest.approx(reference[1][-1]['loss'], rel=1e-5)
@@ -202,9 +201,13 @@ def joint():
             specific=0.3,
         ),
     )
-    # With the gradient doctor, which must find nothing.
     circuits, history = discover(
-        models, toy.dataset(), toy.rows().train, config, mesh=toy.one_device()
+        models,
+        toy.dataset(),
+        toy.rows().train,
+        config,
+        mesh=toy.one_device(),
+        options=RunOptions(check_gradients=False),
     )
     return circuits, history, config
 
@@ -225,17 +228,44 @@ def test_joint_discovery_gives_both_models_the_same_classes(joint):
     assert {'completeness', 'selectivity', 'faithfulness', 'usage'} <= history[-1].keys()
 
 
-def test_fixed_classes_train_no_classifier(monkeypatch):
-    step = SharedStep()
-    monkeypatch.setattr(discovery, 'jit_step', step)
-    classes = toy.dataset().labels['operators']
-    config = dataclasses.replace(CONFIG, num_classes=2, optimizer=OptimizerConfig(3, 3e-2))
-    circuit = run(toy.one_device(), config, classes=classes)[0]['teacher']
-    assert not [name for name in step.shardings[0] if 'classifier' in name]
-    assert circuit.classifier == {}
-    np.testing.assert_array_equal(circuit.assignments, classes)
-    assert circuit.masks.shape == (2, toy.L, toy.F)
-    assert step.jitted._cache_size() == 1
+@pytest.fixture(scope='module')
+def searches_in_fixed_classes():
+    """Of two seeds and other classes: these, the circuits, what is trained, what is compiled."""
+    programs = ('step', '_together')  # the doctor's beside it
+    before = [toy.compilations(name) for name in programs]
+    found, trained = [], []
+
+    def jit_step(step, state):
+        trained.extend(tree_names(state.params))
+        return discovery_jit_step(step, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(discovery, 'jit_step', jit_step)
+        for seed in range(2):
+            config = dataclasses.replace(CONFIG, seed=seed, optimizer=OptimizerConfig(3, 3e-2))
+            classes = np.roll(np.arange(len(toy.dataset())) % toy.K, seed)
+            given = {'classes': classes, 'options': RunOptions()}
+            found.append((classes, run(toy.one_device(), config, **given)[0]['teacher']))
+    compiled = [toy.compilations(name) - n for name, n in zip(programs, before, strict=True)]
+    return found, trained, compiled
+
+
+def test_fixed_classes_train_no_classifier(searches_in_fixed_classes):
+    found, trained, _ = searches_in_fixed_classes
+    assert trained == ['masks.teacher.scores']
+    for classes, circuit in found:
+        assert circuit.classifier == {}
+        np.testing.assert_array_equal(circuit.assignments, classes)
+        assert circuit.masks.shape == (toy.K, toy.L, toy.F)
+
+
+def test_searches_that_differ_in_seeds_and_classes_run_under_one_compilation(
+    searches_in_fixed_classes,
+):
+    found, _, compiled = searches_in_fixed_classes
+    assert compiled == [1, 1]
+    (_, one), (_, other) = found
+    assert not np.array_equal(one.scores, other.scores), 'each has its own arrays'
 
 
 @pytest.mark.parametrize(
@@ -284,19 +314,27 @@ def test_more_classes_than_masks_are_refused():
         run(toy.one_device(), classes=np.arange(len(toy.dataset())) % 4)
 
 
-def test_one_class_needs_no_classifier():
-    config = dataclasses.replace(CONFIG, num_classes=1, optimizer=OptimizerConfig(2, 3e-2))
-    circuit = run(toy.one_device(), config)[0]['teacher']
+# A float32 sum in another order moves a threshold now and then; four steps are few enough.
+ONE_CLASS = dataclasses.replace(
+    CONFIG, num_classes=1, optimizer=OptimizerConfig(4, 3e-2, warmup_steps=1)
+)
+
+
+@pytest.fixture(scope='module')
+def of_one_class():
+    return run(toy.one_device(), ONE_CLASS)
+
+
+def test_one_class_needs_no_classifier(of_one_class):
+    circuit = of_one_class[0]['teacher']
     assert circuit.classifier == {}
     assert not circuit.assignments.any()
     assert not circuit.classify(np.zeros((len(toy.dataset()), 1))).any()
 
 
-def test_answers_that_are_not_stored_are_asked_for_again(reference):
-    # A float32 sum in another order moves a threshold now and then; four steps are few enough.
-    config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(4, 3e-2, warmup_steps=1))
-    stored, history = run(toy.one_device(), config)
-    again, others = run(toy.one_device(), dataclasses.replace(config, recompute_logits=True))
+def test_answers_that_are_not_stored_are_asked_for_again(of_one_class):
+    stored, history = of_one_class
+    again, others = run(toy.one_device(), dataclasses.replace(ONE_CLASS, recompute_logits=True))
     assert others[-1]['loss'] == pytest.approx(history[-1]['loss'], rel=1e-4)
     np.testing.assert_allclose(again['teacher'].scores, stored['teacher'].scores, atol=1e-3)
 
@@ -353,13 +391,15 @@ def test_the_other_objectives_train(monkeypatch, objective):
 @pytest.mark.parametrize(
     ('specific', 'rankings'), [(None, 1), (None, toy.K), (0.3, 1), ('learned', 1)]
 )
-def test_a_search_may_start_from_a_ranking(specific, rankings):
+def test_a_search_may_start_from_a_ranking(monkeypatch, specific, rankings):
+    # Steps that do nothing: what is found is the start.
+    monkeypatch.setattr(
+        discovery, 'jit_step', lambda step, state: lambda state, *_: (state, {'loss': 0.0})
+    )
     rng = np.random.default_rng(0)
     ranking = np.exp(5 * rng.normal(size=(rankings, toy.L, toy.F)))  # only its order counts
     objective = dataclasses.replace(CONFIG.objective, specific=specific)
-    config = dataclasses.replace(
-        CONFIG, objective=objective, optimizer=OptimizerConfig(1, 1e-6, warmup_steps=0)
-    )
+    config = dataclasses.replace(CONFIG, objective=objective, optimizer=OptimizerConfig(1))
     first = {'teacher': ranking}
     circuit = run(toy.one_device(), config, first_scores=first)[0]['teacher']
     order = lambda scores: np.argsort(np.argsort(scores, axis=None))
@@ -431,19 +471,6 @@ def test_an_objective_that_cannot_be_hashed_is_refused():
     )
     with pytest.raises(InputError, match='frozen dataclasses of Python numbers'):
         dataclasses.replace(CONFIG, objective=objective)
-
-
-def test_searches_that_differ_in_seeds_and_classes_run_under_one_compilation():
-    programs = ('step', '_together')  # the doctor's beside it
-    before = [toy.compilations(name) for name in programs]
-    ends, classes = [], np.arange(len(toy.dataset())) % toy.K
-    for seed in range(2):
-        config = dataclasses.replace(CONFIG, seed=seed, temperature=1.5)
-        given = {'classes': np.roll(classes, seed), 'options': RunOptions()}
-        circuits, _ = run(toy.one_device(), config, **given)
-        ends.append(circuits['teacher'].scores)
-    assert [toy.compilations(name) - n for name, n in zip(programs, before, strict=True)] == [1, 1]
-    assert not np.array_equal(*ends), 'each has its own arrays'
 
 
 # -- The gradient doctor ------------------------------------------------------------------------
