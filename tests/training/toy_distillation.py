@@ -63,3 +63,28 @@ def terms_of(batch, alignment):
     jitted = jax.jit(lambda *args: distillation_terms(*args, (), CONFIG)[1])
     student = toy.model(seed=1, student=True)
     return jitted(student, batch, alignment.placed(toy.one_device()))
+
+
+def by_hand(problems, classes, alignment):
+    """The task and the alignment of the first student, in float64, class by class."""
+    (student_logits, student), (teacher_logits, teacher) = (
+        [np.asarray(x, np.float64) for x in whole(model, problems.tokens)]
+        for model in (toy.model(seed=1, student=True), toy.model())
+    )
+
+    def log_softmax(x):
+        x = x / CONFIG.temperature
+        return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+    p, q = log_softmax(teacher_logits), log_softmax(student_logits)
+    task = (np.exp(p) * (p - q)).sum(-1).mean() * CONFIG.temperature**2
+    expected = 0.0
+    for s, t in alignment.pairs:
+        by_class = []
+        for k in range(2):
+            x, y = student[s][classes == k], teacher[t][classes == k]
+            if alignment.student_masks is not None:
+                x = x[:, alignment.student_masks[k, s]]
+            by_class.append(debiased_cka(x, y[:, alignment.teacher_masks[k, t]]))
+        expected += 1 - np.mean(by_class)
+    return task, expected
