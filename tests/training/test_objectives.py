@@ -1,6 +1,7 @@
 """The terms of each objective on one batch, by hand, and what the gradient doctor says of them."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -103,19 +104,57 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
+@jax.jit
+def edited(model, tokens, scale, shift):
+    return model(tokens, edits={'neurons': Edit(scale, shift)}, logits_at=-1)[0]
+
+
 def divergences(inputs, masks_BxLxF, fill_LxBxTxF=None):
     """KL of the model with only these masks from the whole model, for each problem."""
     model, fill = inputs['frozen']['teacher']['model'], inputs['frozen']['teacher']['fill']
     fill = fill[:, None] if fill_LxBxTxF is None else fill_LxBxTxF
     scale = np.moveaxis(masks_BxLxF, 0, 1)[:, :, None].astype(np.float32)
-    forward = jax.jit(
-        lambda scale, shift: model(
-            inputs['batch']['tokens'], edits={'neurons': Edit(scale, shift)}, logits_at=-1
-        )[0]
-    )
     p = log_softmax(inputs['batch']['stores']['teacher']['logits'])
-    q = log_softmax(forward(scale, (1 - scale) * fill))
+    q = log_softmax(edited(model, inputs['batch']['tokens'], scale, (1 - scale) * fill))
     return (np.exp(p) * (p - q)).sum(-1)
+
+
+def check(inputs, config):
+    params = inputs['params']
+    # Anew each time, for what it looks at may be replaced.
+    doctor = gradient_doctor.__wrapped__(tuple(params[MASKS]), CLASSIFIER in params, config)
+    return doctor(params, inputs['frozen'], inputs['batch'], inputs['key'], 0)
+
+
+@pytest.fixture(scope='module')
+def examined(batch, scored):
+    """Returns objective → inputs, the doctor's report, classes and random numbers of its batch."""
+
+    @functools.cache
+    def examine(objective):
+        inputs, config = batch, config_of(objective)
+        if objective.key == 'any_size':
+            scores = scored['params']['masks']['teacher']['scores']
+            if objective.specific:
+                shared = np.random.default_rng(2).normal(size=(1, toy.L, toy.F))
+                scores = np.concatenate([shared.astype(np.float32), scores])
+            masks = {'teacher': {'scores': scores}}
+            inputs = batch | {'params': batch['params'] | {'masks': masks}}
+        draw = jax.jit(lambda rows, key: with_draws(rows, batch['frozen'], key, config))
+        rows, draws = draw(inputs['batch'], jax.random.fold_in(inputs['key'], 0))
+        rows, draws = jax.device_get((rows['draws'], draws['teacher']))
+        classes = np.argmax(class_logits(inputs) + rows['gumbel'], axis=1)
+        return inputs, check(inputs, config), classes, rows, draws
+
+    return examine
+
+
+def class_logits(inputs):
+    return np.asarray(inputs['params']['classifier'](inputs['batch']['encoding']), np.float64)
+
+
+def values(report):
+    return {name: term.value for name, term in report.terms.items()}
 
 
 def sigmoid_masks(inputs):
@@ -138,11 +177,14 @@ def test_no_step_makes_a_dense_fill(batch):
 # -- Fixed density --------------------------------------------------------------------------------
 
 
-def test_faithfulness_and_completeness_by_hand(batch):
-    inputs = with_fixed_classes(batch)
-    weights = CausalDiscoveryWeights(completeness=1.0)
-    _, terms, _, _ = loss_of(inputs, config_of(dataclasses.replace(FIXED, weights=weights)))
-    masks = sigmoid_masks(batch)[CLASSES]
+CORRECTED = dataclasses.replace(
+    FIXED, per_layer=True, weights=CausalDiscoveryWeights(completeness=1.0)
+)
+
+
+def test_faithfulness_and_completeness_by_hand(examined):
+    inputs, report, classes, _, _ = examined(CORRECTED)
+    terms, masks = values(report), sigmoid_masks(inputs)[classes]
     only = divergences(inputs, masks)
     assert only.mean() > 1e-3
     np.testing.assert_allclose(terms['faithfulness'], only.mean(), rtol=1e-3)
@@ -150,24 +192,22 @@ def test_faithfulness_and_completeness_by_hand(batch):
     np.testing.assert_allclose(terms['completeness'], np.exp(-without).mean(), rtol=1e-4)
 
 
-def test_corrected_terms_by_hand(batch):
-    objective = dataclasses.replace(FIXED, per_layer=True)
-    _, terms, rows, _ = loss_of(batch, config_of(objective))
+def test_corrected_terms_by_hand(examined):
+    inputs, report, classes, _, _ = examined(CORRECTED)
+    terms = values(report)
     # The information is that of the softmax: the noise of the samples would hide a classifier
     # that knows nothing.
-    logits = np.asarray(batch['params']['classifier'](batch['batch']['encoding']), np.float64)
-    p = np.exp(log_softmax(logits))
+    p = np.exp(log_softmax(class_logits(inputs)))
     entropy = lambda p: -np.sum(p * np.log(p), axis=-1)
     assert float(terms['usage']) == pytest.approx(
         entropy(p).mean() - entropy(p.mean(axis=0)), abs=1e-5
     )
-    masks = sigmoid_masks(batch)
+    masks = sigmoid_masks(inputs)
     density = masks.mean(axis=-1)
     kl = density * np.log(density / 0.2) + (1 - density) * np.log((1 - density) / 0.8)
     assert float(terms['density']) == pytest.approx(kl.mean(), rel=1e-4)
     # The store is standardised over all problems, and the batch is not standardised again.
-    classes = np.argmax(logits + rows['gumbel'], axis=1)
-    a = np.asarray(batch['batch']['stores']['teacher']['activations'], np.float64)
+    a = np.asarray(inputs['batch']['stores']['teacher']['activations'], np.float64)
     similarity = []
     for k, mask in enumerate(masks.reshape(toy.K, -1)):
         unit = mask * a / np.linalg.norm(mask * a, axis=1, keepdims=True)
@@ -209,16 +249,18 @@ def test_published_terms_are_those_of_the_loss(batch, cosine):
     weights = DiscoveryWeights(1, 2, 3, 4, 5)
     objective = Published(density=0.2, cosine=cosine, hidden=8, weights=weights)
     loss, terms, rows, _ = loss_of(batch, config_of(objective), progress=0.0)
-    logits = batch['params']['classifier'](batch['batch']['encoding'])
-    one_hot = np.eye(toy.K, dtype=np.float32)[np.argmax(logits + rows['gumbel'], axis=1)]
+    one_hot = np.eye(toy.K, dtype=np.float32)[
+        np.argmax(class_logits(batch) + rows['gumbel'], axis=1)
+    ]
     masks = sigmoid_masks(batch).astype(np.float32).reshape(toy.K, -1)
     activations = batch['batch']['stores']['teacher']['activations']
-    _, expected = discovery_loss(activations, one_hot, masks, target=0.2, normalize=cosine)
+    by_themselves = jax.jit(functools.partial(discovery_loss, target=0.2, normalize=cosine))
+    _, expected = by_themselves(activations, one_hot, masks)
     assert terms.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(terms[name], value, rtol=1e-4, err_msg=name)
     # Nothing is faded: at the first step all weights are in force.
-    total = sum(w * float(t) for w, t in zip((1, 2, 3, 4, 5), expected.values(), strict=True))
+    total = sum(weight * float(expected[name]) for name, weight in vars(weights).items())
     np.testing.assert_allclose(loss, total, rtol=1e-4)
 
 
@@ -230,14 +272,14 @@ def highest(scores, sizes):
     return np.stack([binarize(s, int(n)) for s, n in zip(scores, sizes, strict=True)])
 
 
-def expected_any_size(inputs, circuits, parts, rows, fill=None):
+def expected_any_size(inputs, circuits, parts, classes, rows, fill=None):
     """The terms by hand; circuits and parts are `[G, K, L, F]`, `rows` what problems drew."""
     size = np.arange(B) % len(circuits)
-    only = divergences(inputs, circuits[size, CLASSES], fill)
+    only = divergences(inputs, circuits[size, classes], fill)
     by_size = [only[size == g].mean() for g in range(len(circuits))]
-    own = divergences(inputs, 1 - parts[size, CLASSES].astype(float), fill)
-    others = (CLASSES - rows['other']) % toy.K
-    assert set((others - CLASSES) % toy.K) == {1, 2}, 'another class, and never its own'
+    own = divergences(inputs, 1 - parts[size, classes].astype(float), fill)
+    others = (classes - rows['other']) % toy.K
+    assert set((others - classes) % toy.K) == {1, 2}, 'another class, and never its own'
     other = divergences(inputs, 1 - parts[size, others].astype(float), fill)
     return {
         'faithfulness': np.log(np.array(by_size) + 0.02).mean(),
@@ -253,12 +295,18 @@ SELECTIVE = dataclasses.replace(
 
 
 WITH_CORE = dataclasses.replace(SELECTIVE, specific=0.3)
+SHARED_OUT = dataclasses.replace(SELECTIVE, specific='learned')
+COUNTERFACTUAL = dataclasses.replace(SELECTIVE, counterfactual=0.5, noise=0.0)
 
 
 def assert_terms(terms, expected):
     assert terms.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(terms[name], value, rtol=2e-3, err_msg=name)
+
+
+def causal(report):
+    return {name: value for name, value in values(report).items() if name != 'usage'}
 
 
 def test_any_size_by_hand(scored):
@@ -269,50 +317,41 @@ def test_any_size_by_hand(scored):
     assert 3 <= sizes.min() < sizes.max() <= 32
     noisy = inputs['params']['masks']['teacher']['scores'] + draws['noise']
     circuits = highest(noisy, sizes)
-    expected = expected_any_size(inputs, circuits, circuits, rows)
+    expected = expected_any_size(inputs, circuits, circuits, CLASSES, rows)
     assert_terms(terms, expected)
     total = expected['faithfulness'] + 2 * expected['completeness'] + 3 * expected['selectivity']
     np.testing.assert_allclose(loss, total, rtol=1e-3)
 
 
-def test_a_core_and_specific_parts_by_hand(scored):
-    inputs = with_fixed_classes(scored)
-    core = np.random.default_rng(2).normal(size=(1, toy.L, toy.F)).astype(np.float32)
-    scores = np.concatenate([core, inputs['params']['masks']['teacher']['scores']])
-    inputs = inputs | {'params': {'masks': {'teacher': {'scores': scores}}}}
-    _, terms, rows, draws = loss_of(inputs, config_of(WITH_CORE))
+def test_a_core_and_specific_parts_by_hand(examined):
+    inputs, report, classes, rows, draws = examined(WITH_CORE)
+    scores = inputs['params']['masks']['teacher']['scores']
     noisy, sizes = scores + draws['noise'], draws['sizes']
     own = np.maximum(np.round(0.3 * sizes), 1)
     cores = highest(noisy[:, :1], sizes - own)
     parts = highest(np.where(cores, -np.inf, noisy[:, 1:]), own)
     circuits = cores | parts
     np.testing.assert_array_equal(circuits.sum(axis=(2, 3)), np.repeat(sizes[:, None], 3, axis=1))
-    assert_terms(terms, expected_any_size(inputs, circuits, parts, rows))
+    assert_terms(causal(report), expected_any_size(inputs, circuits, parts, classes, rows))
 
 
-def test_neurons_that_a_softmax_shares_out_by_hand(scored):
-    inputs = with_fixed_classes(scored)
-    shared = np.random.default_rng(2).normal(size=(1, toy.L, toy.F)).astype(np.float32)
-    scores = np.concatenate([shared, inputs['params']['masks']['teacher']['scores']])
-    inputs = inputs | {'params': {'masks': {'teacher': {'scores': scores}}}}
-    objective = dataclasses.replace(SELECTIVE, specific='learned')
-    _, terms, rows, draws = loss_of(inputs, config_of(objective))
+def test_neurons_that_a_softmax_shares_out_by_hand(examined):
+    inputs, report, classes, rows, draws = examined(SHARED_OUT)
+    scores = inputs['params']['masks']['teacher']['scores']
     noisy, sizes = scores + draws['noise'], draws['sizes']
     q = scipy.special.softmax(np.insert(noisy, 0, 0.0, axis=1), axis=1)
     circuits = highest(q[:, 1:2] + q[:, 2:], sizes)
     parts = circuits & (q[:, 2:] > q[:, 1:2])
     assert 0 < parts.sum() < circuits.sum()
-    assert_terms(terms, expected_any_size(inputs, circuits, parts, rows))
+    assert_terms(causal(report), expected_any_size(inputs, circuits, parts, classes, rows))
     q = scipy.special.softmax(np.insert(scores, 0, 0.0, axis=0), axis=0)
-    ranking = objective.ranking(scores)
+    ranking = SHARED_OUT.ranking(scores)
     for size in (1, 7, 40):
         np.testing.assert_array_equal(binarize(ranking, size), binarize(q[1] + q[2:], size))
 
 
-def test_some_fills_are_counterfactual(scored):
-    inputs = with_fixed_classes(scored)
-    objective = dataclasses.replace(ANY, counterfactual=0.5, noise=0.0)
-    _, terms, rows, draws = loss_of(inputs, config_of(objective))
+def test_some_fills_are_counterfactual(examined):
+    inputs, report, classes, rows, draws = examined(COUNTERFACTUAL)
     assert 16 < rows['resampled'].sum() < 48
     model = inputs['frozen']['teacher']['model']
     run = jax.jit(lambda tokens: model(tokens, capture=('neurons',))[1]['neurons'])
@@ -320,9 +359,9 @@ def test_some_fills_are_counterfactual(scored):
     mean = inputs['frozen']['teacher']['fill'][:, None]
     fill = np.where(rows['resampled'][None, :, None, None], other, mean)
     scores = np.repeat(inputs['params']['masks']['teacher']['scores'][None], 4, axis=0)
-    circuits, size = highest(scores, draws['sizes']), np.arange(B) % 4
-    only = divergences(inputs, circuits[size, CLASSES], fill)
-    np.testing.assert_allclose(terms['kl'], only.mean(), rtol=1e-3)
+    circuits = highest(scores, draws['sizes'])  # without noise
+    expected = expected_any_size(inputs, circuits, circuits, classes, rows, fill)
+    assert_terms(causal(report), expected)
 
 
 @pytest.mark.parametrize('specific', [0.3, 0.5, 0.05])
@@ -405,25 +444,9 @@ def test_the_registry():
 # -- The gradient doctor ------------------------------------------------------------------------
 
 
-def check(inputs, config=CONFIG):
-    params = inputs['params']
-    # Anew each time, for what it looks at is replaced here.
-    doctor = gradient_doctor.__wrapped__(tuple(params[MASKS]), CLASSIFIER in params, config)
-    return doctor(params, inputs['frozen'], inputs['batch'], inputs['key'], 0)
-
-
-@pytest.mark.parametrize(
-    'objective',
-    [FIXED, SELECTIVE, WITH_CORE, dataclasses.replace(SELECTIVE, specific='learned')],
-)
-def test_the_masks_carry_the_gradient_of_the_classifier(batch, scored, objective):
-    inputs = batch
-    if objective.key == 'any_size':
-        scores = scored['params']['masks']['teacher']['scores']
-        if objective.specific:
-            scores = np.concatenate([scores[::-1][:1], scores])
-        inputs = scored | {'params': scored['params'] | {'masks': {'teacher': {'scores': scores}}}}
-    report = check(inputs, config_of(objective))
+@pytest.mark.parametrize('objective', [CORRECTED, COUNTERFACTUAL, WITH_CORE, SHARED_OUT])
+def test_the_masks_carry_the_gradient_of_the_classifier(examined, objective):
+    _, report, *_ = examined(objective)
     assert report.failures == ()
     assert report.groups == ('masks.teacher', 'classifier')
     assert report.terms['faithfulness'].group_norms['classifier'] > 1e-6
@@ -436,7 +459,7 @@ def test_masks_looked_up_by_argmax_are_caught(batch, monkeypatch):
         return jax.nn.one_hot(jnp.argmax(logits + noise, -1), logits.shape[-1])
 
     monkeypatch.setattr(discovery_step, 'straight_through_gumbel_softmax', trap)
-    (failure,) = check(batch).failures
+    (failure,) = check(batch, CONFIG).failures
     assert failure.startswith('faithfulness (weight 10) does not reach classifier')
 
 
@@ -453,5 +476,5 @@ def test_masks_that_one_model_does_not_use_are_caught(batch):
     two['batch']['stores'] = dict(
         batch['batch']['stores'], student=batch['batch']['stores']['teacher']
     )
-    (failure,) = check(two).failures
+    (failure,) = check(two, CONFIG).failures
     assert failure.startswith('faithfulness (weight 10) does not reach masks.student')
