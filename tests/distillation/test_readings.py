@@ -108,7 +108,7 @@ def test_students_are_compared_by_what_their_units_write_and_learn_to_write(stor
         return alignment_loss(written_by_student(moved, a, placed, target))[0]
 
     down = student.layers.mlp.down.weight[...]
-    gradients = jax.grad(loss, (0, 1))(down, a)
+    gradients = jax.jit(jax.grad(loss, (0, 1)))(down, a)
     for i, (x, gradient) in enumerate(zip((down, a), gradients, strict=True)):
         direction = RNG.normal(size=x.shape).astype(np.float32)
         at = lambda step, i=i, direction=direction: loss(
@@ -125,7 +125,7 @@ def test_attributions_are_activations_times_what_the_prediction_owes_them(positi
     _, found = jax.jit(
         lambda: read(model, tokens, lengths, site='neurons', layers=(1, 0), positions=positions)
     )()
-    _, taken = model(tokens, capture=(Capture('neurons'),), logits_at=lengths - 1)
+    taken = jax.jit(lambda: model(tokens, capture=(Capture('neurons'),))[1])()
 
     @jax.jit
     def metric(shift):
@@ -153,11 +153,11 @@ def test_the_weight_of_an_attribution_is_held_fixed():
         _, fixed = READINGS['activations'].read(toy.model(), tokens, lengths, **where)
         return jnp.sum(plain * jax.lax.stop_gradient(weighted / fixed))
 
-    sums = jax.jit(jax.grad(lambda model: read(model, tokens, lengths, **where)[1].sum()))
-    for one, other in zip(
-        *(jax.tree.leaves(found) for found in (sums(toy.model()), jax.grad(by_hand)(toy.model()))),
-        strict=True,
-    ):
+    def summed(model):
+        return read(model, tokens, lengths, **where)[1].sum()
+
+    found, expected = (jax.jit(jax.grad(loss))(toy.model()) for loss in (summed, by_hand))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-3)
 
 
