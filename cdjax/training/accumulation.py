@@ -60,6 +60,7 @@ def accumulate_gradients(
     """
     if microbatches == 1:
         return loss_and_grad
+    loss_and_grad = jax.jit(loss_and_grad, inline=True)  # traced once, for its shapes and the loop
 
     def split(x):
         if x.shape[0] % microbatches:
