@@ -1,14 +1,11 @@
 import dataclasses
 import json
 
-import pytest
 import toy_study as toy
 from artefacts import disagreements
 
 from cdjax.run.results import to_text
 from experiments.benchmarks import edit_memory
-
-pytestmark = pytest.mark.optimised
 
 PREFIX, QUESTION, ROWS = 60, 4, 16
 
