@@ -167,30 +167,27 @@ def random_arguments(program: Program) -> tuple[Any, ...]:
     moments = {id(leaf) for leaf in jax.tree.leaves(program.kinds.get('optimizer', ()))}
     paths, treedef = jax.tree_util.tree_flatten_with_path(program.arguments)
     length = next(leaf.shape[1] for path, leaf in paths if path_name(path).endswith('tokens'))
-    made = [
+    made = lambda: [
         _random(path_name(path), leaf, seed, length, zero=id(leaf) in moments)
         for seed, (path, leaf) in enumerate(paths)
     ]
-    return jax.tree.unflatten(treedef, made)
+    shardings = [leaf.sharding for _, leaf in paths]
+    return jax.tree.unflatten(treedef, jax.jit(made, out_shardings=shardings)())
 
 
 def _random(name, leaf, seed, length, *, zero):
-    """Returns an array of the shape, dtype and sharding of a leaf."""
+    """Returns an array of the shape and dtype of a leaf."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.device_put(jax.random.key(seed), leaf.sharding)
-
-    def make():
-        if zero or leaf.ndim == 0:
-            return jnp.zeros(leaf.shape, leaf.dtype)
-        if name.endswith('lengths'):
-            return jnp.full(leaf.shape, length, leaf.dtype)
-        if leaf.dtype == jnp.bool_:
-            return jnp.ones(leaf.shape, leaf.dtype)
-        if jnp.issubdtype(leaf.dtype, jnp.integer):
-            return (_noise(leaf.shape, seed) * (CLASSES - 1e-3)).astype(leaf.dtype)
-        return ((_noise(leaf.shape, seed) - 0.5) * 0.1).astype(leaf.dtype)
-
-    return jax.jit(make, out_shardings=leaf.sharding)()
+        return jax.random.key(seed)
+    if zero or leaf.ndim == 0:
+        return jnp.zeros(leaf.shape, leaf.dtype)
+    if name.endswith('lengths'):
+        return jnp.full(leaf.shape, length, leaf.dtype)
+    if leaf.dtype == jnp.bool_:
+        return jnp.ones(leaf.shape, leaf.dtype)
+    if jnp.issubdtype(leaf.dtype, jnp.integer):
+        return (_noise(leaf.shape, seed) * (CLASSES - 1e-3)).astype(leaf.dtype)
+    return ((_noise(leaf.shape, seed) - 0.5) * 0.1).astype(leaf.dtype)
 
 
 def _noise(shape, seed):

@@ -12,6 +12,9 @@ from experiments.benchmarks.measure import OURS, compare, machine
 from experiments.benchmarks.peers import installed
 from experiments.benchmarks.subject import make_dataset, make_subject
 
+# Shape and problems of a study, about the demo's.
+STUDY, PROBLEMS = LlamaConfig(109, 128, 512, 2, 4, 4, 32), 600
+
 
 def run(
     workdir: Path, *, shape: str, rows: int, rounds: int, dtype: str, masks: int
@@ -41,13 +44,14 @@ def run(
 
 def _study(rounds):
     """Measures circuits of all sizes, one for each of four classes, in the shape of the demo's."""
-    c, rng = LlamaConfig(109, 128, 512, 2, 4, 4, 32), np.random.default_rng(2)
+    c, N, rng = STUDY, PROBLEMS, np.random.default_rng(2)
     model = jax.jit(lambda key: Llama(c, key))(jax.random.key(0))
-    dataset = make_dataset(rng.integers(0, c.vocab_size, (600, 7)), rng.integers(0, 109, (2, 600)))
+    tokens = lambda *shape: rng.integers(0, c.vocab_size, shape)
+    dataset = make_dataset(tokens(N, 7), tokens(2, N))
     shape = (4, c.num_layers, c.intermediate_size)
     masks = [rng.random(shape) < share for share in np.geomspace(0.001, 1, 10)]
     fill = rng.normal(size=(c.num_layers, 7, c.intermediate_size)).astype(np.float32)
-    how = {'classes': rng.integers(0, 4, 600), 'fill': fill}
+    how = {'classes': rng.integers(0, 4, N), 'fill': fill}
     runs = {
         'predict, one by one': lambda: [predict(model, dataset, masks=m, **how) for m in masks],
         'predict_each': lambda: predict_each(model, dataset, masks, **how),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import jax
 import numpy as np
@@ -23,9 +24,12 @@ from experiments.benchmarks import (
     training,
 )
 from experiments.benchmarks.figure import draw
-from experiments.benchmarks.measure import OURS, compare, exponent
+from experiments.benchmarks.measure import OURS, compare, exponent, machine
 from experiments.benchmarks.subject import SHAPES
 from experiments.benchmarks.tables import to_markdown
+
+TINY = LlamaConfig(16, 8, 16, 1, 2, 1, 4)
+SMALL = LlamaConfig(128, 32, 64, 2, 4, 2, 8, tie_embeddings=True)
 
 
 def test_an_exponent_is_that_of_a_power_law():
@@ -57,6 +61,9 @@ def test_ratios_are_theirs_over_ours(monkeypatch):
 def test_a_suite_compares_with_transformers(tmp_path, monkeypatch, suite, options):
     """Within the suites, logits, neurons and scores are asserted equal to the peers'."""
     monkeypatch.setattr(attribution, 'KIN', {'AtP': attribution.KIN['AtP']})
+    monkeypatch.setitem(SHAPES, 'small', SMALL)
+    monkeypatch.setattr(sweep, 'STUDY', SMALL)
+    monkeypatch.setattr(sweep, 'PROBLEMS', 16)
     found = suite.run(tmp_path, shape='small', rows=4, rounds=1, dtype='float32', **options)
     assert 'transformers' not in found['absent']
     cases = list(found['cases'].values())
@@ -69,13 +76,11 @@ def test_a_suite_compares_with_transformers(tmp_path, monkeypatch, suite, option
 
 def test_curves_have_their_exponents_and_are_drawn(monkeypatch):
     monkeypatch.setattr(growth, 'CURVES', {'rows': ((2, 4), 'a reason')})
+    monkeypatch.setattr(growth, 'BASE', TINY)
     found = growth.run(rounds=1)
     assert disagreements('growth', json.loads(to_text({'suite': 'growth', **found}))) == []
     assert '| rows | 2, 4 |' in to_markdown({'growth': found})
     assert f'rows: {found["curves"]["rows"]["exponent"]:.2f}' in draw(found['curves'])
-
-
-TINY = LlamaConfig(16, 8, 16, 1, 2, 1, 4)
 
 
 def test_steps_that_are_timed_are_steps():
@@ -88,7 +93,21 @@ def test_steps_that_are_timed_are_steps():
         assert all(np.isfinite(call()['loss']).all() for _ in range(2))
 
 
-def test_programs_of_a_run_are_measured_in_processes_of_their_own():
+def test_programs_of_a_run_are_measured_in_processes_of_their_own(monkeypatch):
+    """The step is, and the pass before it here, from what its process would be given."""
+    start = programs.in_a_process
+
+    def in_a_process(module, *, given):
+        assert module == programs.__name__
+        measurement = pickle.loads(given)
+        if measurement.index:
+            return start(module, given=given)
+        return json.loads(json.dumps(programs.measure(measurement)))
+
+    monkeypatch.setattr(programs, 'in_a_process', in_a_process)
+    monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # as here
+    monkeypatch.setattr(programs, 'make_mesh', one_device)
+    monkeypatch.setattr(programs, 'machine', lambda dtype: machine())
     jobs = programs.make_jobs(TINY, TINY, length=4, tokens_per_pass=32, batch_size=8)
     found = programs.run({'distill': jobs['distill']}, rounds=1)
     assert set(found['programs']) == {'distill: teacher pass', 'distill: student step'}
@@ -136,6 +155,8 @@ def test_stages_of_a_demo_end_where_its_log_says_so(tmp_path, monkeypatch):
 
 def test_steps_are_over_the_first_program(monkeypatch):
     monkeypatch.setattr(training, 'student_steps', lambda *_, **__: lambda: sum(range(1000)))
+    monkeypatch.setattr(training, 'DEMO', TINY)
+    monkeypatch.setitem(SHAPES, 'small', SMALL)
     found = training.run(shape='small', rows=16, rounds=1)
     assert disagreements('speed', json.loads(to_text({'suite': 'training', **found}))) == []
     step, dispatch, seeds = found['cases'].values()
