@@ -5,6 +5,7 @@ import subprocess
 import jax
 import jax.numpy as jnp
 import pytest
+from compiling_here import compile_here
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -154,8 +155,9 @@ def test_products_of_float32_take_their_time(machine, slower):
     assert least(4) == pytest.approx(slower * least(2))
 
 
-def test_input_errors_come_through_the_other_process():
+def test_input_errors_come_through_the_other_process(monkeypatch):
+    compile_here(monkeypatch)
     with pytest.raises(InputError, match=r'fsdp=3'):
-        compiling.compile_for(parse_target('cpu:4'), MeshShape(3, 1), JOB)
-    with pytest.raises(InputError, match=r'discovery_batch_size=256 .* multiple of 3'):
-        compiling.compile_for(parse_target('cpu:3'), MeshShape(3, 1), JOB)
+        compiling.compile_for(parse_target('cpu:8'), MeshShape(3, 1), JOB)
+    with pytest.raises(InputError, match=r'discovery_batch_size=250 .* multiple of 8'):
+        compiling.compile_for(parse_target('cpu:8'), MeshShape(8, 1), JOB.with_batch(250))
