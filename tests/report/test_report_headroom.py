@@ -81,6 +81,7 @@ PATCHES = [
 ]
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_what_columns_contribute_and_patches_change_stands_beside_it():
     contribution = {'circuits': 1.0, 'random_equal': 0.874, 'wrong': None}
     told = 'circuits 1.00, random neurons of equal contribution 0.87, other classes’ circuits –'

@@ -116,13 +116,6 @@ def parsed(pages):
     return {name: Page(text) for name, text in pages.items()}
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Leaves panels empty, which are most of the work, where a test reads what stands beside."""
-    empty = '<svg viewBox="0 0 1 1" role="img"></svg>'
-    monkeypatch.setattr('cdjax.report.chart.render', lambda *_: (empty, empty))
-
-
 @pytest.mark.parametrize('name', SHAPES)
 def test_every_shape_of_results_makes_a_whole_page(parsed, name):
     page = parsed[name]
@@ -362,6 +355,7 @@ def test_every_method_and_arm_has_a_name_and_a_colour():
         assert entry.colour in PALETTE or re.fullmatch('#[0-9a-f]{6}', entry.colour), entry.key
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_a_method_of_a_users_own_is_shown_also_where_it_is_not_registered():
     mine = Method('mine', 'my own way', 'my own way of choosing', '#123456', scores=print)
     METHODS.add(mine)
