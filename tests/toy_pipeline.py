@@ -2,13 +2,12 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import toy_study as toy
 
 from cdjax.circuits.circuit import model_hash
 from cdjax.data import save_tokenizer
-from cdjax.models import Llama, save_huggingface
+from cdjax.models import save_huggingface
 from cdjax.planted.ground_truth import GroundTruth
 from cdjax.planted.plan import PlanConfig, draw_plan
 from cdjax.studies.arms import ArmsConfig
@@ -65,7 +64,7 @@ def without_students(config) -> PipelineConfig:
 def make_teacher(folder):
     """Saves a random teacher below a folder, with circuits that are as good as planted."""
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
-    model = Llama(SHAPE, jax.random.key(0), init_std=0.5)
+    model = toy.random_model(SHAPE)
     save_huggingface(model, folder / 'teacher', tokenizer_from=folder / 'tokenizer')
     plan = draw_plan(PlanConfig(2, 2), 2, SHAPE.num_layers, SHAPE.intermediate_size)
     truth = GroundTruth(

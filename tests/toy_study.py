@@ -93,9 +93,12 @@ def student_config():
 
 @functools.cache
 def model(mesh=None, *, seed=0, student=False):
+    return random_model(student_config() if student else teacher_config(), seed, mesh)
+
+
+def random_model(config, seed=0, mesh=None):
     """A random model; its weights are large, so that neurons matter to its answers."""
     mesh = one_device() if mesh is None else mesh
-    config = student_config() if student else teacher_config()
     # By NumPy, for compiling the initialisation takes longer than all that is done with a model.
     rng = np.random.default_rng(seed)
     abstract = jax.eval_shape(lambda: Llama(config, jax.random.key(0)))

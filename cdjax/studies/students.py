@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
 import numpy as np
 
 from cdjax.circuits.circuit import Circuit
@@ -14,7 +13,7 @@ from cdjax.distillation.pairings import Context, pair_layers, reads_models
 from cdjax.distillation.pairs import LayerPairs, layer_of, pairs_from_numbers, pairs_to_numbers
 from cdjax.inference.predictions import predict
 from cdjax.models import Llama, LlamaConfig
-from cdjax.parallel.mesh import init_sharded
+from cdjax.planning.job import abstract_weights
 from cdjax.run.results import stored
 from cdjax.studies.arms import (
     PLANTED,
@@ -78,8 +77,7 @@ class Students:
         """Returns a student that was distilled, from its last checkpoint."""
         from cdjax.run.checkpoints import Checkpoints  # takes seconds to import
 
-        shape, mesh = self.run.inputs.student_config, self.run.mesh
-        like = init_sharded(lambda key: Llama(shape, key), jax.random.key(0), mesh)
+        like = abstract_weights(self.run.inputs.student_config, 'float32', self.run.mesh)
         folder = self.run.places.distillation(student_name(start, arm, seed))
         with Checkpoints(folder / 'checkpoints', read_only=True) as checkpoints:
             return checkpoints.restore_parameters(like)

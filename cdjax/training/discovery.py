@@ -9,6 +9,7 @@ construction.
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -49,7 +50,7 @@ from cdjax.training.discovery_step import (
 )
 from cdjax.training.log_points import Point
 from cdjax.training.loop import fit
-from cdjax.training.state import TrainState, init_state
+from cdjax.training.state import TrainState, jit_init
 from cdjax.training.step import jit_step, shared_step, steps_at_once
 
 # A class with less than this part of an even share of the problems has died.
@@ -130,12 +131,10 @@ def discover(
         width = encodings.shape[1]
 
     # -- Training -----------------------------------------------------------------------------
-    tx = make_discovery_optimizer(config)
     first = ranked_first_scores(first_scores or {}, shapes, config.num_classes)
-    init_params = lambda key: make_params(
-        key, shapes, width, config.objective, config.num_classes, first
-    )
-    state = init_state(init_params, tx, jax.random.key(config.seed), mesh, rules=RULES)
+    start = _start_of(_alike(config), shapes, width, mesh, first)
+    with jax.set_mesh(mesh):
+        state = start(replicate(jax.random.key(config.seed), mesh))
 
     def batch_at(step: int) -> dict[str, Any]:
         index = batch_indices(np.arange(len(rows)), config.batch_size, seed=config.seed, step=step)
@@ -226,6 +225,24 @@ def _alike(config: DiscoveryConfig) -> DiscoveryConfig:
         least_accuracy=0.0,
         seed=0,
     )
+
+
+def _start_of(config, shapes, width, mesh, first):
+    """Returns the jitted `key -> state` of a search; without rankings one for all alike."""
+    if not first:
+        return _random_start(config, tuple(shapes.items()), width, mesh)
+    return _jit_start(config, shapes, width, mesh, first)
+
+
+@functools.lru_cache(maxsize=16)
+def _random_start(config, shapes, width, mesh):
+    return _jit_start(config, dict(shapes), width, mesh, {})
+
+
+def _jit_start(config, shapes, width, mesh, first):
+    K, tx = config.num_classes, make_discovery_optimizer(config)
+    init_params = lambda key: make_params(key, shapes, width, config.objective, K, first)
+    return jit_init(init_params, tx, mesh, RULES)
 
 
 def _step_of(config: DiscoveryConfig) -> Callable[..., Any]:

@@ -56,7 +56,7 @@ def init_state(
         The state at step 0, the same values on every mesh.
     """
     mesh = mesh_lib.one_device() if mesh is None else mesh
-    init = _jit_init(init_params, tx, mesh, rules)
+    init = jit_init(init_params, tx, mesh, rules)
     with jax.set_mesh(mesh):
         return init(mesh_lib.replicate(key, mesh))
 
@@ -93,7 +93,7 @@ def model_state(
 @functools.lru_cache(maxsize=16)
 def _random_start(config, init_std, optimizer, mesh):
     init_params = lambda key: Llama(config, key, init_std=init_std)
-    return _jit_init(init_params, make_optimizer(optimizer), mesh, None)
+    return jit_init(init_params, make_optimizer(optimizer), mesh, None)
 
 
 @functools.lru_cache(maxsize=16)
@@ -109,7 +109,14 @@ def _copied_start(structure, shapes, optimizer, mesh):
     return jax.jit(start, out_shardings=state_shardings(state, tx, mesh))
 
 
-def _jit_init(init_params, tx, mesh, rules):
+def jit_init(
+    init_params: Callable[[jax.Array], Any],
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    rules: mesh_lib.Rules | None = None,
+) -> Callable[[jax.Array], TrainState]:
+    """Returns the jitted `key -> state` of `init_state`, for a key that is on the mesh."""
+
     def init(key):
         params_key, state_key = jax.random.split(key)
         params = init_params(params_key)

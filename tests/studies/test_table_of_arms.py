@@ -8,7 +8,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import toy_study as toy
@@ -19,7 +18,7 @@ from cdjax.data import ArithmeticTask, save_tokenizer
 from cdjax.data.limits import Limits
 from cdjax.distillation.alignment import Alignment
 from cdjax.distillation.shard_folder import MANIFEST
-from cdjax.models import Llama, load_huggingface, save_huggingface
+from cdjax.models import load_huggingface, save_huggingface
 from cdjax.run.json_file import read_json
 from cdjax.run.options import RunOptions
 from cdjax.studies.arms import ArmsConfig
@@ -47,8 +46,9 @@ def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp('pair')
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
     for name, shape, seed in (('teacher', TEACHER, 0), ('student', STUDENT, 1)):
-        model = Llama(shape, jax.random.key(seed), init_std=0.5)
-        save_huggingface(model, folder / name, tokenizer_from=folder / 'tokenizer')
+        save_huggingface(
+            toy.random_model(shape, seed), folder / name, tokenizer_from=folder / 'tokenizer'
+        )
     (folder / 'text.txt').write_text('1+2=3 ' * 40)
     (folder / 'other.jsonl').write_text(
         ''.join(f'{{"prompt": "{n}*2=", "answer": {2 * n}}}\n' for n in (2, 3, 4))
