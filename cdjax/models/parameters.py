@@ -58,7 +58,7 @@ def describe_parameters(config: LlamaConfig) -> list[Parameter]:
 
 @functools.lru_cache(maxsize=8)
 def _described(config: LlamaConfig, block: type) -> tuple[Parameter, ...]:
-    """Of models of one block; loading asks for it again and again, and each time takes a trace."""
+    """Of models of one block: loading asks for it again and again."""
     paths, _ = jax.tree_util.tree_flatten_with_path(abstract_model(config))
     parameters = []
     for path, _ in paths:
@@ -73,5 +73,11 @@ def _described(config: LlamaConfig, block: type) -> tuple[Parameter, ...]:
 
 def abstract_model(config: LlamaConfig, dtype=jnp.float32) -> Llama:
     """Returns the model with shapes and dtypes in place of arrays."""
+    return _abstract(config, jnp.dtype(dtype), Llama.block)
+
+
+@functools.lru_cache(maxsize=16)
+def _abstract(config: LlamaConfig, dtype, block: type) -> Llama:
+    """Of models of one block: it is asked for with every load and count, and takes a trace."""
     # The key too is made within: outside it would be computed, which starts the devices.
     return jax.eval_shape(lambda: Llama(config, jax.random.key(0), dtype=dtype))
