@@ -330,12 +330,21 @@ def test_the_recipe_trains_the_teacher_of_the_protocol():
     assert recipe['plant_classes'] == LOOKUP_TEACHER.plant.label
 
 
-def test_the_program_of_the_page_measures_a_teacher_that_is_there(tmp_path, monkeypatch, capsys):
+def test_the_program_of_the_page_measures_a_teacher_that_is_there(
+    settled, tmp_path, monkeypatch, capsys
+):
+    teacher = str(settled[0] / 'teachers' / 'null-0' / 'model')
+
+    def small_inputs(config):
+        assert Inputs(config).teacher_config.num_layers > 1  # the one of the page is there, too
+        return Inputs(dataclasses.replace(TEACHER.inputs, teacher=teacher))
+
     page = (ROOT / 'docs' / 'planted.md').read_text()
     (program,) = re.findall(r'```python\n(.*?)```', page, flags=re.DOTALL)
     names = {}
     small = dataclasses.replace(PLANTED, problems=20, seeds=(0,))
     monkeypatch.setattr(settle_package, 'PlantedProtocol', lambda: small)
+    monkeypatch.setattr('cdjax.studies.Inputs', small_inputs)
     (tmp_path / 'cdjax').symlink_to(ROOT / 'cdjax')
     monkeypatch.chdir(tmp_path)
     exec(compile(program, 'planted.md', 'exec'), names)

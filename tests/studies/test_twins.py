@@ -13,8 +13,8 @@ from cdjax.circuits.circuit import model_hash
 from cdjax.data import build_arithmetic_tokenizer, encode_task, save_tokenizer
 from cdjax.distillation.alignment import Alignment
 from cdjax.errors import InputError
-from cdjax.models import Llama, LlamaConfig, save_huggingface
-from cdjax.parallel.mesh import init_sharded, make_mesh
+from cdjax.models import LlamaConfig, save_huggingface
+from cdjax.parallel.mesh import make_mesh
 from cdjax.planted.ground_truth import GroundTruth
 from cdjax.planted.plan import PlanConfig, draw_plan
 from cdjax.report.twins import twins_table
@@ -49,23 +49,22 @@ def plant(folder, task, seed):
     shape = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
-        intermediate_size=32,
-        num_layers=2,
+        intermediate_size=128,
+        num_layers=1,
         num_heads=4,
         num_kv_heads=2,
         head_dim=4,
         max_length=64,
     )
-    mesh = toy.one_device()
-    model = init_sharded(lambda key: Llama(shape, key, init_std=0.5), jax.random.key(seed), mesh)
+    model = toy.random_model(shape, seed)
     save_huggingface(model, folder / 'model', tokenizer_from=folder / 'tokenizer')
     data = encode_task(task, tokenizer)
-    plan = draw_plan(PlanConfig(2, 4, seed), 2, 2, 32)
+    plan = draw_plan(PlanConfig(2, 4, seed), 2, 1, 128)
     GroundTruth(
         plan.shared,
         plan.specific,
         plan.circuits,
-        np.ones((2, 32), bool),
+        np.ones((1, 128), bool),
         data.labels['table'],
         {'model': model_hash(model), 'data': data.hash},
     ).save(folder / 'model')
@@ -101,7 +100,7 @@ def test_students_of_both_teachers_are_asked_beyond_the_share(study, monkeypatch
     assert set(found['tables']) == {'lookup_second-0', 'lookup_third-0'}
     for name, table in found['tables'].items():
         assert len(table['runs']) == 3 * 2
-        assert np.sum(table['necessary']) == 2 * 2 * 6
+        assert np.sum(table['necessary']) == 2 * 6
         content = read_json(workdir / 'results' / f'{name}.json')
         assert disagreements('results/TASK-TEACHER.json', content) == []
         assert not (workdir / 'tables' / name / 'circuits').exists(), 'nothing is searched for'
