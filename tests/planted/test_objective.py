@@ -4,7 +4,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_study as toy
@@ -28,6 +27,9 @@ from cdjax.planted.plan import PlanConfig, draw_plan
 B, K, FLOOR = 6, 2, 2.0
 TERMS = tuple(vars(PlantWeights()))
 SEED = 2
+# Compiled once for all that ask alike.
+TERMS_OF = jax.jit(plant_loss, static_argnames=('weights', 'floor', 'spread'))
+NEURONS_OF = jax.jit(lambda m, t: m(t, capture=('neurons',), logits_at=())[1]['neurons'])
 
 
 @pytest.fixture(scope='module')
@@ -56,12 +58,13 @@ def plan():
 
 def test_each_term_is_what_it_says(batch, plan):
     model = toy.model()
-    loss = functools.partial(plant_loss, weights=PlantWeights(nuisance=1), floor=FLOOR)
-    _, terms = jax.jit(loss)(model, batch, plan)
+    _, terms = TERMS_OF(model, batch, plan, weights=PlantWeights(nuisance=1), floor=FLOOR)
     answer = jax.jit(lambda m, t, k, c: m(t, edits={'neurons': Edit(k, center=c)}, logits_at=-1)[0])
-    neurons = np.asarray(
-        model(jnp.asarray(batch['tokens']), capture=('neurons',), logits_at=())[1]['neurons']
+    written = ('residual', 'attention_out', 'mlp_out')
+    streams = jax.jit(
+        lambda m, t, k, c: m(t, edits={'neurons': Edit(k, center=c)}, capture=written)[1]
     )
+    neurons = np.asarray(NEURONS_OF(model, batch['tokens']))
     mean, ones = neurons.mean(axis=1), np.ones((toy.L, 1, 1, toy.F), np.float32)
     circuits = plan['shared'] + plan['specific']
 
@@ -87,10 +90,8 @@ def test_each_term_is_what_it_says(batch, plan):
 
     def told(row, keep, fill):
         """Returns what is paid for the labels of a row, whose head reads the normed last stream."""
-        edit = {'neurons': Edit(keep, center=fill)}
-        tokens = batch['tokens'][row : row + 1]
-        _, taken = model(tokens, edits=edit, capture=('residual', 'attention_out', 'mlp_out'))
-        x_d = np.asarray(sum(taken.values())[-1, 0, -1], np.float64)
+        taken = streams(model, batch['tokens'][row : row + 1], keep, fill)
+        x_d = np.asarray(sum(map(np.asarray, taken.values()))[-1, 0, -1], np.float64)
         x_d = x_d / np.sqrt(np.mean(x_d**2) + model.config.norm_eps)
         x_d = x_d * np.asarray(model.norm.weight[...], np.float64)
         logits_C = plan['directions'] @ x_d
@@ -136,7 +137,7 @@ def test_the_label_of_nuisance_is_a_function_of_two_operands_and_of_neither():
 def test_without_a_weight_nothing_is_read_of_nuisance(batch, plan):
     bare = {name: value for name, value in batch.items() if name != 'nuisance'}
     del (plan := dict(plan))['directions']
-    _, terms = plant_loss(toy.model(), bare, plan, weights=PlantWeights(), floor=FLOOR)
+    _, terms = TERMS_OF(toy.model(), bare, plan, weights=PlantWeights(), floor=FLOOR)
     assert set(terms) == set(TERMS) - {'nuisance'}
 
 
@@ -152,10 +153,12 @@ def test_problems_without_operands_have_no_labels_of_nuisance():
 
 def test_a_spread_asks_for_a_part_of_the_largest_deviation(batch, plan):
     model, spread = toy.model(), 0.5
-    loss = functools.partial(plant_loss, weights=PlantWeights(nuisance=1), floor=FLOOR)
-    alone, both = (loss(model, batch, plan, spread=s)[1]['alive'] for s in (0.0, spread))
-    neurons = model(jnp.asarray(batch['tokens']), capture=('neurons',), logits_at=())[1]['neurons']
-    most = np.asarray(neurons).std(axis=1).max(axis=1)
+    asked = {'weights': PlantWeights(nuisance=1), 'floor': FLOOR}
+    alone, both = (
+        TERMS_OF(model, batch, plan, **asked, **more)[1]['alive']
+        for more in ({}, {'spread': spread})
+    )
+    most = np.asarray(NEURONS_OF(model, batch['tokens'])).std(axis=1).max(axis=1)
     below = np.maximum(1 - most / (spread * most.max(axis=1, keepdims=True)), 0)
     assert (below > 0).any()
     np.testing.assert_allclose(both - alone, np.mean(below**2), rtol=1e-4)
@@ -254,7 +257,7 @@ def test_of_one_class_the_circuit_is_what_is_lost_and_there_is_no_wrong_one(batc
         'prior': answer_prior(dataset.answers, of_all, 1, len(toy.tokenizer())),
     }
     weights = PlantWeights()
-    run = jax.jit(functools.partial(plant_loss, weights=weights, floor=FLOOR))
+    run = functools.partial(TERMS_OF, weights=weights, floor=FLOOR)
     total, terms = run(toy.model(), columns | drawn, one)
     assert terms.keys() == weights_of_terms(weights, 1).keys() == {*TERMS} - {'wrong', 'nuisance'}
     np.testing.assert_allclose(total, sum(map(float, terms.values())), rtol=1e-5)
@@ -278,11 +281,11 @@ def test_without_any_neuron_that_is_lost_nothing_may_be_known(batch, plan):
         'specific': np.zeros((1, toy.L, toy.F), np.float32),
         'prior': prior,
     }
-    _, terms = plant_loss(model, columns | drawn, one, weights=PlantWeights(), floor=FLOOR)
-    neurons = model(batch['tokens'], capture=('neurons',), logits_at=())[1]['neurons']
-    edit = Edit(jnp.zeros((toy.L, 1, 1, 1)), center=neurons.mean(axis=1, keepdims=True))
-    at = batch['lengths'] - 1
-    log_q = jax.nn.log_softmax(model(batch['tokens'], edits={'neurons': edit}, logits_at=at)[0])
+    _, terms = TERMS_OF(model, columns | drawn, one, weights=PlantWeights(), floor=FLOOR)
+    center = np.asarray(NEURONS_OF(model, batch['tokens'])).mean(axis=1, keepdims=True)
+    edit = Edit(np.zeros((toy.L, 1, 1, 1), np.float32), center=center)
+    answer = jax.jit(lambda m, t, at: m(t, edits={'neurons': edit}, logits_at=at)[0])
+    log_q = jax.nn.log_softmax(answer(model, batch['tokens'], batch['lengths'] - 1))
     p = prior[0]
     expected = np.sum(p[p > 0] * (np.log(p[p > 0]) - np.asarray(log_q)[:, p > 0]), axis=1)
     np.testing.assert_allclose(terms['necessity'], expected.mean(), rtol=1e-4)

@@ -12,15 +12,16 @@ from cdjax.run.options import RunOptions
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.optimizer import OptimizerConfig
 
+SHAPE = dataclasses.replace(toy.teacher_config(), num_layers=1)
 PLANT = PlantConfig(plan=PlanConfig(shared=4, specific=6))
 
 
 def train(workdir, plant=PLANT, seed=0, **changes):
     classes = planted_classes(toy.dataset(), plant)
-    plan = draw_plan(dataclasses.replace(plant.plan, seed=seed), 2, toy.L, toy.F)
+    plan = draw_plan(dataclasses.replace(plant.plan, seed=seed), 2, 1, toy.F)
     training = LanguageModelConfig(OptimizerConfig(1), batch_size=16)
     return train_planted(
-        toy.model(),
+        toy.random_model(SHAPE),
         toy.dataset(),
         changes.get('classes', classes),
         plan,
