@@ -138,7 +138,7 @@ def test_the_store_of_another_claims_no_folder(checkpoints, tmp_path):
     store = tmp_path / 'store'
 
     def asking(arm, teacher='teacher', **changes):
-        chosen = config(checkpoints, circuits=teacher, arm=arm)
+        chosen = config(checkpoints, circuits=teacher, student='student', arm=arm)
         inputs = dataclasses.replace(chosen.inputs, teacher=str(checkpoints / teacher))
         how = dataclasses.replace(chosen.distillation, teacher_store=str(store), **changes)
         return dataclasses.replace(chosen, inputs=inputs, distillation=how)

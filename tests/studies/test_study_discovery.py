@@ -1,6 +1,7 @@
 """Circuits for classes that are fixed before the search, by a scheme of the registry."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -28,11 +29,16 @@ SEARCH = DiscoveryConfig(
 )
 
 
+@functools.cache
+def model():
+    return toy.random_model(dataclasses.replace(toy.teacher_config(), num_layers=1))
+
+
 @pytest.fixture(scope='module')
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp('models')
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
-    save_huggingface(toy.model(), folder / 'teacher', tokenizer_from=folder / 'tokenizer')
+    save_huggingface(model(), folder / 'teacher', tokenizer_from=folder / 'tokenizer')
     return InputsConfig(toy.TASK, share=0.5, test=0.25, teacher=str(folder / 'teacher'))
 
 
@@ -59,7 +65,7 @@ def test_classes_of_a_scheme_are_those_of_the_circuits(inputs, tmp_path):
     context = Context(circuit.fill, mesh=toy.one_device())
     one = np.zeros(len(rows), np.int32)
     (attributed,) = ATP.scores(
-        toy.model(), toy.dataset()[rows], np.arange(len(rows)), one, context=context
+        model(), toy.dataset()[rows], np.arange(len(rows)), one, context=context
     )
     expected = rank_correlation(circuit.scores, attributed, np.ones_like(attributed, bool))
     assert checked['rank'] == pytest.approx(expected, abs=1e-3)
@@ -114,7 +120,7 @@ def test_a_search_starts_from_the_ranking_of_a_method(inputs, tmp_path, monkeypa
     rows = toy.rows().train
     context = Context(circuit.fill, mesh=toy.one_device())
     one = np.zeros(len(toy.dataset()), np.int32)
-    expected = ATP.scores(toy.model(), toy.dataset(), rows, one, context=context)
+    expected = ATP.scores(model(), toy.dataset(), rows, one, context=context)
     np.testing.assert_allclose(started[0], expected, rtol=1e-5)
     # Two steps do not bring the first neurons of all to the end.
     first = np.argsort(-expected, axis=None)[: circuit.size // 4]
@@ -135,7 +141,7 @@ def test_a_scheme_that_asks_the_model_gets_its_attributions(inputs, tmp_path, mo
     scheme = dataclasses.replace(CLASSES['em'], assign=found)
     monkeypatch.setitem(CLASSES._entries, 'em', scheme)
     circuit = run(inputs, tmp_path / 'run', 'em')
-    assert (asked['K'], asked['fill']) == (3, (toy.L, toy.T, toy.F))
+    assert (asked['K'], asked['fill']) == (3, (1, toy.T, toy.F))
     np.testing.assert_array_equal(asked['rows'], toy.rows().train)
     np.testing.assert_array_equal(circuit.assignments, np.arange(len(toy.dataset())) % 2)
 

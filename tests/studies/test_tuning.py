@@ -83,7 +83,8 @@ def test_selective_circuits_have_to_work():
 def test_settings_are_searched_and_told(tmp_path, monkeypatch):
     asked = toy.hire_workers(monkeypatch, tuning)
     save_tokenizer(toy.tokenizer(), tmp_path / 'tokenizer')
-    save_huggingface(toy.model(), tmp_path / 'teacher', tokenizer_from=tmp_path / 'tokenizer')
+    model = toy.random_model(dataclasses.replace(toy.teacher_config(), num_layers=1))
+    save_huggingface(model, tmp_path / 'teacher', tokenizer_from=tmp_path / 'tokenizer')
     inputs = InputsConfig(toy.TASK, share=0.5, test=0.25, teacher=str(tmp_path / 'teacher'))
     one = dataclasses.replace(SEARCH, num_classes=1)
     config = tuning.TuningConfig(
