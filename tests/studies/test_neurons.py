@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy_study as toy
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.losses import linear_cka
 from cdjax.losses.cka import u_center
 from cdjax.losses.numerics import center
-from cdjax.models import Edit, Llama, LlamaConfig
+from cdjax.models import Edit, LlamaConfig
 from cdjax.studies.layer_similarity import layer_cka
 from cdjax.studies.neurons import bins_of, choose_neurons, direct_effects, read_operands
 from cdjax.studies.problems import what_is_shared
@@ -59,19 +60,18 @@ def test_the_direct_effect_is_that_of_a_unit_on_the_last_residual(tied):
         vocab_size=11, hidden_size=8, intermediate_size=6, num_layers=2, num_heads=2,
         num_kv_heads=1, head_dim=4, tie_embeddings=tied,
     )  # fmt: skip
-    model = Llama(config, jax.random.key(0), init_std=0.3)
+    model = toy.random_model(config)
     at, answers = np.array([[1, 4]]), np.array([3, 5, 9])
-    mesh = jax.make_mesh((1, 1), ('fsdp', 'tensor'), devices=jax.devices()[:1])
-    found = direct_effects(types.SimpleNamespace(teacher=model, mesh=mesh), at, answers)
+    found = direct_effects(types.SimpleNamespace(teacher=model, mesh=toy.one_device()), at, answers)
     # In the last layer the only path is the direct one: hold the last norm's scale, by its limit.
-    tokens = jnp.array([[1, 2, 3]])
-    logits = lambda shift: model(
-        tokens,
-        edits={'neurons': Edit(shift=jnp.zeros((2, 1, 1, 6)).at[1, :, :, 4].set(shift))},
-        logits_at=-1,
-    )[0][0, answers]
-    large = 1e4  # the norm divides by the size of the residual, which is then the neuron's alone
-    grown = np.asarray(logits(large) - logits(-large))
+    tokens, of_unit = np.array([[1, 2, 3]]), np.zeros((2, 1, 1, 6), np.float32)
+    of_unit[1, :, :, 4] = 1e4  # the norm divides by the residual, which is then the neuron's alone
+
+    @jax.jit
+    def logits(model, shift):
+        return model(tokens, edits={'neurons': Edit(shift=shift)}, logits_at=-1)[0][0, answers]
+
+    grown = np.asarray(logits(model, of_unit)) - np.asarray(logits(model, -of_unit))
     grown = grown - grown.mean()
     np.testing.assert_allclose(
         grown / np.abs(grown).max(), found[0] / np.abs(found[0]).max(), atol=2e-3
@@ -83,10 +83,15 @@ def test_layers_are_compared_by_debiased_cka():
     layers = [rng.normal(size=(20, 5)).astype(np.float32) for _ in range(3)]
     layers[2] = 3 * layers[0] @ np.linalg.qr(rng.normal(size=(5, 5)))[0].astype(np.float32)
     ones = jnp.ones(20)
-    centred = [center(jnp.asarray(x), ones) for x in layers]
-    grams = jnp.stack([u_center(x @ x.T, ones) for x in centred])
+
+    @jax.jit
+    def grams_of(layers):
+        centred = [center(x, ones) for x in layers]
+        return jnp.stack([u_center(x @ x.T, ones) for x in centred])
+
+    grams, cka = grams_of(layers), jax.jit(linear_cka)
     found = np.array(layer_cka(grams[:2], grams))
-    expected = [[linear_cka(x, y) for y in layers] for x in layers[:2]]
+    expected = [[cka(x, y) for y in layers] for x in layers[:2]]
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert found[0, 2] == pytest.approx(1, abs=1e-4)
 

@@ -1,5 +1,6 @@
 """A teacher of our own: from nothing, or fine-tuned from a checkpoint."""
 
+import dataclasses
 import json
 
 import jax
@@ -32,7 +33,8 @@ def checkpoint(tmp_path_factory):
     """A checkpoint in bfloat16."""
     folder = tmp_path_factory.mktemp('checkpoint')
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
-    model = jax.tree.map(lambda x: x.astype(jnp.bfloat16), toy.model())
+    shape = dataclasses.replace(toy.teacher_config(), num_layers=1)
+    model = jax.tree.map(lambda x: x.astype(jnp.bfloat16), toy.random_model(shape))
     save_huggingface(model, folder / 'model', tokenizer_from=folder / 'tokenizer')
     return folder / 'model'
 
