@@ -126,6 +126,7 @@ def _rows_under_each(site: str):
 
 def _for_each(count: jax.Array, scores):
     """Returns `scores(m)` of the first sets of `_AT_ONCE`, a pytree of `[B, M, ...]`; 0 beyond."""
+    scores = jax.jit(scores, inline=True)  # their shapes and their program are of one trace
 
     def add(m, found):
         return jax.tree.map(lambda all_BxM, one_B: all_BxM.at[:, m].set(one_B), found, scores(m))

@@ -65,11 +65,11 @@ SMALL = ('--operands=2', '--high=9')
 SEARCH = (
     '--num_classes=1',
     '--discovery_steps=2',
-    '--discovery_batch_size=16',
+    '--discovery_batch_size=32',
     '--smallest_size=.05',
 )
 ANY_MODEL = ('--least_accuracy=0', '--nocheck_gradients')
-MEASURE = ('--evaluate_problems=20', '--noareas', '--sizes=.2', '--methods=mean_activation')
+MEASURE = ('--evaluate_problems=32', '--noareas', '--sizes=.2', '--methods=mean_activation')
 TRAINING = ('--steps=2', '--batch_size=8', '--evaluate_every=2')
 # Other arms, and circuits of students: tests/studies/test_pipeline.py.
 STUDENTS = (*TRAINING, '--arms=kd', '--rediscover=', '--seeds=0')
@@ -80,11 +80,11 @@ SHRUNK = {
     'train_teacher': (TRAINING[0], '--batch_size=32', '--evaluate_every=2', ANY_MODEL[1]),
     'pipeline': (*SEARCH, *ANY_MODEL, *MEASURE, *STUDENTS),
     'compare_arms': (
-        *(*SEARCH, *ANY_MODEL, *TRAINING, '--arm_problems=20'),
+        *(*SEARCH, *ANY_MODEL, *TRAINING, '--arm_problems=32'),
         *('--arms=kd,circuits,random_equal', '--seeds=0,1'),
         *('--learning_rate=2e-3', '--weight_decay=1', '--warmup_steps=0'),  # one program
     ),
-    'accuracy': ('--answer_end=', '--shot_counts=0', '--max_problems=20'),
+    'accuracy': ('--answer_end=', '--shot_counts=0', '--max_problems=32'),
     'plan': (),
     'convert': (),
     'compare': (),
@@ -102,8 +102,8 @@ OWN = {
     'recipes/arms_mechanism': PAIR,
     '--workdir=runs/arms_weight_1': PAIR,
     'recipes/arms_weights': (*PAIR, '--weight_grid=.1,1'),
-    'recipes/arms_planted': ('--arms=circuits,random_equal,fitnets', '--seeds=0'),
-    'recipes/arms_problems.flags': ('--training_problems=46,92', '--arms=kd,circuits', '--seeds=0'),
+    'recipes/arms_planted': (*PAIR, '--arms=circuits,random_equal,fitnets'),
+    'recipes/arms_problems.flags': (*PAIR, '--training_problems=46,92', '--arms=kd,circuits'),
     'recipes/arms_problems_embedded': ('--training_problems=25', '--arms=kd,all', '--seeds=0'),
     'recipes/arms_range.flags': ('--arms=kd,circuits', '--share_high=7,9'),
     'recipes/arms_range_factorial': ('--arms=kd,one_circuit', '--seeds=0', '--share_high=7,9'),
@@ -201,7 +201,7 @@ def outcomes(tmp_path_factory):
     folder, streams = (tmp_path_factory.mktemp(name) for name in ('checkout', 'streams'))
     for name in ('cdjax', 'experiments'):
         os.symlink(ROOT / name, folder / name)
-    lines = [{'prompt': f'{a}+{b}=', 'answer': str(a + b)} for a in range(12) for b in range(a)]
+    lines = [{'prompt': f'{a}+{b}=', 'answer': str(a + b)} for a in range(18) for b in range(a)]
     (folder / 'my_problems.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     run = {}
     for page, words in sorted(told(), key=lambda page_and_words: page_and_words[1][0] == 'report'):
