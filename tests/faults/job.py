@@ -1,14 +1,17 @@
 """One process of a training that the fault campaign kills: `python tests/faults/job.py --help`."""
 
+import functools
 import sys
+from pathlib import Path
 
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum('job', None, ['tiny', 'discovery', 'distillation', 'stages'], 'What to do.')
-flags.DEFINE_string('workdir', None, 'Where.')
+flags.DEFINE_list('job', None, 'What to do: tiny, discovery, distillation or stages, or several.')
+flags.DEFINE_string('workdir', None, 'Where; several jobs in folders of their names.')
 flags.DEFINE_integer('devices', 2, 'Simulated devices of this process.')
 flags.DEFINE_integer('tensor', 1, 'Devices over which neurons are split.')
+flags.DEFINE_integer('layers', 2, 'Layers of teacher and student.')
 flags.DEFINE_integer('steps', 120, 'Steps.')
 flags.DEFINE_integer('checkpoint_every', 8, 'Steps between checkpoints.')
 flags.DEFINE_bool('quick', False, 'Compile in half the time what then runs slower.')
@@ -21,7 +24,7 @@ flags.mark_flags_as_required(['job', 'workdir'])
 PREEMPTED = 75
 
 
-def tiny(mesh):
+def tiny(mesh, workdir):
     """A linear map learned under noise: a step depends on batch, step, key and moments."""
     import jax
     import jax.numpy as jnp
@@ -64,11 +67,12 @@ def tiny(mesh):
         steps=FLAGS.steps,
         mesh=mesh,
         description='tiny',
-        workdir=FLAGS.workdir,
+        workdir=workdir,
         options=RunOptions(checkpoint_every=FLAGS.checkpoint_every),
     )
 
 
+@functools.cache
 def teacher_and_problems(mesh):
     """A small random teacher, and the sums of two numbers below 8."""
     import jax
@@ -83,7 +87,7 @@ def teacher_and_problems(mesh):
         vocab_size=len(tokenizer),
         hidden_size=16,
         intermediate_size=32,
-        num_layers=2,
+        num_layers=FLAGS.layers,
         num_heads=2,
         num_kv_heads=1,
         head_dim=8,
@@ -92,7 +96,7 @@ def teacher_and_problems(mesh):
     return init_sharded(lambda key: Llama(config, key), jax.random.key(1), mesh), problems
 
 
-def discovery(mesh):
+def discovery(mesh, workdir):
     """Stage 1 on a random teacher."""
     import numpy as np
 
@@ -114,12 +118,12 @@ def discovery(mesh):
             least_accuracy=0.0,
         ),
         mesh=mesh,
-        workdir=FLAGS.workdir,
+        workdir=workdir,
         options=RunOptions(checkpoint_every=FLAGS.checkpoint_every, check_gradients=False),
     )
 
 
-def distillation(mesh):
+def distillation(mesh, workdir):
     """Stage 2 from nothing, with circuits of two classes at random."""
     import dataclasses
 
@@ -140,16 +144,16 @@ def distillation(mesh):
         DistillationConfig(OptimizerConfig(FLAGS.steps, 1e-2, weight_decay=0.0), batch_size=32),
         mesh=mesh,
         alignment=Alignment(
-            pairs=((0, 0), (1, 1)),
+            pairs=tuple((layer, layer) for layer in range(FLAGS.layers)),
             classes=rng.integers(0, 2, len(problems)),
-            teacher_masks=rng.random((2, 2, 32)) < 0.5,
+            teacher_masks=rng.random((2, FLAGS.layers, 32)) < 0.5,
         ),
-        workdir=FLAGS.workdir,
+        workdir=workdir,
         options=RunOptions(checkpoint_every=FLAGS.checkpoint_every, check_gradients=False),
     )
 
 
-def stages(_):
+def stages(_, workdir):
     """Stages of a study between which nothing trains; only process 0 sees their results."""
     import time
 
@@ -159,7 +163,7 @@ def stages(_):
     from cdjax.run.results import stored
 
     process = jax.process_index()
-    folder = epath.Path(FLAGS.workdir) / ('results' if process == 0 else 'not yet visible')
+    folder = epath.Path(workdir) / ('results' if process == 0 else 'not yet visible')
 
     def compute(stage):
         time.sleep(0.05)
@@ -168,6 +172,9 @@ def stages(_):
     for stage in range(FLAGS.steps):
         found = stored(folder / f'{stage}.json', lambda stage=stage: compute(stage))
         assert found == {'stage': stage, 'by': 0}, found
+
+
+JOBS = {'tiny': tiny, 'discovery': discovery, 'distillation': distillation, 'stages': stages}
 
 
 def main(_):
@@ -189,8 +196,8 @@ def main(_):
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     mesh = make_mesh(tensor=FLAGS.tensor)
     try:
-        jobs = {'tiny': tiny, 'discovery': discovery, 'distillation': distillation}
-        (jobs | {'stages': stages})[FLAGS.job](mesh)
+        for name in FLAGS.job:
+            JOBS[name](mesh, Path(FLAGS.workdir) / (name if len(FLAGS.job) > 1 else ''))
     except Preempted as stopped:
         print(stopped, file=sys.stderr)
         return PREEMPTED
