@@ -1,5 +1,6 @@
 """Launchers as a user starts them, many of them."""
 
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,11 +47,9 @@ def run_launchers(
     for name, (launcher, *flags) in commands.items():
         if len(running) == at_once:
             wait()
-        config = {'jax_dump_ir_to': str(streams / f'{name}.programs')} if programs else {}
+        places = {'cwd': cwd, 'path': path}
         running[name] = Fork(
-            **_program(name, launcher, flags, streams, cwd=cwd, seconds=seconds),
-            path=path,
-            config=config,
+            **_program(name, launcher, flags, streams, programs, seconds=seconds, **places)
         )
     while running:
         wait()
@@ -62,25 +61,28 @@ def run_in_turn(
     streams: Path,
     *,
     seconds: int = 240,
+    programs: bool = False,
     cwd: Path = ROOT,
 ) -> dict[str, Outcome]:
     """Runs the same commands one after another in one process, and in a new one behind a crash.
 
     What launchers of their own process do is tested beside: this is for many commands, which share
-    what they compile. Arguments as of `run_launchers`.
+    what they compile. Arguments as of `run_launchers`; of `programs`, those that were not handed
+    over before.
     """
-    programs = [
-        _program(name, launcher, flags, streams, cwd=cwd, seconds=seconds)
+    in_turn = [
+        _program(name, launcher, flags, streams, programs, cwd=cwd, seconds=seconds)
         for name, (launcher, *flags) in commands.items()
     ]
-    (streams / 'ended').mkdir()
-    statuses = forks.run_in_turn(programs, streams / 'ended')
+    statuses = forks.run_in_turn(in_turn, Path(tempfile.mkdtemp(prefix='ended', dir=streams)))
     return _outcomes(dict(zip(commands, statuses, strict=True)), streams)
 
 
-def _program(name, launcher, flags, streams, **more):
+def _program(name, launcher, flags, streams, programs, **more):
     places = {stream: streams / f'{name}.{stream}' for stream in ('out', 'err')}
-    return {'program': f'experiments.{launcher}', 'arguments': flags, **places, **more}
+    config = {'jax_dump_ir_to': str(streams / f'{name}.programs')} if programs else {}
+    what = {'program': f'experiments.{launcher}', 'arguments': flags, 'config': config}
+    return {**what, **places, **more}
 
 
 def _outcomes(statuses, streams):

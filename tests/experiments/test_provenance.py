@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 import toy_study as toy
 from artefacts import disagreements
-from launchers import Outcome, run_launchers
+from launchers import Outcome, run_in_turn
 
 from cdjax.data import save_tokenizer
 from cdjax.models import save_huggingface
@@ -28,11 +28,10 @@ DISTIL = ('--arm=circuits', '--steps=2', '--batch_size=16', '--evaluate_every=2'
 
 
 class Runs(NamedTuple):
-    """A folder, what was run first in it, what then on top of that, and what they computed."""
+    """A folder, how what was run in it has ended, and what it computed."""
 
     folder: Path
-    done: dict[str, Outcome]
-    then: dict[str, Outcome]
+    ended: dict[str, Outcome]
     programs: Path
 
 
@@ -45,7 +44,7 @@ def outcomes(tmp_path_factory):
         save_huggingface(model, folder / name, tokenizer_from=folder / 'tokenizer')
     common = [f'--teacher={folder}/teacher', *TASK]
     circuits = f'--circuits={folder}/first/circuits/teacher.safetensors'
-    student = f'--student={folder}/student/student'
+    student = f'--student={folder}/distill/student'
     lines = [
         {'prompt': f'{a}+{b}=', 'answer': a + b, 'counterfactual': f'{b}+{(a + 1) % 9}='}
         for a in range(9)
@@ -54,38 +53,35 @@ def outcomes(tmp_path_factory):
     task = folder / 'task.jsonl'
     task.write_text('\n'.join(map(json.dumps, lines)))
     on_file = [common[0], TASK[-1], f'--task_file={task}']
-    first = {
-        'first': ['discover', f'--workdir={folder}/first', *common, *STEPS],
-        'on_file': ['discover', f'--workdir={folder}/on_file', *on_file, *STEPS],
-        'student': ['distill', f'--workdir={folder}/student', *common, '--arm=kd', *DISTIL[1:]],
-        'trained': ['train_teacher', f'--workdir={folder}/trained', *TASK, *TINY, *DISTIL[1:]],
-    }
-    done = run_launchers(first, streams, at_once=2, programs=True)
-    shutil.copytree(folder / 'on_file', folder / 'on_file_before')
-    lines[5]['counterfactual'] = '0+0='
-    task.write_text('\n'.join(map(json.dumps, lines)))
+    search_of_file = ['discover', f'--workdir={folder}/on_file', *on_file, *STEPS]
+    trained = ['train_teacher', f'--workdir={folder}/trained', *TASK, *TINY, *DISTIL[1:]]
     evaluate = ['evaluate', circuits, '--sizes=.1', '--evaluate_problems=20']
     distill = ['distill', *DISTIL, circuits]
     other_split = [*common, '--split_seed=1']
     of_file = f'--circuits={folder}/on_file/circuits/teacher.safetensors'
-    second = {
+    commands = {
+        'first': ['discover', f'--workdir={folder}/first', *common, *STEPS],
+        'on_file': search_of_file,
+        'trained': trained,
         'evaluate': [*evaluate, *common],
+        'distill': [*distill, *common, f'--workdir={folder}/distill'],
         'evaluate_dry': [*evaluate, *common, f'--output={folder}/new', '--dry_run'],
         'evaluate_split': [*evaluate, *other_split],
         'evaluate_test': [*evaluate, *common, '--test=0.5'],
         'evaluate_task': [*evaluate, *common, '--high=8'],
         'evaluate_model': [*evaluate, *common, f'--teacher={folder}/other'],
-        'evaluate_file': ['evaluate', of_file, *on_file],
-        'distill': [*distill, *common, f'--workdir={folder}/distill'],
         'distill_split': [*distill, *other_split, f'--workdir={folder}/new'],
         'distill_model': [*distill, *common, f'--teacher={folder}/other', f'--workdir={folder}/x'],
         'student_split': [*distill, *other_split, student, f'--workdir={folder}/new'],
         'weak': ['discover', f'--workdir={folder}/new', *common, *STEPS[:3], STEPS[-1]],
-        'other_output': [*first['trained'], f'--output={folder}/other'],
-        'discover_file': ['discover', f'--workdir={folder}/on_file', *on_file, *STEPS],
+        'other_output': [*trained, f'--output={folder}/other'],
     }
-    then = run_launchers(second, streams, at_once=2, programs=True)
-    return Runs(folder, done, then, streams)
+    ended = run_in_turn(commands, streams, programs=True)
+    shutil.copytree(folder / 'on_file', folder / 'on_file_before')
+    lines[5]['counterfactual'] = '0+0='
+    task.write_text('\n'.join(map(json.dumps, lines)))
+    changed = {'evaluate_file': ['evaluate', of_file, *on_file], 'discover_file': search_of_file}
+    return Runs(folder, ended | run_in_turn(changed, streams), streams)
 
 
 def refused(outcome, *words):
@@ -98,14 +94,13 @@ def refused(outcome, *words):
 
 
 def test_the_same_flags_go_on(outcomes):
-    _, done, then, _ = outcomes
-    for outcome in (*done.values(), then['evaluate'], then['distill']):
-        assert outcome.code == 0, outcome.err
+    for name in ('first', 'on_file', 'trained', 'evaluate', 'distill'):
+        assert outcomes.ended[name].code == 0, outcomes.ended[name].err
 
 
 def test_an_evaluation_says_what_it_will_measure(outcomes):
     """With --dry_run that is all; `new` is looked for below."""
-    done, dry = outcomes.then['evaluate'].out, outcomes.then['evaluate_dry']
+    done, dry = outcomes.ended['evaluate'].out, outcomes.ended['evaluate_dry']
     assert (dry.code, dry.err) == (0, '')
     first, *others = dry.out.splitlines()
     line, _, output = first.partition('; to ')
@@ -119,19 +114,19 @@ def test_an_evaluation_says_what_it_will_measure(outcomes):
 def test_circuits_are_not_measured_on_what_they_were_learned_from(outcomes, name):
     words = ['another split', 'give the split flags']
     seeds = ['split_seed=0 there', 'split_seed=1 here'] if 'split' in name else ['test=0.5 here']
-    refused(outcomes[2][name], 'teacher.safetensors comes from', *words, *seeds)
+    refused(outcomes.ended[name], 'teacher.safetensors comes from', *words, *seeds)
 
 
 def test_circuits_of_other_problems_and_models_are_refused(outcomes):
-    refused(outcomes[2]['evaluate_task'], 'comes from other problems', 'give the task flags')
+    refused(outcomes.ended['evaluate_task'], 'comes from other problems', 'give the task flags')
     for name in ('evaluate_model', 'distill_model'):
-        refused(outcomes[2][name], 'comes from another model', 'name the checkpoint')
+        refused(outcomes.ended[name], 'comes from another model', 'name the checkpoint')
 
 
 def test_changed_counterfactuals_are_other_problems(outcomes):
-    folder, _, then, _ = outcomes
-    refused(then['evaluate_file'], 'comes from other problems', 'the unchanged task file')
-    refused(then['discover_file'], 'holds another run', 'inputs.data is')
+    folder, ended, _ = outcomes
+    refused(ended['evaluate_file'], 'comes from other problems', 'the unchanged task file')
+    refused(ended['discover_file'], 'holds another run', 'inputs.data is')
     for path in (folder / 'on_file_before').rglob('*'):
         if path.is_file():
             now = folder / 'on_file' / path.relative_to(folder / 'on_file_before')
@@ -139,16 +134,16 @@ def test_changed_counterfactuals_are_other_problems(outcomes):
 
 
 def test_a_student_is_not_measured_on_what_it_was_trained_on(outcomes):
-    refused(outcomes[2]['student_split'], 'was trained on', 'held out here', '--split_seed=0')
+    refused(outcomes.ended['student_split'], 'was trained on', 'held out here', '--split_seed=0')
 
 
 def test_what_the_launchers_write_is_as_its_page_says(outcomes):
-    folder = outcomes[0]
+    folder = outcomes.folder
     for section, file in {
         'config.json': 'first/config.json',
         'circuits/NAME.json': 'first/circuits/teacher.json',
         'NAME.study.json': 'first/circuits/teacher.study.json',
-        'training_data.json': 'student/student/training_data.json',
+        'training_data.json': 'distill/student/training_data.json',
     }.items():
         content = json.loads((folder / file).read_text())
         assert disagreements(section, content) == [], file
@@ -159,19 +154,19 @@ def test_what_the_launchers_write_is_as_its_page_says(outcomes):
 
 def test_a_teacher_that_cannot_do_the_problems_claims_no_folder(outcomes):
     """For the corrected command, with another least_accuracy, would be another run there."""
-    refused(outcomes.then['weak'], 'the teacher answers', 'set least_accuracy=0')
+    refused(outcomes.ended['weak'], 'the teacher answers', 'set least_accuracy=0')
 
 
 def test_a_model_of_another_run_is_not_told_as_this_one(outcomes):
     """What lay there was left alone, and `saved to` named it."""
-    refused(outcomes.then['other_output'], 'holds another run: output is null there')
+    refused(outcomes.ended['other_output'], 'holds another run: output is null there')
 
 
 def test_what_is_refused_claims_no_folder(outcomes):
-    assert not (outcomes[0] / 'new').exists()
+    assert not (outcomes.folder / 'new').exists()
 
 
-@pytest.mark.parametrize('name', ['first', 'student', 'trained', 'evaluate', 'distill'])
+@pytest.mark.parametrize('name', ['first', 'trained', 'evaluate', 'distill'])
 def test_every_product_of_float32_is_one(outcomes, name):
     """A GPU would take TF32 for it, a TPU bfloat16, in training, evaluation and the classes."""
     files = list((outcomes.programs / f'{name}.programs').iterdir())
