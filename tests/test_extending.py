@@ -29,8 +29,7 @@ def folder(tmp_path_factory):
     for name, text in MODULES.items():
         (folder / f'{name}.py').write_text(text)
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
-    model = Llama(toy.teacher_config(), jax.random.key(0), init_std=0.5)
-    save_huggingface(model, folder / 'teacher', tokenizer_from=folder / 'tokenizer')
+    save_huggingface(toy.model(), folder / 'teacher', tokenizer_from=folder / 'tokenizer')
     return folder
 
 
@@ -43,7 +42,8 @@ def finished(folder):
         *(f'--teacher={folder}/teacher', '--least_accuracy=0', '--num_classes=2'),
         *('--discovery_steps=2', '--discovery_batch_size=16', '--sizes_per_step=2'),
         *('--smallest_size=.2', '--density=.25', '--sizes=.25', '--evaluate_problems=16'),
-        *('--steps=2', '--batch_size=16', '--nocheck_gradients', '--compilation_cache='),
+        *('--steps=2', '--batch_size=16', '--rediscover=', '--nocheck_gradients'),
+        '--compilation_cache=',
     ]
     streams = folder / 'streams'
     streams.mkdir()
@@ -104,11 +104,16 @@ def test_the_family_of_the_page_computes_what_it_says(folder, monkeypatch):
     gelu = jax.eval_shape(lambda: family.GeluLlama(toy.teacher_config(), jax.random.key(0)))
     model = jax.tree.unflatten(jax.tree.structure(gelu), jax.tree.leaves(like))
     assert (model.family, like.family) == ('GeluLlama of GeluBlock', 'Llama')
-    # The first layer's neurons, one problem by hand.
     tokens = toy.dataset().tokens[:1]
-    capture = lambda site: model(tokens, capture=(site,), logits_at=())[1][site]
-    x = capture('residual')[0] + capture('attention_out')[0]
-    layer = jax.tree.map(lambda leaf: leaf[0], model.layers)
-    y = layer.mlp_norm(x)
-    expected = jax.nn.gelu(y @ layer.mlp.gate.weight[...]) * (y @ layer.mlp.up.weight[...])
-    np.testing.assert_allclose(capture('neurons')[0], expected, rtol=1e-4, atol=1e-5)
+
+    @jax.jit
+    def found_and_by_hand(model):
+        """Returns the first layer's neurons of one problem."""
+        sites = ('residual', 'attention_out', 'neurons')
+        at = model(tokens, capture=sites, logits_at=())[1]
+        layer = jax.tree.map(lambda leaf: leaf[0], model.layers)
+        y = layer.mlp_norm(at['residual'][0] + at['attention_out'][0])
+        gate, up = y @ layer.mlp.gate.weight[...], y @ layer.mlp.up.weight[...]
+        return at['neurons'][0], jax.nn.gelu(gate) * up
+
+    np.testing.assert_allclose(*found_and_by_hand(model), rtol=1e-4, atol=1e-5)

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 
-import jax
 import pytest
 import toy_pipeline
 import toy_study as toy
@@ -15,7 +14,7 @@ from fake_bucket import fake_bucket
 from cdjax.circuits.circuit import Circuit
 from cdjax.data import batch_indices, save_tokenizer
 from cdjax.errors import InputError
-from cdjax.models import Llama, load_huggingface, save_huggingface
+from cdjax.models import load_huggingface, save_huggingface
 from cdjax.parallel.preemption import Preempted
 from cdjax.report.write import write_report
 from cdjax.run import buckets
@@ -43,7 +42,7 @@ def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp('checkpoints')
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
     shape = dataclasses.replace(toy.teacher_config(), num_layers=1, intermediate_size=16)
-    model = Llama(shape, jax.random.key(0), init_std=0.5)
+    model = toy.random_model(shape)
     save_huggingface(model, folder / 'teacher', tokenizer_from=folder / 'tokenizer')
     return folder / 'teacher'
 
