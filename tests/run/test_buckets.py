@@ -51,6 +51,7 @@ def start(workdir, teacher):
     config = toy_pipeline.make_config(
         teacher,
         study=CircuitStudyConfig(sizes=(0.25, 1.0), areas=False, methods=(), max_problems=30),
+        rediscover=(),
         arms=ArmsConfig(
             DistillationConfig(STEPS, batch_size=32),
             arms=('circuits',),
