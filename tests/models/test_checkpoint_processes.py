@@ -1,9 +1,7 @@
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
+from forks import Fork
 from safetensors.numpy import load_file
 from torch_llama import SMALL, random_torch_llama
 
@@ -21,27 +19,20 @@ def test_two_processes_load_and_save_together(tmp_path):
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     arguments = [str(port), str(tmp_path / 'source'), str(tmp_path / 'target')]
+    said = [tmp_path / f'said-{process}' for process in range(2)]
     processes = [
-        subprocess.Popen(
-            [sys.executable, HERE / 'two_processes.py', str(process), *arguments],
-            env={**os.environ, 'PYTHONPATH': str(HERE.parents[1])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(2)
+        Fork(str(HERE / 'two_processes.py'), [str(process), *arguments], out=log, err=log)
+        for process, log in enumerate(said)
     ]
-    answers = [process.communicate() for process in processes]
-    for process, (_, errors) in zip(processes, answers, strict=True):
-        assert process.returncode == 0, errors
-    assert answers[0][0].count('exists and is not empty') == 2
-    assert answers[1][0].count('process 0 says why') == 2
+    assert [process.wait() for process in processes] == [0, 0], [log.read_text() for log in said]
+    assert said[0].read_text().count('exists and is not empty') == 2
+    assert said[1].read_text().count('process 0 says why') == 2
     theirs = load_file(tmp_path / 'source' / 'model.safetensors')
     files = sorted((tmp_path / 'target').glob('*.safetensors'))
     ours = {name: array for file in files for name, array in load_file(file).items()}
     assert {n: a.tobytes() for n, a in ours.items()} == {n: a.tobytes() for n, a in theirs.items()}
     assert len(files) > 1
-    names = ('source', 'target', 'target-orbax')
+    names = ('source', 'target', 'target-orbax', 'said-0', 'said-1')
     assert not [path for path in tmp_path.iterdir() if path.name not in names]
     save_huggingface(load_orbax(tmp_path / 'target-orbax', mesh=make_mesh()), tmp_path / 'again')
     again = load_file(tmp_path / 'again' / 'model.safetensors')

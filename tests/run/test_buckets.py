@@ -16,7 +16,7 @@ from cdjax.data import batch_indices, save_tokenizer
 from cdjax.errors import InputError
 from cdjax.models import load_huggingface, save_huggingface
 from cdjax.parallel.preemption import Preempted
-from cdjax.report.write import write_report
+from cdjax.report import write
 from cdjax.run import buckets
 from cdjax.run.buckets import check_client, local_folder, outgoing_folder
 from cdjax.run.folder import VERSION
@@ -87,10 +87,19 @@ def test_a_pipeline_in_a_bucket_is_stopped_and_continued(bucket, teacher, monkey
     pipeline = start(workdir, teacher)
     results = pipeline.run()
     assert 0 < asked[stopped_at] < 6, 'it continued'
-    write_report(pipeline.workdir, results)
+    # What a page says has tests of its own: here it is made of what lies in the bucket.
+    made_of = []
+    monkeypatch.setattr(write, 'render', lambda *parts: made_of.append(parts) or '<!doctype html>')
+    write.write_report(pipeline.workdir, results)
 
     there = epath.Path(workdir)
-    assert (there / 'report.html').read_text().startswith('<!doctype html>')
+    assert (there / 'report.html').read_text() == '<!doctype html>'
+    ((shown, config, histories, _),) = made_of
+    assert (shown, config) == (results, json.loads((there / 'config.json').read_text()))
+    assert {name: points[-1]['step'] for name, points in histories.items()} == {
+        'discover/teacher': 6,
+        'distill/nothing-circuits-0': 6,
+    }
     assert json.loads((there / 'results.json').read_text()) == {'version': VERSION, **results}
     log = (there / 'stages/discover/teacher/metrics.jsonl').read_text().splitlines()
     assert json.loads(log[-1])['step'] == 6
