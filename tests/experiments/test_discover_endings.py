@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import toy_study as toy
-from launchers import run_launchers
+from launchers import run_in_turn
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.data import save_tokenizer
@@ -23,13 +23,14 @@ def outcomes(tmp_path_factory):
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
     save_huggingface(toy.model(), folder / 'teacher', tokenizer_from=folder / 'tokenizer')
     problems = ('--operands=2', '--high=9', '--least_accuracy=0', '--discovery_batch_size=24')
+    problems += (f'--num_classes={CLASSES}',)
     sound = ('discover', f'--teacher={folder}/teacher', *problems, '--compilation_cache=')
     ways = {
-        'dead': (f'--num_classes={CLASSES}', '--discovery_steps=2'),
+        'dead': ('--discovery_steps=2', '--nocheck_gradients'),
         'nan': ('--discovery_steps=8', '--checkpoint_every=1', '--discovery_learning_rate=1e38'),
     }
     commands = {name: [*sound, f'--workdir={folder}/{name}', *own] for name, own in ways.items()}
-    return folder, run_launchers(commands, streams, at_once=len(commands))
+    return folder, run_in_turn(commands, streams)
 
 
 def test_classes_that_die_are_named_and_counted(outcomes):
