@@ -22,7 +22,6 @@ def run_launchers(
     *,
     at_once: int,
     seconds: int = 240,
-    programs: bool = False,
     cwd: Path = ROOT,
     path: tuple[Path, ...] = (),
 ) -> dict[str, Outcome]:
@@ -33,7 +32,6 @@ def run_launchers(
         streams: an empty folder for what they write.
         at_once: how many run at a time.
         seconds: after which one that still runs is killed.
-        programs: keep what each hands to XLA, as text, in the folder `NAME.programs` of `streams`.
         cwd: where they run.
         path: folders where they look for modules.
     """
@@ -47,10 +45,8 @@ def run_launchers(
     for name, (launcher, *flags) in commands.items():
         if len(running) == at_once:
             wait()
-        places = {'cwd': cwd, 'path': path}
-        running[name] = Fork(
-            **_program(name, launcher, flags, streams, programs, seconds=seconds, **places)
-        )
+        what = _program(name, launcher, flags, streams, cwd=cwd, seconds=seconds)
+        running[name] = Fork(**what, path=path)
     while running:
         wait()
     return _outcomes(ended, streams)
@@ -67,22 +63,21 @@ def run_in_turn(
     """Runs the same commands one after another in one process, and in a new one behind a crash.
 
     What launchers of their own process do is tested beside: this is for many commands, which share
-    what they compile. Arguments as of `run_launchers`; of `programs`, those that were not handed
-    over before.
+    what they compile. Arguments as of `run_launchers`. With `programs`, `streams` gets a folder
+    `NAME.programs` of what each hands to XLA, as text, and no earlier one has handed over.
     """
+    dump = lambda name: {'jax_dump_ir_to': str(streams / f'{name}.programs')} if programs else {}
     in_turn = [
-        _program(name, launcher, flags, streams, programs, cwd=cwd, seconds=seconds)
+        _program(name, launcher, flags, streams, cwd=cwd, seconds=seconds, config=dump(name))
         for name, (launcher, *flags) in commands.items()
     ]
     statuses = forks.run_in_turn(in_turn, Path(tempfile.mkdtemp(prefix='ended', dir=streams)))
     return _outcomes(dict(zip(commands, statuses, strict=True)), streams)
 
 
-def _program(name, launcher, flags, streams, programs, **more):
+def _program(name, launcher, flags, streams, **more):
     places = {stream: streams / f'{name}.{stream}' for stream in ('out', 'err')}
-    config = {'jax_dump_ir_to': str(streams / f'{name}.programs')} if programs else {}
-    what = {'program': f'experiments.{launcher}', 'arguments': flags, 'config': config}
-    return {**what, **places, **more}
+    return {'program': f'experiments.{launcher}', 'arguments': flags, **places, **more}
 
 
 def _outcomes(statuses, streams):
