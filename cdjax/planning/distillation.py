@@ -257,11 +257,13 @@ class DistillationJob:
                 units = SITES[alignment.site].units(self.teacher)
                 masks = abstract_neurons(mesh, (K, pairs, units))
                 alignment = dataclasses.replace(alignment, teacher_masks=masks)
+        weight = jax.ShapeDtypeStruct((), jnp.float32) if config.weight else None
+        weight = everywhere(weight, mesh)
         kinds = {
             'student': state.params,
             'optimizer': state.opt_state,
             'batch from the store': (batch, alignment),
-            'step, key and memory': (state.step, state.key, state.memory),
+            'step, key, memory and weight': (state.step, state.key, state.memory, weight),
         }
         beside = {}
         if self.keep_teacher:
@@ -271,7 +273,7 @@ class DistillationJob:
         return Program(
             'student step',
             jit_step(make_step(tx, config), state),
-            (state, batch, alignment),
+            (state, batch, alignment, None, weight),
             kinds,
             work,
             beside=beside,

@@ -14,7 +14,7 @@ from cdjax.distillation.arms import KD
 from cdjax.planning.distillation import DistillationJob
 from cdjax.studies.beside_kd import gain_over_kd
 from cdjax.studies.inputs import Inputs
-from cdjax.training.distillation import DistillationConfig
+from cdjax.training.distillation import DistillationConfig, alike
 
 
 def step_flops(
@@ -53,7 +53,7 @@ def step_flops(
         inputs.teacher_config,
         inputs.dataset.tokens.shape[1],
         len(inputs.split.share),
-        config,
+        alike(config),
         alignment,
         teacher_dtype=inputs.teacher_dtype,
         keep_start=pretrained,

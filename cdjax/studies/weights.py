@@ -56,10 +56,7 @@ def check_weights(inputs: Inputs, config: ArmsConfig) -> None:
 
 
 def students_tried(config: ArmsConfig) -> list[tuple[str, float, int]]:
-    """Returns arm, weight and seed of all students by which weights are chosen, in their order.
-
-    Weight by weight, for students of one weight share their compiled steps.
-    """
+    """Returns arm, weight and seed of all students by which weights are chosen, in their order."""
     grid = config.weight_grid
     return [
         (arm, weight, seed)

@@ -181,8 +181,8 @@ def distill(
             batch['classes'] = np.asarray(alignment.classes[index], np.int32)
         return batch
 
-    alike = _alike(config)
-    doctor = _doctor_of(alike, 0.0 if alignment is None else config.weight)
+    shared = alike(config)
+    doctor = _doctor_of(shared, 0.0 if alignment is None else config.weight)
 
     def diagnose(state: TrainState, batch: dict[str, Any]) -> GradientReport:
         part = put_batch(first_microbatch(batch, config.microbatches), mesh)
@@ -192,9 +192,10 @@ def distill(
     answer_tokens = dataset.answer_tokens
     flops = student_flops(model_config, *shape, alignment, answer_tokens=answer_tokens)
     at_once = steps_at_once(flops, mesh)
-    step = shared_step(jit_step, _step_of, alike, state, at_once)
+    step = shared_step(jit_step, _step_of, shared, state, at_once)
+    weight = replicate(jnp.float32(config.weight), mesh) if config.weight else None
     state, history = fit(
-        lambda state, batch: step(state, batch, placed, components),
+        lambda state, batch: step(state, batch, placed, components, weight),
         state,
         batch_at,
         steps=config.optimizer.steps,
@@ -272,9 +273,10 @@ def student_flops(
     return 3 * sum(forward_flops(student, rows, length, logits) for logits in with_logits)
 
 
-def _alike(config: DistillationConfig) -> DistillationConfig:
-    """Returns the configuration of all whose steps are one program."""
-    return dataclasses.replace(config, seed=0, init_std=1.0, teacher_store='memory')
+def alike(config: DistillationConfig) -> DistillationConfig:
+    """Returns the configuration of all whose steps are one program: weights are its arguments."""
+    weight = 1.0 if config.weight else 0.0  # which leaves the alignment out
+    return dataclasses.replace(config, weight=weight, seed=0, init_std=1.0, teacher_store='memory')
 
 
 def _step_of(config: DistillationConfig) -> Callable[..., Any]:
@@ -291,19 +293,21 @@ def _doctor_of(config: DistillationConfig, weight: float) -> GradientDoctor:
 
 
 def make_step(tx: optax.GradientTransformation, config: DistillationConfig):
-    """Returns the step `(state, batch, alignment) -> (state, metrics)`, for `jit_step`.
+    """Returns the step `(state, batch, alignment, ...) -> (state, metrics)`, for `jit_step`.
 
     A batch holds `tokens [B, T]`, `lengths [B]`, `teacher_logits` (`[B, V]`, or the top k) or, of
     cross-entropy, `labels [B]`; of answers of A > 1 tokens these are `[B, A, V]` and `[B, A]`, and
     `answered` bool `[B, A]` says which of them an answer has; and, where layers are paired,
     `teacher_activations [B, pairs, ...]` (of an interchange, `source_tokens [B, T]` and
     `patched_logits`) and possibly `classes [B]`. The alignment is None, or one that was `placed`;
-    the components are those of `paired_components`, None for all.
+    the components are those of `paired_components`, None for all; the weight is a float32 scalar,
+    None for that of the configuration.
     """
 
-    def loss(trained, batch, alignment, memory, done):
+    def loss(trained, batch, alignment, memory, done, weight):
         params, maps = trained
-        weight = weight_at(config.weight_schedule, config.weight, done, config.optimizer.steps)
+        weight = config.weight if weight is None else weight
+        weight = weight_at(config.weight_schedule, weight, done, config.optimizer.steps)
         memory = dataclasses.replace(memory, maps=maps) if maps else memory
         total, terms, compared = distillation_terms(
             params, batch, alignment, memory, config, weight=weight
@@ -312,11 +316,11 @@ def make_step(tx: optax.GradientTransformation, config: DistillationConfig):
 
     gradients = accumulate_gradients(jax.value_and_grad(loss, has_aux=True), config.microbatches)
 
-    def step(state: TrainState, batch, alignment=None, components=None):
+    def step(state: TrainState, batch, alignment=None, components=None, weight=None):
         memory = state.memory
         maps = memory.maps if isinstance(memory, LearnedMaps) else ()
         (value, (terms, compared)), (grads, to_maps) = gradients(
-            (state.params, maps), batch, alignment, memory, state.step
+            (state.params, maps), batch, alignment, memory, state.step, weight
         )
 
         def chosen(tree):

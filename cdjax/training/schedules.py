@@ -14,8 +14,10 @@ WEIGHT_SCHEDULES: dict[str, Callable[[jax.Array], jax.Array] | None] = {
 }
 
 
-def weight_at(schedule: str, weight: float, step: jax.Array, steps: int) -> float | jax.Array:
-    """Returns the weight of a step: a number where it never changes, else a float32 scalar.
+def weight_at(
+    schedule: str, weight: float | jax.Array, step: jax.Array, steps: int
+) -> float | jax.Array:
+    """Returns the weight of a step: as it is given where it never changes, else a float32 scalar.
 
     Args:
         schedule: a key of `WEIGHT_SCHEDULES`: 'constant'; 'rise' and 'fall', straight from 0 to the

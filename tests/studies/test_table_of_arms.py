@@ -145,8 +145,8 @@ def test_a_pair_of_checkpoints_ends_in_a_table_and_in_students(config, table):
 
 
 def test_arms_of_one_shape_share_their_step(table):
-    # Discovery of both models; KD; circuits and random_equal, which have one shape, of each weight.
-    assert table[2] == 4
+    # Discovery of both models; KD; circuits and random_equal, which have one shape, of all weights.
+    assert table[2] == 3
 
 
 def test_weights_are_chosen_on_forms_that_neither_students_nor_the_table_know(table):

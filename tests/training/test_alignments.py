@@ -55,12 +55,15 @@ def leaves(model):
 def test_arms_of_one_shape_run_under_one_compilation(store):
     before = toy.compilations('step')
     ends = []
-    for arm in range(3):  # other neurons, other classes, other seeds
+    for arm in range(3):  # other neurons, other classes, other seeds, another weight
         alignment = dataclasses.replace(
             CIRCUITS, teacher_masks=masks(toy.F, arm), classes=np.roll(CLASSES, arm)
         )
-        config = dataclasses.replace(CONFIG, seed=arm % 2)
-        ends.append(run(store, config, alignment)[1][-1]['alignment'])
+        config = dataclasses.replace(CONFIG, seed=arm % 2, weight=1.0 + arm)
+        end = run(store, config, alignment)[1][-1]
+        total = end['task'] + config.weight * end['alignment']
+        assert end['loss'] == pytest.approx(total, rel=1e-5), 'each arm has its own weight'
+        ends.append(end['alignment'])
     assert toy.compilations('step') == before + 1
     assert len(set(ends)) == 3, 'each arm has its own arrays'
     whole = dataclasses.replace(CIRCUITS, teacher_masks=None, student_masks=None)
