@@ -37,7 +37,7 @@ from cdjax.planning.job import (
 )
 from cdjax.planning.roofline import Work, llama_work
 from cdjax.run.options import RunOptions
-from cdjax.training.distillation import DistillationConfig, make_step
+from cdjax.training.distillation import DistillationConfig, step_of
 from cdjax.training.learned_maps import first_memory
 from cdjax.training.optimizer import make_optimizer
 from cdjax.training.step import jit_step
@@ -272,7 +272,7 @@ class DistillationJob:
             beside['first student'] = state.params
         return Program(
             'student step',
-            jit_step(make_step(tx, config), state),
+            jit_step(step_of(config), state),
             (state, batch, alignment, None, weight),
             kinds,
             work,

@@ -192,7 +192,7 @@ def distill(
     answer_tokens = dataset.answer_tokens
     flops = student_flops(model_config, *shape, alignment, answer_tokens=answer_tokens)
     at_once = steps_at_once(flops, mesh)
-    step = shared_step(jit_step, _step_of, shared, state, at_once)
+    step = shared_step(jit_step, step_of, shared, state, at_once)
     weight = replicate(jnp.float32(config.weight), mesh) if config.weight else None
     state, history = fit(
         lambda state, batch: step(state, batch, placed, components, weight),
@@ -279,7 +279,9 @@ def alike(config: DistillationConfig) -> DistillationConfig:
     return dataclasses.replace(config, weight=weight, seed=0, init_std=1.0, teacher_store='memory')
 
 
-def _step_of(config: DistillationConfig) -> Callable[..., Any]:
+@functools.lru_cache(maxsize=16)
+def step_of(config: DistillationConfig) -> Callable[..., Any]:
+    """Returns the step of a configuration, one and the same for all who ask, like its traces."""
     return make_step(make_optimizer(config.optimizer), config)
 
 
