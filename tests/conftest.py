@@ -15,6 +15,8 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
     os.environ['JAX_COMPILATION_CACHE_DIR'] = _compiled
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+# Threads of torch and of BLAS wait for each other in a loop, at the cost of the other worker.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 # A program that does not say where in the source each operation is from is lowered sooner.
 os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
 # XLA's older code for what it fuses is compiled in a third of the time (no flag chooses it after

@@ -247,9 +247,11 @@ def _drift(ours, exact):
     """
     exact = np.asarray(exact, np.float64)
     gap = np.asarray(ours, np.float64) - exact
-    furthest, largest = np.abs(gap).max(axis=-1), np.abs(exact).max()
+    furthest = np.maximum(gap.max(axis=-1), -gap.min(axis=-1))
+    largest = max(exact.max(), -exact.min())
     most = np.quantile(furthest, MOST, method='higher')
-    tokens = np.linalg.norm(gap, axis=-1) / np.maximum(np.linalg.norm(exact, axis=-1), FLOOR)
+    length = lambda x: np.sqrt(np.einsum('...i,...i', x, x))
+    tokens = length(gap) / np.maximum(length(exact), FLOOR)
     token = float(np.exp(np.log(np.maximum(tokens, FLOOR)).mean()))
     drifts = {'max': furthest.max() / largest, 'most': most / largest, 'token': token}
     return {name: float(x) if x < TOP else TOP for name, x in drifts.items()}

@@ -127,13 +127,13 @@ def test_greedy_generation_equals_transformers(model, folder):
 def test_rows_of_several_lengths_are_padded_as_little_as_the_page_says(folder, capsys):
     (program,) = re.findall(r'```python\n(.*?)```', PAGE.read_text(), flags=re.DOTALL)
     assert program.count("'PATH'") == program.count('high=19') == 1
-    padding = {}
+    tokenizer, padding = read_tokenizer(folder), {}
     for high in (19, 99):
         names = {}
         replaced = program.replace('PATH', str(folder)).replace('high=19', f'high={high}')
         exec(compile(replaced, str(PAGE), 'exec'), names)
         rows = names['rows']
-        problems = names['task'].encode(read_tokenizer(folder))
+        problems = names['task'].encode(tokenizer)
         np.testing.assert_array_equal(rows.tokens, problems.tokens.tokens)
         sizes = np.stack([problems.lengths - rows.starts, rows.stops - problems.lengths])
         assert (rows.shape[1], len(np.unique(sizes, axis=1).T)) == (9, 6)
