@@ -193,6 +193,7 @@ def evaluate(arrays):
     return {name: total(call(arrays)) for name, call in CALLS.items()}
 
 
+@jax.jit  # traced once for all programs of it
 def differentiate(arrays):
     """The value of every function, and the gradient of their sum to every input."""
     floating = {name: x for name, x in arrays.items() if jnp.issubdtype(x.dtype, jnp.floating)}
@@ -229,6 +230,15 @@ def test_every_public_function_is_here():
     assert sorted([*reached, 'init_projection']) == sorted(functions)
 
 
+def test_every_product_asks_for_float32():
+    # TPUs multiply float32 in bfloat16 by default, and GPUs in TF32; a CPU shows no difference.
+    traced = equations(differentiate, inputs())
+    found = [equation for equation in traced if equation.primitive.name == 'dot_general']
+    assert len(found) > 30
+    highest = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
+    assert all(equation.params['precision'] == highest for equation in found)
+
+
 def test_values_and_gradients_are_finite_at_every_edge_under_vmap(at_edges):
     names, cases, (values, gradients) = at_edges
     for index, (name, case) in enumerate(zip(names, cases, strict=True)):
@@ -241,14 +251,10 @@ def test_rows_sharded_over_eight_devices_give_the_same_values_and_gradients(at_e
     names, (case, *_), results = at_edges
     assert names[0] == 'ordinary'
     mesh = jax.make_mesh((8,), ('fsdp',), axis_types=(AxisType.Auto,), devices=jax.devices()[:8])
-
-    def shard(array):
-        spec = PartitionSpec('fsdp') if array.shape[0] == N else PartitionSpec()
-        return jax.device_put(array, NamedSharding(mesh, spec))
-
-    arrays = jax.tree.map(shard, case)
-    assert not arrays['a'].is_fully_replicated
-    sharded = jax.device_get(quick_jit(differentiate)(arrays))
+    rows = lambda array: PartitionSpec(*('fsdp',) * (len(array) == N))
+    shardings = {name: NamedSharding(mesh, rows(array)) for name, array in case.items()}
+    assert not shardings['a'].is_fully_replicated
+    sharded = jax.device_get(quick_jit(differentiate, in_shardings=(shardings,))(case))
     for one, eight, what in zip(results, sharded, ('value', 'gradient'), strict=True):
         for name in one:
             np.testing.assert_allclose(
@@ -272,12 +278,3 @@ def test_inside_shard_map_each_device_computes_what_it_would_alone(at_edges):
     for name, alone in values.items():
         scale = 1 + np.abs(alone[:8]).max()
         np.testing.assert_allclose(found[name] / scale, alone[:8] / scale, atol=1e-4, err_msg=name)
-
-
-def test_every_product_asks_for_float32():
-    # TPUs multiply float32 in bfloat16 by default, and GPUs in TF32; a CPU shows no difference.
-    traced = equations(differentiate, inputs())
-    found = [equation for equation in traced if equation.primitive.name == 'dot_general']
-    assert len(found) > 30
-    highest = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
-    assert all(equation.params['precision'] == highest for equation in found)

@@ -19,8 +19,9 @@ ROWS = np.array([2, 0, -1])
 
 @functools.cache
 def model():
-    config = dataclasses.replace(toy.teacher_config(), num_layers=L)
-    return jax.jit(lambda key: Llama(config, key, init_std=0.3))(jax.random.key(0))
+    config, rng = dataclasses.replace(toy.teacher_config(), num_layers=L), np.random.default_rng(0)
+    random = lambda leaf: np.float32(0.3) * rng.standard_normal(leaf.shape, np.float32)
+    return jax.tree.map(random, jax.eval_shape(lambda: Llama(config, jax.random.key(0))))
 
 
 @pytest.fixture(scope='module')
@@ -29,9 +30,14 @@ def tokens():
 
 
 def call(tokens, *captures, edits=None, logits_at=-1):
-    """Captures are closed over: static ones stay static, and arrays are constants."""
-    run = jax.jit(lambda m, e: m(tokens, edits=e, capture=captures, logits_at=logits_at))
-    return run(model(), edits or {})
+    (found,) = calls(tokens, [captures], edits=edits, logits_at=logits_at)
+    return found
+
+
+def calls(tokens, captures, *, edits=None, logits_at=-1):
+    """Calls with captures each, in one program; static ones stay static, arrays are constants."""
+    run = lambda m, e: [m(tokens, edits=e, capture=c, logits_at=logits_at) for c in captures]
+    return jax.jit(run)(model(), edits or {})
 
 
 @pytest.fixture(scope='module')
@@ -72,8 +78,8 @@ def test_layers_and_positions_are_those_of_the_full_capture(tokens, everything, 
         full[:, row, ROWS][:, :, None],
         np.stack([full[[0, 5]][:, row, ROWS], full[[0, 5]][:, :, 1]], axis=2),
     ]
-    for capture, values in zip(captures, expected, strict=True):
-        logits, activations = call(tokens, capture, edits=edits(), logits_at=logits_at)
+    found = calls(tokens, [[c] for c in captures], edits=edits(), logits_at=logits_at)
+    for (logits, activations), values in zip(found, expected, strict=True):
         assert set(activations) == {site}
         close(activations[site], values)
         if logits_at == ():
@@ -200,7 +206,8 @@ def gate():
 
 def test_a_family_and_a_site_of_a_users_own(tokens, gate):
     """ReLU in place of SiLU: with its gate held at 1, a neuron is the other factor alone."""
-    family = GatedLlama(toy.teacher_config(), jax.random.key(0), init_std=0.3)
+    shape = jax.eval_shape(lambda: GatedLlama(toy.teacher_config(), jax.random.key(0)))
+    family = jax.tree.unflatten(jax.tree.structure(shape), jax.tree.leaves(toy.model()))
     run = jax.jit(lambda e: family(tokens, edits=e, capture=('gate', 'neurons'), logits_at=-1)[1])
     clean = run({})
     assert clean['gate'].shape == (toy.L, B, toy.T, toy.F)
