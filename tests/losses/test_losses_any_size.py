@@ -108,8 +108,9 @@ def test_the_whole_model_has_no_gradient(inputs):
 
 def test_a_weight_without_its_logits_is_named(inputs):
     weights = losses.AnySizeWeights(selectivity=0.5)
+    loss = lambda i: losses.any_size_loss(i['full'], i['circuit'], i['sizes'], weights=weights)
     with pytest.raises(ValueError, match=r'weights\.selectivity=0\.5 needs the logits'):
-        losses.any_size_loss(inputs['full'], inputs['circuit'], inputs['sizes'], weights=weights)
+        jax.eval_shape(loss, inputs)
 
 
 def test_an_answer_of_several_tokens_counts_with_the_sum_of_its_kls(inputs):

@@ -71,7 +71,8 @@ def test_a_problem_counts_the_same_however_long_its_answer_is(where):
                 expected[name] += value / ANSWERED[n].sum() / where.sum()
     student[missing] = teacher[missing] = np.nan
     labels[missing] = V
-    for name, (value, slope) in measure(student, teacher, labels, ANSWERED, where).items():
+    measured = jax.device_get(measure(student, teacher, labels, ANSWERED, where))
+    for name, (value, slope) in measured.items():
         assert float(value) == pytest.approx(expected[name], rel=1e-4), name
         assert np.isfinite(slope).all()
         assert (slope[missing] == 0).all()

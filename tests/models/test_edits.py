@@ -30,11 +30,14 @@ def captured(model, tokens, edits, site='neurons'):
 
 def edited(edit, x, site='neurons'):
     """An edit of random activations `x [L, B, T, ...]`, as the model applies it layer by layer."""
-    full = check_edits({site: edit}, CONFIG, *x.shape[1:3])[site]
-    layers = [
-        jax.tree.map(lambda leaf, n=n: leaf[min(n, len(leaf) - 1)], full) for n in range(len(x))
-    ]
-    return np.stack([apply_edit(jnp.asarray(x[n]), layer) for n, layer in enumerate(layers)])
+
+    @jax.jit
+    def run(x):
+        full = check_edits({site: edit}, CONFIG, *x.shape[1:3])[site]
+        of = lambda n: jax.tree.map(lambda leaf: leaf[min(n, len(leaf) - 1)], full)
+        return jnp.stack([apply_edit(x[n], of(n)) for n in range(len(x))])
+
+    return np.asarray(run(x))
 
 
 def by_definition(x, scale=1.0, shift=0.0, center=0.0, where=True):

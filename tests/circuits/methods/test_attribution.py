@@ -192,20 +192,21 @@ def test_scores_average_effects_over_the_training_problems_of_each_class():
     ],
 )
 def test_every_attribution_has_the_averages_that_tell_something_else(key, effects, averages):
+    data, rows, of = toy.dataset(), toy.rows().train, classes()
     run = jax.jit(functools.partial(effects, site='neurons', ablation='mean'))
-    e = np.asarray(run({'model': toy.model(), 'fill': jnp.asarray(fill())}, batch()))
-    rows, shared = np.arange(len(some())), context()
+    e = np.asarray(run({'model': toy.model(), 'fill': fill()}, columns(data[rows])))
+    shared = context()
     expected = {
-        '': np.abs(e).mean(0),
-        '_rms': np.sqrt(np.square(e).mean(0)),
-        '_signed': e.mean(0),
+        '': lambda x: np.abs(x).mean(0),
+        '_rms': lambda x: np.sqrt(np.square(x).mean(0)),
+        '_signed': lambda x: x.mean(0),
     }
     assert {name for name in expected if key + name in METHODS} == {*averages}
     for name in averages:
-        found = METHODS[key + name].scores(
-            toy.model(), some(), rows, np.zeros(len(rows), np.int32), context=shared
-        )
-        np.testing.assert_allclose(found[0], expected[name], rtol=1e-3, atol=1e-4)
+        found = METHODS[key + name].scores(toy.model(), data, rows, of, context=shared)
+        for k in range(toy.K):
+            average = expected[name](e[of[rows] == k])
+            np.testing.assert_allclose(found[k], average, rtol=1e-3, atol=1e-4)
     assert len(shared.cache) == 1, 'they share one pass'
 
 
