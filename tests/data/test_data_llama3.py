@@ -32,17 +32,16 @@ def test_the_prompt_of_the_paper(tokenizer):
     assert encoding.faults.tolist() == ['']
 
 
-def test_a_tokenizer_that_adds_its_bos_gives_the_same(tokenizer):
+def test_a_tokenizer_that_adds_its_bos_gives_the_same(tokenizer, monkeypatch):
     from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
 
-    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
-    backend.post_processor = TemplateProcessing(
+    assert tokenizer('24+80=')['input_ids'] == [1187, 10, 1490, 28]
+    adding = TemplateProcessing(
         single='<|begin_of_text|> $A', special_tokens=[('<|begin_of_text|>', BOS)]
     )
-    adding = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token='<|begin_of_text|>')
-    assert adding('24+80=')['input_ids'] == [BOS, 1187, 10, 1490, 28]
-    assert encode_examples(adding, ['24+80='], ['104']).tokens.tolist() == [
+    monkeypatch.setattr(tokenizer.backend_tokenizer, 'post_processor', adding)
+    assert tokenizer('24+80=')['input_ids'] == [BOS, 1187, 10, 1490, 28]
+    assert encode_examples(tokenizer, ['24+80='], ['104']).tokens.tolist() == [
         [BOS, 1187, 10, 1490, 28]
     ]
 

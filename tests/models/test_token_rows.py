@@ -43,6 +43,7 @@ def run(model, tokens, center, shift):
 
 def one_by_one(prefix=()):
     """Logits and activations of each row by itself; edits are of the row, not of the prefix."""
+    call = jax.jit(lambda m, t, e: m(t, edits=e, capture=('neurons',), logits_at=-1))
     for tokens in rows():
         n, P = len(tokens), len(prefix)
         center = np.pad(fill()[:, :, 5 - n :], [(0, 0), (0, 0), (P, 0), (0, 0)])
@@ -52,7 +53,6 @@ def one_by_one(prefix=()):
             'neurons': Edit(0.5, center=center, positions=inside),
             'residual': Edit(shift=shift, positions=inside),
         }
-        call = jax.jit(lambda m, t, e: m(t, edits=e, capture=('neurons',), logits_at=-1))
         logits, found = call(toy.model(), np.array([[*prefix, *tokens]]), edits)
         yield logits[0], found['neurons'][:, 0, P:]
 
