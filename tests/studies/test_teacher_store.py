@@ -53,7 +53,7 @@ def test_the_store_of_another_teacher_claims_no_folder(config, tmp_path):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'max_problems': 20}, 'is of other problems'),
+        ({'max_problems': 30}, 'is of other problems'),
         ({'arms': ('kd', 'random_equal')}, 'is of another site'),  # it wants output matrices too
     ],
 )
@@ -65,7 +65,7 @@ def test_another_study_is_known_before_a_model_is_loaded(config, tmp_path, chang
 
 
 def test_problems_that_the_teacher_chooses_are_compared_once_it_has(config):
-    arms = dataclasses.replace(config.arms, max_problems=20)
+    arms = dataclasses.replace(config.arms, max_problems=30)
     inputs = Inputs(dataclasses.replace(config.inputs, only_correct=True))
     asked = asked_of_teacher(inputs, arms, config.layer_pairs)
     asked.check_store(inputs)
