@@ -73,7 +73,8 @@ def _described(config: LlamaConfig, block: type) -> tuple[Parameter, ...]:
 
 def abstract_model(config: LlamaConfig, dtype=jnp.float32) -> Llama:
     """Returns the model with shapes and dtypes in place of arrays."""
-    return _abstract(config, jnp.dtype(dtype), Llama.block)
+    # A copy, for the parts of a model may be set.
+    return jax.tree.map(lambda leaf: leaf, _abstract(config, jnp.dtype(dtype), Llama.block))
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,6 +1,5 @@
 """Times of several functions that do the same, taken in turn, and the limits of the machine."""
 
-import functools
 import json
 import os
 import subprocess
@@ -68,12 +67,10 @@ def _ratio(taken, of_base, cpu):
     }
 
 
-@functools.cache
 def machine(dtype: str = 'float32') -> dict[str, Any]:
     """Returns what this machine can do a second: products in `dtype`, and copies.
 
-    Measured once in a process. Copies are those of the host on a CPU, and within the memory of an
-    accelerator.
+    Copies are those of the host on a CPU, and within the memory of an accelerator.
     """
     on_cpu = jax.default_backend() == 'cpu'
     size = 1024 if on_cpu else 8192

@@ -32,6 +32,12 @@ TINY = LlamaConfig(16, 8, 16, 1, 2, 1, 4)
 SMALL = LlamaConfig(128, 32, 64, 2, 4, 2, 8, tie_embeddings=True)
 
 
+@pytest.fixture(scope='module')
+def limits():
+    """What this machine can do, measured once; a run measures it for each suite."""
+    return machine()
+
+
 def test_an_exponent_is_that_of_a_power_law():
     assert exponent([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0]) == pytest.approx(2.0)
 
@@ -58,8 +64,9 @@ def test_ratios_are_theirs_over_ours(monkeypatch):
     [(forward, {}), (sweep, {'masks': 2}), (attribution, {})],
     ids=['forward', 'sweep', 'attribution'],
 )
-def test_a_suite_compares_with_transformers(tmp_path, monkeypatch, suite, options):
+def test_a_suite_compares_with_transformers(tmp_path, monkeypatch, limits, suite, options):
     """Within the suites, logits, neurons and scores are asserted equal to the peers'."""
+    monkeypatch.setattr(suite, 'machine', lambda dtype: limits)
     monkeypatch.setattr(attribution, 'KIN', {'AtP': attribution.KIN['AtP']})
     monkeypatch.setitem(SHAPES, 'small', SMALL)
     monkeypatch.setattr(sweep, 'STUDY', SMALL)
@@ -93,7 +100,7 @@ def test_steps_that_are_timed_are_steps():
         assert all(np.isfinite(call()['loss']).all() for _ in range(2))
 
 
-def test_programs_of_a_run_are_measured_in_processes_of_their_own(monkeypatch):
+def test_programs_of_a_run_are_measured_in_processes_of_their_own(monkeypatch, limits):
     """The step is, and the pass before it here, from what its process would be given."""
     start = programs.in_a_process
 
@@ -107,7 +114,7 @@ def test_programs_of_a_run_are_measured_in_processes_of_their_own(monkeypatch):
     monkeypatch.setattr(programs, 'in_a_process', in_a_process)
     monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # as here
     monkeypatch.setattr(programs, 'make_mesh', one_device)
-    monkeypatch.setattr(programs, 'machine', lambda dtype: machine())
+    monkeypatch.setattr(programs, 'machine', lambda dtype: limits)
     jobs = programs.make_jobs(TINY, TINY, length=4, tokens_per_pass=32, batch_size=8)
     found = programs.run({'distill': jobs['distill']}, rounds=1)
     assert set(found['programs']) == {'distill: teacher pass', 'distill: student step'}
