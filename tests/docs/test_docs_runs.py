@@ -1,5 +1,6 @@
 """What the pages tell one to type is run, at the smallest size; one table says what cannot be."""
 
+import itertools
 import json
 import os
 import re
@@ -60,7 +61,7 @@ PROGRAMS = {
 }
 SETS_UP = ('export', 'for ', 'done', 'eval', 'source .venv')
 
-SMALL = ('--operands=2', '--high=9')
+SMALL = ('--operands=3', '--high=3')
 # One class, for batches of 8 hold too few of each where there are more.
 SEARCH = (
     '--num_classes=1',
@@ -92,7 +93,8 @@ SHRUNK = {
 }
 FOUR_CLASSES = ('--batch_size=32',)
 PAIR = ('--arms=circuits,random_equal', '--seeds=0', *FOUR_CLASSES)
-HEADS = ('--seeds=0', '--head_start_steps=2', '--operands=3', '--high=5')
+HEAD_START = '--head_start_steps=20'  # enough for heads to matter to a student
+HEADS = ('--seeds=0', HEAD_START)
 # Behind these, of commands with such words: what they are about, where it has to be smaller too.
 OWN = {
     'recipes/arms.flags': ('--arms=kd,circuits', '--workdir=runs/arms_first'),  # runs/arms is there
@@ -105,8 +107,8 @@ OWN = {
     'recipes/arms_planted': (*PAIR, '--arms=circuits,random_equal,fitnets'),
     'recipes/arms_problems.flags': (*PAIR, '--training_problems=46,92', '--arms=kd,circuits'),
     'recipes/arms_problems_embedded': ('--training_problems=25', '--arms=kd,all', '--seeds=0'),
-    'recipes/arms_range.flags': ('--arms=kd,circuits', '--share_high=7,9'),
-    'recipes/arms_range_factorial': ('--arms=kd,one_circuit', '--seeds=0', '--share_high=7,9'),
+    'recipes/arms_range.flags': ('--arms=kd,circuits', '--share_high=2,3,3'),
+    'recipes/arms_range_factorial': ('--arms=kd,one_circuit', '--seeds=0', '--share_high=2,3,3'),
     'recipes/arms_two_tasks': (
         '--arms=kd,first_circuit,second_circuit',
         '--seeds=0',
@@ -115,7 +117,7 @@ OWN = {
     'pooled_teachers': PAIR,
     'layer_pairs=head_shuffled': ('--arms=all', *HEADS),
     'recipes/arms_forget': ('--arms=kd,circuits', '--seeds=0'),
-    'recipes/arms_partial': ('--arms=kd,circuits', '--seeds=0', '--head_start_steps=2'),
+    'recipes/arms_partial': ('--arms=kd,circuits', '--seeds=0', HEAD_START),
     'recipes/arms_heads': ('--arms=kd,all', *HEADS),
 }
 # Words of commands that end in an error → how, at the end of what they say.
@@ -201,7 +203,8 @@ def outcomes(tmp_path_factory):
     folder, streams = (tmp_path_factory.mktemp(name) for name in ('checkout', 'streams'))
     for name in ('cdjax', 'experiments'):
         os.symlink(ROOT / name, folder / name)
-    lines = [{'prompt': f'{a}+{b}=', 'answer': str(a + b)} for a in range(18) for b in range(a)]
+    sums = itertools.product(range(6), range(8), range(4))  # as many as those of `SMALL`
+    lines = [{'prompt': f'{a}+{b}+{c}=', 'answer': str(a + b + c)} for a, b, c in sums]
     (folder / 'my_problems.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     run = {}
     for page, words in sorted(told(), key=lambda page_and_words: page_and_words[1][0] == 'report'):
