@@ -1,6 +1,5 @@
 """A Llama trained on every shape of mesh is the Llama trained on one device."""
 
-import functools
 from unittest import mock
 
 import jax
@@ -8,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import toy_study as toy
 
-from cdjax.models import Llama, LlamaConfig
+from cdjax.models import LlamaConfig
 from cdjax.parallel.mesh import make_mesh
 from cdjax.training import loop
 from cdjax.training.accumulation import accumulate_gradients
@@ -25,7 +25,7 @@ CONFIG = LlamaConfig(
     num_kv_heads=2,
     head_dim=8,
 )
-STEPS = 20
+STEPS = 10
 
 
 def batch_at(step):
@@ -38,12 +38,6 @@ def loss_of(model, batch):
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch['answers']).mean()
 
 
-@functools.cache
-def first_weights():
-    """Returns random weights, drawn once: `test_discovery.py` draws a first state on a mesh."""
-    return jax.device_get(jax.jit(lambda: Llama(CONFIG, jax.random.key(0)))())
-
-
 def train(mesh, microbatches=1):
     tx = optax.adamw(3e-3)
     gradients = accumulate_gradients(jax.value_and_grad(loss_of), microbatches)
@@ -54,7 +48,8 @@ def train(mesh, microbatches=1):
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state, state.key), {'loss': loss}
 
-    weights = first_weights()
+    # Given, not drawn: `test_discovery.py` draws a first state on a mesh.
+    weights = jax.device_get(toy.random_model(CONFIG))
     first = lambda key: jax.tree.map(jnp.asarray, weights)
     state = init_state(first, tx, jax.random.key(0), mesh)
     with mock.patch.object(loop, 'LOG_EVERY', 1):
