@@ -147,16 +147,17 @@ def test_the_weight_of_an_attribution_is_held_fixed():
     tokens, lengths = DATA.tokens[:3], DATA.lengths[:3]
     where = {'site': 'mlp_out', 'layers': (1,)}
 
-    def by_hand(model):
+    def by_hand(model, held):
         _, plain = READINGS['activations'].read(model, tokens, lengths, **where)
-        _, weighted = read(toy.model(), tokens, lengths, **where)
-        _, fixed = READINGS['activations'].read(toy.model(), tokens, lengths, **where)
-        return jnp.sum(plain * jax.lax.stop_gradient(weighted / fixed))
+        _, weighted = read(held, tokens, lengths, **where)
+        _, fixed = READINGS['activations'].read(held, tokens, lengths, **where)
+        return jnp.sum(plain * weighted / fixed)
 
-    def summed(model):
+    def summed(model, _):
         return read(model, tokens, lengths, **where)[1].sum()
 
-    found, expected = (jax.jit(jax.grad(loss))(toy.model()) for loss in (summed, by_hand))
+    gradients = jax.jit(lambda *models: [jax.grad(loss)(*models) for loss in (summed, by_hand)])
+    found, expected = gradients(toy.model(), toy.model())
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-3)
 

@@ -386,7 +386,7 @@ def test_microbatches_of_all_tokens_of_the_top_are_learned_as_whole_answers_at_o
     whole, history, _ = answers_alone
     parts, in_parts = run(
         top(toy.teacher_config().vocab_size),
-        make_mesh(4, 2),
+        make_mesh(devices=jax.devices()[:2]),
         dataclasses.replace(CONFIG, microbatches=4),
         alignment=None,
     )

@@ -78,9 +78,9 @@ def test_independent_activations_score_nothing_within_classes(monkeypatch):
 
 def test_all_neurons_are_compared_over_all_problems():
     data = toy.dataset()
-    rows = np.arange(len(data))
-    _, student = whole(toy.model(seed=1, student=True), data.tokens)
-    logits, teacher = whole(toy.model(), data.tokens)
+    rows = np.arange(0, len(data), 2)
+    _, student = whole(toy.model(seed=1, student=True), data.tokens[rows])
+    logits, teacher = whole(toy.model(), data.tokens[rows])
     alignment = Alignment(((0, 1),))
     batch = make_batch(rows, np.asarray(teacher)[1][:, None], np.asarray(logits))
     cka = debiased_cka(np.asarray(student[0], np.float64), np.asarray(teacher[1], np.float64))
