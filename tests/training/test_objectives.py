@@ -477,16 +477,9 @@ def test_the_masks_carry_the_gradient_of_the_classifier(examined, objective):
     assert report.terms['usage'].group_norms['masks.teacher'] == 0
 
 
-def test_masks_looked_up_by_argmax_are_caught(scored, monkeypatch):
-    def trap(noise, logits, temperature):
-        return jax.nn.one_hot(jnp.argmax(logits + noise, -1), logits.shape[-1])
-
-    monkeypatch.setattr(discovery_step, 'straight_through_gumbel_softmax', trap)
-    (failure,) = check(scored, config_of(ANY)).failures
-    assert failure.startswith('faithfulness (weight 1) does not reach classifier')
-
-
-def test_masks_that_one_model_does_not_use_are_caught(scored):
+@pytest.fixture(scope='module')
+def failures(scored):
+    """Of a search in two models with two illnesses, neither of which hides the other."""
     two = dict(scored)
     for name in ('params', 'frozen', 'batch'):
         two[name] = dict(scored[name])
@@ -497,5 +490,20 @@ def test_masks_that_one_model_does_not_use_are_caught(scored):
     two['frozen'] = dict(scored['frozen'], student=deaf)
     stores = scored['batch']['stores']
     two['batch']['stores'] = dict(stores, student=stores['teacher'])
-    (failure,) = check(two, config_of(ANY)).failures
-    assert failure.startswith('faithfulness (weight 1) does not reach masks.student')
+
+    def trap(noise, logits, temperature):
+        return jax.nn.one_hot(jnp.argmax(logits + noise, -1), logits.shape[-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(discovery_step, 'straight_through_gumbel_softmax', trap)
+        return check(two, config_of(ANY)).failures
+
+
+def test_masks_looked_up_by_argmax_are_caught(failures):
+    _, of_classifier = failures
+    assert of_classifier.startswith('faithfulness (weight 1) does not reach classifier')
+
+
+def test_masks_that_one_model_does_not_use_are_caught(failures):
+    of_student, _ = failures
+    assert of_student.startswith('faithfulness (weight 1) does not reach masks.student')
