@@ -122,7 +122,8 @@ def jit_init(
         params = init_params(params_key)
         return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), state_key)
 
-    state = jax.eval_shape(init, jax.random.key(0))
+    with jax.set_mesh(mesh):  # like the call, which finds the trace
+        state = jax.eval_shape(init, jax.random.key(0))
     return jax.jit(init, out_shardings=state_shardings(state, tx, mesh, rules))
 
 
