@@ -1,6 +1,7 @@
 """report.html: one file about a run that opens without a network."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -148,6 +149,7 @@ def render(
     )
 
 
+@functools.cache
 def environment() -> jinja2.Environment:
     """Returns what the pages are made with: their templates, filters and sentences."""
     environment = jinja2.Environment(

@@ -125,6 +125,7 @@ def test_what_is_no_table_is_refused(workdir, tmp_path):
     assert not holds_table(workdir), 'a pipeline is one, whatever else is there'
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_the_launcher_makes_the_page_and_takes_its_figures(workdir, tmp_path, capsys):
     from experiments import report
 

@@ -37,7 +37,7 @@ in_all_views = pytest.mark.parametrize(('width', 'scheme'), VIEWS)
 
 
 @pytest.fixture(scope='module')
-def addresses(tmp_path_factory):
+def addresses(tmp_path_factory, drawn_once):
     folder = tmp_path_factory.mktemp('page')
     arms = ('kd', 'circuits')
     results = make_results(

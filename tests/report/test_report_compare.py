@@ -107,6 +107,7 @@ def test_a_run_is_not_compared_with_itself_or_with_nothing(runs, tmp_path):
         read_runs(runs[0], tmp_path / 'none')
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_the_launcher_takes_folders_as_words(runs, tmp_path, capsys):
     from experiments import report
 

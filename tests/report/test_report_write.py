@@ -30,6 +30,8 @@ from cdjax.errors import InputError
 from cdjax.report.chart import share_axis
 from cdjax.report.figure_file import take_figure
 from cdjax.report.method_curves import method_curves
+from cdjax.report.neuron_cards import neuron_cards
+from cdjax.report.selectivity_curves import selectivity_front
 from cdjax.report.terminal import summary
 from cdjax.report.terminal_students import WIDTH
 from cdjax.report.write import read_results, render, write_report
@@ -49,13 +51,10 @@ SHAPES = {
         'study': make_study(classes=1),
         'rediscovery': (),
     },
-    'one seed, an empty class': {
-        'starts': {'nothing': make_start({}, seeds=(0,))},
-        'study': make_study(empty=(1,)),
-    },
-    'without kd, no other method': {
+    'one seed': {'starts': {'nothing': make_start({}, seeds=(0,))}},
+    'without kd, no other method, an empty class': {
         'starts': {'nothing': make_start({}, arms=('all', 'circuits'))},
-        'study': make_study(methods=()),
+        'study': make_study(methods=(), empty=(1,)),
         'rediscovery': ('circuits',),
     },
     'kd alone, no history, many classes and layers': {
@@ -102,7 +101,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope='module')
-def pages():
+def pages(drawn_once):
     return {
         name: render(
             make_results(**shape), CONFIG, {} if name == LARGEST else HISTORIES, PROVENANCE
@@ -329,7 +328,7 @@ def test_figures_are_small_and_follow_the_page(pages):
 
 @pytest.mark.usefixtures('undrawn')
 def test_text_from_outside_is_escaped():
-    results = make_results(**SHAPES['one seed, an empty class'])
+    results = make_results(**SHAPES['one seed'])
     results['data']['example'] = '<b>&"'
     results['data']['left_out'] = {'<script>': 3}
     results['problems']['classes'][0]['examples'][0]['only'] = '</td><b>'
@@ -413,7 +412,7 @@ def test_all_seeds_are_shown_as_far_as_they_fit(seeds, listed):
 def test_write_report_and_read_results(tmp_path, pages):
     with pytest.raises(InputError, match=r'results.json does not exist.*experiments.pipeline'):
         read_results(tmp_path)
-    results = make_results(**SHAPES['without kd, no other method'])
+    results = make_results(**SHAPES['without kd, no other method, an empty class'])
     (tmp_path / 'config.json').write_text(json.dumps(CONFIG))
     (tmp_path / 'results.json').write_text(to_text(results))
     folder = tmp_path / 'stages' / 'discover' / 'teacher'
@@ -422,12 +421,20 @@ def test_write_report_and_read_results(tmp_path, pages):
     (tmp_path / 'provenance.json').write_text(json.dumps(PROVENANCE))
     path = write_report(tmp_path, read_results(tmp_path))
     assert path.name == 'report.html'
-    # Drawn anew, and yet the same.
-    assert path.read_text() == pages['without kd, no other method']
+    assert path.read_text() == pages['without kd, no other method, an empty class']
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith('.')] == []
     (tmp_path / 'results.json').write_text('{')
     with pytest.raises(InputError, match='is damaged, no JSON'):
         read_results(tmp_path)
+
+
+def test_a_figure_that_is_drawn_anew_is_the_same(pages):
+    neurons = make_neurons()
+    (card,) = neuron_cards(neurons | {'neurons': neurons['neurons'][:1]})
+    for chart in (card.chart, selectivity_front(make_study())):
+        for panel in chart.panels:
+            assert panel.svg in pages['two starts']
+            assert panel.file in pages['two starts']
 
 
 def test_a_figure_is_taken_out_as_a_file(pages):
