@@ -1,6 +1,7 @@
 """The suites of speed: what they compare is equal, and what they write is documented."""
 
 import dataclasses
+import functools
 import json
 import pickle
 
@@ -20,6 +21,7 @@ from experiments.benchmarks import (
     forward,
     growth,
     programs,
+    subject,
     sweep,
     training,
 )
@@ -36,6 +38,17 @@ SMALL = LlamaConfig(128, 32, 64, 2, 4, 2, 8, tie_embeddings=True)
 def limits():
     """What this machine can do, measured once; a run measures it for each suite."""
     return machine()
+
+
+@pytest.fixture(scope='module')
+def make_subject():
+    """Makes the model that suites share once, with its checkpoint."""
+    return functools.cache(subject.make_subject)
+
+
+@pytest.fixture(scope='module')
+def jobs():
+    return programs.make_jobs(TINY, TINY, length=4, tokens_per_pass=32, batch_size=8)
 
 
 def test_an_exponent_is_that_of_a_power_law():
@@ -64,14 +77,18 @@ def test_ratios_are_theirs_over_ours(monkeypatch):
     [(forward, {}), (sweep, {'masks': 2}), (attribution, {})],
     ids=['forward', 'sweep', 'attribution'],
 )
-def test_a_suite_compares_with_transformers(tmp_path, monkeypatch, limits, suite, options):
+def test_a_suite_compares_with_transformers(
+    tmp_path_factory, monkeypatch, limits, make_subject, suite, options
+):
     """Within the suites, logits, neurons and scores are asserted equal to the peers'."""
+    folder = tmp_path_factory.getbasetemp()
+    monkeypatch.setattr(suite, 'make_subject', make_subject)
     monkeypatch.setattr(suite, 'machine', lambda dtype: limits)
     monkeypatch.setattr(attribution, 'KIN', {'AtP': attribution.KIN['AtP']})
     monkeypatch.setitem(SHAPES, 'small', SMALL)
     monkeypatch.setattr(sweep, 'STUDY', SMALL)
     monkeypatch.setattr(sweep, 'PROBLEMS', 16)
-    found = suite.run(tmp_path, shape='small', rows=4, rounds=1, dtype='float32', **options)
+    found = suite.run(folder, shape='small', rows=4, rounds=1, dtype='float32', **options)
     assert 'transformers' not in found['absent']
     cases = list(found['cases'].values())
     for case in cases if suite is forward else cases[:1]:
@@ -92,22 +109,23 @@ def test_curves_have_their_exponents_and_are_drawn(monkeypatch):
 
 def test_steps_that_are_timed_are_steps():
     """They take batches of today's trainings, and go on from the state before, which is donated."""
+    teacher = jax.jit(lambda key: Llama(TINY, key))(jax.random.key(0))
     for call in (
         training.student_steps(TINY, TINY, 8, aligned='circuits', at_once=2),
-        training.student_steps(TINY, TINY, 8, teacher=Llama(TINY, jax.random.key(0))),
+        training.student_steps(TINY, TINY, 8, teacher=teacher),
         training.discovery_steps(TINY, 8, classes=2),
     ):
         assert all(np.isfinite(call()['loss']).all() for _ in range(2))
 
 
-def test_programs_of_a_run_are_measured_in_processes_of_their_own(monkeypatch, limits):
-    """The step is, and the pass before it here, from what its process would be given."""
+def test_programs_of_a_run_are_measured_in_processes_of_their_own(monkeypatch, limits, jobs):
+    """The pass is, and the step behind it here, from what its process would be given."""
     start = programs.in_a_process
 
     def in_a_process(module, *, given):
         assert module == programs.__name__
         measurement = pickle.loads(given)
-        if measurement.index:
+        if measurement.index == 0:
             return start(module, given=given)
         return json.loads(json.dumps(programs.measure(measurement)))
 
@@ -115,7 +133,6 @@ def test_programs_of_a_run_are_measured_in_processes_of_their_own(monkeypatch, l
     monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # as here
     monkeypatch.setattr(programs, 'make_mesh', one_device)
     monkeypatch.setattr(programs, 'machine', lambda dtype: limits)
-    jobs = programs.make_jobs(TINY, TINY, length=4, tokens_per_pass=32, batch_size=8)
     found = programs.run({'distill': jobs['distill']}, rounds=1)
     assert set(found['programs']) == {'distill: teacher pass', 'distill: student step'}
     written = json.loads(to_text({'suite': 'programs', **found}))
@@ -123,9 +140,8 @@ def test_programs_of_a_run_are_measured_in_processes_of_their_own(monkeypatch, l
     assert '| distill: student step |' in to_markdown({'programs': found})
 
 
-def test_arguments_of_programs_are_what_a_run_would_give_them():
+def test_arguments_of_programs_are_what_a_run_would_give_them(jobs):
     """So the step that is measured trains: its loss is finite, and it goes on from its state."""
-    jobs = programs.make_jobs(TINY, TINY, length=4, tokens_per_pass=32, batch_size=8)
     with jax.set_mesh(one_device()):
         for job in jobs.values():
             *_, step = job.programs(one_device())
@@ -160,7 +176,8 @@ def test_stages_of_a_demo_end_where_its_log_says_so(tmp_path, monkeypatch):
     assert parts == pytest.approx(case['seconds'][demo.WHOLE]['median'])
 
 
-def test_steps_are_over_the_first_program(monkeypatch):
+def test_steps_are_over_the_first_program(monkeypatch, limits):
+    monkeypatch.setattr(training, 'machine', lambda: limits)
     monkeypatch.setattr(training, 'student_steps', lambda *_, **__: lambda: sum(range(1000)))
     monkeypatch.setattr(training, 'DEMO', TINY)
     monkeypatch.setitem(SHAPES, 'small', SMALL)
@@ -173,7 +190,10 @@ def test_steps_are_over_the_first_program(monkeypatch):
     assert set(seeds['ratios']) == {'under vmap'}
 
 
-def test_ways_to_keep_a_teacher_are_held_against_the_students_own_step(tmp_path):
+def test_ways_to_keep_a_teacher_are_held_against_the_students_own_step(
+    tmp_path, monkeypatch, limits
+):
+    monkeypatch.setattr(distillation, 'machine', lambda: limits)
     shape = dataclasses.replace(SHAPES['small'], hidden_size=32, intermediate_size=64, num_layers=1)
     found = distillation.run(tmp_path, rounds=1, shape=shape, problems=64)
     assert set(found['cases']['step']['ratios']) == {'memory', 'disk', 'online'}
