@@ -21,7 +21,7 @@ from cdjax.training.distillation import DistillationConfig, make_step
 from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from cdjax.training.state import init_state
 from experiments.benchmarks.measure import OURS, compare, machine
-from experiments.benchmarks.subject import LENGTH, SHAPES, make_dataset
+from experiments.benchmarks.subject import LENGTH, SHAPES, make_dataset, random_model
 
 PROBLEMS, BATCH = 4096, 128
 
@@ -42,7 +42,7 @@ def run(
         problems: that are stored.
     """
     mesh, rng = one_device(), np.random.default_rng(0)
-    teacher = jax.jit(lambda key: Llama(shape, key))(jax.random.key(0))
+    teacher = random_model(shape)
     student = shape.half_width()
     dataset = make_dataset(
         rng.integers(0, shape.vocab_size, (problems, LENGTH)),

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from cdjax.inference import predict_circuits
-from cdjax.models import Edit, Llama, LlamaConfig
+from cdjax.models import Edit, LlamaConfig
 from experiments.benchmarks import devices
 from experiments.benchmarks.measure import compare, exponent
-from experiments.benchmarks.subject import LENGTH, SHAPES, make_dataset
+from experiments.benchmarks.subject import LENGTH, SHAPES, make_dataset, random_model
 from experiments.benchmarks.training import discovery_steps
 
 # What grows, through which sizes, and why the exponent is what it is.
@@ -70,7 +70,7 @@ def _call(name, n):
     if name.endswith('discovery step'):
         return _discovery(name.split()[0], n)
     config = dataclasses.replace(BASE, **({FIELDS[name]: n} if name in FIELDS else {}))
-    model = jax.jit(lambda key: Llama(config, key))(jax.random.key(0))
+    model = random_model(config)
     rows, length = (n if name == 'rows' else 128), (n if name == 'length' else LENGTH)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, config.vocab_size, (rows, length))

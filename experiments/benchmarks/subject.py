@@ -1,6 +1,7 @@
 """The models and problems that the suites of speed run on: shapes of real ones, random weights."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -63,7 +64,7 @@ class Subject:
 def make_subject(shape: str, workdir: Path, *, rows: int, dtype: str = DTYPE) -> Subject:
     """Returns the subject of a shape, its checkpoint written into `workdir`."""
     c = SHAPES[shape]
-    model = jax.jit(lambda key: Llama(c, key, dtype=jnp.dtype(dtype)))(jax.random.key(0))
+    model = random_model(c, dtype=dtype)
     rng = np.random.default_rng(0)
     folder = workdir / f'{shape}_{dtype}'
     if not folder.exists():
@@ -77,6 +78,16 @@ def make_subject(shape: str, workdir: Path, *, rows: int, dtype: str = DTYPE) ->
         rng.integers(0, c.vocab_size, (2, rows)),
         folder,
     )
+
+
+def random_model(config: LlamaConfig, *, seed: int = 0, dtype: str = DTYPE) -> Llama:
+    """Returns a model of random weights; what makes it is compiled once for a shape."""
+    return _random_model(config, dtype, jax.random.key(seed))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _random_model(config, dtype, key):
+    return Llama(config, key, dtype=jnp.dtype(dtype))
 
 
 def check_equal(ours: np.ndarray, theirs: np.ndarray, dtype: jnp.dtype) -> None:

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from cdjax.inference import predict, predict_circuits, predict_each
-from cdjax.models import Llama, LlamaConfig
+from cdjax.models import LlamaConfig
 from experiments.benchmarks.measure import OURS, compare, machine
 from experiments.benchmarks.peers import installed
-from experiments.benchmarks.subject import make_dataset, make_subject
+from experiments.benchmarks.subject import make_dataset, make_subject, random_model
 
 # Shape and problems of a study, about the demo's.
 STUDY, PROBLEMS = LlamaConfig(109, 128, 512, 2, 4, 4, 32), 600
@@ -45,7 +44,7 @@ def run(
 def _study(rounds):
     """Measures circuits of all sizes, one for each of four classes, in the shape of the demo's."""
     c, N, rng = STUDY, PROBLEMS, np.random.default_rng(2)
-    model = jax.jit(lambda key: Llama(c, key))(jax.random.key(0))
+    model = random_model(c)
     tokens = lambda *shape: rng.integers(0, c.vocab_size, shape)
     dataset = make_dataset(tokens(N, 7), tokens(2, N))
     shape = (4, c.num_layers, c.intermediate_size)

@@ -18,7 +18,7 @@ from cdjax.training.optimizer import make_optimizer
 from cdjax.training.state import init_state
 from cdjax.training.step import AT_ONCE, jit_step, put_batches, several_steps
 from experiments.benchmarks.measure import against_limit, compare, machine
-from experiments.benchmarks.subject import LENGTH, SHAPES
+from experiments.benchmarks.subject import LENGTH, SHAPES, random_model
 
 BARE, ONE_BY_ONE = 'labels alone', 'dispatched one by one'
 IN_TURN = 'one seed after another'
@@ -33,7 +33,7 @@ def run(*, shape: str, rows: int, rounds: int) -> dict[str, Any]:
     """Measures steps of a student of half the width, and of the demo's: by part, and of four."""
     c = SHAPES[shape]
     student = c.half_width()
-    teacher = jax.jit(lambda key: Llama(c, key))(jax.random.key(1))
+    teacher = random_model(c, seed=1)
     by_labels = {'task': 'cross_entropy'}
     steps = {
         BARE: student_steps(student, c, rows, **by_labels),
@@ -154,7 +154,7 @@ def discovery_steps(c: LlamaConfig, rows: int, classes: int = CLASSES) -> Callab
     mesh, rng = one_device(), np.random.default_rng(0)
     config = DiscoveryConfig(num_classes=classes, batch_size=rows)
     tx = discovery_step.make_discovery_optimizer(config)
-    model = jax.jit(lambda key: Llama(c, key))(jax.random.key(1))
+    model = random_model(c, seed=1)
     fill = np.zeros((c.num_layers, LENGTH, c.intermediate_size), np.float32)
     init = lambda key: discovery_step.make_params(
         key, {'teacher': c}, None, config.objective, classes

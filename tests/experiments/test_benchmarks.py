@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from artefacts import disagreements
 
-from cdjax.models import Llama, LlamaConfig
+from cdjax.models import LlamaConfig
 from cdjax.parallel.mesh import one_device
 from cdjax.run.results import to_text
 from experiments.benchmarks import (
@@ -109,10 +109,9 @@ def test_curves_have_their_exponents_and_are_drawn(monkeypatch):
 
 def test_steps_that_are_timed_are_steps():
     """They take batches of today's trainings, and go on from the state before, which is donated."""
-    teacher = jax.jit(lambda key: Llama(TINY, key))(jax.random.key(0))
     for call in (
         training.student_steps(TINY, TINY, 8, aligned='circuits', at_once=2),
-        training.student_steps(TINY, TINY, 8, teacher=teacher),
+        training.student_steps(TINY, TINY, 8, teacher=subject.random_model(TINY)),
         training.discovery_steps(TINY, 8, classes=2),
     ):
         assert all(np.isfinite(call()['loss']).all() for _ in range(2))
