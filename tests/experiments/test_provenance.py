@@ -1,5 +1,6 @@
 """Train and test never mix, from one launcher to the next: each knows what the one before did."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -23,7 +24,8 @@ STEPS = (
     '--least_accuracy=0',
     '--nocheck_gradients',
 )
-TINY = ('--hidden_size=16', '--intermediate_size=16')
+SHAPE = dataclasses.replace(toy.teacher_config(), num_layers=1)
+TINY = ('--layers=1', '--hidden_size=16', '--intermediate_size=16')
 DISTIL = ('--arm=circuits', '--steps=2', '--batch_size=16', '--evaluate_every=2', STEPS[-1])
 
 
@@ -40,22 +42,24 @@ def outcomes(tmp_path_factory):
     folder, streams = (tmp_path_factory.mktemp(name) for name in ('runs', 'streams'))
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
     for name, seed in (('teacher', 0), ('other', 1)):
-        model = toy.model(seed=seed)
+        model = toy.random_model(SHAPE, seed)
         save_huggingface(model, folder / name, tokenizer_from=folder / 'tokenizer')
     common = [f'--teacher={folder}/teacher', *TASK]
     circuits = f'--circuits={folder}/first/circuits/teacher.safetensors'
     student = f'--student={folder}/distill/student'
-    lines = [
-        {'prompt': f'{a}+{b}=', 'answer': a + b, 'counterfactual': f'{b}+{(a + 1) % 9}='}
-        for a in range(9)
-        for b in range(a)
+    lines = [  # as many as of TASK, for which programs are compiled once
+        {'prompt': f'{a}{sign}{b}=', 'answer': answer, 'counterfactual': f'{b}+{(a + 1) % 10}='}
+        for a in range(10)
+        for b in range(10)
+        for sign, answer in (('+', a + b), ('-', a - b))
+        if answer >= 0
     ]
     task = folder / 'task.jsonl'
     task.write_text('\n'.join(map(json.dumps, lines)))
-    on_file = [common[0], TASK[-1], f'--task_file={task}']
+    on_file = [common[0], *TASK[2:], f'--task_file={task}']
     search_of_file = ['discover', f'--workdir={folder}/on_file', *on_file, *STEPS]
     trained = ['train_teacher', f'--workdir={folder}/trained', *TASK, *TINY, *DISTIL[1:]]
-    evaluate = ['evaluate', circuits, '--sizes=.1', '--evaluate_problems=20']
+    evaluate = ['evaluate', circuits, '--sizes=.1', '--noareas', '--evaluate_problems=20']
     distill = ['distill', *DISTIL, circuits]
     other_split = [*common, '--split_seed=1']
     of_file = f'--circuits={folder}/on_file/circuits/teacher.safetensors'
