@@ -108,4 +108,7 @@ def random_model(config, seed=0, mesh=None):
         for name, leaf in zip(tree_names(abstract), jax.tree.leaves(abstract), strict=True)
     ]
     weights = jax.tree.unflatten(jax.tree.structure(abstract), random)
-    return jax.tree.map(jax.device_put, weights, shardings)
+    put = lambda leaf, sharding: jax.make_array_from_callback(
+        leaf.shape, sharding, leaf.__getitem__
+    )
+    return jax.tree.map(put, weights, shardings)

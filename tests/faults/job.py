@@ -6,6 +6,8 @@ from pathlib import Path
 
 from absl import app, flags
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 FLAGS = flags.FLAGS
 flags.DEFINE_list('job', None, 'What to do: tiny, discovery, distillation or stages, or several.')
 flags.DEFINE_string('workdir', None, 'Where; several jobs in folders of their names.')
@@ -75,11 +77,10 @@ def tiny(mesh, workdir):
 @functools.cache
 def teacher_and_problems(mesh):
     """A small random teacher, and the sums of two numbers below 8."""
-    import jax
+    from toy_study import random_model
 
     from cdjax.data import ArithmeticTask, build_arithmetic_tokenizer
-    from cdjax.models import Llama, LlamaConfig
-    from cdjax.parallel.mesh import init_sharded
+    from cdjax.models import LlamaConfig
 
     tokenizer = build_arithmetic_tokenizer(14)
     problems = ArithmeticTask(operators=('+',), operands=2, low=0, high=7).encode(tokenizer)
@@ -93,7 +94,7 @@ def teacher_and_problems(mesh):
         head_dim=8,
         max_length=16,
     )
-    return init_sharded(lambda key: Llama(config, key), jax.random.key(1), mesh), problems
+    return random_model(config, 1, mesh), problems
 
 
 def discovery(mesh, workdir):
