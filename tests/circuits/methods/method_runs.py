@@ -10,14 +10,21 @@ from cdjax.circuits.methods import METHODS, Context
 from cdjax.inference.means import neuron_means
 
 
+def learned_from():
+    """Rows of the problems that methods learn from: a few of those for training."""
+    return toy.rows().train[::5]
+
+
 @functools.cache
 def classes():
-    return np.random.default_rng(0).integers(toy.K, size=len(toy.dataset())).astype(np.int32)
+    """Three classes; as many numbers as problems, for a program that can tell them apart too."""
+    drawn = np.random.default_rng(0).integers(toy.K, size=len(toy.dataset()))
+    return np.array([0, 4, len(learned_from()) - 1], np.int32)[drawn]
 
 
 @functools.cache
 def fill():
-    return neuron_means(toy.model(), toy.dataset()[toy.rows().train])
+    return neuron_means(toy.model(), toy.dataset()[learned_from()])
 
 
 def context(**changes):
@@ -25,11 +32,11 @@ def context(**changes):
 
 
 def scores_of(key, *, of=None, dataset=None, **changes):
-    """Scores of a method on the training rows of the toy study."""
+    """Scores of a method on training rows of the toy study."""
     of = classes() if of is None else of
     dataset = toy.dataset() if dataset is None else dataset
-    rows = toy.rows().train
-    return METHODS[key].scores(toy.model(), dataset, rows, of, context=context(**changes))
+    rows, shared = learned_from(), context(**changes)
+    return METHODS[key].scores(toy.model(), dataset, rows, of, context=shared)
 
 
 @functools.cache

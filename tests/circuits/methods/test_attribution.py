@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_study as toy
-from method_runs import activations, classes, context, fill, scores_of
+from method_runs import activations, classes, context, fill, learned_from, scores_of
 
 from cdjax.circuits.methods import METHODS, Request, exact_ablation, integrated
+from cdjax.circuits.methods.attribution import attribution_scores
 from cdjax.circuits.methods.class_scores import columns
 from cdjax.circuits.methods.exact_ablation import exact_effects
 from cdjax.circuits.methods.grad_drop import check_layers, grad_drop_effects
@@ -18,37 +19,50 @@ from cdjax.circuits.methods.patching import patching_effects, relp_effects
 from cdjax.errors import InputError
 from cdjax.inference.gradients import metric_gradients
 from cdjax.inference.predictions import logit_difference, predict
-from cdjax.models import Edit, LlamaConfig
+from cdjax.models import SITES, Edit, LlamaConfig
 
 UNITS = toy.L * toy.F
 
 
 def some():
-    return toy.dataset()[toy.rows().train[::5]]
+    return toy.dataset()[learned_from()]
 
 
 def batch():
     return {name: jnp.asarray(values) for name, values in columns(some()).items()}
 
 
-def effects_of(effects, *, ablation='mean', site='neurons', means=None):
-    """Effects of the problems of `batch`, `[B, L, U]`."""
-    constants = {'model': toy.model(), 'fill': jnp.asarray(fill() if means is None else means)}
-    return np.asarray(jitted(effects, site, ablation)(constants, batch()))
-
-
 @functools.cache
-def jitted(effects, site, ablation):
-    return jax.jit(functools.partial(effects, site=site, ablation=ablation))
+def effects_of(effects, *, ablation='mean', site='neurons'):
+    """Effects of the problems of `batch`, `[B, L, U]`: each is the average of its own class."""
+    rows, of = learned_from(), np.zeros(len(toy.dataset()), np.int32)
+    of[rows] = np.arange(len(rows))
+    means = np.zeros((toy.L, toy.T, *SITES[site].shape(toy.teacher_config())), np.float32)
+    shared = context(ablation=ablation, site=site, fill=fill() if site == 'neurons' else means)
+    options = {'context': shared, 'effects': effects, 'average': 'signed'}
+    return attribution_scores(toy.model(), toy.dataset(), rows, of, **options)
 
 
 @functools.cache
 def what_ablation_puts(ablation):
-    """`[L, B or 1, T, U]`."""
+    """`[L, B, T, U]`."""
     if ablation == 'counterfactual':
         run = jax.jit(lambda m, t: m(t, capture=('neurons',), logits_at=())[1]['neurons'])
-        return run(toy.model(), some().counterfactual_tokens)
-    return jnp.asarray(fill())[:, None]
+        return np.asarray(run(toy.model(), some().counterfactual_tokens))
+    return np.broadcast_to(fill()[:, None], (toy.L, len(some()), toy.T, toy.F))
+
+
+@functools.cache
+def contributions():
+    """What attention and MLPs of each layer add, by site, `[L, B, T, d]`."""
+    run = jax.jit(lambda m, t: m(t, capture=('attention_out', 'mlp_out'), logits_at=())[1])
+    return jax.device_get(run(toy.model(), batch()['tokens']))
+
+
+def held(free):
+    """Edits that leave contributions of layers as they are clean, but those that are free."""
+    free = np.array(free, np.float32).reshape(toy.L, 1, 1, 1)
+    return {name: Edit(free, (1 - free) * value) for name, value in contributions().items()}
 
 
 @jax.jit
@@ -56,15 +70,15 @@ def difference(model, rows, edits):
     return logit_difference(model(rows['tokens'], edits=edits, logits_at=-1)[0], rows)
 
 
-def slopes(unit, ablation, others=None, step=0.02):
+def slopes(unit, ablation, free=(1, 1), step=0.02):
     """What the logit difference loses to first order where a unit moves to its fill, `[B]`."""
     center = what_ablation_puts(ablation)
 
     def moved(part):
         scale = np.ones(UNITS, np.float32)
         scale[unit] -= part
-        edit = Edit(jnp.asarray(scale.reshape(toy.L, 1, 1, toy.F)), center=center)
-        found = difference(toy.model(), batch(), {'neurons': edit, **(others or {})})
+        edit = Edit(scale.reshape(toy.L, 1, 1, toy.F), center=center)
+        found = difference(toy.model(), batch(), {'neurons': edit, **held(free)})
         return np.asarray(found, np.float64)
 
     return (moved(-step) - moved(step)) / (2 * step)
@@ -91,13 +105,8 @@ def test_patching_is_toward_what_each_ablation_puts_there():
 def test_with_grad_drop_the_first_layer_acts_on_the_logits_alone():
     """Of two layers, the other one is dropped: it says what it says, whatever the first does."""
     effects = effects_of(grad_drop_effects).reshape(-1, UNITS)
-    contributions = ('attention_out', 'mlp_out')
-    run = jax.jit(lambda m, t: m(t, capture=contributions, logits_at=())[1])
-    clean = run(toy.model(), batch()['tokens'])
-    first = jnp.asarray([1.0, 0.0]).reshape(2, 1, 1, 1)
-    frozen = {name: Edit(first, (1 - first) * value) for name, value in clean.items()}
     for unit in (3, 17, 30):
-        expected = np.abs(slopes(unit, 'mean', frozen))
+        expected = np.abs(slopes(unit, 'mean', (1, 0)))
         np.testing.assert_allclose(effects[:, unit], expected, rtol=0.05, atol=0.01)
     plain = np.abs(effects_of(patching_effects)).reshape(-1, UNITS)
     np.testing.assert_allclose(effects[:, toy.F :], plain[:, toy.F :], rtol=1e-4, atol=1e-5)
@@ -110,12 +119,15 @@ def metric(masks):
     return found.logit_difference
 
 
-@pytest.fixture
-def many_steps(monkeypatch):
-    monkeypatch.setattr(integrated, 'STEPS', 100)
+@pytest.fixture(scope='module', autouse=True)
+def many_steps():
+    """For sums that come close to the integrals; in all tests, which share programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(integrated, 'STEPS', 100)
+        yield
 
 
-def test_integrated_gradients_of_a_layer_sum_to_what_its_ablation_takes(many_steps):
+def test_integrated_gradients_of_a_layer_sum_to_what_its_ablation_takes():
     effects = effects_of(integrated.activation_effects)
     whole = metric(np.ones((toy.L, toy.F)))
     for layer in range(toy.L):
@@ -125,20 +137,15 @@ def test_integrated_gradients_of_a_layer_sum_to_what_its_ablation_takes(many_ste
         np.testing.assert_allclose(effects[:, layer].sum(1), lost, rtol=0.01, atol=0.01)
 
 
-def test_integrated_gradients_of_gates_sum_to_what_all_neurons_do(many_steps):
+def test_integrated_gradients_of_gates_sum_to_what_all_neurons_do():
     effects = effects_of(integrated.gate_effects)
     lost = metric(np.ones((toy.L, toy.F))) - metric(np.zeros((toy.L, toy.F)))
     np.testing.assert_allclose(effects.sum((1, 2)), lost, rtol=0.01, atol=0.01)
 
 
-def test_integrated_gradients_over_inputs_sum_to_what_another_prompt_changes(many_steps):
+def test_integrated_gradients_over_inputs_sum_to_what_another_prompt_changes():
     """At the embeddings themselves, where the path is that of the site."""
-    effects = effects_of(
-        integrated.input_effects,
-        site='residual',
-        ablation='counterfactual',
-        means=np.zeros((toy.L, toy.T, toy.teacher_config().hidden_size), np.float32),
-    )
+    effects = effects_of(integrated.input_effects, site='residual', ablation='counterfactual')
     rows = batch()
     changed = {**rows, 'tokens': rows['counterfactual_tokens']}
     lost = difference(toy.model(), rows, {}) - difference(toy.model(), changed, {})
@@ -165,10 +172,9 @@ def test_exact_ablation_is_a_loop_over_units(ablation):
 
 
 def test_scores_average_effects_over_the_training_problems_of_each_class():
-    train = toy.dataset()[toy.rows().train]
-    of = classes()[toy.rows().train]
+    of = classes()[learned_from()]
     run = jax.jit(lambda model, rows: metric_gradients(model, rows))
-    a, g = run(toy.model(), {k: jnp.asarray(v) for k, v in columns(train).items()})
+    a, g = run(toy.model(), batch())
     e = ((np.asarray(a, np.float64) - fill()[:, None]) * np.asarray(g)).sum(2).swapaxes(0, 1)
     for key, average in {
         'atp': lambda x: np.abs(x).mean(0),
@@ -176,8 +182,8 @@ def test_scores_average_effects_over_the_training_problems_of_each_class():
         'atp_signed': lambda x: x.mean(0),
     }.items():
         found = scores_of(key)
-        assert found.shape == (toy.K, toy.L, toy.F)
-        for k in range(toy.K):
+        assert found.shape == (of.max() + 1, toy.L, toy.F)
+        for k in np.unique(of):
             np.testing.assert_allclose(found[k], average(e[of == k]), rtol=1e-3, atol=1e-4)
 
 
@@ -192,10 +198,8 @@ def test_scores_average_effects_over_the_training_problems_of_each_class():
     ],
 )
 def test_every_attribution_has_the_averages_that_tell_something_else(key, effects, averages):
-    data, rows, of = toy.dataset(), toy.rows().train, classes()
-    run = jax.jit(functools.partial(effects, site='neurons', ablation='mean'))
-    e = np.asarray(run({'model': toy.model(), 'fill': fill()}, columns(data[rows])))
-    shared = context()
+    rows, of, shared = learned_from(), classes(), context()
+    e = effects_of(effects)
     expected = {
         '': lambda x: np.abs(x).mean(0),
         '_rms': lambda x: np.sqrt(np.square(x).mean(0)),
@@ -203,8 +207,8 @@ def test_every_attribution_has_the_averages_that_tell_something_else(key, effect
     }
     assert {name for name in expected if key + name in METHODS} == {*averages}
     for name in averages:
-        found = METHODS[key + name].scores(toy.model(), data, rows, of, context=shared)
-        for k in range(toy.K):
+        found = METHODS[key + name].scores(toy.model(), toy.dataset(), rows, of, context=shared)
+        for k in np.unique(classes()):
             average = expected[name](e[of[rows] == k])
             np.testing.assert_allclose(found[k], average, rtol=1e-3, atol=1e-4)
     assert len(shared.cache) == 1, 'they share one pass'
@@ -213,18 +217,24 @@ def test_every_attribution_has_the_averages_that_tell_something_else(key, effect
 def test_exact_ablation_takes_as_many_problems_as_it_says(monkeypatch):
     monkeypatch.setattr(exact_ablation, 'PROBLEMS', 11)
     whole = scores_of('exact_ablation', of=np.zeros(len(toy.dataset()), np.int32))
-    drawn = np.random.default_rng(0).permutation(toy.rows().train)[:11]
-    data, full = toy.dataset()[np.sort(drawn)], np.ones((1, toy.L, toy.F))
-    ablated = functools.partial(predict, toy.model(), data, fill=fill())
-    full[0, 1, 5] = 0
-    lost = predict(toy.model(), data).logit_difference - ablated(masks=full).logit_difference
+    drawn = np.sort(np.random.default_rng(0).permutation(np.arange(len(some())))[:11])
+    full = np.ones((toy.L, toy.F))
+    without = full.copy()
+    without[1, 5] = 0
+    lost = (metric(full) - metric(without))[drawn]
     assert whole[0, 1, 5] == pytest.approx(np.abs(lost).mean(), rel=1e-3)
+
+
+@pytest.fixture(scope='module')
+def contexts():
+    """Of the problems as they are, and as they are changed: methods share their passes."""
+    return context(), context()
 
 
 @pytest.mark.parametrize(
     'key', [m.key for m in METHODS.values() if m.scores and not m.trains and m.key != 'learned']
 )
-def test_no_method_reads_the_problems_that_are_evaluated(key):
+def test_no_method_reads_the_problems_that_are_evaluated(key, contexts):
     data, rows = toy.dataset(), toy.rows()
     other = {}
     for name, values in columns(data).items():
@@ -233,16 +243,20 @@ def test_no_method_reads_the_problems_that_are_evaluated(key):
             other[name][rows.test] = values[rows.test[::-1]]
     changed = dataclasses.replace(data, **other)
     assert (changed.answers != data.answers).any()
-    np.testing.assert_array_equal(scores_of(key, dataset=changed), scores_of(key))
+    found = [
+        METHODS[key].scores(toy.model(), of, learned_from(), classes(), context=shared)
+        for of, shared in zip((data, changed), contexts, strict=True)
+    ]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize('everywhere', [True, False])
 def test_deviation_is_that_from_the_positional_mean(everywhere):
-    train, of = toy.rows().train, classes()[toy.rows().train]
+    train, of = learned_from(), classes()[learned_from()]
     away = np.square(activations()[train] - fill()[None])
     away = away.sum(2) if everywhere else away[:, :, -1]
     found = scores_of('deviation' if everywhere else 'answer_deviation')
-    for k in range(toy.K):
+    for k in np.unique(classes()):
         np.testing.assert_allclose(found[k], np.sqrt(away[of == k].mean(0)), rtol=1e-4)
 
 
