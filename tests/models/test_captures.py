@@ -56,21 +56,23 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('site', SITES)
-@pytest.mark.parametrize('logits_at', [-1, ()], ids=['logits', 'no logits'])
-def test_layers_and_positions_are_those_of_the_full_capture(tokens, everything, site, logits_at):
+@pytest.mark.parametrize(
+    ('logits_at', 'sites'),
+    [(-1, tuple(SITES)), *(((), (site,)) for site in SITES)],
+    ids=['logits', *(f'no logits-{site}' for site in SITES)],
+)
+def test_layers_and_positions_are_those_of_the_full_capture(tokens, everything, logits_at, sites):
     """In any order of the layers; with no logits the last residual is the input of no block."""
-    captures = [
-        Capture(site, layers=(3, 1), positions=(-1, 0)),
-        Capture(site, layers=(2,)),
-        Capture(site, layers=tuple(range(L)), positions=range(1, 3)),
-        Capture(site, layers=()),
-        Capture(site, positions=ROWS),
-        Capture(site, layers=(0, 5), positions=np.stack([ROWS, ROWS * 0 + 1], axis=1)),
+    choices = [
+        {'layers': (3, 1), 'positions': (-1, 0)},
+        {'layers': (2,)},
+        {'layers': tuple(range(L)), 'positions': range(1, 3)},
+        {'layers': ()},
+        {'positions': ROWS},
+        {'layers': (0, 5), 'positions': np.stack([ROWS, ROWS * 0 + 1], axis=1)},
     ]
-    full = np.asarray(everything[1][site])
     row = np.arange(B)
-    expected = [
+    of = lambda full: [
         full[[3, 1]][:, :, [-1, 0]],
         full[[2]],
         full[:, :, 1:3],
@@ -78,10 +80,13 @@ def test_layers_and_positions_are_those_of_the_full_capture(tokens, everything, 
         full[:, row, ROWS][:, :, None],
         np.stack([full[[0, 5]][:, row, ROWS], full[[0, 5]][:, :, 1]], axis=2),
     ]
-    found = calls(tokens, [[c] for c in captures], edits=edits(), logits_at=logits_at)
-    for (logits, activations), values in zip(found, expected, strict=True):
-        assert set(activations) == {site}
-        close(activations[site], values)
+    captures = [[Capture(site, **choice) for site in sites] for choice in choices]
+    found = calls(tokens, captures, edits=edits(), logits_at=logits_at)
+    expected = {site: of(np.asarray(everything[1][site])) for site in sites}
+    for number, (logits, activations) in enumerate(found):
+        assert set(activations) == set(sites)
+        for site in sites:
+            close(activations[site], expected[site][number])
         if logits_at == ():
             assert logits is None
         else:
@@ -138,26 +143,22 @@ def test_no_more_is_stored_than_is_captured(tokens):
     assert f'f32[{L},{B},{T},{F}]' in str(jax.make_jaxpr(run)(model()))
 
 
-@pytest.mark.parametrize('remat', ['none', 'full'])
-def test_gradients_flow_through_captures_of_some_layers(tokens, remat):
-    def loss(shift, captures, pick):
-        neurons = model()(
-            tokens,
-            edits={'neurons': Edit(shift=shift)},
-            capture=captures,
-            logits_at=-1,
-            remat=remat,
-        )[1]['neurons']
+def test_gradients_flow_through_captures_of_some_layers(tokens):
+    def loss(shift, captures, pick, remat='none'):
+        options = {'capture': captures, 'logits_at': -1, 'remat': remat}
+        neurons = model()(tokens, edits={'neurons': Edit(shift=shift)}, **options)[1]['neurons']
         return (pick(neurons) ** 3).sum()
 
-    shift = jnp.zeros((L, 1, 1, 32))
+    shift = np.zeros((L, 1, 1, 32), np.float32)
     some = Capture('neurons', (1, 4), positions=(2, 4))
-    gradient = jax.jit(jax.grad(lambda x: loss(x, (some,), lambda n: n)))(shift)
     pick = lambda n: n[np.array([1, 4])][:, :, np.array([2, 4])]
-    expected = jax.jit(jax.grad(lambda x: loss(x, ('neurons',), pick)))(shift)
-    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+    expected = np.asarray(jax.jit(jax.grad(lambda x: loss(x, ('neurons',), pick)))(shift))
     assert np.abs(expected[:5]).min(axis=(1, 2, 3)).max() > 0
-    assert (gradient[5] == 0).all()
+    for remat in ('none', 'full'):
+        of_some = lambda x, remat=remat: loss(x, (some,), lambda n: n, remat)
+        gradient = np.asarray(jax.jit(jax.grad(of_some))(shift))
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+        assert (gradient[5] == 0).all()
 
 
 @pytest.mark.parametrize(

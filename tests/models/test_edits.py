@@ -1,7 +1,5 @@
 """Edits against their own definition in NumPy, over every way to write one."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +20,10 @@ def tokens():
     return toy.dataset().tokens[:B]
 
 
-@functools.partial(jax.jit, static_argnames='site')
-def captured(model, tokens, edits, site='neurons'):
-    """The site after the edit, [L, B, T, ...]."""
-    return model(tokens, edits=edits, capture=(site,), logits_at=-1)[1][site]
+@jax.jit
+def captured(model, tokens, edits):
+    """Neurons after the edit, [L, B, T, F]."""
+    return model(tokens, edits=edits, capture=('neurons',), logits_at=-1)[1]['neurons']
 
 
 def edited(edit, x, site='neurons'):
@@ -57,17 +55,20 @@ def test_patching_as_the_docstring_has_it(tokens):
     np.testing.assert_array_equal(out, value)
 
 
-@pytest.mark.parametrize(
-    'shape', [(), (toy.F,), (toy.T, toy.F), (toy.T, 1), (B, 1, 1), (toy.L, 1, 1, toy.F), FULL]
-)
-@pytest.mark.parametrize('field', ['scale', 'shift', 'center'])
-def test_a_field_of_any_rank_is_the_full_one(tokens, shape, field):
+SHAPES = [(), (toy.F,), (toy.T, toy.F), (toy.T, 1), (B, 1, 1), (toy.L, 1, 1, toy.F), FULL]
+
+
+@pytest.mark.parametrize('number', range(len(SHAPES)), ids=map(str, SHAPES))
+def test_a_field_of_any_rank_is_the_full_one(tokens, number):
     """Against the same edit written out to [L, B, T, F], to the bit, in the model itself."""
-    fields = {'scale': 0.5, 'shift': None, 'center': None, field: random(*shape)}
-    dense = {
-        name: None if part is None else np.broadcast_to(np.float32(part), FULL)
-        for name, part in fields.items()
+    # Every field has every shape once, beside others of other shapes.
+    shapes = (SHAPES[(number + further) % len(SHAPES)] for further in (0, 2, 4))
+    names = ('scale', 'shift', 'center')
+    fields = {
+        name: random(*shape, seed=seed)
+        for seed, (name, shape) in enumerate(zip(names, shapes, strict=True))
     }
+    dense = {name: np.broadcast_to(np.float32(part), FULL) for name, part in fields.items()}
     run = lambda edit: np.asarray(captured(toy.model(), tokens, {'neurons': edit}))
     np.testing.assert_array_equal(run(Edit(**fields)), run(Edit(**dense)))
 
@@ -161,18 +162,19 @@ def test_bfloat16_is_edited_in_float32():
     np.testing.assert_allclose(out.astype(jnp.float32), exact, rtol=4e-3)
 
 
-@pytest.mark.parametrize('site', SITES)
-def test_masks_of_every_site(tokens, site):
+def test_masks_of_every_site(tokens):
     """A mask of units leaves them whole: of a head all its coordinates."""
-    units = SITES[site].units(CONFIG)
-    mask = np.ones((toy.L, 1, 1, units), np.float32)
-    mask[:, :, :, 1] = 0
-    behind = len(SITES[site].shape(CONFIG)) - 1
-    scale = mask.reshape(*mask.shape, *(1,) * behind)
-    out = np.asarray(captured(toy.model(), tokens, {site: Edit(scale, center=7.0)}, site=site))
-    assert out.shape == (toy.L, B, toy.T, *SITES[site].shape(CONFIG))
-    assert (out[:, :, :, 1] == 7).all()
-    assert (out[:, :, :, 0] != 7).all()
+    edits = {}
+    for site in SITES:
+        mask = np.ones((toy.L, 1, 1, SITES[site].units(CONFIG)), np.float32)
+        mask[:, :, :, 1] = 0
+        behind = len(SITES[site].shape(CONFIG)) - 1
+        edits[site] = Edit(mask.reshape(*mask.shape, *(1,) * behind), center=7.0)
+    run = jax.jit(lambda m, e: m(tokens, edits=e, capture=tuple(SITES), logits_at=-1)[1])
+    for site, found in jax.device_get(run(toy.model(), edits)).items():
+        assert found.shape == (toy.L, B, toy.T, *SITES[site].shape(CONFIG))
+        assert (found[:, :, :, 1] == 7).all()
+        assert (found[:, :, :, 0] != 7).all()
 
 
 def test_a_number_traced_or_not_compiles_once(tokens):
