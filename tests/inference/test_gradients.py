@@ -9,7 +9,7 @@ import toy_study as toy
 
 from cdjax.inference.gradients import metric_gradients, unit_gradients
 from cdjax.inference.rows import map_rows
-from cdjax.models import Edit
+from cdjax.models import SITES, Edit
 
 
 @pytest.fixture(scope='module')
@@ -36,24 +36,29 @@ def activations_and_gradients(problems, site='neurons'):
     return map_rows(of_site(site), toy.model(), rows_of(problems), tokens_per_pass=16 * toy.T)
 
 
-@functools.partial(jax.jit, static_argnames='site')
-def difference(model, tokens, answers, others, site, shift):
-    logits = model(tokens, edits={site: Edit(shift=shift)}, logits_at=-1)[0]
-    rows = jnp.arange(len(tokens))
-    return logits[rows, answers] - logits[rows, others]
+CHECKED = ('neurons', 'head_out', 'residual')
 
 
-@pytest.mark.parametrize('site', ['neurons', 'head_out', 'residual'])
+@jax.jit
+def difference(model, rows, shifts):
+    edits = {site: Edit(shift=shift) for site, shift in shifts.items()}
+    logits = model(rows['tokens'], edits=edits, logits_at=-1)[0]
+    each = jnp.arange(len(logits))
+    return logits[each, rows['answers']] - logits[each, rows['counterfactual_answers']]
+
+
+@pytest.mark.parametrize('site', CHECKED)
 def test_gradients_are_finite_differences_of_the_logit_difference(some, site):
     """At entries at random, of each problem its own: no problem's shift moves another's metric."""
     activations, gradients = activations_and_gradients(some, site)
     assert activations.shape == gradients.shape == (len(some), toy.L, toy.T, *activations.shape[3:])
-    run = lambda shift: np.asarray(
-        difference(
-            toy.model(), some.tokens, some.answers, some.counterfactual_answers, site, shift
-        ),
-        np.float64,
-    )
+    shape_of = lambda site: SITES[site].shape(toy.teacher_config())
+    none = {s: np.zeros((toy.L, len(some), toy.T, *shape_of(s)), np.float32) for s in CHECKED}
+
+    def run(shift):
+        found = difference(toy.model(), rows_of(some), none | {site: shift})
+        return np.asarray(found, np.float64)
+
     rng, step = np.random.default_rng(0), 0.01
     rows = np.arange(len(some))
     for _ in range(5):
@@ -61,7 +66,7 @@ def test_gradients_are_finite_differences_of_the_logit_difference(some, site):
             rng.integers(size, size=len(some)) for size in (toy.L, toy.T, *gradients.shape[3:])
         )
         at = (entry[0], rows, *entry[1:])
-        shift = np.zeros((toy.L, len(some), toy.T, *gradients.shape[3:]), np.float32)
+        shift = none[site].copy()
         shift[at] = step
         slope = (run(shift) - run(-shift)) / (2 * step)
         np.testing.assert_allclose(gradients[(rows, *entry)], slope, rtol=0.05, atol=0.02)
@@ -96,7 +101,7 @@ def test_a_gradient_under_an_edit_of_the_same_site_and_of_any_metric(some):
     np.testing.assert_allclose(activations[0], 0.5 * run(some.tokens)[0], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize('site', ['neurons', 'head_out', 'residual'])
+@pytest.mark.parametrize('site', CHECKED)
 def test_a_number_of_each_unit_has_the_sum_over_its_positions_and_coordinates(some, site):
     activations, gradients = activations_and_gradients(some, site)  # [N, L, T, U, ...]
     fill = np.random.default_rng(0).normal(size=activations.shape[1:]).astype(np.float32)

@@ -16,10 +16,16 @@ def predict_toy(**options):
     return predict(toy.model(), toy.dataset(), mesh=toy.one_device(), **PASS, **options)
 
 
+def answer_logits(scale=1.0, shift=0.0):
+    """Logits `[N, V]` under an edit of neurons, written out: one program for all of them."""
+    tokens = toy.dataset().tokens
+    full = lambda part: np.broadcast_to(np.float32(part), (toy.L, *tokens.shape, toy.F))
+    return edited_logits(toy.model(), tokens, Edit(full(scale), full(shift)))
+
+
 @jax.jit
-def answer_logits(model, tokens, scale=None, shift=None):
-    edits = None if scale is None else {'neurons': Edit(scale, shift)}
-    return model(tokens, edits=edits, logits_at=-1)[0]
+def edited_logits(model, tokens, edit):
+    return model(tokens, edits={'neurons': edit}, logits_at=-1)[0]
 
 
 def expected(logits):
@@ -57,7 +63,7 @@ def circuits():
 
 
 def test_the_whole_model(whole):
-    assert_predicts(whole, answer_logits(toy.model(), toy.dataset().tokens))
+    assert_predicts(whole, answer_logits())
     assert len(set(whole.logit_difference)) > 100, 'nothing to tell apart'
 
 
@@ -70,10 +76,7 @@ def test_masks_of_ones_are_the_whole_model(whole, fill):
 
 def test_masks_of_zeros_replace_every_neuron(fill):
     masked = predict_toy(masks=np.zeros((toy.K, toy.L, toy.F)), fill=fill)
-    logits = answer_logits(
-        toy.model(), toy.dataset().tokens, np.zeros((1, 1, 1, 1), np.float32), fill[:, None]
-    )
-    assert_predicts(masked, logits)
+    assert_predicts(masked, answer_logits(0, fill[:, None]))
 
 
 def manual(masks, classes, values_LxBxTxF):
@@ -83,7 +86,7 @@ def manual(masks, classes, values_LxBxTxF):
     for k in range(len(masks)):
         keep = masks[k][:, None, None, :].astype(np.float32)
         replaced = (1 - keep) * values_LxBxTxF
-        of_class = np.asarray(answer_logits(toy.model(), data.tokens, keep, replaced))
+        of_class = np.asarray(answer_logits(keep, replaced))
         logits[classes == k] = of_class[classes == k]
     return logits
 
@@ -152,15 +155,15 @@ def test_ablation_at_some_positions(circuits, fill):
     keep = masks[0][:, None, None, :] | (np.arange(toy.T) < toy.T - 2)[:, None]
     keep = keep.astype(np.float32)
     shift = (1 - keep) * fill[:, None]
-    assert_predicts(predictions, answer_logits(toy.model(), toy.dataset().tokens, keep, shift))
+    assert_predicts(predictions, answer_logits(keep, shift))
     everywhere = predict_toy(masks=masks, fill=fill)
     assert np.abs(predictions.logit_difference - everywhere.logit_difference).max() > 0.01
 
 
 def test_soft_masks_are_not_cut(fill):
-    masks = np.random.default_rng(2).random((1, toy.L, toy.F)).astype(np.float32)
+    masks = np.random.default_rng(2).random((toy.K, toy.L, toy.F)).astype(np.float32)
     keep = masks[0][:, None, None, :]
-    logits = answer_logits(toy.model(), toy.dataset().tokens, keep, (1 - keep) * fill[:, None])
+    logits = answer_logits(keep, (1 - keep) * fill[:, None])
     assert_predicts(predict_toy(masks=masks, fill=fill), logits)
 
 
