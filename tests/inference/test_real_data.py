@@ -56,9 +56,16 @@ def rows_alone(dataset, tokens, answers):
         yield np.array([row]), slice(P, P + len(own)), answers[n][answers[n] != NO_TOKEN]
 
 
+def run_alone(model, tokens, keep=1.0, fill=0.0, inside=False):
+    """With neurons of the positions inside that are not kept filled: one program for all."""
+    full = lambda part: np.broadcast_to(np.float32(part), (toy.L, 1, tokens.shape[1], toy.F))
+    inside = np.broadcast_to(inside, tokens.shape[1])
+    return edited(model, tokens, Edit(full(keep), center=full(fill), positions=inside))
+
+
 @jax.jit
-def run_alone(model, tokens, edits):
-    return model(tokens, edits=edits, capture=('neurons',))
+def edited(model, tokens, edit):
+    return model(tokens, edits={'neurons': edit}, capture=('neurons',))
 
 
 @functools.cache
@@ -66,7 +73,7 @@ def clean():
     """Activations of each problem by itself, of the question and the answer, `[L, T', F]`."""
     data = problems()
     return [
-        np.asarray(run_alone(toy.model(), tokens, {})[1]['neurons'])[:, 0, at]
+        np.asarray(run_alone(toy.model(), tokens)[1]['neurons'])[:, 0, at]
         for tokens, at, _ in rows_alone(data, data.tokens, data.answers)
     ]
 
@@ -122,15 +129,15 @@ def expected(masks, fills):
     """Correctness, logit difference and probability by one problem after the other."""
     data = problems()
     for n, (tokens, at, answer) in enumerate(rows_alone(data, data.tokens, data.answers)):
-        edits = {}
+        edit = ()
         if masks is not None:
             inside = np.zeros(tokens.shape[1], bool)
             inside[at] = True
             fill = np.zeros((toy.L, 1, tokens.shape[1], toy.F), np.float32)
             fill[:, 0, at] = fills[n]
             keep = masks[:, None, None].astype(np.float32)
-            edits = {'neurons': Edit(keep, center=fill, positions=inside)}
-        logits = np.asarray(run_alone(toy.model(), tokens, edits)[0][0], np.float64)
+            edit = (keep, fill, inside)
+        logits = np.asarray(run_alone(toy.model(), tokens, *edit)[0][0], np.float64)
         logits = logits[at][-len(answer) :]
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         token = np.arange(len(answer))
@@ -168,7 +175,7 @@ def test_answers_of_a_circuit(ablation):
     elif ablation == 'counterfactual':
         others = rows_alone(data, data.counterfactual_tokens, data.counterfactual_answers)
         fills = [
-            np.asarray(run_alone(toy.model(), tokens, {})[1]['neurons'])[:, 0, at]
+            np.asarray(run_alone(toy.model(), tokens)[1]['neurons'])[:, 0, at]
             for tokens, at, _ in others
         ]
     options = {'fill': means(), 'mesh': toy.one_device()}

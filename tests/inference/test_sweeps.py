@@ -34,9 +34,14 @@ def fill():
     return neuron_means(toy.model(), toy.dataset(), mesh=toy.one_device())
 
 
+@pytest.fixture
+def two_at_once(monkeypatch):
+    """The third set goes through by itself."""
+    monkeypatch.setattr(sweeps, '_AT_ONCE', 2)
+
+
 @pytest.mark.parametrize('ablation', ['mean', 'counterfactual'])
-def test_each_set_is_answered_as_if_alone(monkeypatch, masks, classes, fill, ablation):
-    monkeypatch.setattr(sweeps, '_AT_ONCE', 2)  # the third set goes through by itself
+def test_each_set_is_answered_as_if_alone(two_at_once, masks, classes, fill, ablation):
     options = {'classes': classes, 'fill': fill, 'ablation': ablation}
     options |= {'mesh': toy.one_device(), 'tokens_per_pass': 64 * toy.T}
     before = toy.compilations('<lambda>')
@@ -50,11 +55,11 @@ def test_each_set_is_answered_as_if_alone(monkeypatch, masks, classes, fill, abl
     assert len({p.logit_difference.sum() for p in found}) == M
 
 
-def test_each_set_on_eight_devices(masks, classes, fill):
+def test_each_set_on_eight_devices(two_at_once, masks, classes, fill):
     mesh = make_mesh(4, 2)
-    options = {'classes': classes, 'fill': fill}
-    many = predict_each(toy.model(mesh), toy.dataset(), masks, mesh=mesh, **options)
-    few = predict_each(toy.model(), toy.dataset(), masks, mesh=toy.one_device(), **options)
+    options = {'classes': classes, 'fill': fill, 'tokens_per_pass': 64 * toy.T}
+    many = predict_each(toy.model(mesh), toy.dataset(), list(masks), mesh=mesh, **options)
+    few = predict_each(toy.model(), toy.dataset(), list(masks), mesh=toy.one_device(), **options)
     for several, one in zip(many, few, strict=True):
         np.testing.assert_allclose(several.probability, one.probability, rtol=1e-4, atol=1e-6)
 

@@ -42,19 +42,24 @@ def run(model, tokens, center, shift):
 
 
 def one_by_one(prefix=()):
-    """Logits and activations of each row by itself; edits are of the row, not of the prefix."""
-    call = jax.jit(lambda m, t, e: m(t, edits=e, capture=('neurons',), logits_at=-1))
+    """Logits and activations of each row by itself; edits are of the row, not of the prefix.
+
+    On the right, where nothing is ever seen, rows are filled up, so that all compile once.
+    """
+    P, columns = len(prefix), np.arange(len(prefix) + 5)
+    call = jax.jit(lambda m, t, e, at: m(t, edits=e, capture=('neurons',), logits_at=at))
+    shift = 0.1 * np.ones((1, 1, 1, 16), np.float32)
     for tokens in rows():
-        n, P = len(tokens), len(prefix)
-        center = np.pad(fill()[:, :, 5 - n :], [(0, 0), (0, 0), (P, 0), (0, 0)])
-        shift = 0.1 * np.ones((1, 1, 1, 16), np.float32)
-        inside = np.arange(P + n) >= P
+        n = len(tokens)
+        center = np.pad(fill()[:, :, 5 - n :], [(0, 0), (0, 0), (P, 5 - n), (0, 0)])
+        inside = (columns >= P) & (columns < P + n)
         edits = {
             'neurons': Edit(0.5, center=center, positions=inside),
             'residual': Edit(shift=shift, positions=inside),
         }
-        logits, found = call(toy.model(), np.array([[*prefix, *tokens]]), edits)
-        yield logits[0], found['neurons'][:, 0, P:]
+        row = np.array([[*prefix, *tokens, *[1] * (5 - n)]])
+        logits, found = call(toy.model(), row, edits, np.array([P + n - 1]))
+        yield logits[0], found['neurons'][:, 0, P : P + n]
 
 
 @pytest.mark.parametrize('prefix', [(), PREFIX], ids=['padded', 'prefix'])
