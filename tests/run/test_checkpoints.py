@@ -386,8 +386,14 @@ def reference(x):
 DTYPES = ['float32', 'bfloat16', 'int8', 'uint32', 'bool']
 
 
+@pytest.fixture(params=[0, 2**16])
+def computed(request, monkeypatch):
+    """Computes checksums on the devices, and by NumPy."""
+    monkeypatch.setattr('cdjax.run.checksums.AT_HAND', request.param)
+
+
 @pytest.mark.parametrize('dtype', DTYPES)
-def test_checksum_equals_a_plain_loop_on_every_sharding(dtype):
+def test_checksum_equals_a_plain_loop_on_every_sharding(computed, dtype):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3, 4)) * 40).astype(dtype)
     mesh = make_mesh(4, 2)
     for spec in (P('fsdp', None, 'tensor'), P(('fsdp', 'tensor'))):
@@ -410,7 +416,7 @@ def test_every_single_flipped_bit_changes_both_halves(dtype):
     assert all(f[:8] != good[:8] and f[8:] != good[8:] for f in found.values())
 
 
-def test_checksum_of_a_scalar():
+def test_checksum_of_a_scalar(computed):
     x = jnp.float32(-1.5)
     assert checksums({'x': x}) == {'x': reference(x)}
 
