@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +31,9 @@ from cdjax.training.diagnostics import GradientDoctor, GradientReport
 from cdjax.training.language_model import LanguageModelConfig
 from cdjax.training.log_points import Point
 from cdjax.training.loop import fit
-from cdjax.training.optimizer import make_optimizer
+from cdjax.training.optimizer import OptimizerConfig, make_optimizer
 from cdjax.training.state import TrainState, model_state
-from cdjax.training.step import jit_step
+from cdjax.training.step import jit_step, shared_step
 
 # Passes of the model in a step: the problems as they are, and four states of the neurons (three
 # where there are no classes).
@@ -133,7 +135,6 @@ def train_planted(
     # One circuit for all problems is that of a single class.
     K = 1 if plan.one_circuit else plan.num_classes
     of_problem, key = classes if K > 1 else np.zeros_like(classes), jax.random.key(training.seed)
-    tx = make_optimizer(training.optimizer)
     state = model_state(model, training.optimizer, key, mesh)
     shape = state.params.config
     frozen = {
@@ -159,24 +160,20 @@ def train_planted(
             **{name: of_each[index] for name, of_each in labels.items()},
         }
 
-    loss = functools.partial(
-        plant_loss,
-        weights=config.weights,
-        floor=config.floor,
-        spread=config.spread,
-        dtype=jnp.dtype(training.compute_dtype),
-        remat=training.remat,
+    alike = _Alike(
+        training.optimizer,
+        config.weights,
+        config.floor,
+        config.spread,
+        training.compute_dtype,
+        training.remat,
     )
-    doctor = GradientDoctor(
-        lambda model, batch: loss(model, batch, frozen)[1],
-        task='answer',
-        weights=weights_of_terms(config.weights, K),
-    )
+    doctor = _doctor_of(alike, K)
 
     def diagnose(state: TrainState, batch: dict[str, np.ndarray]) -> GradientReport:
-        return doctor(state.params, put_batch(batch, mesh))
+        return doctor(state.params, put_batch(batch, mesh), frozen)
 
-    step = jit_step(make_step(tx, loss), state)
+    step = shared_step(jit_step, _step_of, alike, state, 1)
     size = (training.batch_size, dataset.tokens.shape[1])
     state, history = fit(
         lambda state, batch: step(state, batch, frozen),
@@ -206,6 +203,41 @@ def train_planted(
         },
     )
     return state.params, history
+
+
+class _Alike(NamedTuple):
+    """All that a step reads but its arrays: whose is equal, theirs is one program."""
+
+    optimizer: OptimizerConfig
+    weights: PlantWeights
+    floor: float
+    spread: float
+    compute_dtype: str
+    remat: str
+
+    @property
+    def loss(self) -> Callable[..., Any]:
+        return functools.partial(
+            plant_loss,
+            weights=self.weights,
+            floor=self.floor,
+            spread=self.spread,
+            dtype=jnp.dtype(self.compute_dtype),
+            remat=self.remat,
+        )
+
+
+def _step_of(alike: _Alike) -> Callable[..., Any]:
+    return make_step(make_optimizer(alike.optimizer), alike.loss)
+
+
+@functools.lru_cache(maxsize=16)
+def _doctor_of(alike: _Alike, K: int) -> GradientDoctor:
+    return GradientDoctor(
+        lambda *args: alike.loss(*args)[1],
+        task='answer',
+        weights=weights_of_terms(alike.weights, K),
+    )
 
 
 def make_step(tx: optax.GradientTransformation, loss):
