@@ -35,7 +35,8 @@ def train_scores(
     key: str,
 ) -> np.ndarray:
     """Learns masks for classes that are fixed, as the circuits that are studied were learned."""
-    models, options = {'model': model}, context.options.unchecked
+    # Under the name that the teacher's own search goes by: of one shape they are one program.
+    models, options = {'teacher': model}, context.options.unchecked
     search = search_for(int(classes.max()) + 1, context.discovery)
     rank = lambda: first_rankings(models, dataset, rows, search, mesh=context.mesh, options=options)
     circuits, _ = discover(
@@ -50,7 +51,7 @@ def train_scores(
         workdir=None if context.workdir is None else context.workdir / key,
         options=options,
     )
-    return circuits['model'].scores
+    return circuits['teacher'].scores
 
 
 def search_for(num_classes: int, discovery: DiscoveryConfig) -> DiscoveryConfig:
