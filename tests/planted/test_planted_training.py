@@ -1,3 +1,5 @@
+"""The training of a planted teacher: any mesh does it, in a folder of one plan and one loss."""
+
 import dataclasses
 
 import jax
@@ -16,7 +18,8 @@ from cdjax.training.optimizer import OptimizerConfig
 
 SHAPE = dataclasses.replace(toy.teacher_config(), num_layers=1)
 PLAN = draw_plan(PlanConfig(2, 3), 2, 1, toy.F)
-TRAINING = LanguageModelConfig(OptimizerConfig(2), batch_size=8)
+PLANT = PlantConfig(weights=PlantWeights(nuisance=1), spread=0.1, together=0.5)
+TRAINING = LanguageModelConfig(OptimizerConfig(2, 2e-3), batch_size=8)
 
 
 def test_classes_are_the_values_of_a_label():
@@ -57,24 +60,45 @@ def test_a_class_without_problems_is_named():
         )
 
 
-def test_devices_share_a_batch_and_change_nothing():
-    config = PlantConfig(weights=PlantWeights(nuisance=1), spread=0.1, together=0.5)
-    dataset = toy.dataset()
-    classes = planted_classes(dataset, config)
-    training = dataclasses.replace(TRAINING, optimizer=OptimizerConfig(2, 2e-3))
+def train(mesh, workdir=None, config=PLANT, plan=PLAN, classes=None, **options):
+    classes = planted_classes(toy.dataset(), config) if classes is None else classes
+    return train_planted(
+        toy.random_model(SHAPE, mesh=mesh),
+        toy.dataset(),
+        classes,
+        plan,
+        config,
+        TRAINING,
+        mesh=mesh,
+        workdir=workdir,
+        options=RunOptions(**options),
+    )
 
-    def train(mesh, options):
-        model = toy.random_model(SHAPE, mesh=mesh)
-        return train_planted(
-            model, dataset, classes, PLAN, config, training, mesh=mesh, options=options
-        )
 
-    one = train(toy.one_device(), RunOptions())
+@pytest.fixture(scope='module')
+def one(tmp_path_factory):
+    """The folder of a training on one device, and what it returns."""
+    workdir = tmp_path_factory.mktemp('planted')
+    return workdir, train(toy.one_device(), workdir)
+
+
+def test_devices_share_a_batch_and_change_nothing(one):
+    of_one, history = one[1]
     # Gradients are checked by a program of their own, which says nothing new of a mesh.
-    eight = train(make_mesh(fsdp=4, tensor=2), RunOptions(check_gradients=False))
-    assert one[1][-1]['nuisance'] > 0
-    for a, b in zip(jax.tree.leaves(one[0]), jax.tree.leaves(eight[0]), strict=True):
+    of_eight, _ = train(make_mesh(fsdp=4, tensor=2), check_gradients=False)
+    assert history[-1]['nuisance'] > 0
+    for a, b in zip(jax.tree.leaves(of_one), jax.tree.leaves(of_eight), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_a_folder_is_that_of_one_plan(one):
+    for words, changes in (
+        ('plan.shared', {'plan': draw_plan(PlanConfig(2, 3, seed=1), 2, 1, toy.F)}),
+        ('config.floor', {'config': dataclasses.replace(PLANT, floor=0.5)}),
+        ('classes', {'classes': 1 - planted_classes(toy.dataset(), PLANT)}),
+    ):
+        with pytest.raises(InputError, match=f'holds another training: {words}'):
+            train(toy.one_device(), one[0], **changes)
 
 
 def test_a_floor_is_positive():
