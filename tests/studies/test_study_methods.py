@@ -214,7 +214,7 @@ def test_masks_of_controls_start_from_the_ranking_that_the_search_does(circuit, 
     started = []
 
     def spy(models, dataset, rows, config, *, first_scores, **fields):
-        started.append((config.num_classes, first_scores['model']))
+        started.append((config.num_classes, first_scores['teacher']))
         raise Spied
 
     class Spied(Exception):
