@@ -132,8 +132,8 @@ def discover(
 
     # -- Training -----------------------------------------------------------------------------
     first = ranked_first_scores(first_scores or {}, shapes, config.num_classes)
-    with jax.set_mesh(mesh):  # from here on, for the trace of its shapes is that of its program
-        start = _start_of(_alike(config), shapes, width, mesh, first)
+    start = _start_of(_alike(config), shapes, width, mesh, first)
+    with jax.set_mesh(mesh):
         state = start(replicate(jax.random.key(config.seed), mesh))
 
     def batch_at(step: int) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def init_state(
         The state at step 0, the same values on every mesh.
     """
     mesh = mesh_lib.one_device() if mesh is None else mesh
+    init = jit_init(init_params, tx, mesh, rules)
     with jax.set_mesh(mesh):
-        init = jit_init(init_params, tx, mesh, rules)
         return init(mesh_lib.replicate(key, mesh))
 
 
