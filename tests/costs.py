@@ -9,6 +9,7 @@ those that run on included, and seconds of the stages of compilation in the work
 """
 
 import collections
+import contextlib
 import json
 import os
 import re
@@ -81,12 +82,11 @@ def _ticks(pid: int) -> tuple[float, float]:
 
 
 def _children(pid: int) -> list[int]:
-    try:
-        tasks = os.listdir(f'/proc/{pid}/task')
-        texts = [Path(f'/proc/{pid}/task/{task}/children').read_text() for task in tasks]
-    except OSError:
-        return []
-    return [int(child) for text in texts for child in text.split()]
+    children = []
+    for task in Path(f'/proc/{pid}/task').glob('*/children'):
+        with contextlib.suppress(OSError):  # a thread that has ended in between
+            children += map(int, task.read_text().split())
+    return children
 
 
 def tests_at(commit: str) -> set[str]:
