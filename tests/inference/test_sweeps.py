@@ -145,3 +145,15 @@ def test_masks_that_do_not_fit_are_refused(shape):
 def test_soft_masks_are_refused():
     with pytest.raises(InputError, match='binary ones'):
         predict_circuits(toy.model(), toy.dataset(), np.full((1, 1, toy.L, toy.F), 0.5))
+
+
+def test_masks_of_a_sweep_are_traced_once():
+    traced = []
+
+    def scores(m):
+        traced.append(m)
+        return {'of': np.ones(5, np.float32) * m}
+
+    found = jax.jit(lambda count: sweeps._for_each(count, scores))(np.int32(M))
+    assert len(traced) == 1
+    np.testing.assert_array_equal(found['of'][2, : M + 1], [0, 1, 2, 0])

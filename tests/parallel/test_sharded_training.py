@@ -95,12 +95,16 @@ def test_sharded_training_agrees_with_one_device(on_one_device, fsdp, tensor, mi
 
 
 def test_accumulation_of_a_mean_is_the_mean_and_rows_must_divide():
+    traced = []
+
     def loss_and_grad(params, batch):
+        traced.append(batch)
         return jax.value_and_grad(lambda p: jnp.mean((p * batch['x']) ** 2))(params)
 
     x = np.random.default_rng(0).normal(size=12).astype(np.float32)
     loss, grad = accumulate_gradients(loss_and_grad, 3)(jnp.float32(2.0), {'x': x})
     np.testing.assert_allclose(loss, 4 * np.mean(x**2), rtol=1e-6)
     np.testing.assert_allclose(grad, 4 * np.mean(x**2), rtol=1e-6)
+    assert len(traced) == 1
     with pytest.raises(ValueError, match='12 rows does not divide into 5'):
         accumulate_gradients(loss_and_grad, 5)(jnp.float32(2.0), {'x': x})

@@ -91,6 +91,15 @@ def test_devices_share_a_batch_and_change_nothing(one):
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 
+def test_plantings_that_differ_in_arrays_run_under_one_compilation(one):
+    before = toy.compilations('step')
+    plan = draw_plan(PlanConfig(2, 3, seed=1), 2, 1, toy.F)
+    of_other, _ = train(toy.one_device(), plan=plan, check_gradients=False)
+    assert toy.compilations('step') == before
+    of_one = one[1][0].layers.mlp.gate.weight[...]
+    assert not np.allclose(of_one, of_other.layers.mlp.gate.weight[...], atol=1e-5)
+
+
 def test_a_folder_is_that_of_one_plan(one):
     for words, changes in (
         ('plan.shared', {'plan': draw_plan(PlanConfig(2, 3, seed=1), 2, 1, toy.F)}),

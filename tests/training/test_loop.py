@@ -30,7 +30,7 @@ from cdjax.training.diagnostics import GradientDoctor, GradientError
 from cdjax.training.journal import Diverged
 from cdjax.training.loop import best_parameters, fit
 from cdjax.training.state import TrainState, init_state
-from cdjax.training.step import several_steps
+from cdjax.training.step import put_batches, several_steps
 
 TX = optax.adam(0.1)
 EVERYWHERE = (('', PartitionSpec()),)
@@ -165,6 +165,17 @@ def test_several_steps_in_one_dispatch_are_the_same_bits(mesh, tmp_path, uninter
     run(mesh, step=counted, evaluate=lambda state: asked.append(int(state.step)) or {},
         evaluate_every=7, at_once=3)  # fmt: skip
     assert asked == [7, 14, 21, 23]
+
+
+def test_a_step_of_several_in_one_dispatch_is_traced_once(mesh):
+    traced = []
+
+    def step(state, batch):
+        traced.append(batch)
+        return noisy_step(state, batch)
+
+    jax.eval_shape(several_steps(step, 3), first_state(mesh), put_batches([batch_at(0)], 3, mesh))
+    assert len(traced) == 1
 
 
 @pytest.mark.parametrize('stop', [3, 13, 22])
