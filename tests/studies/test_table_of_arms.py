@@ -14,6 +14,7 @@ import toy_study as toy
 from artefacts import disagreements
 
 from cdjax import studies
+from cdjax.circuits.circuit import model_hash
 from cdjax.data import ArithmeticTask, save_tokenizer
 from cdjax.data.limits import Limits
 from cdjax.distillation.alignment import Alignment
@@ -24,6 +25,7 @@ from cdjax.run.options import RunOptions
 from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.inputs import InputsConfig
+from cdjax.studies.mechanism import Mechanism
 from cdjax.studies.outlook import no_announcement
 from cdjax.studies.pipeline import TABLE, Pipeline, PipelineConfig
 from cdjax.studies.weight_grid import WeightGrid
@@ -108,19 +110,25 @@ def run(config, workdir, announce=no_announcement, **changes):
 def table(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'run'
     before, chosen_on, distil = toy.compilations('step'), [], studies.weights.distil
+    measured, measure = {}, Mechanism.measure
 
     def noted(run, lesson, student, config, problems, **options):
         chosen_on.append((problems, run.inputs))
         return distil(run, lesson, student, config, problems, **options)
 
+    def measured_one(self, student, name, *told):
+        measured[name] = model_hash(student)
+        return measure(self, student, name, *told)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(studies.weights, 'distil', noted)
+        patch.setattr(Mechanism, 'measure', measured_one)
         found = run(config, workdir)
-    return workdir, found, toy.compilations('step') - before, chosen_on
+    return workdir, found, toy.compilations('step') - before, chosen_on, measured
 
 
 def test_a_pair_of_checkpoints_ends_in_a_table_and_in_students(config, table):
-    workdir, found, *_ = table
+    workdir, found, *_, measured = table
     assert [row['arm'] for row in found['table']] == list(ARMS)
     assert found['runs'][0]['pairs'] == [[0, 1]]
     assert found['primary']['arm'] == 'circuits'
@@ -139,6 +147,7 @@ def test_a_pair_of_checkpoints_ends_in_a_table_and_in_students(config, table):
     for arm in ARMS:
         student = load_huggingface(workdir / 'students' / f'checkpoint-{arm}-0')
         assert student.config == STUDENT
+        assert measured[f'checkpoint-{arm}-0'] == model_hash(student)
     store = read_json(Path(config.arms.distillation.teacher_store) / 'activations' / MANIFEST)
     assert store['wanted']['layers'] == [1]
     assert store['answer_tokens'] == 2
