@@ -22,7 +22,6 @@ def run_launchers(
     *,
     at_once: int,
     seconds: int = 240,
-    cwd: Path = ROOT,
     path: tuple[Path, ...] = (),
 ) -> dict[str, Outcome]:
     """Runs `python -m experiments.COMMAND` for each command, by name.
@@ -32,7 +31,6 @@ def run_launchers(
         streams: an empty folder for what they write.
         at_once: how many run at a time.
         seconds: after which one that still runs is killed.
-        cwd: where they run.
         path: folders where they look for modules.
     """
     running, ended = {}, dict.fromkeys(commands)
@@ -45,7 +43,7 @@ def run_launchers(
     for name, (launcher, *flags) in commands.items():
         if len(running) == at_once:
             wait()
-        what = _program(name, launcher, flags, streams, cwd=cwd, seconds=seconds)
+        what = _program(name, launcher, flags, streams, seconds=seconds)
         running[name] = Fork(**what, path=path)
     while running:
         wait()
@@ -63,8 +61,9 @@ def run_in_turn(
     """Runs the same commands one after another in one process, and in a new one behind a crash.
 
     What launchers of their own process do is tested beside: this is for many commands, which share
-    what they compile. Arguments as of `run_launchers`. With `programs`, `streams` gets a folder
-    `NAME.programs` of what each hands to XLA, as text, and no earlier one has handed over.
+    what they compile. Arguments as of `run_launchers`, and `cwd`, where they run. With `programs`,
+    `streams` gets a folder `NAME.programs` of what each hands to XLA, as text, and no earlier one
+    has handed over.
     """
     dump = lambda name: {'jax_dump_ir_to': str(streams / f'{name}.programs')} if programs else {}
     in_turn = [

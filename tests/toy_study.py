@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from cdjax.data import ArithmeticTask, build_arithmetic_tokenizer, split
-from cdjax.models import Llama, LlamaConfig
+from cdjax.models import LlamaConfig
+from cdjax.models.parameters import abstract_model
 from cdjax.parallel.mesh import make_mesh, parameter_shardings
 from cdjax.run.checksums import tree_names
 
@@ -101,7 +102,7 @@ def random_model(config, seed=0, mesh=None):
     mesh = one_device() if mesh is None else mesh
     # By NumPy, for compiling the initialisation takes longer than all that is done with a model.
     rng = np.random.default_rng(seed)
-    abstract = jax.eval_shape(lambda: Llama(config, jax.random.key(0)))
+    abstract = abstract_model(config)
     shardings = parameter_shardings(abstract, mesh)
     random = [
         np.float32(0.3) * rng.standard_normal(leaf.shape, np.float32) + np.float32('norm' in name)
