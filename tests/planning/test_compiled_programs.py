@@ -12,6 +12,7 @@ import sys
 
 import hlo
 import pytest
+from compiling_here import TPU_QUICKLY
 
 from cdjax.errors import InputError
 from cdjax.planning.targets import compiler_environment, parse_target
@@ -83,6 +84,9 @@ def texts(request):
         if os.environ.get('CI') and target.platform == 'tpu':
             raise
         pytest.skip(str(absent))
+    if target.platform == 'tpu':
+        # Random bits are one instruction each, for which threefry has some hundred.
+        environment |= TPU_QUICKLY | {'JAX_DEFAULT_PRNG_IMPL': 'unsafe_rbg'}
     done = subprocess.run(
         [sys.executable, '-c', COMPILES, target.name],
         env=environment,

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from artefacts import disagreements
-from compiling_here import compile_here
+from compiling_here import TPU_QUICKLY, compile_here
 from launchers import run_launchers
 
 from cdjax.distillation.alignment import Alignment
@@ -427,8 +427,8 @@ def test_a_plan_for_this_cpu(monkeypatch):
 
 def test_8b_to_1b_compiles_and_fits_on_v5e_4x4(monkeypatch):
     """The real TPU compiler, without a TPU."""
-    # With the least effort for speed, which is most of a minute; memory is what is asked for here.
-    monkeypatch.setenv('JAX_EXEC_TIME_OPTIMIZATION_EFFORT', '-1.0')
+    for name, value in TPU_QUICKLY.items():
+        monkeypatch.setenv(name, value)
     target = parse_target('v5e:4x4')
     try:
         compiler_environment(target)
