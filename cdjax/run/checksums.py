@@ -36,10 +36,10 @@ def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
     Returns:
         name → checksum.
     """
-    sums = {}
+    small = {name: array for name, array in arrays.items() if array.size <= AT_HAND}
+    sums = {name: _fold_at_hand(values) for name, values in _at_hand(small).items()}
     for name, array in arrays.items():
-        if array.is_fully_addressable and array.size <= AT_HAND:
-            sums[name] = _fold_at_hand(array)
+        if name in sums:
             continue
         mesh = getattr(array.sharding, 'mesh', None)
         everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
@@ -47,6 +47,24 @@ def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
         # in a fraction of the time, and the moments of an optimizer share their parameter's.
         sums[name] = in_order(jax.jit(_fold, out_shardings=everywhere)(array))
     return {name: ''.join(f'{int(half):08x}' for half in x) for name, x in _fetch(sums).items()}
+
+
+def _at_hand(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+    """Returns the values of arrays; what hosts have parts of, one program brings to all."""
+    apart = {
+        name: array
+        for name, array in arrays.items()
+        if not (array.is_fully_addressable or array.is_fully_replicated)
+    }
+    everywhere = {
+        name: NamedSharding(x.sharding.mesh, PartitionSpec()) for name, x in apart.items()
+    }
+    whole = in_order(jax.jit(_as_it_is, out_shardings=everywhere)(apart)) if apart else {}
+    return _fetch({**arrays, **whole})
+
+
+def _as_it_is(tree):
+    return tree
 
 
 def _fetch(arrays: dict[str, jax.Array]) -> dict[str, np.ndarray]:
@@ -68,9 +86,9 @@ def _fold(x: jax.Array) -> jax.Array:
     return jnp.stack(_sums(words, index))
 
 
-def _fold_at_hand(x: jax.Array) -> np.ndarray:
+def _fold_at_hand(values: np.ndarray) -> np.ndarray:
     """Returns what `_fold` does, by NumPy."""
-    values = np.asarray(x).ravel()
+    values = values.ravel()
     words = values.view(f'u{min(values.itemsize, 4)}').astype(np.uint32)
     return np.array(_sums(words, np.arange(words.size, dtype=np.uint32)))
 
