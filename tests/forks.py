@@ -17,10 +17,10 @@ import json
 import os
 import pkgutil
 import runpy
+import select
 import signal
 import subprocess
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
@@ -73,21 +73,23 @@ class Fork:
         places = {'out': out, 'err': err, 'cwd': cwd, 'path': [*path]}
         what = {'program': program, 'arguments': [*arguments], 'config': dict(config or {})}
         self.pid = _ask('start', **what, **places, seconds=seconds)
+        self._end = os.pidfd_open(self.pid)  # can be read when it is over
 
     def poll(self) -> int | None:
         """Returns the exit status, None while it runs."""
-        if self.returncode is None:
-            (self.returncode,) = _ask('ended', pids=[self.pid], block=False)
+        if self.returncode is None and self._over(0):
+            (self.returncode,) = _ask('ended', pids=[self.pid])
+            os.close(self._end)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """Returns the exit status when it is over."""
-        end = None if timeout is None else time.monotonic() + timeout
-        while self.poll() is None:
-            if end is not None and time.monotonic() > end:
-                raise subprocess.TimeoutExpired('fork', timeout)
-            time.sleep(0.005)
-        return self.returncode
+        if self.returncode is None and not self._over(timeout):
+            raise subprocess.TimeoutExpired('fork', timeout)
+        return self.poll()
+
+    def _over(self, timeout):
+        return bool(select.select([self._end], [], [], timeout)[0])
 
     def send_signal(self, number: int) -> None:
         """Sends a signal, unless it is over."""
@@ -118,7 +120,7 @@ def run_in_turn(programs: Sequence[Mapping[str, Any]], ended: Path) -> list[int]
         files = [ended / f'{i}' for i in range(first, len(programs))]
         left = [{**p, 'ended': file} for p, file in zip(programs[first:], files, strict=True)]
         pid = _ask('start_in_turn', programs=left)
-        (status,) = _ask('ended', pids=[pid], block=True)
+        (status,) = _ask('ended', pids=[pid])
         statuses += [int(file.read_text()) for file in itertools.takewhile(Path.exists, files)]
         if len(statuses) < len(programs):
             statuses.append(status)
@@ -127,7 +129,7 @@ def run_in_turn(programs: Sequence[Mapping[str, Any]], ended: Path) -> list[int]
 
 def wait_for_one(forks: Sequence[Fork]) -> None:
     """Returns when at least one of several is over."""
-    _ask('ended', pids=[fork.pid for fork in forks], block=True)
+    _ask('ended', pids=[fork.pid for fork in forks])
 
 
 @functools.cache
@@ -259,11 +261,10 @@ def main():
             os._exit(status)
         return child
 
-    def ended(pids, block):
+    def ended(pids):
+        """Waits for the end of at least one."""
         while not statuses.keys() & {*pids}:
-            child, status = os.waitpid(-1, 0 if block else os.WNOHANG)
-            if not child:
-                break
+            child, status = os.waitpid(-1, 0)
             statuses[child] = os.waitstatus_to_exitcode(status)
         return [statuses.get(pid) for pid in pids]
 

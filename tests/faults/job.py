@@ -16,7 +16,6 @@ flags.DEFINE_integer('tensor', 1, 'Devices over which neurons are split.')
 flags.DEFINE_integer('layers', 2, 'Layers of teacher and student.')
 flags.DEFINE_integer('steps', 120, 'Steps.')
 flags.DEFINE_integer('checkpoint_every', 8, 'Steps between checkpoints.')
-flags.DEFINE_bool('quick', False, 'Compile in half the time what then runs slower.')
 flags.DEFINE_string('compilation_cache', None, 'Where compiled programs are kept.')
 flags.DEFINE_string('coordinator', None, 'host:port of process 0.')
 flags.DEFINE_integer('num_processes', None, 'Number of processes.')
@@ -185,7 +184,6 @@ def main(_):
 
     logging.set_verbosity(logging.WARNING)
     jax.config.update('jax_num_cpu_devices', FLAGS.devices)
-    jax.config.update('jax_disable_most_optimizations', FLAGS.quick)
     from cdjax.parallel.mesh import make_mesh
     from cdjax.parallel.multihost import initialize
     from cdjax.parallel.preemption import Preempted

@@ -44,7 +44,7 @@ TRAININGS = ('discovery', 'distillation')
 def on_meshes(tmp_path_factory):
     """Both trainings on one device, and on 2 x 2 of two processes, beyond an epoch of each."""
     folder = tmp_path_factory.mktemp('meshes')
-    of_both = ','.join(TRAININGS), 6, '--quick', '--checkpoint_every=20', '--layers=1'
+    of_both = ','.join(TRAININGS), 6, '--checkpoint_every=20', '--layers=1'
     one = finished(folder / 'one', 1, *of_both, '--devices=1')
     return one, finished(folder / 'two', 2, *of_both, '--tensor=2')
 
@@ -64,14 +64,15 @@ def test_a_mesh_over_two_processes_agrees_with_one_device(on_meshes, job):
 
 
 def test_two_processes_stop_together_fall_back_together_and_agree_with_one(tmp_path, killed):
-    unharmed = finished(tmp_path / 'unharmed', 2, 'tiny', STEPS)
+    seldom = '--checkpoint_every=32'
+    unharmed = finished(tmp_path / 'unharmed', 2, 'tiny', STEPS, seldom)
     log = unharmed.log()
     assert [r['step'] for r in log] == [10, 20, 30, 40, 50, 60, 70], 'one process writes'
     assert len(list((tmp_path / 'unharmed').glob('events.*'))) == 1
 
     # Damage that only process 1 meets, its part of the newest step: both use the one before, and
     # go on as if nothing had been.
-    run = Run(tmp_path / 'damaged', 'tiny', 2, tmp_path / 'compiled2', 4000)
+    run = Run(tmp_path / 'damaged', 'tiny', 2, tmp_path / 'compiled2', 40_000, seldom)
     shutil.copytree(tmp_path / 'unharmed', tmp_path / 'damaged')
     parts = (run.workdir / f'checkpoints/{STEPS}/state/ocdbt.process_1').rglob('*')
     part = max((p for p in parts if p.is_file()), key=lambda p: p.stat().st_size)
@@ -81,7 +82,7 @@ def test_two_processes_stop_together_fall_back_together_and_agree_with_one(tmp_p
     # A SIGTERM to one of them: both save the same step, and leave with the documented status.
     run.processes[1].send_signal(signal.SIGTERM)
     assert run.finish() == (PREEMPTED, PREEMPTED)
-    assert 80 <= run.latest() < 4000
+    assert 80 <= run.latest() < 40_000
     said = run.workdir.with_suffix('.log').read_text()
     assert f'step {STEPS} is damaged' in said
     assert (run.workdir / f'checkpoints/damaged-{STEPS}').exists()
