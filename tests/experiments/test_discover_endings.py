@@ -1,5 +1,6 @@
 """A discovery that ends badly says so to who started it, and keeps what is good."""
 
+import dataclasses
 import json
 import re
 
@@ -21,9 +22,10 @@ CLASSES = 24  # more than a classifier of two steps gives problems to
 def outcomes(tmp_path_factory):
     folder, streams = (tmp_path_factory.mktemp(name) for name in ('endings', 'streams'))
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
-    save_huggingface(toy.model(), folder / 'teacher', tokenizer_from=folder / 'tokenizer')
+    model = toy.random_model(dataclasses.replace(toy.teacher_config(), num_layers=1))
+    save_huggingface(model, folder / 'teacher', tokenizer_from=folder / 'tokenizer')
     problems = ('--operands=2', '--high=9', '--least_accuracy=0', '--discovery_batch_size=24')
-    problems += (f'--num_classes={CLASSES}',)
+    problems += (f'--num_classes={CLASSES}', '--smallest_size=.05')
     sound = ('discover', f'--teacher={folder}/teacher', *problems, '--compilation_cache=')
     ways = {
         'dead': ('--discovery_steps=2', '--nocheck_gradients'),
