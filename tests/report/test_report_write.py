@@ -46,24 +46,25 @@ SHAPES = {
     'two starts': {
         'starts': {'nothing': make_start({}), 'partial': make_start({}, first=FIRST)},
     },
-    'partial start, one class, nothing rediscovered': {
-        'starts': {'partial': make_start({}, first=FIRST)},
+    'partial start of one seed without kd, one class': {
+        'starts': {
+            'partial': make_start(
+                {},
+                seeds=(0,),
+                first={key: values[:1] for key, values in FIRST.items()},
+                arms=('all', 'circuits'),
+            )
+        },
         'study': make_study(classes=1),
-        'rediscovery': (),
-    },
-    'one seed': {'starts': {'nothing': make_start({}, seeds=(0,))}},
-    'without kd, no other method, an empty class': {
-        'starts': {'nothing': make_start({}, arms=('all', 'circuits'))},
-        'study': make_study(methods=(), empty=(1,)),
         'rediscovery': ('circuits',),
     },
-    'kd alone, no history, many classes and layers': {
+    'kd alone, no history, many classes, one empty, and layers, no other method': {
         'starts': {'nothing': make_start({}, arms=('kd',))},
-        'study': make_study(classes=20, layers=32),
-        'rediscovery': ('kd',),
+        'study': make_study(classes=20, layers=32, methods=(), empty=(1,)),
+        'rediscovery': (),
     },
 }
-LARGEST = 'kd alone, no history, many classes and layers'
+WITHOUT_KD, LARGEST = list(SHAPES)[1:]
 
 
 class Page(HTMLParser):
@@ -328,7 +329,7 @@ def test_figures_are_small_and_follow_the_page(pages):
 
 @pytest.mark.usefixtures('undrawn')
 def test_text_from_outside_is_escaped():
-    results = make_results(**SHAPES['one seed'])
+    results = make_results()
     results['data']['example'] = '<b>&"'
     results['data']['left_out'] = {'<script>': 3}
     results['problems']['classes'][0]['examples'][0]['only'] = '</td><b>'
@@ -412,7 +413,7 @@ def test_all_seeds_are_shown_as_far_as_they_fit(seeds, listed):
 def test_write_report_and_read_results(tmp_path, pages):
     with pytest.raises(InputError, match=r'results.json does not exist.*experiments.pipeline'):
         read_results(tmp_path)
-    results = make_results(**SHAPES['without kd, no other method, an empty class'])
+    results = make_results(**SHAPES[WITHOUT_KD])
     (tmp_path / 'config.json').write_text(json.dumps(CONFIG))
     (tmp_path / 'results.json').write_text(to_text(results))
     folder = tmp_path / 'stages' / 'discover' / 'teacher'
@@ -421,7 +422,7 @@ def test_write_report_and_read_results(tmp_path, pages):
     (tmp_path / 'provenance.json').write_text(json.dumps(PROVENANCE))
     path = write_report(tmp_path, read_results(tmp_path))
     assert path.name == 'report.html'
-    assert path.read_text() == pages['without kd, no other method, an empty class']
+    assert path.read_text() == pages[WITHOUT_KD]
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith('.')] == []
     (tmp_path / 'results.json').write_text('{')
     with pytest.raises(InputError, match='is damaged, no JSON'):
