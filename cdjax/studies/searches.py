@@ -83,6 +83,7 @@ def ablated_model(
         circuit.fill,
         context.evaluation.ablation,
         run.passes,
+        circuit.num_classes,
     )
 
 

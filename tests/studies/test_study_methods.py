@@ -1,6 +1,7 @@
 """A study of circuits takes its methods from the registry, and draws what is drawn many times."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -30,17 +31,23 @@ from cdjax.training.objectives import FixedDensity
 from cdjax.training.optimizer import OptimizerConfig
 
 SIZES = (0.25, 1.0)
+ONE_LAYER = dataclasses.replace(toy.teacher_config(), num_layers=1)
+
+
+@functools.cache
+def model():
+    return toy.random_model(ONE_LAYER)
 
 
 @pytest.fixture(scope='module')
 def circuit():
     """Circuits of random scores and three random classes."""
     rng = np.random.default_rng(0)
-    scores = rng.random((toy.K, toy.L, toy.F), np.float32)
+    scores = rng.random((toy.K, 1, toy.F), np.float32)
     return Circuit(
-        masks=binarize(scores, 16),
+        masks=binarize(scores, 8),
         scores=scores,
-        fill=neuron_means(toy.model(), toy.dataset()[toy.rows().train]),
+        fill=neuron_means(model(), toy.dataset()[toy.rows().train]),
         assignments=rng.integers(toy.K, size=len(toy.dataset())).astype(np.int32),
         info={'model': 'm', 'data': 'd', 'config': {}, 'metrics': {}},
     )
@@ -52,9 +59,8 @@ def mine():
 
     def in_order(model, dataset, rows, classes, *, context):
         assert not set(rows) & set(toy.rows().test)
-        assert context.fill.shape == (toy.L, toy.T, toy.F)
-        scores = -np.arange(toy.L * toy.F, dtype=np.float32)
-        return scores.reshape(1, toy.L, toy.F)
+        assert context.fill.shape == (1, toy.T, toy.F)
+        return -np.arange(toy.F, dtype=np.float32).reshape(1, 1, toy.F)
 
     method = Method('mine', 'in order', 'the first neurons', '#112233', in_order, classes='one')
     METHODS.add(method)
@@ -65,7 +71,7 @@ def mine():
 def run(circuit, config, **options):
     return run_methods(
         config.methods,
-        toy.model(),
+        model(),
         toy.dataset(),
         toy.rows().train,
         circuit,
@@ -76,8 +82,8 @@ def run(circuit, config, **options):
 
 
 def study(circuit, config, rankings):
-    model, data = toy.model(), toy.dataset()
-    return study_circuits(model, data, toy.rows(), circuit, rankings, config, mesh=toy.one_device())
+    data, how = toy.dataset(), {'mesh': toy.one_device()}
+    return study_circuits(model(), data, toy.rows(), circuit, rankings, config, **how)
 
 
 def test_a_method_from_outside_is_in_the_study_and_in_its_report(circuit, mine):
@@ -85,10 +91,10 @@ def test_a_method_from_outside_is_in_the_study_and_in_its_report(circuit, mine):
     assert {'mine', 'learned', 'random_masks'} <= set(config.methods)
     rankings = run(circuit, config)
     found = study(circuit, config, rankings)
-    # Its first 16 of 64 neurons, against the model itself.
-    masks = np.arange(toy.L * toy.F).reshape(1, toy.L, toy.F) < 16
+    # Its first 8 of 32 neurons, against the model itself.
+    masks = np.arange(toy.F).reshape(1, 1, toy.F) < 8
     problems = toy.dataset()[unseen_rows(toy.rows(), config)]
-    expected = predict(toy.model(), problems, masks=masks, fill=circuit.fill)
+    expected = predict(model(), problems, masks=masks, fill=circuit.fill)
     assert found['curves']['mine'][0]['only'] == expected.accuracy
     assert found['leak']['one']['most_bits'] == 0
     assert found['methods']['mine']['title'] == 'in order'
@@ -148,8 +154,9 @@ def test_intervals_of_random_masks_cover_masks_and_problems(circuit, monkeypatch
 
 
 @pytest.mark.parametrize('key', ['random_masks', 'random_living_masks'])
-def test_draws_follow_the_circuits_layers_at_every_size(circuit, key):
-    masks = circuit.at_size(20).masks
+def test_draws_follow_the_circuits_layers_at_every_size(key):
+    scores = np.random.default_rng(0).random((toy.K, toy.L, toy.F), np.float32)
+    masks = binarize(scores, 20)
     living = np.zeros((toy.L, toy.F), bool)
     living[:, ::4] = True  # 8 of each layer
     classes = np.arange(50) % toy.K
@@ -189,7 +196,7 @@ def test_methods_whose_classes_the_problems_lack_are_left_out(circuit):
     plain = dataclasses.replace(data, labels={'answer': data.labels['answer']})
     ran = run_methods(
         ('learned', 'operator_classes', 'random_masks'),
-        toy.model(),
+        model(),
         plain,
         toy.rows().train,
         circuit,
@@ -226,27 +233,28 @@ def test_masks_of_controls_start_from_the_ranking_that_the_search_does(circuit, 
     rows, alike = toy.rows().train, np.zeros(len(toy.dataset()), np.int32)
     for classes in (alike, np.arange(len(alike)) % 2):
         with pytest.raises(Spied):
-            ONE_MASK.scores(toy.model(), toy.dataset(), rows, classes, context=context)
+            ONE_MASK.scores(model(), toy.dataset(), rows, classes, context=context)
     assert [K for K, _ in started] == [1, 2]
     for _, scores in started:
-        np.testing.assert_array_equal(np.argsort(-scores, axis=None), np.arange(toy.L * toy.F))
-    check_first_ranking(discovery, toy.dataset(), [toy.teacher_config()])
+        np.testing.assert_array_equal(np.argsort(-scores, axis=None), np.arange(toy.F))
+    check_first_ranking(discovery, toy.dataset(), [ONE_LAYER])
     of_attribution = dataclasses.replace(discovery, first_ranking='atp')
     answers = toy.dataset().answers
     without = dataclasses.replace(toy.dataset(), counterfactual_answers=answers)
     with pytest.raises(InputError, match=r'^first_ranking=atp needs a counterfactual'):
-        check_first_ranking(of_attribution, without, [toy.teacher_config()])
+        check_first_ranking(of_attribution, without, [ONE_LAYER])
 
 
 def test_first_rankings_of_two_models_on_a_mesh_are_those_of_one_device():
     search = DiscoveryConfig(num_classes=toy.K, batch_size=16, first_ranking='atp')
+    student = dataclasses.replace(toy.student_config(), num_layers=1)
+    shapes = {'teacher': toy.teacher_config(), 'student': student}
 
     def rank(mesh):
-        models = {'teacher': toy.model(mesh), 'student': toy.model(mesh, student=True)}
+        models = {name: toy.random_model(shape, 0, mesh) for name, shape in shapes.items()}
         return first_rankings(models, toy.dataset(), toy.rows().train, search, mesh=mesh)
 
     alone, together = rank(toy.one_device()), rank(make_mesh(fsdp=4, tensor=2))
-    shapes = {'teacher': toy.teacher_config(), 'student': toy.student_config()}
     assert alone.keys() == together.keys() == shapes.keys()
     for name, shape in shapes.items():
         assert alone[name].shape == (1, shape.num_layers, shape.intermediate_size)

@@ -24,6 +24,7 @@ class Ablated:
         fill: float32 `[L, T, F]`, mean activations.
         ablation: one of `cdjax.circuits.ablation.ABLATIONS`.
         passes: mesh and tokens of a pass, see `predict`.
+        num_classes: K of the circuits that are studied: one program is compiled for as many masks.
     """
 
     model: Llama
@@ -31,6 +32,7 @@ class Ablated:
     fill: np.ndarray
     ablation: str
     passes: Mapping[str, Any]
+    num_classes: int = 1
 
     @functools.cached_property
     def full(self) -> Predictions:
@@ -41,8 +43,8 @@ class Ablated:
     def none(self) -> Predictions:
         """What the model answers without any neuron, its attention alone."""
         config = self.model.config
-        nothing = np.zeros((1, config.num_layers, config.intermediate_size), bool)
-        return self.only([nothing], np.zeros(len(self.problems), np.int32))[0]
+        shape = (self.num_classes, config.num_layers, config.intermediate_size)
+        return self.only([np.zeros(shape, bool)], np.zeros(len(self.problems), np.int32))[0]
 
     def only(self, masks: Sequence[np.ndarray], classes: np.ndarray) -> list[Predictions]:
         """Returns what the model answers with only the circuit of each problem.

@@ -70,7 +70,8 @@ def study_circuits(
     neurons = model.config.num_neurons
     sizes = config.measured(neurons, circuit.size)
     first, *others = (
-        Ablated(model, problems, circuit.fill, ablation, passes) for ablation in config.ablations
+        Ablated(model, problems, circuit.fill, ablation, passes, circuit.num_classes)
+        for ablation in config.ablations
     )
     full = first.full
     with progress(len(config.ablations) * (len(methods) + 1), description, unit='method') as bar:
