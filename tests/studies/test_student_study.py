@@ -25,6 +25,11 @@ from cdjax.training.distillation import DistillationConfig
 from cdjax.training.optimizer import FINE_TUNING, OptimizerConfig
 
 OPTIONS = RunOptions(check_gradients=False)
+TEACHER = dataclasses.replace(toy.teacher_config(), num_layers=1)
+
+
+def first_student(seed=1):
+    return toy.random_model(TEACHER.half_width(), seed)
 
 
 @pytest.fixture(scope='module')
@@ -33,9 +38,9 @@ def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp('checkpoints')
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
     models = {
-        'teacher': toy.model(),
-        'other': toy.model(seed=3),
-        'student': toy.model(seed=1, student=True),
+        'teacher': toy.random_model(TEACHER),
+        'other': toy.random_model(TEACHER, seed=3),
+        'student': first_student(),
     }
     for name, model in models.items():
         save_huggingface(model, folder / name, tokenizer_from=folder / 'tokenizer')
@@ -57,7 +62,7 @@ def save_circuit(checkpoints, name, model, *, seed):
     circuit = Circuit(
         masks=scores > 0.7,
         scores=scores,
-        fill=np.zeros((toy.L, toy.T, shape[-1]), np.float32),
+        fill=np.zeros((1, toy.T, shape[-1]), np.float32),
         assignments=np.arange(len(data), dtype=np.int32) % toy.K,
         info={
             'model': model_hash(model),
@@ -102,8 +107,7 @@ def test_a_student_is_distilled_exported_and_measured_once(checkpoints, tmp_path
     assert student.problems == len(unseen)
     assert student.accuracy == predict(stored, unseen).accuracy
     # It began with the checkpoint: three steps of fine-tuning move no weight by much.
-    first = toy.model(seed=1, student=True)
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(student.model), strict=True):
+    for a, b in zip(jax.tree.leaves(first_student()), jax.tree.leaves(student.model), strict=True):
         assert 0 < np.abs(np.asarray(a) - np.asarray(b)).max() < 4 * FINE_TUNING.learning_rate
 
     monkeypatch.setattr(training, 'batch_indices', lambda *_, **__: pytest.fail('it trained'))
@@ -127,7 +131,7 @@ def test_circuits_of_another_model_claim_no_folder(checkpoints, tmp_path):
         checkpoints, student='student', student_circuits=str(checkpoints / 'student_circuits')
     )
     study(student, tmp_path / 'good')
-    weights = toy.model(seed=9, student=True)
+    weights = first_student(seed=9)
     save_huggingface(weights, tmp_path / 'weights', tokenizer_from=checkpoints / 'tokenizer')
     inputs = dataclasses.replace(student.inputs, student=str(tmp_path / 'weights'))
     changed = dataclasses.replace(student, inputs=inputs)
@@ -177,7 +181,7 @@ def test_other_circuits_under_the_same_name_are_another_run(checkpoints, tmp_pat
         config(checkpoints), circuits=str(here / 'teacher_circuits.safetensors')
     )
     study(chosen, tmp_path / 'run')
-    save_circuit(here, 'teacher', toy.model(), seed=1)
+    save_circuit(here, 'teacher', toy.random_model(TEACHER), seed=1)
     with pytest.raises(InputError, match=r'holds another run: circuits is .*teacher_circuits'):
         study(chosen, tmp_path / 'run')
 
