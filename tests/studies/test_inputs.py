@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from cdjax.data import ArithmeticTask, save_tokenizer
 from cdjax.data.limits import Limits
 from cdjax.data.training_data import FILE, TrainingData, training_data_file
 from cdjax.errors import InputError
-from cdjax.models import Llama, LlamaConfig, save_huggingface
+from cdjax.models import LlamaConfig, save_huggingface
 from cdjax.parallel.mesh import make_mesh
 from cdjax.studies import inputs as inputs_module
 from cdjax.studies.inputs import EMBEDDED_TEACHER, Inputs, InputsConfig
@@ -94,7 +93,7 @@ def test_a_broken_tokenizer(teacher):
 def test_a_student_of_another_vocabulary(teacher, tmp_path):
     student = tmp_path / 'student'
     shape = dataclasses.replace(toy.student_config(), vocab_size=31)
-    save_huggingface(Llama(shape, jax.random.key(0)), student)
+    save_huggingface(toy.random_model(shape), student)
     check('student has 31 tokens and the teacher 30', teacher=str(teacher), student=str(student))
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 
-import jax
 import pytest
 import toy_study as toy
 from toy_pipeline import SHAPE, make_config, make_teacher, without_students
@@ -12,7 +11,7 @@ from toy_pipeline import SHAPE, make_config, make_teacher, without_students
 from cdjax.circuits.circuit import model_hash
 from cdjax.circuits.classifier import Encoding
 from cdjax.errors import InputError
-from cdjax.models import Llama, save_huggingface
+from cdjax.models import save_huggingface
 from cdjax.studies.arms import ArmsConfig
 from cdjax.studies.circuits import CircuitStudyConfig
 from cdjax.studies.inputs import InputsConfig
@@ -28,7 +27,7 @@ def teacher(tmp_path_factory):
 
 
 def test_a_student_that_is_given_is_the_student_that_starts(teacher, tmp_path):
-    student = Llama(dataclasses.replace(SHAPE, intermediate_size=8), jax.random.key(5))
+    student = toy.random_model(dataclasses.replace(SHAPE, intermediate_size=8))
     save_huggingface(student, tmp_path / 'student', tokenizer_from=teacher)
     config = make_config(teacher)
     inputs = dataclasses.replace(config.inputs, student=str(tmp_path / 'student'))
