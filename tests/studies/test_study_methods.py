@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,13 @@ from cdjax.parallel.mesh import make_mesh
 from cdjax.report.findings import say
 from cdjax.report.method_curves import method_curves
 from cdjax.report.terminal import circuits_table
-from cdjax.studies.circuits import CircuitStudyConfig, ablated, study_circuits, unseen_rows
+from cdjax.studies.circuits import (
+    CircuitStudyConfig,
+    ablated,
+    selective,
+    study_circuits,
+    unseen_rows,
+)
 from cdjax.studies.circuits.structure import study_leak
 from cdjax.studies.methods import (
     check_methods,
@@ -173,6 +180,25 @@ def test_draws_follow_the_circuits_layers_at_every_size(key):
         np.testing.assert_array_equal(
             alive, np.broadcast_to(np.minimum(masks.sum(-1), 8), alive.shape)
         )
+
+
+def test_each_problem_lacks_the_random_masks_of_its_own_draw(circuit, monkeypatch):
+    asked, sizes, living = [], set(), np.ones((1, toy.F), bool)
+
+    def each(model, problems, masks, *, classes, **_):
+        asked.extend(m[classes] for m in masks)
+        sizes.update(map(len, masks))
+        return [SimpleNamespace(correct=classes >= 0) for _ in masks]
+
+    monkeypatch.setattr(ablated, 'predict_each', each)
+    without = ablated.Ablated(None, toy.dataset(), circuit.fill, 'mean', {})
+    _, groups = selective._without_random(without, circuit.masks, living, 3)
+    drawn = ablated.draw_circuits(METHODS['random_masks'], circuit.masks, 0 * groups, living, 3)
+    assert sizes == {len(drawn.masks)}, 'the program of their curve'
+    by_draw = drawn.masks.reshape(-1, *circuit.masks.shape)
+    assert len(asked) == toy.K
+    for k, left in enumerate(asked):
+        np.testing.assert_array_equal(left, ~by_draw[groups, k])
 
 
 def test_what_a_method_would_refuse_is_found_before_it_runs():
