@@ -61,9 +61,9 @@ def test_clusters_and_values_within_them_are_resampled():
     # Three means, -1, 0 and 1: resampled as they are, the students of one table say nothing.
     assert low < -0.6
     assert high > 0.6
-    alike = [rng.normal(0, 1, 4) for _ in range(40)]
+    alike = [rng.normal(0, 1, 4) for _ in range(20)]
     low, high = cluster_interval(alike)
-    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(160), rel=0.5)
+    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(80), rel=0.5)
     assert cluster_interval(apart[:1]) is None
 
 
