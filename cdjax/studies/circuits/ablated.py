@@ -43,8 +43,12 @@ class Ablated:
     def none(self) -> Predictions:
         """What the model answers without any neuron, its attention alone."""
         config = self.model.config
-        shape = (self.num_classes, config.num_layers, config.intermediate_size)
-        return self.only([np.zeros(shape, bool)], np.zeros(len(self.problems), np.int32))[0]
+        return self.only_this(np.zeros((config.num_layers, config.intermediate_size), bool))
+
+    def only_this(self, mask: np.ndarray) -> Predictions:
+        """Returns what the model answers with only one circuit for all, bool `[L, F]`."""
+        masks = np.broadcast_to(mask, (self.num_classes, *mask.shape))
+        return self.only([masks], np.zeros(len(self.problems), np.int32))[0]
 
     def only(self, masks: Sequence[np.ndarray], classes: np.ndarray) -> list[Predictions]:
         """Returns what the model answers with only the circuit of each problem.

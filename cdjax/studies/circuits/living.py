@@ -23,7 +23,7 @@ def find_living(model: Llama, learned: Dataset, fill: np.ndarray, **passes) -> n
 
 def study_living(ablated: Ablated, living: np.ndarray) -> dict[str, Any]:
     """Counts the living, and measures what the model answers with them alone."""
-    (alone,) = ablated.only([living[None]], np.zeros(len(ablated.problems), np.int32))
+    alone = ablated.only_this(living)
     return {
         'dead_below': DEAD_BELOW,
         'neurons': int(living.sum()),
