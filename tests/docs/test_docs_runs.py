@@ -78,7 +78,10 @@ SHRUNK = {
     'discover': (*SEARCH, *ANY_MODEL),
     'evaluate': MEASURE,
     'distill': (*TRAINING, ANY_MODEL[1]),
-    'train_teacher': (TRAINING[0], '--batch_size=32', '--evaluate_every=2', ANY_MODEL[1]),
+    'train_teacher': (
+        *(TRAINING[0], '--batch_size=32', '--evaluate_every=2', ANY_MODEL[1]),
+        '--layers=1',
+    ),
     'pipeline': (*SEARCH, *ANY_MODEL, *MEASURE, *STUDENTS),
     'compare_arms': (
         *(*SEARCH, *ANY_MODEL, *TRAINING, '--arm_problems=32'),
@@ -91,34 +94,38 @@ SHRUNK = {
     'compare': (),
     'report': (),
 }
+# What is asked of the teacher that ships is asked of its first layer, but where heads have to know.
+ONE_LAYER = 'one_layer'
+CUT = ('--to=huggingface', '--keep_layers=0')
+OF_A_TEACHER = ('discover', 'evaluate', 'distill', 'pipeline', 'compare_arms')
 FOUR_CLASSES = ('--batch_size=32',)
-PAIR = ('--arms=circuits,random_equal', '--seeds=0', *FOUR_CLASSES)
+TWO_ARMS = ('--arms=circuits,random_equal',)  # of one program, where KD has its own
+PAIR = (*TWO_ARMS, '--seeds=0', *FOUR_CLASSES)
 HEAD_START = '--head_start_steps=20'  # enough for heads to matter to a student
-HEADS = ('--seeds=0', HEAD_START)
+HEADS = ('--teacher=cdjax/assets/teacher', '--seeds=0', HEAD_START)
 # Behind these, of commands with such words: what they are about, where it has to be smaller too.
 OWN = {
-    'recipes/arms.flags': ('--arms=kd,circuits', '--workdir=runs/arms_first'),  # runs/arms is there
-    'start_memorises': ('--arms=kd,circuits', '--seeds=0'),
-    'recipes/arms_dissociation': ('--arms=kd,first_circuit,second_circuit', *FOUR_CLASSES),
+    'recipes/arms.flags': (*TWO_ARMS, '--workdir=runs/arms_first'),  # runs/arms is there
+    'start_memorises': (*TWO_ARMS, '--seeds=0'),
+    'recipes/arms_dissociation': ('--arms=first_circuit,second_circuit', *FOUR_CLASSES),
     'recipes/arms_factorial': ('--arms=circuits,random_equal,rest', '--seeds=0', *FOUR_CLASSES),
     'recipes/arms_mechanism': PAIR,
     '--workdir=runs/arms_weight_1': PAIR,
     'recipes/arms_weights': (*PAIR, '--weight_grid=.1,1'),
     'recipes/arms_planted': (*PAIR, '--arms=circuits,random_equal,fitnets'),
-    'recipes/arms_problems.flags': (*PAIR, '--training_problems=46,92', '--arms=kd,circuits'),
+    'recipes/arms_problems.flags': (*PAIR, '--training_problems=46,92'),
     'recipes/arms_problems_embedded': ('--training_problems=25', '--arms=kd,all', '--seeds=0'),
-    'recipes/arms_range.flags': ('--arms=kd,circuits', '--share_high=2,3,3'),
+    'recipes/arms_range.flags': (*TWO_ARMS, '--share_high=2,3,3'),
     'recipes/arms_range_factorial': ('--arms=kd,one_circuit', '--seeds=0', '--share_high=2,3,3'),
     'recipes/arms_two_tasks': (
-        '--arms=kd,first_circuit,second_circuit',
-        '--seeds=0',
+        *('--arms=first_circuit,second_circuit', '--seeds=0'),
         *FOUR_CLASSES,
     ),
     'pooled_teachers': PAIR,
     'layer_pairs=head_shuffled': ('--arms=all', *HEADS),
-    'recipes/arms_forget': ('--arms=kd,circuits', '--seeds=0'),
-    'recipes/arms_partial': ('--arms=kd,circuits', '--seeds=0', HEAD_START),
-    'recipes/arms_heads': ('--arms=kd,all', *HEADS),
+    'recipes/arms_forget': (*TWO_ARMS, '--seeds=0'),
+    'recipes/arms_partial': (*TWO_ARMS, '--seeds=0', HEAD_START),
+    'recipes/arms_heads': ('--arms=all', *HEADS),
 }
 # Words of commands that end in an error → how, at the end of what they say.
 ERRORS = {
@@ -131,8 +138,9 @@ ERRORS = {
 AS_THEY_ARE = {'convert', 'compare', 'report', 'accuracy', 'plan'}
 LEFT_OUT = {'--mechanism=atp'}  # tests/studies/test_mechanism.py
 SUBSTITUTES = {
-    '=PATH_OR_HUB_ID': '=cdjax/assets/teacher',
-    '=PATH': '=cdjax/assets/teacher',
+    '=PATH_OR_HUB_ID': f'={ONE_LAYER}',
+    '=PATH': f'={ONE_LAYER}',
+    'cdjax/assets/teacher': ONE_LAYER,
     '=h200x1': '=cpu',
     '$ablation': 'mean',
     # In what two steps have planted no neuron is necessary.
@@ -192,6 +200,8 @@ def shrunk(words):
         shrink = [flag for flag in shrink if flag != SEARCH[0]]
     if any('areas.flags' in word for word in words):  # which has no students
         shrink = [flag for flag in shrink if flag not in STUDENTS]
+    if words[0] in OF_A_TEACHER and not any(flag.startswith('--teacher=') for flag in flags):
+        words.append(f'--teacher={ONE_LAYER}')
     if '--objective=causal' in flags:  # which has no sizes
         shrink = [flag for flag in shrink if not flag.startswith('--smallest_size=')]
     return [*words, *shrink, *small, *together, *(first_of(OWN, words) or ())]
@@ -206,7 +216,7 @@ def outcomes(tmp_path_factory):
     sums = itertools.product(range(6), range(8), range(4))  # as many as those of `SMALL`
     lines = [{'prompt': f'{a}+{b}+{c}=', 'answer': str(a + b + c)} for a, b, c in sums]
     (folder / 'my_problems.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    run = {}
+    run = {'cut': ['convert', '--source=cdjax/assets/teacher', f'--target={ONE_LAYER}', *CUT]}
     for page, words in sorted(told(), key=lambda page_and_words: page_and_words[1][0] == 'report'):
         if why_not(words) is None:
             # A folder that the first page fills by other flags is not the tutorial's.
