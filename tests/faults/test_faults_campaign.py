@@ -1,13 +1,17 @@
 """The short form of the fault campaign, and what only two real processes can show."""
 
+import json
 import os
 import shutil
 import signal
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from campaign import PREEMPTED, Run, campaign, table
+
+from cdjax.run.checksums import checksums
 
 STEPS = 70  # a log point, but no multiple of the steps between checkpoints
 
@@ -61,6 +65,11 @@ def test_a_mesh_over_two_processes_agrees_with_one_device(on_meshes, job):
     for name in parameters:
         difference = np.linalg.norm(arrays[name] - others[name])
         assert difference <= 1e-4 * np.linalg.norm(arrays[name]), name
+    # What two processes sum, each with a part of the arrays, one finds in the whole.
+    progress = two.workdir / f'checkpoints/{two.latest()}/progress/metadata'
+    leaves = json.loads(progress.read_text())['body']['leaves']
+    sums = checksums({name: jnp.asarray(x) for name, x in others.items()})
+    assert sums == {name: leaf['checksum'] for name, leaf in leaves.items()}
 
 
 def test_two_processes_stop_together_fall_back_together_and_agree_with_one(tmp_path, killed):
