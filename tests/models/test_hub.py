@@ -1,15 +1,13 @@
 import functools
 import http.server
+import importlib
 import json
 import os
-import subprocess
-import sys
-import textwrap
 import threading
 
 import huggingface_hub
 import pytest
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 from torch_llama import SMALL
 
 from cdjax.errors import InputError
@@ -143,23 +141,13 @@ class Hub(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
 
-def test_against_a_server_that_answers_as_the_hub_does(tmp_path):
-    """huggingface_hub itself, in a process of its own, for it reads its settings on import."""
+@pytest.fixture
+def given(monkeypatch, tmp_path):
+    """A server that huggingface_hub takes for the hub, by the names of the files it gave away."""
     given = []
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Hub, given))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    program = """
-        import os
-        from cdjax.errors import InputError
-        from cdjax.models.hub import resolve_checkpoint
-        for name in ('open', 'hidden', 'gated', 'absent', 'pickle'):
-            try:
-                print(sorted(os.listdir(resolve_checkpoint(f'them/{name}'))))
-            except InputError as error:
-                print(error)
-    """
-    environment = {
-        **os.environ,
+    settings = {
         'HF_ENDPOINT': f'http://127.0.0.1:{server.server_port}',
         'HF_HOME': str(tmp_path),
         'HF_HUB_OFFLINE': '0',
@@ -167,23 +155,28 @@ def test_against_a_server_that_answers_as_the_hub_does(tmp_path):
         'HF_HUB_DISABLE_PROGRESS_BARS': '1',
         'NO_PROXY': '127.0.0.1',
     }
-    try:
-        done = subprocess.run(
-            [sys.executable, '-c', textwrap.dedent(program)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-    finally:
-        server.shutdown()
-    lines = done.stdout.splitlines()
-    assert len(lines) == 5, done.stderr
-    assert lines[0] == "['config.json', 'model.safetensors']"
-    for line, status in zip(lines[1:4], ('(401)', '(403)', '(404)'), strict=True):
-        assert status in line
-        assert 'local folder' in line
-    assert 'them/pickle holds no safetensors on the hub' in lines[4]
+    with monkeypatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        importlib.reload(constants)  # which reads them
+        huggingface_hub.close_session()
+        yield given
+    server.shutdown()
+    importlib.reload(constants)
+    huggingface_hub.close_session()
+
+
+def test_against_a_server_that_answers_as_the_hub_does(given):
+    """huggingface_hub itself, its own errors and files."""
+    assert sorted(os.listdir(resolve_checkpoint('them/open'))) == [
+        'config.json',
+        'model.safetensors',
+    ]
+    for name, status in (('hidden', '401'), ('gated', '403'), ('absent', '404')):
+        with pytest.raises(InputError, match=rf'\({status}\).*local folder'):
+            resolve_checkpoint(f'them/{name}')
+    with pytest.raises(InputError, match='them/pickle holds no safetensors on the hub'):
+        resolve_checkpoint('them/pickle')
     assert not [file for file in given if file.endswith('.bin') or '/' in file]
 
 
