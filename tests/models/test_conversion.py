@@ -3,14 +3,12 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from artefacts import disagreements
+from launchers import run_in_turn
 from safetensors.numpy import load_file
 from torch_llama import SMALL, random_torch_llama
 
@@ -20,8 +18,6 @@ from cdjax.models import conversion as conversion_module
 from cdjax.models.conversion import Conversion, convert
 from cdjax.models.orbax_folder import load_orbax
 from cdjax.parallel.mesh import make_mesh
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -169,10 +165,9 @@ def test_a_damaged_orbax_folder(source, tmp_path):
 def test_launcher(source, tmp_path):
     target = tmp_path / 'out'
     flags = [f'--source={source}', f'--target={target}', '--to=huggingface', '--max_shard_gb=5e-5']
-    command = [sys.executable, '-m', 'experiments.convert', *flags]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    first, last = done.stdout.splitlines()
+    (done,) = run_in_turn({'convert': ['convert', *flags]}, tmp_path).values()
+    assert done.code == 0, done.err
+    first, last = done.out.splitlines()
     assert first.startswith(f'convert: {source} to {target}, huggingface; the time ')
     assert last == f'everything is in {target}'
     files = list(target.glob('*.safetensors'))
