@@ -1,6 +1,7 @@
 """The last layer, computed where it is read only, against the whole of it."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from cdjax.models import SITES, Capture, Edit
 
 B, T, F = 3, toy.T, toy.F
 ROWS = np.array([2, 0, -1])
+PLACES = {'the end': -1, 'a position': 2, 'rows': ROWS}
 
 
 @pytest.fixture(scope='module')
@@ -36,16 +38,24 @@ def whole():
     return run(toy.model(), toy.dataset().tokens[:B])
 
 
-@pytest.mark.parametrize('at', [-1, 2, ROWS], ids=['the end', 'a position', 'rows'])
-@pytest.mark.parametrize('site', [None, *SITES])
-def test_one_position_is_that_of_the_whole_pass(tokens, at, site):
+# Each site at one position that all rows share, by turns the end and another, and at one of each.
+@pytest.mark.parametrize(
+    ('site', 'where'),
+    [
+        *((None, where) for where in PLACES),
+        *zip(SITES, itertools.cycle(['the end', 'a position'])),
+        *((site, 'rows') for site in SITES),
+    ],
+)
+def test_one_position_is_that_of_the_whole_pass(tokens, where, site):
+    at = PLACES[where]
     row, picked = np.arange(B), np.broadcast_to(at, B)
     logits, activations = whole()
 
     def run(model, tokens):
-        where = (at,) if isinstance(at, int) else jnp.asarray(at)
-        capture = () if site is None else (Capture(site, positions=where),)
-        logits_at = at if isinstance(at, int) else where
+        positions = (at,) if isinstance(at, int) else jnp.asarray(at)
+        capture = () if site is None else (Capture(site, positions=positions),)
+        logits_at = at if isinstance(at, int) else positions
         return model(tokens, edits=edits(), capture=capture, logits_at=logits_at)
 
     found, taken = jax.jit(run)(toy.model(), tokens)
