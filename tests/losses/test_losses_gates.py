@@ -21,20 +21,21 @@ def by_sorting(scores, sizes):
 
 
 def soft_reference(scores, size, temperature=T):
-    """One row of soft gates in float64, its threshold bisected until no number lies between."""
+    """Rows of soft gates in float64, each threshold bisected until no number lies between."""
     s = np.float64(scores) / temperature
-    low, high = s.min() - 100, s.max() + 100
+    low, high = s.min(-1, keepdims=True) - 100, s.max(-1, keepdims=True) + 100
     sigmoid = lambda x: np.exp(-np.logaddexp(0, -x))
-    while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if sigmoid(s - middle).sum() > size else (low, middle)
+    while np.any((low < (middle := (low + high) / 2)) & (middle < high)):
+        above = sigmoid(s - middle).sum(-1, keepdims=True) > size
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
     return sigmoid(s - middle)
 
 
 def finite_differences(scores, size, weights, step=1e-5):
     """The gradient of `weights · soft gates` with respect to each score of a row."""
-    moved = np.float64(scores) + step * np.eye(len(scores))[:, None] * np.array([[1.0], [-1.0]])
-    values = [[weights @ soft_reference(row, size) for row in both] for both in moved]
-    return np.array([(a - b) / (2 * step) for a, b in values])
+    moved = step * np.eye(len(scores))
+    up, down = (soft_reference(scores + move, size) @ weights for move in (moved, -moved))
+    return (up - down) / (2 * step)
 
 
 def gates(*arrays):
