@@ -1,5 +1,7 @@
 """RSA against loops and scipy, its two identities with CKA, and orthogonal Procrustes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import loss_references as reference
@@ -32,15 +34,18 @@ def options_of(dtype):
 @quick_jit
 def measure(x, y, where):
     """All those RSAs, the CKAs they are to equal, Procrustes, and its gradients."""
-    procrustes, gradients = jax.value_and_grad(losses.procrustes_distance, (0, 1))(
-        x, y, where=where
-    )
+    of_procrustes = functools.partial(losses.procrustes_distance, where=where)
+    if x.dtype == jnp.float32:
+        procrustes, gradients = jax.value_and_grad(of_procrustes, (0, 1))(x, y)
+        cka = [losses.linear_cka(x, y, debiased=b, where=where) for b in (False, True)]
+    else:
+        procrustes, gradients, cka = of_procrustes(x, y), None, None
     return {
         'rsa': [
             losses.rsa(x, y, distance=d, centering=c, comparison=m, where=where)
             for d, c, m in options_of(x.dtype)
         ],
-        'cka': [losses.linear_cka(x, y, debiased=b, where=where) for b in (False, True)],
+        'cka': cka,
         'procrustes': procrustes,
         'gradients': gradients,
     }  # fmt: skip

