@@ -55,22 +55,35 @@ def test_patching_as_the_docstring_has_it(tokens):
     np.testing.assert_array_equal(out, value)
 
 
-SHAPES = [(), (toy.F,), (toy.T, toy.F), (toy.T, 1), (B, 1, 1), (toy.L, 1, 1, toy.F), FULL]
+@jax.jit
+def edited_sites(model, tokens, edits):
+    return model(tokens, edits=edits, capture=tuple(edits))[1]
 
 
-@pytest.mark.parametrize('number', range(len(SHAPES)), ids=map(str, SHAPES))
-def test_a_field_of_any_rank_is_the_full_one(tokens, number):
+def shapes(width):
+    """A field's shapes, of every rank."""
+    few = [(), (width,), (toy.T, width), (toy.T, 1), (B, 1, 1), (toy.L, 1, 1, width)]
+    return [*few, (toy.L, B, toy.T, width)]
+
+
+@pytest.mark.parametrize('first', [0, 3])
+def test_a_field_of_any_rank_is_the_full_one(tokens, first):
     """Against the same edit written out to [L, B, T, F], to the bit, in the model itself."""
-    # Every field has every shape once, beside others of other shapes.
-    shapes = (SHAPES[(number + further) % len(SHAPES)] for further in (0, 2, 4))
-    names = ('scale', 'shift', 'center')
-    fields = {
-        name: random(*shape, seed=seed)
-        for seed, (name, shape) in enumerate(zip(names, shapes, strict=True))
-    }
-    dense = {name: np.broadcast_to(np.float32(part), FULL) for name, part in fields.items()}
-    run = lambda edit: np.asarray(captured(toy.model(), tokens, {'neurons': edit}))
-    np.testing.assert_array_equal(run(Edit(**fields)), run(Edit(**dense)))
+    given, dense = {}, {}
+    for number, site in enumerate(('residual', 'attention_out', 'neurons', 'mlp_out'), first):
+        (width,) = SITES[site].shape(CONFIG)
+        *_, full = all_shapes = shapes(width)
+        # Every field has every shape once, beside others of other shapes.
+        of_fields = (all_shapes[(number + further) % len(all_shapes)] for further in (0, 2, 4))
+        names = ('scale', 'shift', 'center')
+        fields = {
+            name: random(*shape, seed=seed)
+            for seed, (name, shape) in enumerate(zip(names, of_fields, strict=True))
+        }
+        given[site] = Edit(**fields)
+        dense[site] = Edit(**{n: np.broadcast_to(np.float32(f), full) for n, f in fields.items()})
+    run = lambda edits: edited_sites(toy.model(), tokens, edits)
+    jax.tree.map(np.testing.assert_array_equal, run(given), run(dense))
 
 
 def test_all_fields_follow_the_definition():
