@@ -14,15 +14,21 @@ from cdjax import losses
 N, NARROW, WIDE = 12, (5, 7), (30, 40)
 
 
+def both(x, y, where=None):
+    """Both CKAs."""
+    return {
+        'debiased': losses.linear_cka(x, y, where=where),
+        'biased': losses.linear_cka(x, y, debiased=False, where=where),
+    }
+
+
 @quick_jit
 def measure(x, y, where):
     """Both CKAs, their HSICs, and the gradients of `cka_loss` to student and teacher."""
     loss, gradients = jax.value_and_grad(losses.cka_loss, (0, 1))(x, y, where=where)
     biased = losses.hsic(x, y, debiased=False, where=where)
     hsic = losses.hsic(x, y, where=where)
-    return {
-        'debiased': losses.linear_cka(x, y, where=where),
-        'biased': losses.linear_cka(x, y, debiased=False, where=where),
+    return both(x, y, where) | {
         'hsic': (hsic.xy, hsic.xx, hsic.yy),
         'biased hsic': (biased.xy, biased.xx, biased.yy),
         'loss': loss,
@@ -67,7 +73,7 @@ def test_bfloat16_features_lose_no_more_than_their_own_rounding(widths):
     for mean in (0, 30):
         exact = features(widths, mean=mean)
         rounded = [jnp.asarray(f, jnp.bfloat16) for f in exact]
-        measured = measure(*rounded, ALL)
+        measured = quick_jit(both)(*rounded, ALL)
         same_bits = [np.asarray(f, np.float64) for f in rounded]
         for name, debiased in (('debiased', True), ('biased', False)):
             assert measured[name].dtype == jnp.float32
@@ -141,18 +147,10 @@ def test_fewer_than_four_rows_raise_where_the_number_is_known_and_give_0_where_i
 def test_independent_features_score_0_debiased_and_almost_1_biased(rows, bias, deviation):
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((24, rows, width), np.float32) for width in (2048, 4096))
-
-    @quick_jit
-    def both(x, y):
-        each = jax.vmap(
-            lambda x, y: (losses.linear_cka(x, y), losses.linear_cka(x, y, debiased=False))
-        )
-        return each(x, y)  # fmt: skip
-
-    debiased, biased = both(x, y)
-    assert float(biased.mean()) == pytest.approx(bias, abs=1e-3)
-    assert abs(float(debiased.mean())) < 3 * deviation / np.sqrt(24)
-    assert float(debiased.std()) == pytest.approx(deviation, rel=0.35)
+    found = quick_jit(jax.vmap(both))(x, y)
+    assert float(found['biased'].mean()) == pytest.approx(bias, abs=1e-3)
+    assert abs(float(found['debiased'].mean())) < 3 * deviation / np.sqrt(24)
+    assert float(found['debiased'].std()) == pytest.approx(deviation, rel=0.35)
 
 
 def test_one_shared_outlier_is_a_biased_cka_of_one():
@@ -160,9 +158,9 @@ def test_one_shared_outlier_is_a_biased_cka_of_one():
     x, y = rng.normal(size=(2, 64, 16))
     x[0] += 100
     y[0] += 100
-    biased = quick_jit(lambda x, y: losses.linear_cka(x, y, debiased=False))
-    assert float(biased(*float32(x, y))) > 0.999
-    assert float(biased(*float32(x[1:], y[1:]))) < 0.4
+    biased = lambda where: quick_jit(both)(*float32(x, y), where)['biased']
+    assert float(biased(np.ones(64, bool))) > 0.999
+    assert float(biased(np.arange(64) > 0)) < 0.4
 
 
 def test_invariant_to_rotation_scale_and_translation_but_not_to_every_linear_map():
