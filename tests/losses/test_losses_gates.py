@@ -123,9 +123,9 @@ def test_the_whole_range_of_float32(scale, rng):
 
 
 def test_no_and_all_neurons(rng):
-    scores = rng.normal(size=(2, D)).astype(np.float32)
-    mask, soft, _, gradient = gates(scores, np.array([0, D]), np.ones((2, D), np.float32))
-    np.testing.assert_array_equal(mask, [[0] * D, [1] * D])
+    scores, sizes = rng.normal(size=(R, D)).astype(np.float32), np.arange(R) % 2 * D
+    mask, soft, _, gradient = gates(scores, sizes, np.ones((R, D), np.float32))
+    np.testing.assert_array_equal(mask, np.broadcast_to(np.arange(R)[:, None] % 2, (R, D)))
     np.testing.assert_allclose(soft, mask, atol=1e-3)
     assert np.isfinite(gradient).all()
 
