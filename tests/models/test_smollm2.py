@@ -24,13 +24,25 @@ PAGE = Path(__file__).parents[2] / 'docs' / 'problems.md'
 
 PROMPTS = (
     'The capital of France is',
+    'Water boils at a temperature of',
+    '2 + 2 =',
     '24+80=',
     'Once upon a time, there was',
+    'The opposite of hot is',
     'def fibonacci(n):\n',
     'The largest planet of the solar system is',
     'Roses are red, violets are',
     'To be, or not to be, that is',
+    'My favourite colour is',
+    'In 1969, the first man',
+    'A triangle has three',
+    'The chemical symbol of gold is',
+    'She opened the door and',
+    'The days of the week are Monday,',
     'import numpy as',
+    'Photosynthesis is the process by which',
+    'The quick brown fox',
+    'Two plus three is',
 )
 NEW_TOKENS = 8
 
