@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 import pytest
 from forks import ROOT
-from launchers import run_launchers
+from launchers import run_in_turn, run_launchers
 
 from cdjax.circuits.circuit import Circuit
 from cdjax.parallel import preemption
@@ -24,6 +24,9 @@ from cdjax.studies.inputs import EMBEDDED_TEACHER
 from cdjax.training.gradient_reports import GradientError, GradientReport
 from experiments import command_line, launch
 from experiments.__main__ import main as list_launchers
+
+# Problems by the hundred: the default task has tens of thousands.
+FEW = ('--operands=2', '--high=9')
 
 
 def mistakes(folder):
@@ -52,7 +55,7 @@ def mistakes(folder):
         ),
         'task_file': (['discover', new, f'--task_file={task}'], [f'{task}', '7']),
         'workdir': (
-            ['discover', f'--workdir={other}'],
+            ['discover', f'--workdir={other}', *FEW],
             [f'{other} holds another run', 'another --workdir'],
         ),
         'arms': (
@@ -68,7 +71,7 @@ def mistakes(folder):
             [f'{folder}/none.safetensors does not exist'],
         ),
         'encoding': (
-            ['discover', new, '--encode_layer=2'],
+            ['discover', new, '--encode_layer=2', *FEW],
             ['encode_layer=2', 'layers 0 to 1'],
         ),
         'preset': (
@@ -97,7 +100,7 @@ def mistakes(folder):
             ['profile_steps=5:3', 'END above it'],
         ),
         'plan_mesh': (
-            ['plan', '--target=cpu:4', '--fsdp=3', '--teacher=llama3_8b', '--batch_size=16'],
+            ['plan', '--target=cpu:4', '--fsdp=3', '--teacher=llama3_8b', '--batch_size=16', *FEW],
             ['fsdp=3 does not divide the 4 devices of cpu:4'],
         ),
         'plan_output': (
@@ -143,7 +146,7 @@ LAUNCHERS = sorted(
 
 def dry_runs(folder):
     """Yields a launcher that takes long and its flags, each with a folder that is not there."""
-    small = ('--operands=2', '--high=9', f'--workdir={folder}/dry', '--compilation_cache=')
+    small = (*FEW, f'--workdir={folder}/dry', '--compilation_cache=')
     search = (*small, '--discovery_steps=3')
     yield 'discover', search
     yield 'distill', (*small, '--arm=kd', '--batch_size=8', '--steps=4')
@@ -163,7 +166,7 @@ def dry_runs(folder):
     zeros = np.zeros((1, 2, 4), np.float32)
     circuit = Circuit(zeros > 0, zeros, zeros, np.zeros(3, np.int32))
     yield 'compare', (str(circuit.save(folder / 'circuits')),) * 2
-    yield 'plan', ('--target=cpu', *arms[1:2], f'--output={folder}/dry')
+    yield 'plan', ('--target=cpu', *FEW, *arms[1:2], f'--output={folder}/dry')
 
 
 def snapshot(folder):
@@ -177,7 +180,7 @@ def two_hosts(disks):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    together = (f'--coordinator=127.0.0.1:{port}', '--num_processes=2')
+    together = (*FEW, f'--coordinator=127.0.0.1:{port}', '--num_processes=2')
     return {
         f'host{i}': ['train_teacher', f'--workdir={disks}/{i}', *together, f'--process_id={i}']
         for i in range(2)
@@ -191,13 +194,11 @@ def outcomes(tmp_path_factory):
     dry = {f'dry-{name}': [name, *flags, '--dry_run'] for name, flags in dry_runs(folder)}
     before = snapshot(folder)
     commands = {name: command for name, (command, _) in wanted.items()}
-    commands |= two_hosts(tmp_path_factory.mktemp('disks'))
     commands |= {f'help-{name}': [name, '--help'] for name in LAUNCHERS}
-    commands |= dry
-    ended = run_launchers(commands, streams, at_once=len(commands))
+    hosts = two_hosts(tmp_path_factory.mktemp('disks'))
+    ended = run_in_turn(commands | dry, streams) | run_launchers(hosts, streams, at_once=2)
     found = {name: (*ended[name], parts) for name, (_, parts) in wanted.items()}
-    hosts = [(ended[name].code, ended[name].err) for name in ('host0', 'host1')]
-    return found, before, snapshot(folder), hosts, ended
+    return found, before, snapshot(folder), [ended[name] for name in hosts], ended
 
 
 def test_a_mistake_is_one_line_and_status_1(outcomes):
@@ -305,7 +306,7 @@ def test_a_dry_run_without_trainings_tells_what_is_asked_or_made(outcomes):
 
 
 def test_hosts_that_share_no_workdir_all_say_so(outcomes):
-    for code, err in outcomes[3]:
+    for code, _, err in outcomes[3]:
         assert code == 1, err
         assert 'seen by process 1 lacks the config.json that process 0 wrote' in err
         assert 'that all hosts share' in err
