@@ -50,14 +50,7 @@ def layer_grams(run: Run, model: Llama, rows: np.ndarray) -> jax.Array:
     problems = run.inputs.dataset[rows]
     columns = {'tokens': problems.tokens, 'lengths': problems.lengths}
     neurons_NxLxF = map_rows(_answer_neurons, model, columns, **run.passes)
-    weights = jnp.ones(len(rows))
-
-    @jax.jit
-    def gram(features):
-        centred = center(features.astype(jnp.float32), weights)
-        return u_center(gram_matrix(centred), weights)
-
-    return jnp.stack([gram(features) for features in neurons_NxLxF.swapaxes(0, 1)])
+    return jnp.stack([_gram(features) for features in neurons_NxLxF.swapaxes(0, 1)])
 
 
 def layer_cka(first: jax.Array, second: jax.Array) -> list[list[float]]:
@@ -67,10 +60,21 @@ def layer_cka(first: jax.Array, second: jax.Array) -> list[list[float]]:
         first: U-centred, `[L, N, N]`.
         second: U-centred, `[M, N, N]`.
     """
+    return np.asarray(_cka(first, second), float).tolist()
+
+
+@jax.jit
+def _cka(first, second):
     norm = lambda grams: jnp.sqrt(product('lij,lij->l', grams, grams))
     scale = norm(first)[:, None] * norm(second)[None]
-    cka = product('lij,mij->lm', first, second) / jnp.where(scale > 0, scale, 1.0)
-    return np.asarray(cka, float).tolist()
+    return product('lij,mij->lm', first, second) / jnp.where(scale > 0, scale, 1.0)
+
+
+@jax.jit
+def _gram(features_NxF):
+    weights = jnp.ones(len(features_NxF))
+    centred = center(features_NxF.astype(jnp.float32), weights)
+    return u_center(gram_matrix(centred), weights)
 
 
 def _answer_neurons(model: Llama, rows: Mapping[str, jax.Array]) -> jax.Array:
