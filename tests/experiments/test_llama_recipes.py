@@ -4,17 +4,17 @@ import json
 import re
 
 import pytest
-from launchers import run_launchers
+from launchers import run_in_turn
 
 EIGHT, ONE = 'discover_llama31_8b', 'discover_llama32_1b'
-# Llama 3's proportions and RoPE scaling in two layers, with its vocabulary of numbers.
+# Llama 3's heads and RoPE scaling in one layer of many neurons, with its vocabulary of numbers.
 SHAPE = {
     'architectures': ['LlamaForCausalLM'],
     'model_type': 'llama',
     'vocab_size': 1024,
     'hidden_size': 32,
-    'intermediate_size': 512,
-    'num_hidden_layers': 2,
+    'intermediate_size': 1024,
+    'num_hidden_layers': 1,
     'num_attention_heads': 4,
     'num_key_value_heads': 2,
     'head_dim': 8,
@@ -44,7 +44,13 @@ def outcomes(tmp_path_factory):
     run = [*small, '--discovery_steps=2', '--random_weights', '--check_gradients=False']
     run.append('--compilation_cache=')  # the programs of all tests are kept elsewhere
     recipe = lambda name: f'experiments/recipes/{name}.flags'
-    plan = ['--job=discover', '--target=cpu:2', '--nolargest_batch', f'--output={folder}/plan.json']
+    plan = [
+        '--job=discover',
+        '--target=cpu:2',
+        '--fsdp=2',
+        '--nolargest_batch',
+        f'--output={folder}/plan.json',
+    ]
     commands = {
         '8b': ['discover', f'--flagfile={recipe(EIGHT)}', *run, f'--workdir={folder}/run'],
         '1b': ['discover', f'--flagfile={recipe(ONE)}', *run, '--only_check_args'],
@@ -52,7 +58,7 @@ def outcomes(tmp_path_factory):
     }
     streams = folder / 'streams'
     streams.mkdir()
-    return folder, run_launchers(commands, streams, at_once=1)
+    return folder, run_in_turn(commands, streams)
 
 
 def test_a_recipe_runs_with_random_weights(outcomes):
