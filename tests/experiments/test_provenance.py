@@ -24,8 +24,10 @@ STEPS = (
     '--least_accuracy=0',
     '--nocheck_gradients',
 )
-SHAPE = dataclasses.replace(toy.teacher_config(), num_layers=1)
-TINY = ('--layers=1', '--hidden_size=16', '--intermediate_size=16')
+SHAPE = dataclasses.replace(toy.teacher_config(), num_layers=1, rope_theta=1e4)
+# A model that is trained as a student of that shape is: both start by one program.
+TINY = ('--layers=1', '--hidden_size=8', '--intermediate_size=16', '--heads=2', '--kv_heads=1')
+TINY += (f'--max_number={toy.MAX_NUMBER}', '--weight_decay=1')
 DISTIL = ('--arm=circuits', '--steps=2', '--batch_size=16', '--evaluate_every=2', STEPS[-1])
 
 
@@ -59,7 +61,7 @@ def outcomes(tmp_path_factory):
     on_file = [common[0], *TASK[2:], f'--task_file={task}']
     search_of_file = ['discover', f'--workdir={folder}/on_file', *on_file, *STEPS]
     trained = ['train_teacher', f'--workdir={folder}/trained', *TASK, *TINY, *DISTIL[1:]]
-    evaluate = ['evaluate', circuits, '--sizes=.1', '--noareas', '--evaluate_problems=20']
+    evaluate = ['evaluate', circuits, '--sizes=.1', '--noareas']
     distill = ['distill', *DISTIL, circuits]
     other_split = [*common, '--split_seed=1']
     of_file = f'--circuits={folder}/on_file/circuits/teacher.safetensors'
