@@ -1,6 +1,7 @@
 """Checkpoints: exact round trips, what is kept, and every kind of damage."""
 
 import dataclasses
+import functools
 import json
 import logging
 import shutil
@@ -36,6 +37,7 @@ class State:
     key: jax.Array
 
 
+@functools.cache
 def make_state(step, mesh=None):
     """Returns a state whose every value depends on `step`."""
     mesh = mesh or make_mesh(4, 2)
@@ -65,6 +67,19 @@ def save_all(folder, steps, **options):
             checkpoints.save(step, make_state(step), {'step': step})
         checkpoints.wait()
         return checkpoints.latest_step()
+
+
+@pytest.fixture(scope='module')
+def saved_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('saved')
+    save_all(folder, [1, 2])
+    return folder
+
+
+@pytest.fixture
+def saved(saved_once, tmp_path):
+    """A folder with checkpoints of steps 1 and 2, which a test may damage."""
+    return shutil.copytree(saved_once, tmp_path, dirs_exist_ok=True)
 
 
 def steps_in(folder):
@@ -179,9 +194,8 @@ def test_the_best_is_kept_beside_the_newest(tmp_path, mode, best):
     assert bits(params) == bits(make_state(best).params)
 
 
-def test_parameters_alone(tmp_path):
-    save_all(tmp_path, [1, 2])
-    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+def test_parameters_alone(saved):
+    with Checkpoints(saved, read_only=True) as checkpoints:
         params = checkpoints.restore_parameters(make_state(0).params)
         assert bits(params) == bits(make_state(2).params)
         moments = checkpoints.restore_parameters(make_state(0).params, prefix='moments.0')
@@ -207,12 +221,11 @@ def other_recipes():
 
 
 @pytest.mark.parametrize('case', range(5))
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, case):
-    save_all(tmp_path, [1])
+def test_a_checkpoint_of_another_recipe_is_refused(saved, case):
     params, words = other_recipes()[case]
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(InputError, match=words):
+    with Checkpoints(saved) as checkpoints, pytest.raises(InputError, match=words):
         checkpoints.restore(dataclasses.replace(make_state(0), params=params))
-    assert steps_in(tmp_path) == [1], 'nothing may be moved'
+    assert steps_in(saved) == [1, 2], 'nothing may be moved'
 
 
 # -- Damage ---------------------------------------------------------------------------------------
@@ -277,10 +290,9 @@ def bad_metadata(folder):
         bad_metadata,
     ],
 )
-def test_damage_is_named_and_the_older_checkpoint_is_used(tmp_path, caplog, damage):
-    save_all(tmp_path, [1, 2])
-    reason = damage(tmp_path / '2')
-    with Checkpoints(tmp_path) as checkpoints:
+def test_damage_is_named_and_the_older_checkpoint_is_used(saved, caplog, damage):
+    reason = damage(saved / '2')
+    with Checkpoints(saved) as checkpoints:
         with caplog.at_level(logging.WARNING):
             state, progress = checkpoints.restore(make_state(0))
         assert progress == {'step': 1}
@@ -291,68 +303,63 @@ def test_damage_is_named_and_the_older_checkpoint_is_used(tmp_path, caplog, dama
         # It is out of the way, and the run can save the same step again.
         assert checkpoints.latest_step() == 1
         assert checkpoints.save(2, make_state(2), {'step': 2})
-    assert (tmp_path / 'damaged-2').exists()
-    with Checkpoints(tmp_path) as checkpoints:
+    assert (saved / 'damaged-2').exists()
+    with Checkpoints(saved) as checkpoints:
         assert checkpoints.restore(make_state(0))[1] == {'step': 2}
 
 
-def test_orbax_alone_does_not_notice_the_flipped_bit(tmp_path):
+def test_orbax_alone_does_not_notice_the_flipped_bit(saved):
     """Shows that the checksums have work to do; if this fails, Orbax has learned it."""
-    save_all(tmp_path, [2])
-    flip_in_array(tmp_path / '2')
-    raw = ocp.PyTreeCheckpointHandler().restore(tmp_path / '2' / 'state')
+    flip_in_array(saved / '2')
+    raw = ocp.PyTreeCheckpointHandler().restore(saved / '2' / 'state')
     good = np.asarray(make_state(2).params['layer'].weight)
     other = np.asarray(make_state(2).moments[0]['layer'].weight)
     same = np.array_equal(raw['params.layer.weight'], good)
     assert not (same and np.array_equal(raw['moments.0.layer.weight'], other))
 
 
-def test_damage_that_a_reader_finds_leaves_the_folder_alone(tmp_path):
-    save_all(tmp_path, [1, 2])
-    flip_in_array(tmp_path / '2')
-    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+def test_damage_that_a_reader_finds_leaves_the_folder_alone(saved):
+    flip_in_array(saved / '2')
+    with Checkpoints(saved, read_only=True) as checkpoints:
         params = checkpoints.restore_parameters(make_state(0).params)
         moments = checkpoints.restore_parameters(make_state(0).params, prefix='moments.0')
-    assert steps_in(tmp_path) == [1, 2]
+    assert steps_in(saved) == [1, 2]
     # The flipped bit is in one of the two: reading that one falls back.
     steps = {s for s in (1, 2) if bits(params) == bits(make_state(s).params)}
     steps |= {s for s in (1, 2) if bits(moments) == bits(make_state(s).moments[0])}
     assert steps == {1, 2}
 
 
-def test_no_intact_checkpoint(tmp_path):
-    save_all(tmp_path, [1, 2])
-    empty_step(tmp_path / '1')
-    bad_json(tmp_path / '2')
-    with Checkpoints(tmp_path) as checkpoints:
+def test_no_intact_checkpoint(saved):
+    empty_step(saved / '1')
+    bad_json(saved / '2')
+    with Checkpoints(saved) as checkpoints:
         with pytest.raises(InputError, match='does not hold an intact checkpoint'):
             checkpoints.restore_parameters(make_state(0).params)
         assert checkpoints.restore(make_state(0)) is None
         assert checkpoints.latest_step() is None
 
 
-def test_a_folder_left_by_a_kill_inside_a_save_is_ignored_and_removed(tmp_path):
-    save_all(tmp_path, [1, 2])
-    shutil.copytree(tmp_path / '2', tmp_path / '3.orbax-checkpoint-tmp')
-    (tmp_path / '3.orbax-checkpoint-tmp' / 'state' / '_METADATA').unlink()
-    with Checkpoints(tmp_path) as checkpoints:
+def test_a_folder_left_by_a_kill_inside_a_save_is_ignored_and_removed(saved):
+    shutil.copytree(saved / '2', saved / '3.orbax-checkpoint-tmp')
+    (saved / '3.orbax-checkpoint-tmp' / 'state' / '_METADATA').unlink()
+    with Checkpoints(saved) as checkpoints:
         assert checkpoints.restore(make_state(0))[1] == {'step': 2}
     end = time.monotonic() + 30  # Orbax removes it in a thread, which nothing here waits for
-    while (tmp_path / '3.orbax-checkpoint-tmp').exists():
+    while (saved / '3.orbax-checkpoint-tmp').exists():
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
-def test_any_flipped_bit_in_any_file_is_harmless_or_noticed(tmp_path):
+def test_any_flipped_bit_in_any_file_is_harmless_or_noticed(saved_once, tmp_path):
     """Thirty bits at random over all files of the newest step, the JSON and metadata included."""
-    save_all(tmp_path / 'good', [1, 2])
-    files = [p for p in (tmp_path / 'good' / '2').rglob('*') if p.is_file() and p.stat().st_size]
+    files = [p for p in (saved_once / '2').rglob('*') if p.is_file() and p.stat().st_size]
     rng = np.random.default_rng(0)
     used = []
     for trial in range(30):
         broken = tmp_path / f'broken{trial}'
-        shutil.copytree(tmp_path / 'good', broken)
-        file = broken / files[rng.integers(len(files))].relative_to(tmp_path / 'good')
+        shutil.copytree(saved_once, broken)
+        file = broken / files[rng.integers(len(files))].relative_to(saved_once)
         flip_bit(file, int(rng.integers(8 * file.stat().st_size)))
         with Checkpoints(broken) as checkpoints:
             state, progress = checkpoints.restore(make_state(0))
