@@ -1,14 +1,14 @@
 """A cloud that exists only on the PATH: no test here can reach a real host."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
+import threading
 from pathlib import Path
 
 import pytest
+from fake_gcloud import FakeGcloud
 
 ROOT = Path(__file__).parents[2]
 TOOLS = (
@@ -23,7 +23,7 @@ def _heed_signals() -> None:
 
 
 class Cloud:
-    """A folder with the fake gcloud's world, and a PATH on which it is the only gcloud."""
+    """A folder, and a PATH on which the fake gcloud is the only one."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -31,9 +31,9 @@ class Cloud:
         self.bin.mkdir()
         for tool in TOOLS.split():
             (self.bin / tool).symlink_to(shutil.which(tool))
-        fake = (Path(__file__).parent / 'fake_gcloud.py').read_text()
-        self.stub('gcloud', fake, interpreter=f'{sys.executable} -IS')
-        self.set(lives=[])
+        self.gcloud = FakeGcloud(folder, self.environment)
+        self.stub('gcloud', self.gcloud.command, interpreter=shutil.which('bash'))
+        self.set = self.gcloud.set
 
     def stub(self, name: str, script: str, *, folder=None, interpreter='/usr/bin/env bash'):
         file = (folder or self.bin) / name
@@ -41,18 +41,13 @@ class Cloud:
         file.write_text(f'#!{interpreter}\n{script}\n')
         file.chmod(0o755)
 
-    def set(self, **world):
-        (self.folder / 'world.json').write_text(json.dumps(world))
-
     @property
     def current(self) -> dict | None:
-        return json.loads((self.folder / 'world.json').read_text()).get('current')
+        return self.gcloud.world.get('current')
 
     @property
     def calls(self) -> list[list[str]]:
-        log = self.folder / 'calls.jsonl'
-        lines = log.read_text().splitlines() if log.exists() else []
-        return [json.loads(line)[2:] for line in lines]
+        return [call[2:] for call in self.gcloud.calls]
 
     def verbs(self) -> list[str]:
         """The calls that change something, in short."""
@@ -70,7 +65,6 @@ class Cloud:
             'PATH': str(self.bin),
             'HOME': str(home),
             'TMPDIR': str(self.folder),
-            'FAKE_CLOUD': str(self.folder),
         }
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
@@ -98,4 +92,9 @@ class Cloud:
 @pytest.fixture
 def cloud(tmp_path):
     assert os.access(ROOT / 'experiments/cloud/tpu.sh', os.X_OK)
-    return Cloud(tmp_path)
+    cloud = Cloud(tmp_path)
+    with cloud.gcloud as gcloud:
+        threading.Thread(target=gcloud.serve_forever, args=[0.01]).start()
+        yield cloud
+        gcloud.over.set()
+        gcloud.shutdown()

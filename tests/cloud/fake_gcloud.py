@@ -1,20 +1,34 @@
-"""A `gcloud` for tests: records its calls and plays the life of queued resources from a script.
+"""A `gcloud` for tests: it records its calls, and plays the life of queued resources from a script.
 
-The folder `$FAKE_CLOUD` holds `calls.jsonl` (the arguments of every call) and `world.json`:
-`lives`, the queued resources that will be granted one after the other, and `current`, the one that
-exists. A life has `states` (each look takes one, the last one stays), `node` (state of its node),
-`create_seconds`, `setups` (exit statuses), and `runs`: for each start of a launcher the `statuses`
-of the workers, the `states` that follow, and how long it takes. With `homes`, commands really run,
-one for each worker, with that folder as its home.
+The command itself is a few lines of bash, which start in no time and ask a server in the process of
+the tests. Its world is `lives`, the queued resources that will be granted one after the other, and
+`current`, the one that exists. A life has `states` (each look takes one, the last one stays),
+`node` (state of its node), `create_seconds`, `setups` (exit statuses), and `runs`: for each start
+of a launcher the `statuses` of the workers, the `states` that follow, and how long it takes. With
+`homes`, commands really run, one for each worker, with that folder as its home.
 """
 
+import contextlib
 import json
-import os
-import sys
-import time
+import socketserver
+import subprocess
+import threading
+import traceback
+from pathlib import Path
 
-CLOUD = os.environ['FAKE_CLOUD']
 NOT_FOUND = 'ERROR: (gcloud.compute.tpus.queued-resources) NOT_FOUND: Resource was not found'
+
+# Asks with its arguments, each ended by a NUL, and is answered in the same way.
+COMMAND = r"""
+exec 3<>/dev/tcp/127.0.0.1/{port}
+printf '%s\0' "$#" "$@" >&3
+IFS= read -r -d '' out <&3
+IFS= read -r -d '' err <&3
+IFS= read -r -d '' status <&3
+printf %s "$out"
+printf %s "$err" >&2
+exit "$status"
+"""
 
 # The flags of the Google Cloud CLI's own command reference, as far as a script may need them.
 EVERYWHERE = {'--zone', '--project', '--quiet', '--format'}
@@ -30,106 +44,148 @@ FLAGS = {
 }
 
 
-def leave(message, status=1):
-    print(message, file=sys.stderr)
-    sys.exit(status)
+class Refused(Exception):
+    """What gcloud says on stderr, and its exit status."""
+
+    def __init__(self, message: str, status: int = 1):
+        super().__init__(message)
+        self.status = status
 
 
-def main():
-    arguments = sys.argv[1:]
-    with open(f'{CLOUD}/calls.jsonl', 'a') as log:
-        log.write(json.dumps(arguments) + '\n')
-    assert arguments[:2] == ['compute', 'tpus'], arguments
-    verb, rest = ' '.join(arguments[2:4]), arguments[4:]
-    flags = dict((*part.split('=', 1), '')[:2] for part in rest if part.startswith('--'))
-    names = [part for part in rest if not part.startswith('--')]
-    if verb not in FLAGS or not flags.keys() <= FLAGS[verb]:
-        leave(f'ERROR: (gcloud) unrecognized arguments: {arguments}', 2)
-    if not flags.get('--zone') or '--quiet' not in flags:
-        leave(f'a script must name the zone and must not be asked: {arguments}', 2)
+class FakeGcloud(socketserver.ThreadingTCPServer):
+    """A server that answers the command.
 
-    with open(f'{CLOUD}/world.json') as file:
-        world = json.load(file)
-    life = world.get('current')
+    Args:
+        folder: where copied files land, but for workers with homes.
+        environment: of commands that really run.
+    """
 
-    if verb == 'queued-resources create':
+    daemon_threads = True
+
+    def __init__(self, folder: Path, environment: dict[str, str]):
+        super().__init__(('127.0.0.1', 0), _Call)
+        self.folder, self.environment = folder, environment
+        self.calls = []
+        self.creating, self.running, self.over = (threading.Event() for _ in range(3))
+        self.set(lives=[])
+
+    @property
+    def command(self) -> str:
+        return COMMAND.format(port=self.server_address[1])
+
+    def set(self, **world):
+        """Says what there is."""
+        self.world = json.loads(json.dumps(world))  # a copy, in which no two lives are one
+
+    def answer(self, arguments: list[str]) -> tuple[str, int]:
+        """Returns what is printed, and the exit status.
+
+        Raises:
+            Refused: gcloud says so on stderr.
+        """
+        self.calls.append(arguments)
+        assert arguments[:2] == ['compute', 'tpus'], arguments
+        verb, rest = ' '.join(arguments[2:4]), arguments[4:]
+        flags = dict((*part.split('=', 1), '')[:2] for part in rest if part.startswith('--'))
+        names = [part for part in rest if not part.startswith('--')]
+        if verb not in FLAGS or not flags.keys() <= FLAGS[verb]:
+            raise Refused(f'ERROR: (gcloud) unrecognized arguments: {arguments}', 2)
+        if not flags.get('--zone') or '--quiet' not in flags:
+            raise Refused(f'a script must name the zone and must not be asked: {arguments}', 2)
+
+        world = self.world
+        life = world.get('current')
+        if verb == 'queued-resources create':
+            return self._create(life)
+        if not life:
+            raise Refused(NOT_FOUND)
+
+        states = life['states']
+        if verb == 'queued-resources describe':
+            state = states.pop(0) if len(states) > 1 else states[0]
+            if state == 'UNAVAILABLE':
+                raise Refused('ERROR: UNAVAILABLE: The service is currently unavailable')
+            return f'{state}\n', 0
+        if verb == 'queued-resources delete':
+            if states[0] == 'SUSPENDING':
+                states.pop(0)
+                raise Refused('ERROR: FAILED_PRECONDITION: it is being suspended')
+            if '--force' not in flags:
+                raise Refused('ERROR: FAILED_PRECONDITION: it has nodes')
+            if world.get('undeletable'):
+                raise Refused('ERROR: INTERNAL')
+            world['current'] = None
+            return '', 0
+        if verb == 'tpu-vm describe':
+            return f'{life.get("node", "READY")}\n', 0
+        if states[0] != 'ACTIVE':
+            raise Refused('ERROR: the TPU is in an unusable state')
+        assert flags['--worker'] == 'all'
+        if verb == 'tpu-vm scp':
+            return self._copy(life, *names)
+        if life.get('homes'):
+            return self._run_on_workers(life['homes'], flags['--command'])
+        if flags['--command'].startswith('bash worker.sh setup'):
+            return '', life['setups'].pop(0) if life.get('setups') else 0
+        return self._play(life)
+
+    def _create(self, life):
+        world = self.world
         if life:
-            leave('ERROR: ALREADY_EXISTS: Resource already exists')
+            raise Refused('ERROR: ALREADY_EXISTS: Resource already exists')
         if not world['lives']:
-            leave('ERROR: RESOURCE_EXHAUSTED: Quota limit exceeded')
-        world['current'] = world['lives'].pop(0)
-        open(f'{CLOUD}/creating', 'w').close()
-        time.sleep(world['current'].get('create_seconds', 0))
-        return save(world)
-    if not life:
-        leave(NOT_FOUND)
+            raise Refused('ERROR: RESOURCE_EXHAUSTED: Quota limit exceeded')
+        life = world['lives'].pop(0)
+        self.creating.set()
+        self.over.wait(life.get('create_seconds', 0))
+        world['current'] = life
+        return '', 0
 
-    states = life['states']
-    if verb == 'queued-resources describe':
-        state = states.pop(0) if len(states) > 1 else states[0]
-        save(world)
-        if state == 'UNAVAILABLE':
-            leave('ERROR: UNAVAILABLE: The service is currently unavailable')
-        print(state)
-    elif verb == 'queued-resources delete':
-        if states[0] == 'SUSPENDING':
-            states.pop(0)
-            save(world)
-            leave('ERROR: FAILED_PRECONDITION: it is being suspended')
-        if '--force' not in flags:
-            leave('ERROR: FAILED_PRECONDITION: it has nodes')
-        if world.get('undeletable'):
-            leave('ERROR: INTERNAL')
-        world['current'] = None
-        save(world)
-    elif verb == 'tpu-vm describe':
-        print(life.get('node', 'READY'))
-    elif states[0] != 'ACTIVE':
-        leave('ERROR: the TPU is in an unusable state')
-    elif verb == 'tpu-vm scp':
+    def _copy(self, life, *names):
         *sources, target = names
         assert target.endswith(':'), names
-        assert flags['--worker'] == 'all'
-        for source in sources:
-            with open(source, 'rb') as file:
-                content = file.read()
-            for home in life.get('homes', [CLOUD]):
-                with open(os.path.join(home, os.path.basename(source)), 'wb') as file:
-                    file.write(content)
-    elif life.get('homes'):
-        assert flags['--worker'] == 'all'
-        run_on_workers(life['homes'], flags['--command'])
-    elif flags['--command'].startswith('bash worker.sh setup'):
-        status = life['setups'].pop(0) if life.get('setups') else 0
-        save(world)
-        sys.exit(status)
-    else:
+        for source in map(Path, sources):
+            for home in life.get('homes', [self.folder]):
+                (Path(home) / source.name).write_bytes(source.read_bytes())
+        return '', 0
+
+    def _run_on_workers(self, homes, command):
+        workers = [
+            subprocess.Popen(
+                ['bash', '-c', command],
+                cwd=home,
+                env=self.environment | {'HOME': home},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for home in homes
+        ]
+        said = ''.join(worker.communicate()[0] for worker in workers)
+        return said, next((w.returncode for w in workers if w.returncode), 0)
+
+    def _play(self, life):
         run = life['runs'].pop(0)
-        life['states'] = run.get('states', states)
-        save(world)
-        open(f'{CLOUD}/running', 'w').close()
-        time.sleep(run.get('seconds', 0))
-        for worker, status in enumerate(run['statuses']):
-            print(f'cdjax: exit status {status} on worker-{worker}')
-        sys.exit(run.get('gcloud', next(filter(None, run['statuses']), 0)))
+        life['states'] = run.get('states', life['states'])
+        self.running.set()
+        self.over.wait(run.get('seconds', 0))
+        statuses = run['statuses']
+        lines = [f'cdjax: exit status {s} on worker-{i}\n' for i, s in enumerate(statuses)]
+        return ''.join(lines), run.get('gcloud', next(filter(None, statuses), 0))
 
 
-def save(world):
-    with open(f'{CLOUD}/world.new', 'w') as file:
-        json.dump(world, file)
-    os.replace(f'{CLOUD}/world.new', f'{CLOUD}/world.json')  # a test may be reading
+class _Call(socketserver.StreamRequestHandler):
+    def handle(self):
+        arguments = [self._read() for _ in range(int(self._read()))]
+        out = err = ''
+        try:
+            out, status = self.server.answer(arguments)
+        except Refused as refused:
+            err, status = f'{refused}\n', refused.status
+        except Exception:
+            err, status = traceback.format_exc(), 1
+        with contextlib.suppress(OSError):  # the command was killed
+            self.wfile.write(b''.join(f'{part}\0'.encode() for part in (out, err, status)))
 
-
-def run_on_workers(homes, command):
-    import subprocess  # most calls do without, and start in half the time
-
-    workers = [
-        subprocess.Popen(['bash', '-c', command], cwd=home, env={**os.environ, 'HOME': home})
-        for home in homes
-    ]
-    statuses = [worker.wait() for worker in workers]
-    sys.exit(next(filter(None, statuses), 0))
-
-
-if __name__ == '__main__':
-    main()
+    def _read(self) -> str:
+        read = iter(lambda: self.rfile.read(1), b'\0')
+        return b''.join(read).decode()

@@ -149,7 +149,7 @@ def test_watch_gives_up_where_nothing_is_granted(cloud, code):
 def test_watch_stops_where_somebody_else_deleted_the_slice(cloud, code):
     cloud.set(lives=[{'states': ['ACTIVE'], 'runs': [{'statuses': [75], 'seconds': 0.5}]}] * 2)
     process = cloud.start('watch', *SLICE, code, *LAUNCHER)
-    wait_for(cloud.folder / 'running')
+    assert cloud.gcloud.running.wait(60)
     cloud.set(lives=[{'states': ['ACTIVE']}])
     _, err = process.communicate(timeout=90)
     assert process.returncode == 1
@@ -174,7 +174,7 @@ def test_setup_is_tried_again(cloud, code):
 def test_a_signal_deletes_the_slice_at_once(cloud, code, number):
     cloud.set(lives=[{'states': ['ACTIVE'], 'runs': [{'statuses': [0], 'seconds': 100}]}])
     process = cloud.start('watch', *SLICE, code, *LAUNCHER)
-    wait_for(cloud.folder / 'running')
+    assert cloud.gcloud.running.wait(60)
     started = time.monotonic()
     process.send_signal(number)
     assert process.wait(timeout=90) == 128 + number
@@ -193,7 +193,9 @@ def test_an_interrupted_create_takes_its_request_back(cloud, seconds):
     """While it waits, and while gcloud is still asking: bash runs the trap after that call."""
     cloud.set(lives=[{'states': ['WAITING_FOR_RESOURCES'], 'create_seconds': seconds}])
     process = cloud.start('create', *SLICE[:2], '--type=v5p-32', '--poll=0.05')
-    wait_for(cloud.folder / 'creating', lambda: seconds or cloud.current)
+    assert cloud.gcloud.creating.wait(60)
+    while not (seconds or cloud.current):
+        time.sleep(0.02)
     process.terminate()
     assert process.wait(timeout=90) == 143
     assert 'delete' in cloud.verbs()
@@ -328,13 +330,6 @@ def test_two_workers_run_for_real(cloud, code, tmp_path):
         installed = (home / 'installed').read_text()
         assert f'install --quiet -e .[tpu] in {home}/cdjax' in installed
         assert (home / 'cdjax/setup.py').exists()
-
-
-def wait_for(path, also=lambda: True):
-    end = time.monotonic() + 60
-    while not (path.exists() and also()):
-        assert time.monotonic() < end, f'{path} never appeared'
-        time.sleep(0.02)
 
 
 def test_bash_accepts_the_scripts(cloud):
