@@ -4,62 +4,40 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from etils import epath
 from fake_bucket import fake_bucket
+from preloaded import Holder
 
 from cdjax.errors import InputError
 from cdjax.run import lock
 from cdjax.run.folder import open_workdir
 
-ROOT = Path(__file__).parents[2]
-
-HOLD = """
-import signal, sys, time
-if len(sys.argv) > 2:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-from cdjax.run import lock
-from cdjax.run.folder import open_workdir
-lock.REFRESH_SECONDS, lock.LEASE_SECONDS = 0.2, 4.0
-open_workdir(sys.argv[1], {'steps': 1}, name='discover')
-print('held', flush=True)
-sys.stdin.readline()
-lock.let_go()
-"""
-
 
 @pytest.fixture
 def start():
     """Starts processes that open a workdir and wait until they are told to end."""
-    processes = []
+    holders = []
 
-    def begin(workdir, *more):
-        command = [sys.executable, '-c', HOLD, str(workdir), *more]
-        env = os.environ | {'PYTHONPATH': str(ROOT)}
-        pipes = {name: subprocess.PIPE for name in ('stdin', 'stdout')}
-        process = subprocess.Popen(command, env=env, text=True, **pipes)
-        processes.append(process)
-        assert process.stdout.readline() == 'held\n'
-        return process
+    def begin(workdir, *, ignores_sigint=False):
+        holders.append(Holder(workdir, ignores_sigint=ignores_sigint))
+        return holders[-1]
 
     yield begin
-    for process in processes:
-        process.kill()
-        process.communicate()
+    for holder in holders:
+        holder.process.kill()
+        holder.process.join()
 
 
 def attempt(workdir):
     return open_workdir(workdir, {'steps': 1}, name='discover')
 
 
-def who(process):
-    host = socket.gethostname()
-    return rf'in use by process {process.pid} on {host} \(since \d{{4}}-.*\): wait for it or stop'
+def who(holder):
+    pid, host = holder.process.pid, socket.gethostname()
+    return rf'in use by process {pid} on {host} \(since \d{{4}}-.*\): wait for it or stop'
 
 
 def test_the_second_start_is_told_who_holds_the_folder(start, tmp_path):
@@ -76,11 +54,11 @@ def test_the_second_start_is_told_who_holds_the_folder(start, tmp_path):
 def test_the_end_of_a_process_lets_go_of_the_folder(start, tmp_path, end):
     first = start(tmp_path / 'run')
     if end == 'crash':
-        first.kill()
-        first.wait()
+        first.process.kill()
+        first.process.join()
     else:
-        first.communicate('\n')
-        assert first.returncode == 0
+        first.finish()
+        assert first.process.exitcode == 0
     attempt(tmp_path / 'run')
     attempt(tmp_path / 'run')  # its own
     assert json.loads((tmp_path / 'run' / '.lock').read_text())['pid'] == os.getpid()
@@ -116,12 +94,12 @@ def test_a_lease_in_a_bucket(bucket, start, soon, caplog):
     with pytest.raises(InputError, match=who(first)):
         attempt(workdir)
     # Unlike a lock it outlives a crash, and is found to have stopped changing.
-    first.kill()
-    first.wait()
+    first.process.kill()
+    first.process.join()
     began = time.monotonic()
     attempt(workdir)
     assert 3 < time.monotonic() - began < 20
-    assert f'was left by process {first.pid} on' in caplog.text
+    assert f'was left by process {first.process.pid} on' in caplog.text
     assert json.loads((epath.Path(workdir) / '.lock').read_text())['pid'] == os.getpid()
     lock.let_go()
     assert not (epath.Path(workdir) / '.lock').exists()
@@ -130,7 +108,7 @@ def test_a_lease_in_a_bucket(bucket, start, soon, caplog):
 def test_an_old_lease_is_not_waited_for_and_an_ended_run_leaves_none(bucket, start, monkeypatch):
     workdir = epath.Path(f'{bucket}/leases/old')
     first = start(workdir)
-    first.communicate('\n')
+    first.finish()
     assert not (workdir / '.lock').exists()
     facts = {'host': 'tpu-0', 'pid': 7, 'since': 'yesterday', 'id': 'x', 'refreshed': 0}
     (workdir / '.lock').write_text(json.dumps(facts))
@@ -164,7 +142,7 @@ def test_a_process_whose_lease_was_taken_over_stops(bucket, soon):
 
 def test_a_process_in_the_background_stops_too_when_its_lease_is_taken_over(bucket, start):
     workdir = epath.Path(f'{bucket}/leases/ignored')
-    process = start(workdir, 'ignores SIGINT')
-    take_over(workdir, lambda: process.poll() is not None)
-    assert process.returncode == -signal.SIGKILL
+    process = start(workdir, ignores_sigint=True).process
+    take_over(workdir, lambda: process.exitcode is not None)
+    assert process.exitcode == -signal.SIGKILL
     assert json.loads((workdir / '.lock').read_text()) == TAKEN

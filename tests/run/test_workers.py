@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 import jax
+import preloaded
 import pytest
 
 from cdjax.errors import InputError
 from cdjax.parallel.mesh import make_mesh
+from cdjax.run import workers
 from cdjax.run.options import RunOptions
 from cdjax.run.workers import check_workers, work_ahead
 
@@ -57,7 +59,8 @@ def fail(kind):
         ('killed', 'workers=2: the process of a ended with status -9'),
     ],
 )
-def test_what_goes_wrong_there_is_raised_here_and_ends_the_others(kind, said):
+def test_what_goes_wrong_there_is_raised_here_and_ends_the_others(kind, said, monkeypatch):
+    monkeypatch.setattr(workers, '_CONTEXT', preloaded.CONTEXT)
     began = time.monotonic()
     with pytest.raises(InputError, match=said):
         work_ahead({'a': functools.partial(fail, kind), 'b': functools.partial(time.sleep, 300)}, 2)
