@@ -25,7 +25,7 @@ def site(tmp_path_factory):
         )
     shutil.copy(ROOT / 'mkdocs.yml', folder)
     built = subprocess.run(
-        [sys.executable, '-c', MKDOCS, 'build', '--strict', '--quiet'],
+        [sys.executable, '-c', MKDOCS, 'build', '--strict'],
         cwd=folder,
         env={'NO_MKDOCS_2_WARNING': '1', 'PATH': ''},
         capture_output=True,
