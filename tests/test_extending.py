@@ -1,6 +1,5 @@
 """The modules of docs/extending.md, added from outside, are in a run's tables and report."""
 
-import dataclasses
 import importlib.util
 import json
 import re
@@ -30,8 +29,7 @@ def folder(tmp_path_factory):
     for name, text in MODULES.items():
         (folder / f'{name}.py').write_text(text)
     save_tokenizer(toy.tokenizer(), folder / 'tokenizer')
-    model = toy.random_model(dataclasses.replace(toy.teacher_config(), num_layers=1))
-    save_huggingface(model, folder / 'teacher', tokenizer_from=folder / 'tokenizer')
+    save_huggingface(toy.model(), folder / 'teacher', tokenizer_from=folder / 'tokenizer')
     return folder
 
 
@@ -66,7 +64,7 @@ def test_what_is_added_is_in_the_results(finished):
     # Method: measured beside the circuits.
     assert results['circuits']['methods']['output_norm']['title'] == 'output norm'
     scores = Circuit.load(workdir / 'circuits' / 'method_output_norm').scores
-    assert scores.shape == (2, 1, toy.F)
+    assert scores.shape == (2, toy.L, toy.F)
     # Task: 100 problems of two digits, without the known structure of arithmetic.
     assert results['data']['problems'] == 100
     assert results['data']['example'] == '0-0='
@@ -81,7 +79,7 @@ def test_what_is_added_is_in_the_results(finished):
     losses = np.array(results['starts']['nothing']['runs'][1]['losses'])
     assert (losses[:, 2] > 0).all()
     # Study, which edits the site.
-    assert results['studies']['gates']['without'].keys() == {'layer 0'}
+    assert results['studies']['gates']['without'].keys() == {'layer 0', 'layer 1'}
     assert 'output norm' in said
     assert 'other neurons' in said
 
@@ -92,7 +90,7 @@ def test_what_is_added_is_in_the_report(finished):
         *('output norm', 'the largest output weights', '#aa3377'),
         *('all but the circuits', 'layers: first, RSA of angles of sizes of activations'),
         *('Problems such as <code>0-0=</code>', 'Llama of GeluBlock'),
-        *('What gates are for', 'without the gates of layer 0'),
+        *('What gates are for', 'without the gates of layer 1'),
     ):
         assert shown in page, shown
 

@@ -31,7 +31,7 @@ def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
     damage, exchanged blocks included, goes unseen with a probability of about 2^-64.
 
     Args:
-        arrays: name → array of any shape and dtype.
+        arrays: name → array of any shape and dtype; those that hosts have parts of are of one mesh.
 
     Returns:
         name → checksum.
@@ -41,11 +41,9 @@ def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
     for name, array in arrays.items():
         if name in sums:
             continue
-        mesh = getattr(array.sharding, 'mesh', None)
-        everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
         # One small program for each shape rather than a large one for all leaves: it compiles
         # in a fraction of the time, and the moments of an optimizer share their parameter's.
-        sums[name] = in_order(jax.jit(_fold, out_shardings=everywhere)(array))
+        sums[name] = in_order(jax.jit(_fold, out_shardings=_everywhere(array))(array))
     return {name: ''.join(f'{int(half):08x}' for half in x) for name, x in _fetch(sums).items()}
 
 
@@ -56,15 +54,18 @@ def _at_hand(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
         for name, array in arrays.items()
         if not (array.is_fully_addressable or array.is_fully_replicated)
     }
-    everywhere = {
-        name: NamedSharding(x.sharding.mesh, PartitionSpec()) for name, x in apart.items()
-    }
+    everywhere = {name: _everywhere(array) for name, array in apart.items()}
     whole = in_order(jax.jit(_as_it_is, out_shardings=everywhere)(apart)) if apart else {}
     return _fetch({**arrays, **whole})
 
 
 def _as_it_is(tree):
     return tree
+
+
+def _everywhere(array: jax.Array) -> NamedSharding | None:
+    mesh = getattr(array.sharding, 'mesh', None)
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
 def _fetch(arrays: dict[str, jax.Array]) -> dict[str, np.ndarray]:

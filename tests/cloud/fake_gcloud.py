@@ -77,8 +77,8 @@ class FakeGcloud(socketserver.ThreadingTCPServer):
         """Says what there is."""
         self.world = json.loads(json.dumps(world))  # a copy, in which no two lives are one
 
-    def answer(self, arguments: list[str]) -> tuple[str, int]:
-        """Returns what is printed, and the exit status.
+    def answer(self, arguments: list[str]) -> tuple:
+        """Returns what is printed, the exit status, and what is said on stderr, if anything.
 
         Raises:
             Refused: gcloud says so on stderr.
@@ -156,12 +156,13 @@ class FakeGcloud(socketserver.ThreadingTCPServer):
                 cwd=home,
                 env=self.environment | {'HOME': home},
                 stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
             )
             for home in homes
         ]
-        said = ''.join(worker.communicate()[0] for worker in workers)
-        return said, next((w.returncode for w in workers if w.returncode), 0)
+        out, err = map(''.join, zip(*(worker.communicate() for worker in workers), strict=True))
+        return out, next((w.returncode for w in workers if w.returncode), 0), err
 
     def _play(self, life):
         run = life['runs'].pop(0)
@@ -175,10 +176,13 @@ class FakeGcloud(socketserver.ThreadingTCPServer):
 
 class _Call(socketserver.StreamRequestHandler):
     def handle(self):
-        arguments = [self._read() for _ in range(int(self._read()))]
+        arguments = [self._read() for _ in range(int(self._read() or 0))]
+        if not arguments:  # the command was killed
+            return
         out = err = ''
         try:
-            out, status = self.server.answer(arguments)
+            out, status, *more = self.server.answer(arguments)
+            err = ''.join(more)
         except Refused as refused:
             err, status = f'{refused}\n', refused.status
         except Exception:
@@ -187,5 +191,7 @@ class _Call(socketserver.StreamRequestHandler):
             self.wfile.write(b''.join(f'{part}\0'.encode() for part in (out, err, status)))
 
     def _read(self) -> str:
-        read = iter(lambda: self.rfile.read(1), b'\0')
-        return b''.join(read).decode()
+        part = b''
+        while byte := self.rfile.read(1).strip(b'\0'):
+            part += byte
+        return part.decode()

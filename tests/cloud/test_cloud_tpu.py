@@ -194,7 +194,9 @@ def test_an_interrupted_create_takes_its_request_back(cloud, seconds):
     cloud.set(lives=[{'states': ['WAITING_FOR_RESOURCES'], 'create_seconds': seconds}])
     process = cloud.start('create', *SLICE[:2], '--type=v5p-32', '--poll=0.05')
     assert cloud.gcloud.creating.wait(60)
+    end = time.monotonic() + 60
     while not (seconds or cloud.current):
+        assert time.monotonic() < end
         time.sleep(0.02)
     process.terminate()
     assert process.wait(timeout=90) == 143

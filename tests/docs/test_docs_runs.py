@@ -38,14 +38,12 @@ NOT_RUN = {
     'meta-llama': 'a checkpoint of the hub, behind a licence',
     'smollm2_teacher': 'a pretrained model; tests/inference/test_real_data.py has its lengths',
     'smollm2_checked': 'likewise',
-    'areas_one': 'so small, the recipe areas.flags, which is run, has one class too',
-    'plant_seed=': 'the first teacher of planted_lookup.flags, which is run, has another seed',
     '--plugins=': 'tests/test_extending.py runs it with the modules of that page',
 }
 DRY = (
     *('recipes/arms', 'start_memorises', 'recipes/tune'),
     *('recipes/front', 'recipes/asserted', 'recipes/settle'),
-    *('pipeline --arms= ', 'twins', 'recipes/planted_embedded', 'areas_one', 'plant_seed='),
+    *('pipeline --arms= ', 'twins', 'recipes/planted_embedded'),
 )
 # Other programs in blocks of shell: why they are not run here.
 PROGRAMS = {
@@ -108,7 +106,8 @@ HEADS = ('--teacher=cdjax/assets/teacher', '--arms=all', HEAD_START)
 # Behind these, of commands with such words: what they are about, where it has to be smaller too.
 OWN = {
     '--seeds=0,1,2,3 ': ('--seeds=0,1',),
-    'recipes/arms.flags': (*TWO_ARMS, '--workdir=runs/arms_first'),  # runs/arms is there
+    # runs/arms is there
+    'recipes/arms.flags': ('--arms=kd,circuits', '--seeds=0,1', '--workdir=runs/arms_first'),
     'start_memorises': TWO_ARMS,
     'recipes/arms_dissociation': ('--arms=first_circuit,second_circuit', *FOUR_CLASSES),
     'recipes/arms_factorial': ('--arms=circuits,random_equal,rest', *FOUR_CLASSES),

@@ -162,6 +162,7 @@ def given(monkeypatch, tmp_path):
         huggingface_hub.close_session()
         yield given
     server.shutdown()
+    server.server_close()
     importlib.reload(constants)
     huggingface_hub.close_session()
 
@@ -173,8 +174,9 @@ def test_against_a_server_that_answers_as_the_hub_does(given):
         'model.safetensors',
     ]
     for name, status in (('hidden', '401'), ('gated', '403'), ('absent', '404')):
-        with pytest.raises(InputError, match=rf'\({status}\).*local folder'):
+        with pytest.raises(InputError, match=rf'\({status}\).*local folder') as refused:
             resolve_checkpoint(f'them/{name}')
+        assert '\n' not in str(refused.value)
     with pytest.raises(InputError, match='them/pickle holds no safetensors on the hub'):
         resolve_checkpoint('them/pickle')
     assert not [file for file in given if file.endswith('.bin') or '/' in file]

@@ -38,12 +38,12 @@ def whole():
     return run(toy.model(), toy.dataset().tokens[:B])
 
 
-# Each site at one position that all rows share, by turns the end and another, and at one of each.
+# Each site at one position that all rows share, by turns one and the end, and at one of each.
 @pytest.mark.parametrize(
     ('site', 'where'),
     [
         *((None, where) for where in PLACES),
-        *zip(SITES, itertools.cycle(['the end', 'a position'])),
+        *zip(SITES, itertools.cycle(['a position', 'the end'])),
         *((site, 'rows') for site in SITES),
     ],
 )

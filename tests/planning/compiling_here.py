@@ -8,7 +8,8 @@ import traceback
 from cdjax.planning import compiling
 
 # Most of its time is writing and scheduling code, behind all that tests ask: what it makes of a
-# program, and the memory of that. In less fast memory the same loops are less code.
+# program, and the memory of that. In less fast memory the same loops are less code; temporaries of
+# the distillation of 8B to 1B are 1.93675 GiB for 1.93684.
 TPU_QUICKLY = {
     'JAX_EXEC_TIME_OPTIMIZATION_EFFORT': '-1.0',
     'LIBTPU_INIT_ARGS': '--xla_tpu_scoped_vmem_limit_kib=2048',

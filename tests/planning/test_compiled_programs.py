@@ -85,8 +85,7 @@ def texts(request):
             raise
         pytest.skip(str(absent))
     if target.platform == 'tpu':
-        # Random bits are one instruction each, for which threefry has some hundred.
-        environment |= TPU_QUICKLY | {'JAX_DEFAULT_PRNG_IMPL': 'unsafe_rbg'}
+        environment |= TPU_QUICKLY
     done = subprocess.run(
         [sys.executable, '-c', COMPILES, target.name],
         env=environment,

@@ -91,34 +91,16 @@ def test_classes_of_other_circuits_are_taken_as_they_are_or_shuffled(inputs, tmp
         np.testing.assert_array_equal(ours, theirs)  # they tell as much of the answer
     facts = json.loads((tmp_path / 'matched' / 'config.json').read_text())
     assert facts['classes_of'] == [path, first.hash]
-    one = dataclasses.replace(
-        first,
-        masks=first.masks[:1],
-        scores=first.scores[:1],
-        assignments=np.zeros_like(first.assignments),
-    )
-    one.save(tmp_path / 'one')
+    one = run(inputs, tmp_path / 'one', 'one')
+    assert one.num_classes == 1
     with pytest.raises(InputError, match='is one mask for all problems, and sorts none'):
-        run(inputs, tmp_path / 'no', 'learned', classes_of=str(tmp_path / 'one'))
+        run(inputs, tmp_path / 'no', 'learned', classes_of=str(tmp_path / 'one/circuits/teacher'))
     with pytest.raises(InputError, match='classes=random do not go by circuits'):
         run(inputs, tmp_path / 'no', 'random', classes_of=path)
     other = dataclasses.replace(inputs, split_seed=1)
     with pytest.raises(InputError, match=r'--classes_of=.* comes from .*another split'):
         run(other, tmp_path / 'no', 'learned', classes_of=path)
     assert not (tmp_path / 'no').exists()
-
-
-def test_one_class_is_searched_for_as_one(inputs, tmp_path, monkeypatch):
-    class Searched(Exception):
-        pass
-
-    def search(models, dataset, rows, config, *, classes, **_):
-        raise Searched(config.num_classes, set(classes.tolist()))
-
-    monkeypatch.setattr(discovery, 'discover', search)
-    with pytest.raises(Searched) as searched:
-        run(inputs, tmp_path / 'run', 'one')
-    assert searched.value.args == (1, {0})
 
 
 def test_a_search_starts_from_the_ranking_of_a_method(inputs, tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """A study of circuits takes its methods from the registry, and draws what is drawn many times."""
 
 import dataclasses
-import functools
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,23 +37,17 @@ from cdjax.training.objectives import FixedDensity
 from cdjax.training.optimizer import OptimizerConfig
 
 SIZES = (0.25, 1.0)
-ONE_LAYER = dataclasses.replace(toy.teacher_config(), num_layers=1)
-
-
-@functools.cache
-def model():
-    return toy.random_model(ONE_LAYER)
 
 
 @pytest.fixture(scope='module')
 def circuit():
     """Circuits of random scores and three random classes."""
     rng = np.random.default_rng(0)
-    scores = rng.random((toy.K, 1, toy.F), np.float32)
+    scores = rng.random((toy.K, toy.L, toy.F), np.float32)
     return Circuit(
-        masks=binarize(scores, 8),
+        masks=binarize(scores, 16),
         scores=scores,
-        fill=neuron_means(model(), toy.dataset()[toy.rows().train]),
+        fill=neuron_means(toy.model(), toy.dataset()[toy.rows().train]),
         assignments=rng.integers(toy.K, size=len(toy.dataset())).astype(np.int32),
         info={'model': 'm', 'data': 'd', 'config': {}, 'metrics': {}},
     )
@@ -66,8 +59,9 @@ def mine():
 
     def in_order(model, dataset, rows, classes, *, context):
         assert not set(rows) & set(toy.rows().test)
-        assert context.fill.shape == (1, toy.T, toy.F)
-        return -np.arange(toy.F, dtype=np.float32).reshape(1, 1, toy.F)
+        assert context.fill.shape == (toy.L, toy.T, toy.F)
+        scores = -np.arange(toy.L * toy.F, dtype=np.float32)
+        return scores.reshape(1, toy.L, toy.F)
 
     method = Method('mine', 'in order', 'the first neurons', '#112233', in_order, classes='one')
     METHODS.add(method)
@@ -78,7 +72,7 @@ def mine():
 def run(circuit, config, **options):
     return run_methods(
         config.methods,
-        model(),
+        toy.model(),
         toy.dataset(),
         toy.rows().train,
         circuit,
@@ -89,8 +83,8 @@ def run(circuit, config, **options):
 
 
 def study(circuit, config, rankings):
-    data, how = toy.dataset(), {'mesh': toy.one_device()}
-    return study_circuits(model(), data, toy.rows(), circuit, rankings, config, **how)
+    model, data = toy.model(), toy.dataset()
+    return study_circuits(model, data, toy.rows(), circuit, rankings, config, mesh=toy.one_device())
 
 
 def test_a_method_from_outside_is_in_the_study_and_in_its_report(circuit, mine):
@@ -98,10 +92,10 @@ def test_a_method_from_outside_is_in_the_study_and_in_its_report(circuit, mine):
     assert {'mine', 'learned', 'random_masks'} <= set(config.methods)
     rankings = run(circuit, config)
     found = study(circuit, config, rankings)
-    # Its first 8 of 32 neurons, against the model itself.
-    masks = np.arange(toy.F).reshape(1, 1, toy.F) < 8
+    # Its first 16 of 64 neurons, against the model itself.
+    masks = np.arange(toy.L * toy.F).reshape(1, toy.L, toy.F) < 16
     problems = toy.dataset()[unseen_rows(toy.rows(), config)]
-    expected = predict(model(), problems, masks=masks, fill=circuit.fill)
+    expected = predict(toy.model(), problems, masks=masks, fill=circuit.fill)
     assert found['curves']['mine'][0]['only'] == expected.accuracy
     assert found['leak']['one']['most_bits'] == 0
     assert found['methods']['mine']['title'] == 'in order'
@@ -161,9 +155,8 @@ def test_intervals_of_random_masks_cover_masks_and_problems(circuit, monkeypatch
 
 
 @pytest.mark.parametrize('key', ['random_masks', 'random_living_masks'])
-def test_draws_follow_the_circuits_layers_at_every_size(key):
-    scores = np.random.default_rng(0).random((toy.K, toy.L, toy.F), np.float32)
-    masks = binarize(scores, 20)
+def test_draws_follow_the_circuits_layers_at_every_size(circuit, key):
+    masks = circuit.at_size(20).masks
     living = np.zeros((toy.L, toy.F), bool)
     living[:, ::4] = True  # 8 of each layer
     classes = np.arange(50) % toy.K
@@ -183,18 +176,16 @@ def test_draws_follow_the_circuits_layers_at_every_size(key):
 
 
 def test_each_problem_lacks_the_random_masks_of_its_own_draw(circuit, monkeypatch):
-    asked, sizes, living = [], set(), np.ones((1, toy.F), bool)
+    asked, living = [], np.ones((toy.L, toy.F), bool)
 
     def each(model, problems, masks, *, classes, **_):
         asked.extend(m[classes] for m in masks)
-        sizes.update(map(len, masks))
         return [SimpleNamespace(correct=classes >= 0) for _ in masks]
 
     monkeypatch.setattr(ablated, 'predict_each', each)
     without = ablated.Ablated(None, toy.dataset(), circuit.fill, 'mean', {})
     _, groups = selective._without_random(without, circuit.masks, living, 3)
     drawn = ablated.draw_circuits(METHODS['random_masks'], circuit.masks, 0 * groups, living, 3)
-    assert sizes == {len(drawn.masks)}, 'the program of their curve'
     by_draw = drawn.masks.reshape(-1, *circuit.masks.shape)
     assert len(asked) == toy.K
     for k, left in enumerate(asked):
@@ -222,7 +213,7 @@ def test_methods_whose_classes_the_problems_lack_are_left_out(circuit):
     plain = dataclasses.replace(data, labels={'answer': data.labels['answer']})
     ran = run_methods(
         ('learned', 'operator_classes', 'random_masks'),
-        model(),
+        toy.model(),
         plain,
         toy.rows().train,
         circuit,
@@ -259,28 +250,27 @@ def test_masks_of_controls_start_from_the_ranking_that_the_search_does(circuit, 
     rows, alike = toy.rows().train, np.zeros(len(toy.dataset()), np.int32)
     for classes in (alike, np.arange(len(alike)) % 2):
         with pytest.raises(Spied):
-            ONE_MASK.scores(model(), toy.dataset(), rows, classes, context=context)
+            ONE_MASK.scores(toy.model(), toy.dataset(), rows, classes, context=context)
     assert [K for K, _ in started] == [1, 2]
     for _, scores in started:
-        np.testing.assert_array_equal(np.argsort(-scores, axis=None), np.arange(toy.F))
-    check_first_ranking(discovery, toy.dataset(), [ONE_LAYER])
+        np.testing.assert_array_equal(np.argsort(-scores, axis=None), np.arange(toy.L * toy.F))
+    check_first_ranking(discovery, toy.dataset(), [toy.teacher_config()])
     of_attribution = dataclasses.replace(discovery, first_ranking='atp')
     answers = toy.dataset().answers
     without = dataclasses.replace(toy.dataset(), counterfactual_answers=answers)
     with pytest.raises(InputError, match=r'^first_ranking=atp needs a counterfactual'):
-        check_first_ranking(of_attribution, without, [ONE_LAYER])
+        check_first_ranking(of_attribution, without, [toy.teacher_config()])
 
 
 def test_first_rankings_of_two_models_on_a_mesh_are_those_of_one_device():
     search = DiscoveryConfig(num_classes=toy.K, batch_size=16, first_ranking='atp')
-    student = dataclasses.replace(toy.student_config(), num_layers=1)
-    shapes = {'teacher': toy.teacher_config(), 'student': student}
 
     def rank(mesh):
-        models = {name: toy.random_model(shape, 0, mesh) for name, shape in shapes.items()}
+        models = {'teacher': toy.model(mesh), 'student': toy.model(mesh, student=True)}
         return first_rankings(models, toy.dataset(), toy.rows().train, search, mesh=mesh)
 
     alone, together = rank(toy.one_device()), rank(make_mesh(fsdp=4, tensor=2))
+    shapes = {'teacher': toy.teacher_config(), 'student': toy.student_config()}
     assert alone.keys() == together.keys() == shapes.keys()
     for name, shape in shapes.items():
         assert alone[name].shape == (1, shape.num_layers, shape.intermediate_size)

@@ -40,12 +40,6 @@ PROTOCOL = TwinsProtocol(
     ),
     contrasts=(Contrast('circuits', 'kd', primary=True), Contrast('circuits', 'random_equal')),
 )
-# Each further arm is four more students.
-TWO_ARMS = dataclasses.replace(
-    PROTOCOL,
-    arms=dataclasses.replace(PROTOCOL.arms, arms=('kd', 'circuits')),
-    contrasts=PROTOCOL.contrasts[:1],
-)
 
 
 def plant(folder, task, seed):
@@ -81,7 +75,7 @@ def study(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'twins'
     options = RunOptions(check_gradients=False, workers=2)
     run = lambda **more: study_twins(
-        TWO_ARMS, workdir, mesh=toy.one_device(), options=options, **more
+        PROTOCOL, workdir, mesh=toy.one_device(), options=options, **more
     )
     outlooks = []
 
@@ -98,14 +92,14 @@ def study(tmp_path_factory):
 
 def test_students_of_both_teachers_are_asked_beyond_the_share(study, monkeypatch):
     run, workdir, outlooks = study
-    assert outlooks[0].steps == 2 * (1000 + 2 * 2 * 2)
+    assert outlooks[0].steps == 2 * (1000 + 3 * 2 * 2)
     monkeypatch.setattr('cdjax.studies.twins.TeacherStudy', planted_here)
     asked = toy.hire_workers(monkeypatch, twins)
     found = run()
     assert asked == {'lookup_second-0': 2, 'lookup_third-0': 2}
     assert set(found['tables']) == {'lookup_second-0', 'lookup_third-0'}
     for name, table in found['tables'].items():
-        assert len(table['runs']) == 2 * 2
+        assert len(table['runs']) == 3 * 2
         assert np.sum(table['necessary']) == 2 * 6
         content = read_json(workdir / 'results' / f'{name}.json')
         assert disagreements('results/TASK-TEACHER.json', content) == []

@@ -25,6 +25,7 @@ class Ablated:
         ablation: one of `cdjax.circuits.ablation.ABLATIONS`.
         passes: mesh and tokens of a pass, see `predict`.
         num_classes: K of the circuits that are studied: one program is compiled for as many masks.
+            Of 1, the living and none have a program of their own.
     """
 
     model: Llama

@@ -99,11 +99,9 @@ def _without_random(ablated, masks, living, seed) -> tuple[np.ndarray, np.ndarra
     """Returns what is right without random masks like each circuit, and each problem's draw."""
     nobody = np.zeros(len(ablated.problems), np.int32)
     drawn = draw_circuits(RANDOM_MASKS, masks, nobody, living, seed)
-    # [K, M·K, L, F]: of each circuit all draws, of which a problem has one. Each draw is there K
-    # times: they are as many masks as in their curve, whose program is compiled.
-    K = len(masks)
-    of_circuits = np.moveaxis(drawn.masks.reshape(-1, *masks.shape), 0, 1).repeat(K, axis=1)
-    return _right(ablated.without(list(of_circuits), K * drawn.groups)), drawn.groups
+    # [K, M, L, F]: of each circuit all draws, of which a problem has one.
+    of_circuits = np.moveaxis(drawn.masks.reshape(-1, *masks.shape), 0, 1)
+    return _right(ablated.without(list(of_circuits), drawn.groups)), drawn.groups
 
 
 def _at_size(ablated, circuit, classes, size, measured) -> dict[str, Any]:
