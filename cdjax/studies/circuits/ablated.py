@@ -48,8 +48,7 @@ class Ablated:
 
     def only_this(self, mask: np.ndarray) -> Predictions:
         """Returns what the model answers with only one circuit for all, bool `[L, F]`."""
-        masks = np.broadcast_to(mask, (self.num_classes, *mask.shape))
-        return self.only([masks], np.zeros(len(self.problems), np.int32))[0]
+        return self._of_all([mask], self.num_classes)[0]
 
     def only(self, masks: Sequence[np.ndarray], classes: np.ndarray) -> list[Predictions]:
         """Returns what the model answers with only the circuit of each problem.
@@ -73,9 +72,12 @@ class Ablated:
         Args:
             masks: bool `[K, L, F]`.
         """
-        # K equal masks in place of one, for which the program would be compiled anew.
-        removed = [np.broadcast_to(m, masks.shape) for m in masks]
-        return self.without(removed, np.zeros(len(self.problems), np.int32))
+        return self._of_all(~masks, len(masks))
+
+    def _of_all(self, masks, K):
+        # K equal masks in place of one, for which a program of its own would be compiled.
+        equal = [np.broadcast_to(mask, (K, *mask.shape)) for mask in masks]
+        return self.only(equal, np.zeros(len(self.problems), np.int32))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
