@@ -1,6 +1,7 @@
 """A study of circuits takes its methods from the registry, and draws what is drawn many times."""
 
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -190,6 +191,20 @@ def test_each_problem_lacks_the_random_masks_of_its_own_draw(circuit, monkeypatc
     assert len(asked) == toy.K
     for k, left in enumerate(asked):
         np.testing.assert_array_equal(left, ~by_draw[groups, k])
+
+
+def test_one_circuit_is_kept_or_left_out_for_all_problems(circuit):
+    problems, passes = toy.dataset()[:16], {'mesh': toy.one_device()}
+    asked = ablated.Ablated(toy.model(), problems, circuit.fill, 'mean', passes, toy.K)
+    expected = lambda mask: predict(toy.model(), problems, masks=mask[None], fill=circuit.fill)
+    kept = [asked.only_this(mask) for mask in circuit.masks]
+    left_out = asked.without_each(circuit.masks)
+    for found, masks in ((kept, circuit.masks), (left_out, ~circuit.masks)):
+        for one, mask in zip(found, masks, strict=True):
+            by_hand = expected(mask).logit_difference
+            np.testing.assert_allclose(one.logit_difference, by_hand, rtol=1e-4, atol=1e-5)
+    apart = [one.logit_difference for one in (*kept, *left_out)]
+    assert min(np.abs(a - b).max() for a, b in itertools.combinations(apart, 2)) > 1e-3
 
 
 def test_what_a_method_would_refuse_is_found_before_it_runs():
